@@ -1,0 +1,323 @@
+//! ONNX Runtime: the only module that imports `ort`.
+//!
+//! The library is loaded at run time, so that one binary serves CPU and GPU: it is looked for at `ORT_DYLIB_PATH`, then
+//! as `libonnxruntime.so*` in `.vendor/onnxruntime/` beside the working directory and in the folders above the program.
+
+use std::{
+    path::PathBuf,
+    str::FromStr,
+    sync::{Mutex, OnceLock},
+};
+
+use ndarray::{Array2, Array4, ArrayView4, Ix2};
+use ort::{
+    environment::Environment,
+    ep,
+    session::{Session, builder::GraphOptimizationLevel},
+    value::TensorRef,
+};
+use serde::{Deserialize, Serialize};
+
+/// Where inference runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Device {
+    /// CUDA if it really works here, otherwise the CPU; what was taken is logged, in `/readyz` and in a metric.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// CUDA on this GPU; starting fails if it can't run.
+    Cuda(u32),
+    /// TensorRT on the first GPU; starting fails if it can't run.
+    TensorRt,
+}
+
+impl FromStr for Device {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Device::Auto),
+            "cpu" => Ok(Device::Cpu),
+            "cuda" => Ok(Device::Cuda(0)),
+            "tensorrt" => Ok(Device::TensorRt),
+            _ => {
+                text.strip_prefix("cuda:").and_then(|n| n.parse().ok()).map(Device::Cuda).ok_or_else(|| {
+                    format!("device `{text}` is unknown: use auto, cpu, cuda, cuda:<number> or tensorrt")
+                })
+            }
+        }
+    }
+}
+
+impl TryFrom<String> for Device {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl std::fmt::Display for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Device::Auto => f.write_str("auto"),
+            Device::Cpu => f.write_str("cpu"),
+            Device::Cuda(n) => write!(f, "cuda:{n}"),
+            Device::TensorRt => f.write_str("tensorrt"),
+        }
+    }
+}
+
+impl From<Device> for String {
+    fn from(device: Device) -> String {
+        device.to_string()
+    }
+}
+
+/// What can go wrong between us and ONNX Runtime.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The shared library is missing or too old.
+    #[error(
+        "ONNX Runtime could not be loaded ({0}): run `deploy/setup` or set ORT_DYLIB_PATH to libonnxruntime.so (1.24 or later)"
+    )]
+    Library(String),
+    /// The wanted provider can't run here.
+    #[error("device {device} can't be used here: {why}")]
+    Device {
+        /// The device asked for.
+        device: Device,
+        /// ONNX Runtime's words.
+        why: String,
+    },
+    /// The graph was refused.
+    #[error("the ONNX graph can't be used: {0}")]
+    Graph(String),
+    /// Running failed.
+    #[error("inference failed: {0}")]
+    Run(String),
+}
+
+/// Path of the ONNX Runtime library that would be loaded.
+///
+/// # Errors
+/// [`EngineError::Library`] with the places looked at.
+pub fn library_path() -> Result<PathBuf, EngineError> {
+    if let Some(path) = std::env::var_os("ORT_DYLIB_PATH").filter(|p| !p.is_empty()) {
+        let path = PathBuf::from(path);
+        return if path.is_file() {
+            Ok(path)
+        } else {
+            Err(EngineError::Library(format!("ORT_DYLIB_PATH names {}, which is no file", path.display())))
+        };
+    }
+    let roots = std::env::current_dir().into_iter().chain(
+        std::env::current_exe()
+            .into_iter()
+            .flat_map(|exe| exe.ancestors().skip(1).map(PathBuf::from).collect::<Vec<_>>()),
+    );
+    for root in roots {
+        let folder = root.join(".vendor/onnxruntime");
+        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+        let found = entries
+            .flatten()
+            .map(|e| e.path())
+            .find(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("libonnxruntime.so")));
+        if let Some(path) = found {
+            return Ok(path);
+        }
+    }
+    Err(EngineError::Library("no .vendor/onnxruntime/libonnxruntime.so* here or above the program".into()))
+}
+
+/// Loads the library once per process; later calls return the same environment.
+///
+/// # Errors
+/// [`EngineError::Library`].
+pub fn runtime() -> Result<&'static Environment, EngineError> {
+    static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
+    static OPENING: Mutex<()> = Mutex::new(());
+    let _one_at_a_time = OPENING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if let Some(environment) = ENVIRONMENT.get() {
+        return Ok(environment);
+    }
+    let path = library_path()?;
+    let library = |e: &dyn std::fmt::Display| EngineError::Library(format!("{}: {e}", path.display()));
+    let environment =
+        ort::init_from(&path).map_err(|e| library(&e))?.with_telemetry(false).build().map_err(|e| library(&e))?;
+    Ok(ENVIRONMENT.get_or_init(|| environment))
+}
+
+/// ONNX Runtime's own description of its build.
+///
+/// # Errors
+/// [`EngineError::Library`].
+pub fn build_info() -> Result<&'static str, EngineError> {
+    runtime().map(|_| ort::info())
+}
+
+/// CPU cores that this process may use: the smaller of affinity mask and cgroup quota.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, Into::into)
+}
+
+/// A batch's outputs.
+#[derive(Clone, Debug)]
+pub struct Outputs {
+    /// `[batch, classes]`, before softmax.
+    pub logits: Array2<f32>,
+    /// `[batch, features]`.
+    pub embedding: Array2<f32>,
+}
+
+/// An open session for a classifier with one input `image` (uint8, `[batch, side, side, 3]`) and the outputs `logits`
+/// and `embedding`.
+pub struct Engine {
+    session: Session,
+    provider: &'static str,
+    side: usize,
+    classes: usize,
+}
+
+impl Engine {
+    /// Opens ONNX bytes on `device` with `threads` threads inside an operator (0: as many as [`cores`]).
+    ///
+    /// # Errors
+    /// Library, device or graph, each in words. With [`Device::Auto`] a missing GPU is no error.
+    pub fn open(onnx: &[u8], device: Device, threads: usize) -> Result<Self, EngineError> {
+        let environment = runtime()?;
+        let (session, provider) = match device {
+            Device::Auto => match open_session(environment, onnx, Device::Cuda(0), threads) {
+                Ok(session) => (session, "cuda"),
+                Err(_) => (open_session(environment, onnx, Device::Cpu, threads)?, "cpu"),
+            },
+            Device::Cpu => (open_session(environment, onnx, device, threads)?, "cpu"),
+            Device::Cuda(_) => (open_session(environment, onnx, device, threads)?, "cuda"),
+            Device::TensorRt => (open_session(environment, onnx, device, threads)?, "tensorrt"),
+        };
+        let graph = |why: &str| EngineError::Graph(why.into());
+        let input = session.inputs().first().ok_or_else(|| graph("it has no input"))?;
+        let shape = input.dtype().tensor_shape().ok_or_else(|| graph("its input is no tensor"))?.to_vec();
+        let is_u8 = input.dtype().tensor_type() == Some(ort::value::TensorElementType::Uint8);
+        let side = match shape[..] {
+            [_, h, w, 3] if is_u8 && h == w && h > 0 && input.name() == "image" => h as usize,
+            _ => return Err(graph("its input must be `image`, uint8 [batch, side, side, 3]")),
+        };
+        let width = |name: &str| {
+            session
+                .outputs()
+                .iter()
+                .find(|o| o.name() == name)
+                .and_then(|o| o.dtype().tensor_shape().and_then(|s| s.last().copied()))
+                .filter(|n| *n > 0)
+                .ok_or_else(|| EngineError::Graph(format!("it has no output `{name}` of known width")))
+        };
+        let classes = width("logits")? as usize;
+        width("embedding")?;
+        Ok(Self { session, provider, side, classes })
+    }
+
+    /// The provider that runs: `cpu`, `cuda` or `tensorrt`.
+    pub fn provider(&self) -> &'static str {
+        self.provider
+    }
+
+    /// Side of the square input in pixels.
+    pub fn side(&self) -> usize {
+        self.side
+    }
+
+    /// Number of classes.
+    pub fn classes(&self) -> usize {
+        self.classes
+    }
+
+    /// Runs a batch of `[n, side, side, 3]` RGB bytes.
+    ///
+    /// # Errors
+    /// [`EngineError::Run`].
+    pub fn run(&mut self, batch: ArrayView4<'_, u8>) -> Result<Outputs, EngineError> {
+        let run = |e: &dyn std::fmt::Display| EngineError::Run(e.to_string());
+        let input = TensorRef::from_array_view(batch).map_err(|e| run(&e))?;
+        let outputs = self.session.run(ort::inputs!["image" => input]).map_err(|e| run(&e))?;
+        let take = |name: &str| -> Result<Array2<f32>, EngineError> {
+            let array = outputs[name].try_extract_array::<f32>().map_err(|e| run(&e))?;
+            Ok(array.into_dimensionality::<Ix2>().map_err(|e| run(&e))?.to_owned())
+        };
+        Ok(Outputs { logits: take("logits")?, embedding: take("embedding")? })
+    }
+
+    /// Runs every picture in chunks of `batch`; pictures are `side * side * 3` bytes each.
+    ///
+    /// # Errors
+    /// [`EngineError::Run`].
+    pub fn run_all(&mut self, pictures: &[Vec<u8>], batch: usize) -> Result<Outputs, EngineError> {
+        let mut logits = Array2::zeros((0, self.classes));
+        let mut embedding: Option<Array2<f32>> = None;
+        for chunk in pictures.chunks(batch.max(1)) {
+            let out = self.run(stack(chunk, self.side)?.view())?;
+            let joined = |a: &mut Array2<f32>, b: &Array2<f32>| {
+                a.append(ndarray::Axis(0), b.view()).map_err(|e| EngineError::Run(e.to_string()))
+            };
+            joined(&mut logits, &out.logits)?;
+            match &mut embedding {
+                Some(all) => joined(all, &out.embedding)?,
+                None => embedding = Some(out.embedding),
+            }
+        }
+        Ok(Outputs { logits, embedding: embedding.unwrap_or_else(|| Array2::zeros((0, 0))) })
+    }
+}
+
+/// Stacks pictures of `side * side * 3` bytes into `[n, side, side, 3]`.
+///
+/// # Errors
+/// [`EngineError::Run`] when a picture has another size.
+pub fn stack(pictures: &[Vec<u8>], side: usize) -> Result<Array4<u8>, EngineError> {
+    if let Some(wrong) = pictures.iter().find(|p| p.len() != side * side * 3) {
+        return Err(EngineError::Run(format!(
+            "a picture has {} bytes, the net takes {}",
+            wrong.len(),
+            side * side * 3
+        )));
+    }
+    Array4::from_shape_vec((pictures.len(), side, side, 3), pictures.concat())
+        .map_err(|e| EngineError::Run(e.to_string()))
+}
+
+fn open_session(
+    environment: &Environment,
+    onnx: &[u8],
+    device: Device,
+    threads: usize,
+) -> Result<Session, EngineError> {
+    let providers: Vec<_> = match device {
+        Device::Auto | Device::Cpu => vec![],
+        Device::Cuda(n) => vec![ep::CUDA::default().with_device_id(n as i32).build().error_on_failure()],
+        Device::TensorRt => {
+            vec![ep::TensorRT::default().build().error_on_failure(), ep::CUDA::default().build().error_on_failure()]
+        }
+    };
+    let graph = |e: ort::Error| EngineError::Graph(e.to_string());
+    let builder = Session::builder(environment).map_err(graph)?;
+    let threads = if threads == 0 { cores() } else { threads };
+    let configure = || -> ort::Result<_> {
+        Ok(builder
+            .with_optimization_level(GraphOptimizationLevel::All)?
+            .with_intra_threads(threads)?
+            // Spinning threads would take the cores that decoding and the belt need.
+            .with_intra_op_spinning(false)?)
+    };
+    let builder = configure().map_err(graph)?;
+    let mut builder =
+        builder.with_execution_providers(providers).map_err(|e| EngineError::Device { device, why: e.to_string() })?;
+    builder.commit_from_memory(onnx).map_err(graph)
+}
+
+/// Softmax of one row at `temperature`, in f64 inside.
+pub fn softmax(logits: &[f32], temperature: f32) -> Vec<f32> {
+    let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let exponents: Vec<f64> = logits.iter().map(|z| (f64::from(z - top) / f64::from(temperature)).exp()).collect();
+    let sum: f64 = exponents.iter().sum();
+    exponents.iter().map(|e| (e / sum) as f32).collect()
+}

@@ -1,0 +1,2 @@
+//! The learning program; see `src/lib.rs` for the map.
+fn main() {}

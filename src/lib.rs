@@ -1,0 +1,29 @@
+//! beltsight: a conveyor-belt inspection service that learns from unlabeled frames.
+//!
+//! Reading order, following an item from camera to verdict and a frame from store to student:
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | [`domain`] | the words of the trade: `Frame → Item → Scored → Verdict`; no I/O |
+//! | [`config`] | one struct per room, read once, unknown keys refused |
+//! | [`metrics`] | every Prometheus metric: name, unit, labels, buckets |
+//! | [`pixels`] | decode, crop, resize: the one pre-processing that serving AND learning use |
+//! | [`engine`] | ONNX Runtime; the only module that imports `ort` |
+//! | [`model`] | a model folder: manifest, hashes, what makes it loadable |
+//! | [`line`] | the hot path: camera, locate, infer, decide, record |
+//! | [`belt`] | the simulated belt: seeded fish with exact truth |
+//! | [`store`] | verdicts in SQLite, frames as files |
+//! | [`api`] | HTTP: one file per resource |
+//! | [`app`] | wires channels and tasks into a service |
+//! | [`nets`] | network architectures as data |
+//! | [`onnx`] | named weights → ONNX bytes, float32 and int8 |
+//! | [`scorecard`] | AUC, recall at fixed false accepts, calibration, confusion |
+//!
+//! Training lives in the program `beltsight-learn` (`src/learn`), so that serving never loads libtorch.
+
+pub mod domain;
+pub mod engine;
+pub mod model;
+pub mod nets;
+pub mod pixels;
+pub mod scorecard;

@@ -1,0 +1,2 @@
+//! The service and its tools.
+fn main() {}

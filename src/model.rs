@@ -1,0 +1,261 @@
+//! A model folder: `models/<version>/manifest.toml` and the ONNX files it names.
+//!
+//! Invariant: nothing is opened for serving before its bytes matched the manifest's hash.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::scorecard::Scorecard;
+
+/// File name of the manifest inside a model folder.
+pub const MANIFEST: &str = "manifest.toml";
+
+/// Everything known about one student.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Version name, the folder's name.
+    pub version: String,
+    /// When it was exported (RFC 3339).
+    pub created: String,
+    /// Which of `files` serves: `float32` or `int8`.
+    pub serve: String,
+    /// Class names in the order of the logits.
+    pub classes: Vec<String>,
+    /// What the network takes.
+    pub input: Input,
+    /// ONNX files by precision.
+    pub files: BTreeMap<String, File>,
+    /// How scores become a decision.
+    pub thresholds: Thresholds,
+    /// Where the student comes from.
+    pub lineage: Lineage,
+    /// Measured on data that training never saw; absent until it was evaluated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scorecard: Option<Scorecard>,
+}
+
+/// What the network takes; mean and deviation are inside the graph.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Input {
+    /// Side of the square picture in pixels.
+    pub side: u32,
+    /// Always `uint8 RGB NHWC`.
+    pub format: String,
+}
+
+/// One ONNX file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    /// File name inside the folder.
+    pub name: String,
+    /// SHA-256 in hexadecimal.
+    pub sha256: String,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// Largest |p_trained − p_ONNX| seen when it was exported.
+    pub max_probability_difference: f64,
+}
+
+/// How scores become a decision; see `line::decide`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Thresholds {
+    /// Classes that may pass.
+    pub accept: Vec<String>,
+    /// Accepted when the accepted classes' probability is at least this.
+    pub accept_from: f32,
+    /// Between this and `accept_from` lies the unsure band.
+    pub unsure_from: f32,
+    /// Temperature that calibrates the probabilities (Guo et al. 2017, arXiv:1706.04599); 1 changes nothing.
+    pub temperature: f32,
+}
+
+/// Where a student comes from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lineage {
+    /// Learning method.
+    pub method: String,
+    /// Network name.
+    pub net: String,
+    /// Hash of the data snapshot (file names, bytes and labels).
+    pub data_sha256: String,
+    /// Number of labeled pictures trained on.
+    pub labeled: usize,
+    /// Seed of the run.
+    pub seed: u64,
+    /// The command that made it.
+    pub command: String,
+    /// The teacher's version, if it was distilled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub teacher: Option<String>,
+}
+
+/// The part of a manifest that scoring and deciding need, shared by reference.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Card {
+    /// `version@hash-prefix`, as it stands in verdicts.
+    pub label: String,
+    /// Version name.
+    pub version: String,
+    /// `float32` or `int8`.
+    pub precision: String,
+    /// Class names in the order of the logits.
+    pub classes: Vec<String>,
+    /// Side of the square input in pixels.
+    pub side: u32,
+    /// How scores become a decision.
+    pub thresholds: Thresholds,
+}
+
+/// Why a model folder is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// A file can't be read.
+    #[error("{path}: {why}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's words.
+        why: String,
+    },
+    /// The manifest is no valid manifest.
+    #[error("{path}: {why}")]
+    Manifest {
+        /// The manifest's path.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// The bytes are not those that were exported.
+    #[error("{path}: its SHA-256 is {found}, the manifest says {wanted}; the file was changed or cut: export it again")]
+    Hash {
+        /// The ONNX file.
+        path: PathBuf,
+        /// Hash of the bytes found.
+        found: String,
+        /// Hash in the manifest.
+        wanted: String,
+    },
+    /// ONNX Runtime refused it.
+    #[error("{path}: {source}")]
+    Engine {
+        /// The ONNX file.
+        path: PathBuf,
+        /// What ONNX Runtime said.
+        source: crate::engine::EngineError,
+    },
+}
+
+/// SHA-256 in hexadecimal.
+pub fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}"); // writing to a String can't fail
+        text
+    })
+}
+
+impl Manifest {
+    /// Reads and checks `folder/manifest.toml`, but not the ONNX bytes.
+    ///
+    /// # Errors
+    /// [`ModelError::Read`], [`ModelError::Manifest`].
+    pub fn read(folder: &Path) -> Result<Self, ModelError> {
+        let path = folder.join(MANIFEST);
+        let text =
+            fs::read_to_string(&path).map_err(|e| ModelError::Read { path: path.clone(), why: e.to_string() })?;
+        let refuse = |why: String| ModelError::Manifest { path: path.clone(), why };
+        let manifest: Manifest = toml::from_str(&text).map_err(|e| refuse(e.to_string()))?;
+        manifest.check().map_err(refuse)?;
+        Ok(manifest)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let Thresholds { accept, accept_from, unsure_from, temperature } = &self.thresholds;
+        if self.classes.len() < 2 {
+            return Err("`classes` must name at least two classes".into());
+        }
+        if let Some(unknown) = accept.iter().find(|c| !self.classes.contains(c)) {
+            return Err(format!("`thresholds.accept` names {unknown}, which is none of the classes"));
+        }
+        if accept.is_empty() {
+            return Err("`thresholds.accept` is empty: nothing would ever pass".into());
+        }
+        // Written so that NaN is refused too.
+        if !(*accept_from > 0.0 && *accept_from <= 1.0 && *unsure_from >= 0.0 && unsure_from <= accept_from) {
+            return Err("thresholds must satisfy 0 <= unsure_from <= accept_from <= 1 and accept_from > 0".into());
+        }
+        if !(*temperature > 0.0 && temperature.is_finite()) {
+            return Err("`thresholds.temperature` must be positive".into());
+        }
+        match self.files.get(&self.serve) {
+            None => Err(format!("`serve` is {}, but `files` has no such entry", self.serve)),
+            Some(file) if file.name.contains(['/', '\\']) => Err(format!("`{}` must be a plain file name", file.name)),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Writes `folder/manifest.toml` through a temporary file, so that no half manifest is ever visible.
+    ///
+    /// # Errors
+    /// [`ModelError::Read`] with the system's words.
+    pub fn write(&self, folder: &Path) -> Result<(), ModelError> {
+        let path = folder.join(MANIFEST);
+        let refuse = |why: String| ModelError::Read { path: path.clone(), why };
+        let text = toml::to_string_pretty(self).map_err(|e| refuse(e.to_string()))?;
+        let temporary = folder.join(".manifest.toml.new");
+        fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, &path)).map_err(|e| refuse(e.to_string()))
+    }
+
+    /// The bytes of the file of `precision`, checked against the manifest's hash.
+    ///
+    /// # Errors
+    /// [`ModelError::Read`], [`ModelError::Hash`], and [`ModelError::Manifest`] when there is no such precision.
+    pub fn onnx(&self, folder: &Path, precision: &str) -> Result<Vec<u8>, ModelError> {
+        let file = self.files.get(precision).ok_or_else(|| ModelError::Manifest {
+            path: folder.join(MANIFEST),
+            why: format!("it has no {precision} file"),
+        })?;
+        let path = folder.join(&file.name);
+        let bytes = fs::read(&path).map_err(|e| ModelError::Read { path: path.clone(), why: e.to_string() })?;
+        let found = sha256(&bytes);
+        if found != file.sha256 {
+            return Err(ModelError::Hash { path, found, wanted: file.sha256.clone() });
+        }
+        Ok(bytes)
+    }
+
+    /// The part that scoring and deciding need, for the file of `precision`.
+    pub fn card(&self, precision: &str) -> Card {
+        let hash = self.files.get(precision).map_or("", |f| f.sha256.get(..12).unwrap_or(&f.sha256));
+        Card {
+            label: format!("{}@{hash}", self.version),
+            version: self.version.clone(),
+            precision: precision.into(),
+            classes: self.classes.clone(),
+            side: self.input.side,
+            thresholds: self.thresholds.clone(),
+        }
+    }
+}
+
+/// Model folders under `root`, by name; folders without a manifest are passed over.
+///
+/// # Errors
+/// The system's, when `root` can't be read.
+pub fn list(root: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut folders: Vec<_> =
+        fs::read_dir(root)?.flatten().map(|entry| entry.path()).filter(|path| path.join(MANIFEST).is_file()).collect();
+    folders.sort();
+    Ok(folders)
+}

@@ -1,0 +1,222 @@
+//! Network architectures as data, so that the training interpreter (`learn::nets`) and the ONNX exporter
+//! ([`crate::onnx`]) build the same network from one description and cannot drift apart.
+//!
+//! Every network is: input uint8 RGB, NHWC → `(x / 255 − mean) / std` → blocks of convolutions, each with folded or
+//! live BatchNorm → global average pooling (the embedding) → dropout → one linear layer named `head`.
+//!
+//! Weight names: `<conv>.weight` of shape `[out, in / groups, k, k]`; `<conv>.bn.{weight,bias,running_mean,
+//! running_var}` of shape `[out]`; `head.weight` of shape `[classes, features]`, `head.bias` of shape `[classes]`.
+
+/// What follows a convolution's BatchNorm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// Nothing: the last convolution of an inverted residual is linear (MobileNetV2, arXiv:1801.04381 §3.2).
+    Linear,
+    /// `min(max(x, 0), 6)`.
+    Relu6,
+}
+
+/// A convolution without bias, its BatchNorm and its activation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Conv {
+    /// Prefix of its weights' names.
+    pub name: String,
+    /// Input channels.
+    pub inputs: usize,
+    /// Output channels.
+    pub outputs: usize,
+    /// Kernel side in pixels.
+    pub kernel: usize,
+    /// Stride in pixels.
+    pub stride: usize,
+    /// Groups; equal to `inputs` for a depthwise convolution.
+    pub groups: usize,
+    /// Zero padding: top, left, bottom, right. TensorFlow's "same" pads the far side more at stride 2.
+    pub padding: [usize; 4],
+    /// What follows.
+    pub activation: Activation,
+}
+
+/// A run of convolutions, with or without a skip connection around it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Block {
+    /// Applied in order.
+    pub convs: Vec<Conv>,
+    /// True when the block's input is added to its output.
+    pub skip: bool,
+}
+
+/// A whole network up to its classifier.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Net {
+    /// One of [`NAMES`].
+    pub name: &'static str,
+    /// Side of the square input in pixels.
+    pub input: usize,
+    /// Mean per channel, of values scaled to 0–1.
+    pub mean: [f32; 3],
+    /// Standard deviation per channel, of values scaled to 0–1.
+    pub std: [f32; 3],
+    /// BatchNorm's ε.
+    pub bn_eps: f64,
+    /// BatchNorm's momentum as PyTorch counts it (share of the new batch).
+    pub bn_momentum: f64,
+    /// The trunk.
+    pub blocks: Vec<Block>,
+    /// Width of the embedding.
+    pub features: usize,
+    /// Dropout before the classifier while training.
+    pub dropout: f64,
+}
+
+/// The networks that [`by_name`] knows.
+pub const NAMES: [&str; 2] = ["efficientnet_lite0", "small"];
+
+/// Looks a network up by name; `input` overrides its natural input side.
+pub fn by_name(name: &str, input: Option<usize>) -> Option<Net> {
+    let natural = match name {
+        "efficientnet_lite0" => 224,
+        "small" => 64,
+        _ => return None,
+    };
+    let input = input.unwrap_or(natural);
+    Some(if name == "small" { small(input) } else { efficientnet_lite0(input) })
+}
+
+/// EfficientNet-Lite0 (Tan & Le, arXiv:1905.11946, table 1; the Lite variant drops squeeze-and-excitation, uses ReLU6
+/// and fixes stem and head). 3.4 M weights without the classifier; embedding 1,280 wide.
+pub fn efficientnet_lite0(input: usize) -> Net {
+    // (expansion, channels, repeats, stride, kernel)
+    const STAGES: [(usize, usize, usize, usize, usize); 7] = [
+        (1, 16, 1, 1, 3),
+        (6, 24, 2, 2, 3),
+        (6, 40, 2, 2, 5),
+        (6, 80, 3, 2, 3),
+        (6, 112, 3, 1, 5),
+        (6, 192, 4, 2, 5),
+        (6, 320, 1, 1, 3),
+    ];
+    let mut side = input;
+    let mut blocks = vec![single(conv("stem", 3, 32, 3, 2, 1, &mut side, Activation::Relu6))];
+    let mut channels = 32;
+    for (expansion, width, repeats, stride, kernel) in STAGES {
+        for repeat in 0..repeats {
+            let stride = if repeat == 0 { stride } else { 1 };
+            blocks.push(inverted_residual(blocks.len() - 1, channels, width, expansion, stride, kernel, &mut side));
+            channels = width;
+        }
+    }
+    blocks.push(single(conv("top", channels, 1280, 1, 1, 1, &mut side, Activation::Relu6)));
+    Net {
+        name: "efficientnet_lite0",
+        input,
+        mean: [127.0 / 255.0; 3],
+        std: [128.0 / 255.0; 3],
+        bn_eps: 1e-3,
+        bn_momentum: 0.01,
+        blocks,
+        features: 1280,
+        dropout: 0.2,
+    }
+}
+
+/// A small inverted-residual network for small crops (64² by default): about 90,000 weights, embedding 128 wide.
+pub fn small(input: usize) -> Net {
+    const STAGES: [(usize, usize, usize, usize, usize); 5] =
+        [(2, 16, 1, 1, 3), (4, 24, 2, 2, 3), (4, 40, 2, 2, 3), (4, 56, 1, 1, 3), (4, 64, 1, 2, 3)];
+    let mut side = input;
+    let mut blocks = vec![single(conv("stem", 3, 16, 3, 2, 1, &mut side, Activation::Relu6))];
+    let mut channels = 16;
+    for (expansion, width, repeats, stride, kernel) in STAGES {
+        for repeat in 0..repeats {
+            let stride = if repeat == 0 { stride } else { 1 };
+            blocks.push(inverted_residual(blocks.len() - 1, channels, width, expansion, stride, kernel, &mut side));
+            channels = width;
+        }
+    }
+    blocks.push(single(conv("top", channels, 128, 1, 1, 1, &mut side, Activation::Relu6)));
+    Net {
+        name: "small",
+        input,
+        mean: [0.5; 3],
+        std: [0.25; 3],
+        bn_eps: 1e-3,
+        bn_momentum: 0.1,
+        blocks,
+        features: 128,
+        dropout: 0.1,
+    }
+}
+
+impl Net {
+    /// All convolutions in order.
+    pub fn convs(&self) -> impl Iterator<Item = &Conv> {
+        self.blocks.iter().flat_map(|block| &block.convs)
+    }
+}
+
+fn single(conv: Conv) -> Block {
+    Block { convs: vec![conv], skip: false }
+}
+
+/// Expand 1×1 → depthwise k×k → project 1×1 (linear), with a skip when shape allows.
+fn inverted_residual(
+    index: usize,
+    inputs: usize,
+    outputs: usize,
+    expansion: usize,
+    stride: usize,
+    kernel: usize,
+    side: &mut usize,
+) -> Block {
+    let wide = inputs * expansion;
+    let mut convs = Vec::new();
+    if expansion != 1 {
+        convs.push(conv(&format!("block{index}.expand"), inputs, wide, 1, 1, 1, side, Activation::Relu6));
+    }
+    convs.push(conv(&format!("block{index}.depthwise"), wide, wide, kernel, stride, wide, side, Activation::Relu6));
+    convs.push(conv(&format!("block{index}.project"), wide, outputs, 1, 1, 1, side, Activation::Linear));
+    Block { convs, skip: stride == 1 && inputs == outputs }
+}
+
+#[allow(clippy::too_many_arguments)] // the eight numbers that make a convolution
+fn conv(
+    name: &str,
+    inputs: usize,
+    outputs: usize,
+    kernel: usize,
+    stride: usize,
+    groups: usize,
+    side: &mut usize,
+    activation: Activation,
+) -> Conv {
+    // TensorFlow "same": output = ceil(side / stride), the odd pixel of padding goes to the bottom and right.
+    let output = side.div_ceil(stride);
+    let total = ((output - 1) * stride + kernel).saturating_sub(*side);
+    let (near, far) = (total / 2, total - total / 2);
+    *side = output;
+    Conv { name: name.into(), inputs, outputs, kernel, stride, groups, padding: [near, near, far, far], activation }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lite0_has_the_published_size() {
+        let net = efficientnet_lite0(224);
+        let weights: usize =
+            net.convs().map(|c| c.outputs * c.inputs / c.groups * c.kernel * c.kernel + 2 * c.outputs).sum();
+        // 4,652,008 trainable values with the 1,000-class head of 1,281,000, as the released checkpoint has.
+        assert_eq!(weights + 1281 * 1000, 4_652_008);
+        assert_eq!(net.convs().count(), 1 + 2 + 15 * 3 + 1);
+        assert_eq!(net.blocks.iter().filter(|b| b.skip).count(), 9);
+    }
+
+    #[test]
+    fn same_padding_is_asymmetric_at_stride_two() {
+        let net = efficientnet_lite0(224);
+        assert_eq!(net.blocks[0].convs[0].padding, [0, 0, 1, 1]);
+        assert_eq!(net.blocks[1].convs[0].padding, [1, 1, 1, 1]);
+    }
+}

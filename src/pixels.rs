@@ -1,0 +1,231 @@
+//! Decode, crop and resize: the one pre-processing that serving AND learning use, so that both see the same bits.
+//!
+//! Invariant: nothing is allocated for a picture before its header's size was checked against [`Limits`].
+
+use std::{cell::RefCell, io::Cursor};
+
+use fast_image_resize as fir;
+use image::{ImageDecoder, ImageFormat, ImageReader};
+
+use crate::domain::{Picture, Region};
+
+/// Largest picture that is decoded.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Largest side in pixels.
+    pub max_side: u32,
+    /// Largest number of pixels.
+    pub max_pixels: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_side: 16_384, max_pixels: 40_000_000 }
+    }
+}
+
+/// Why bytes did not become a picture.
+#[derive(Debug, thiserror::Error)]
+pub enum PixelError {
+    /// No bytes.
+    #[error("the picture is empty")]
+    Empty,
+    /// Not JPEG, PNG or WebP.
+    #[error("the bytes are no JPEG, PNG or WebP picture")]
+    UnknownFormat,
+    /// The header claims more than the limits allow.
+    #[error("the picture is {width}x{height} pixels; at most {max_side} a side and {max_pixels} in all are accepted")]
+    TooLarge {
+        /// Claimed width.
+        width: u64,
+        /// Claimed height.
+        height: u64,
+        /// The limit on a side.
+        max_side: u32,
+        /// The limit on the number of pixels.
+        max_pixels: u64,
+    },
+    /// A kind of picture that is refused in words.
+    #[error("{0}")]
+    Unsupported(String),
+    /// Cut short, mixed or otherwise broken.
+    #[error("the picture is damaged: {0}")]
+    Damaged(String),
+}
+
+impl PixelError {
+    /// Closed set of names for metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            PixelError::Empty => "empty",
+            PixelError::UnknownFormat => "unknown_format",
+            PixelError::TooLarge { .. } => "too_large",
+            PixelError::Unsupported(_) => "unsupported",
+            PixelError::Damaged(_) => "damaged",
+        }
+    }
+}
+
+/// Decodes JPEG (turbojpeg, which refuses cut and mixed files), PNG or WebP (`image`) into 8-bit RGB.
+///
+/// 16-bit PNGs are scaled to 8 bits, alpha is dropped, gray becomes RGB; CMYK JPEGs are refused in words, because
+/// without their colour profile the colours would be guesses.
+///
+/// # Errors
+/// See [`PixelError`].
+pub fn decode(bytes: &[u8], limits: Limits) -> Result<Picture, PixelError> {
+    match bytes {
+        [] => Err(PixelError::Empty),
+        [0xff, 0xd8, ..] => decode_jpeg(bytes, limits),
+        _ => decode_other(bytes, limits),
+    }
+}
+
+fn decode_jpeg(bytes: &[u8], limits: Limits) -> Result<Picture, PixelError> {
+    let damaged = |e: turbojpeg::Error| PixelError::Damaged(e.to_string());
+    thread_local! { static DECODER: RefCell<Option<turbojpeg::Decompressor>> = const { RefCell::new(None) }; }
+    DECODER.with_borrow_mut(|slot| {
+        let decoder = match slot {
+            Some(decoder) => decoder,
+            None => slot.insert(turbojpeg::Decompressor::new().map_err(damaged)?),
+        };
+        let header = decoder.read_header(bytes).map_err(damaged)?;
+        check(header.width as u64, header.height as u64, limits)?;
+        if matches!(header.colorspace, turbojpeg::Colorspace::CMYK | turbojpeg::Colorspace::YCCK) {
+            return Err(PixelError::Unsupported(
+                "CMYK JPEGs are not accepted: convert the picture to RGB first".into(),
+            ));
+        }
+        let mut rgb = vec![0; header.width * header.height * 3];
+        let image = turbojpeg::Image {
+            pixels: rgb.as_mut_slice(),
+            width: header.width,
+            pitch: header.width * 3,
+            height: header.height,
+            format: turbojpeg::PixelFormat::RGB,
+        };
+        decoder.decompress(bytes, image).map_err(damaged)?;
+        Ok(Picture { width: header.width as u32, height: header.height as u32, rgb })
+    })
+}
+
+fn decode_other(bytes: &[u8], limits: Limits) -> Result<Picture, PixelError> {
+    let damaged = |e: image::ImageError| PixelError::Damaged(e.to_string());
+    let mut reader =
+        ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|_| PixelError::UnknownFormat)?;
+    if !matches!(reader.format(), Some(ImageFormat::Png | ImageFormat::WebP)) {
+        return Err(PixelError::UnknownFormat);
+    }
+    let mut allowed = image::Limits::default();
+    allowed.max_image_width = None; // checked below, in words, before anything is allocated
+    allowed.max_image_height = None;
+    allowed.max_alloc = Some(limits.max_pixels * 8); // 16-bit RGBA
+    reader.limits(allowed);
+    let decoder = reader.into_decoder().map_err(damaged)?;
+    let (width, height) = decoder.dimensions();
+    check(width.into(), height.into(), limits)?;
+    let picture = image::DynamicImage::from_decoder(decoder).map_err(damaged)?.into_rgb8();
+    Ok(Picture { width, height, rgb: picture.into_raw() })
+}
+
+fn check(width: u64, height: u64, limits: Limits) -> Result<(), PixelError> {
+    let Limits { max_side, max_pixels } = limits;
+    if width == 0 || height == 0 {
+        return Err(PixelError::Damaged("it has no pixels".into()));
+    }
+    if width > max_side.into() || height > max_side.into() || width * height > max_pixels {
+        return Err(PixelError::TooLarge { width, height, max_side, max_pixels });
+    }
+    Ok(())
+}
+
+/// Crops `region` (the whole picture when `None`) and resizes it to `side × side`, bilinear with an antialiasing
+/// support; returns `side * side * 3` bytes, HWC. The aspect ratio is not kept: callers that want it pass a square.
+///
+/// # Errors
+/// [`PixelError::Damaged`] when the region lies outside the picture or is empty.
+pub fn fit(picture: &Picture, region: Option<Region>, side: u32) -> Result<Vec<u8>, PixelError> {
+    let damaged = |e: &dyn std::fmt::Display| PixelError::Damaged(e.to_string());
+    let source = fir::images::ImageRef::new(picture.width, picture.height, &picture.rgb, fir::PixelType::U8x3)
+        .map_err(|e| damaged(&e))?;
+    let mut target = fir::images::Image::new(side, side, fir::PixelType::U8x3);
+    let mut options = fir::ResizeOptions::new().resize_alg(fir::ResizeAlg::Convolution(fir::FilterType::Bilinear));
+    if let Some(r) = region {
+        options = options.crop(r.x.into(), r.y.into(), r.width.into(), r.height.into());
+    }
+    thread_local! { static RESIZER: RefCell<fir::Resizer> = RefCell::new(fir::Resizer::new()); }
+    RESIZER.with_borrow_mut(|resizer| resizer.resize(&source, &mut target, &options)).map_err(|e| damaged(&e))?;
+    Ok(target.into_vec())
+}
+
+/// The smallest square around `region`, grown by `margin` (a share of its side), moved inside the picture and clipped
+/// to it. Keeps a fish's proportions when [`fit`] makes it square.
+pub fn square_around(region: Region, margin: f32, width: u32, height: u32) -> Region {
+    let side = (region.width.max(region.height) as f32 * (1.0 + margin)).round() as u32;
+    let side = side.clamp(1, width.min(height).max(1));
+    let (cx, cy) = region.centre();
+    let start = |centre: f32, size: u32| ((centre - side as f32 / 2.0).max(0.0) as u32).min(size - side);
+    Region { x: start(cx, width), y: start(cy, height), width: side, height: side }
+}
+
+/// Encodes as JPEG with 4:2:0 chroma; `quality` 1 to 100.
+///
+/// # Errors
+/// [`PixelError::Damaged`] when the encoder refuses.
+pub fn encode_jpeg(picture: &Picture, quality: i32) -> Result<Vec<u8>, PixelError> {
+    let image = turbojpeg::Image {
+        pixels: picture.rgb.as_slice(),
+        width: picture.width as usize,
+        pitch: picture.width as usize * 3,
+        height: picture.height as usize,
+        format: turbojpeg::PixelFormat::RGB,
+    };
+    turbojpeg::compress(image, quality, turbojpeg::Subsamp::Sub2x2)
+        .map(|bytes| bytes.to_vec())
+        .map_err(|e| PixelError::Damaged(e.to_string()))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn gradient(width: u32, height: u32) -> Picture {
+        let rgb = (0..height)
+            .flat_map(|y| (0..width).flat_map(move |x| [(x * 255 / width) as u8, (y * 255 / height) as u8, 90]))
+            .collect();
+        Picture { width, height, rgb }
+    }
+
+    #[test]
+    fn a_cut_or_mixed_jpeg_is_refused() {
+        let a = encode_jpeg(&gradient(320, 240), 90).unwrap();
+        let mut noise = gradient(320, 240);
+        noise.rgb.iter_mut().enumerate().for_each(|(i, v)| *v = v.wrapping_add((i * 2_654_435_761 >> 7) as u8));
+        let b = encode_jpeg(&noise, 90).unwrap();
+        assert!(decode(&a, Limits::default()).is_ok());
+        for cut in [a.len() / 10, a.len() / 2, a.len() - 3] {
+            assert!(matches!(decode(&a[..cut], Limits::default()), Err(PixelError::Damaged(_))), "cut at {cut}");
+        }
+        let mixed = [&a[..a.len() / 2], &b[b.len() / 2..]].concat();
+        assert!(matches!(decode(&mixed, Limits::default()), Err(PixelError::Damaged(_))));
+    }
+
+    #[test]
+    fn fit_of_the_whole_at_its_own_size_changes_nothing() {
+        let picture = gradient(64, 64);
+        assert_eq!(fit(&picture, None, 64).unwrap(), picture.rgb);
+    }
+
+    #[test]
+    fn a_region_outside_is_an_error_not_a_panic() {
+        let outside = Region { x: 60, y: 0, width: 10, height: 10 };
+        assert!(fit(&gradient(64, 64), Some(outside), 8).is_err());
+    }
+
+    #[test]
+    fn the_square_stays_inside_the_picture() {
+        let square = square_around(Region { x: 90, y: 2, width: 10, height: 30 }, 0.2, 100, 50);
+        assert_eq!(square, Region { x: 64, y: 0, width: 36, height: 36 });
+    }
+}
