@@ -23,6 +23,8 @@
 
 pub mod domain;
 pub mod engine;
+pub mod line;
+pub mod metrics;
 pub mod model;
 pub mod nets;
 pub mod pixels;

@@ -1,0 +1,7 @@
+//! The hot path, in flow order: camera → locate → infer → decide → record.
+//!
+//! Invariant: no item waits for disk, network or learning.
+
+pub mod decide;
+pub mod infer;
+pub mod swap;

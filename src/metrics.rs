@@ -1,0 +1,229 @@
+//! Every Prometheus metric of the service: name, unit, labels, buckets.
+//!
+//! Invariant: labels come from small closed sets (camera names of the configuration, never items or URLs), and each
+//! metric is changed in one place of the code.
+
+use std::sync::Arc;
+
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+/// Buckets in seconds around a line's budget: 1 ms to 1 s.
+const LATENCY: [f64; 15] =
+    [0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.1, 0.25, 0.5, 1.0];
+
+/// All metrics, cheap to clone.
+#[derive(Clone)]
+pub struct Metrics(Arc<All>);
+
+impl std::ops::Deref for Metrics {
+    type Target = All;
+    fn deref(&self) -> &All {
+        &self.0
+    }
+}
+
+/// The metrics by field; see the help texts below.
+#[allow(missing_docs)] // each field's help text stands beside its name in `new`
+pub struct All {
+    registry: Registry,
+    pub frames: IntCounterVec,
+    pub frames_dropped: IntCounterVec,
+    pub camera_up: IntGaugeVec,
+    pub camera_reconnects: IntCounterVec,
+    pub verdicts: IntCounterVec,
+    pub reasons: IntCounterVec,
+    pub classes: IntCounterVec,
+    pub faults: IntCounterVec,
+    pub stage_seconds: HistogramVec,
+    pub verdict_seconds: HistogramVec,
+    pub accept_probability: HistogramVec,
+    pub margin: Histogram,
+    pub batch_size: Histogram,
+    pub queue_depth: IntGaugeVec,
+    pub refused: IntCounterVec,
+    pub record_dropped: IntCounterVec,
+    pub recorded: IntCounter,
+    pub store_errors: IntCounter,
+    pub store_seconds: Histogram,
+    pub model_info: IntGaugeVec,
+    pub model_loads: IntCounterVec,
+    pub http_requests: IntCounterVec,
+    pub http_seconds: HistogramVec,
+    pub bad_input: IntCounterVec,
+    pub ready: IntGauge,
+    pub cores: IntGauge,
+}
+
+impl Metrics {
+    /// Registers all metrics in a registry of their own.
+    ///
+    /// # Errors
+    /// Only when two metrics share a name.
+    pub fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let r = &registry;
+        let shares: Vec<f64> = (1..=20).map(|i| f64::from(i) / 20.0).collect();
+        let all = All {
+            frames: counters(r, "frames_total", "Frames received from a camera.", &["camera"])?,
+            frames_dropped: counters(r, "frames_dropped_total", "Frames lost, by reason.", &["camera", "reason"])?,
+            camera_up: gauges(r, "camera_up", "1 while a camera delivers frames.", &["camera"])?,
+            camera_reconnects: counters(r, "camera_reconnects_total", "Times a camera was lost.", &["camera"])?,
+            verdicts: counters(
+                r,
+                "verdicts_total",
+                "Verdicts, by where the item came from and action.",
+                &["source", "action"],
+            )?,
+            reasons: counters(r, "verdict_reasons_total", "Verdicts, by reason.", &["source", "reason"])?,
+            classes: counters(r, "verdict_classes_total", "Verdicts, by most probable class.", &["source", "class"])?,
+            faults: counters(r, "faults_total", "Items without scores, by fault.", &["source", "fault"])?,
+            stage_seconds: histograms(
+                r,
+                "stage_seconds",
+                "Time in a stage: decode, locate, queue, infer.",
+                &["source", "stage"],
+                &LATENCY,
+            )?,
+            verdict_seconds: histograms(
+                r,
+                "verdict_seconds",
+                "From capture (belt) or arrival (http) to the verdict.",
+                &["source"],
+                &LATENCY,
+            )?,
+            accept_probability: histograms(
+                r,
+                "accept_probability_ratio",
+                "Probability that an item may pass.",
+                &["source"],
+                &shares,
+            )?,
+            margin: histogram(r, "margin_ratio", "Gap between the two most probable classes.", &shares)?,
+            batch_size: histogram(
+                r,
+                "batch_items",
+                "Items in a micro-batch.",
+                &[1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0],
+            )?,
+            queue_depth: gauges(r, "queue_items", "Items waiting in a queue: belt, http, record.", &["queue"])?,
+            refused: counters(r, "refused_total", "Requests answered 429 because a queue was full.", &["route"])?,
+            record_dropped: counters(
+                r,
+                "record_dropped_total",
+                "Records given up because the store was behind.",
+                &["kind"],
+            )?,
+            recorded: counter(r, "recorded_total", "Verdicts committed to the store.")?,
+            store_errors: counter(r, "store_errors_total", "Failed store operations.")?,
+            store_seconds: histogram(r, "store_commit_seconds", "Time of one commit.", &LATENCY)?,
+            model_info: gauges(r, "model_info", "1 for the model that serves.", &["version", "precision", "provider"])?,
+            model_loads: counters(r, "model_loads_total", "Attempts to load a model, by outcome.", &["outcome"])?,
+            http_requests: counters(
+                r,
+                "http_requests_total",
+                "HTTP requests, by route and status.",
+                &["route", "status"],
+            )?,
+            http_seconds: histograms(r, "http_request_seconds", "Time to answer a request.", &["route"], &LATENCY)?,
+            bad_input: counters(r, "bad_input_total", "Requests refused for what they carried, by kind.", &["kind"])?,
+            ready: gauge(r, "ready", "1 while the service is ready.")?,
+            cores: gauge(r, "cpu_cores", "CPU cores that the process may use.")?,
+            registry: registry.clone(),
+        };
+        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        // A counter that was never touched is absent, and an alert on an absent series never fires: start them at 0.
+        for source in ["belt", "http"] {
+            for action in ["accept", "reject", "divert"] {
+                all.verdicts.with_label_values(&[source, action]);
+            }
+            for reason in ["accepted", "wrong_class", "unsure", "low_score", "fault"] {
+                all.reasons.with_label_values(&[source, reason]);
+            }
+            for fault in ["overloaded", "timeout", "decode", "no_model", "inference", "stopping"] {
+                all.faults.with_label_values(&[source, fault]);
+            }
+            for stage in ["decode", "locate", "queue", "infer"] {
+                all.stage_seconds.with_label_values(&[source, stage]);
+            }
+            all.verdict_seconds.with_label_values(&[source]);
+            all.accept_probability.with_label_values(&[source]);
+        }
+        for queue in ["belt", "http", "record"] {
+            all.queue_depth.with_label_values(&[queue]);
+        }
+        for kind in ["verdict", "frame"] {
+            all.record_dropped.with_label_values(&[kind]);
+        }
+        for outcome in ["loaded", "refused"] {
+            all.model_loads.with_label_values(&[outcome]);
+        }
+        for kind in [
+            "empty",
+            "unknown_format",
+            "too_large",
+            "unsupported",
+            "damaged",
+            "body_too_large",
+            "shape",
+            "not_finite",
+            "malformed",
+        ] {
+            all.bad_input.with_label_values(&[kind]);
+        }
+        for route in ["/classify", "/v2/models/{model}/infer"] {
+            all.refused.with_label_values(&[route]);
+        }
+        Ok(Self(Arc::new(all)))
+    }
+
+    /// The exposition text (Prometheus text format 0.0.4).
+    pub fn text(&self) -> String {
+        let mut text = Vec::new();
+        if let Err(e) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            tracing::error!("metrics could not be encoded: {e}");
+        }
+        String::from_utf8_lossy(&text).into_owned()
+    }
+}
+
+fn name(short: &str) -> String {
+    format!("beltsight_{short}")
+}
+
+fn registered<C: prometheus::core::Collector + Clone + 'static>(r: &Registry, c: C) -> prometheus::Result<C> {
+    r.register(Box::new(c.clone()))?;
+    Ok(c)
+}
+
+fn counter(r: &Registry, short: &str, help: &str) -> prometheus::Result<IntCounter> {
+    registered(r, IntCounter::new(name(short), help)?)
+}
+
+fn counters(r: &Registry, short: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+    registered(r, IntCounterVec::new(Opts::new(name(short), help), labels)?)
+}
+
+fn gauge(r: &Registry, short: &str, help: &str) -> prometheus::Result<IntGauge> {
+    registered(r, IntGauge::new(name(short), help)?)
+}
+
+fn gauges(r: &Registry, short: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+    registered(r, IntGaugeVec::new(Opts::new(name(short), help), labels)?)
+}
+
+fn histogram(r: &Registry, short: &str, help: &str, buckets: &[f64]) -> prometheus::Result<Histogram> {
+    registered(r, Histogram::with_opts(HistogramOpts::new(name(short), help).buckets(buckets.to_vec()))?)
+}
+
+fn histograms(
+    r: &Registry,
+    short: &str,
+    help: &str,
+    labels: &[&str],
+    buckets: &[f64],
+) -> prometheus::Result<HistogramVec> {
+    registered(r, HistogramVec::new(HistogramOpts::new(name(short), help).buckets(buckets.to_vec()), labels)?)
+}
