@@ -1,8 +1,9 @@
 //! The inference worker: one thread owns the ONNX session, items reach it through bounded queues.
 //!
 //! Items are grouped into micro-batches: whatever waits is taken at once, belt items first, and the worker never waits
-//! for more to come. A batch is cut so that its expected time fits before the earliest deadline in it, and HTTP batches
-//! stay short ([`Settings::http_batch_time`]), because a belt item that arrives meanwhile has to wait for the rest.
+//! for more to come. A batch is cut so that its expected time fits before the earliest deadline in it; belt and HTTP
+//! items are never mixed, and while the belt runs HTTP batches stay short ([`Settings::http_batch_time`]), because a
+//! belt item that arrives meanwhile has to wait for the rest.
 //!
 //! Invariant: nothing here waits for disk, network or learning; each queue has a fixed capacity and refuses when full.
 
@@ -29,7 +30,7 @@ use crate::{
 pub struct Settings {
     /// Most items in one batch.
     pub max_batch: usize,
-    /// Most expected time of a batch without belt items.
+    /// Most expected time of an HTTP batch while the belt runs (an item came within the last [`BELT_RUNS`]).
     #[serde(with = "humantime_serde")]
     pub http_batch_time: Duration,
     /// Places for belt items; when full the item gets [`Fault::Overloaded`], so it is rejected.
@@ -45,13 +46,16 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             max_batch: 8,
-            http_batch_time: Duration::from_millis(40),
+            http_batch_time: Duration::from_millis(8),
             belt_queue: 64,
             http_queue: 64,
             keep_warm: Duration::ZERO,
         }
     }
 }
+
+/// The belt counts as running for this long after its last item.
+const BELT_RUNS: Duration = Duration::from_secs(10);
 
 /// One loaded, verified and warmed-up student.
 pub struct Student {
@@ -73,6 +77,7 @@ struct Job {
 struct Waiting {
     belt: VecDeque<Job>,
     http: VecDeque<Job>,
+    last_belt: Option<Instant>,
     swap: Option<Box<Student>>,
     stopped: bool,
 }
@@ -147,8 +152,12 @@ impl Infer {
         if queue.len() >= capacity {
             return Err(Fault::Overloaded);
         }
-        queue.push_back(Job { pixels, queued: Instant::now(), deadline, source, reply });
+        let queued = Instant::now();
+        queue.push_back(Job { pixels, queued, deadline, source, reply });
         self.0.metrics.queue_depth.with_label_values(&[source.name()]).set(queue.len() as i64);
+        if source == Source::Belt {
+            waiting.last_belt = Some(queued);
+        }
         drop(waiting);
         self.0.work.notify_one();
         Ok(answer)
@@ -238,11 +247,15 @@ fn work(shared: &Shared, mut student: Student) {
 fn take_batch(waiting: &mut Waiting, settings: &Settings, cost: f64, now: Instant) -> Vec<Job> {
     let mut batch: Vec<Job> = Vec::new();
     let mut budget = f64::INFINITY;
+    let belt_runs = waiting.last_belt.is_some_and(|last| now.saturating_duration_since(last) < BELT_RUNS);
     while batch.len() < settings.max_batch.max(1) {
         let Some(job) = waiting.belt.front().or(waiting.http.front()) else { break };
         let left = job.deadline.saturating_duration_since(now).as_secs_f64();
         budget = budget.min(if left > 0.0 { left } else { f64::INFINITY }); // an expired one is answered without running
-        if job.source == Source::Http {
+        if batch.first().is_some_and(|first| first.source != job.source) {
+            break;
+        }
+        if job.source == Source::Http && belt_runs {
             budget = budget.min(settings.http_batch_time.as_secs_f64());
         }
         if !batch.is_empty() && (batch.len() + 1) as f64 * cost > budget {
@@ -323,8 +336,8 @@ mod tests {
         waiting.http.extend((0..3).map(|_| job(Source::Http, Duration::from_secs(1), now)));
         waiting.belt.push_back(job(Source::Belt, Duration::from_secs(1), now));
         let batch = take_batch(&mut waiting, &Settings { max_batch: 2, ..Settings::default() }, 0.001, now);
-        assert_eq!(sources(&batch), [Source::Belt, Source::Http]);
-        assert_eq!(waiting.http.len(), 2);
+        assert_eq!(sources(&batch), [Source::Belt], "and is not mixed with it");
+        assert_eq!(waiting.http.len(), 3);
     }
 
     #[test]
@@ -337,11 +350,13 @@ mod tests {
     }
 
     #[test]
-    fn http_batches_stay_short_so_that_the_belt_need_not_wait() {
+    fn http_batches_stay_short_while_the_belt_runs() {
         let now = Instant::now();
         let mut waiting = Waiting::default();
-        waiting.http.extend((0..8).map(|_| job(Source::Http, Duration::from_secs(5), now)));
+        waiting.http.extend((0..16).map(|_| job(Source::Http, Duration::from_secs(5), now)));
         let settings = Settings { http_batch_time: Duration::from_millis(10), ..Settings::default() };
+        assert_eq!(take_batch(&mut waiting, &settings, 0.004, now).len(), 8, "no belt, no need to hurry");
+        waiting.last_belt = Some(now);
         assert_eq!(take_batch(&mut waiting, &settings, 0.004, now).len(), 2);
         assert_eq!(take_batch(&mut waiting, &settings, 1.0, now).len(), 1, "at least one always runs");
     }
