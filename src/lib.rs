@@ -21,8 +21,10 @@
 //!
 //! Training lives in the program `beltsight-learn` (`src/learn`), so that serving never loads libtorch.
 
+pub mod dataset;
 pub mod domain;
 pub mod engine;
+pub mod evaluate;
 pub mod line;
 pub mod metrics;
 pub mod model;

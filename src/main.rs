@@ -1,2 +1,2 @@
-//! The service and its tools.
+//! x
 fn main() {}

@@ -4,4 +4,5 @@
 
 pub mod decide;
 pub mod infer;
+pub mod priority;
 pub mod swap;

@@ -1,0 +1,60 @@
+//! `beltsight bench`: the figures in the README come from here.
+//!
+//! Client and service share the machine's cores, as the commands say; every report names the machine.
+
+pub mod classify;
+pub mod client;
+pub mod load;
+pub mod precision;
+
+use std::{fs, path::Path, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+
+/// Where the figures were measured: processor, cores allowed, date.
+pub fn machine() -> String {
+    let processor = fs::read_to_string("/proc/cpuinfo")
+        .ok()
+        .and_then(|text| text.lines().find(|l| l.starts_with("model name")).map(|l| l.split(':').nth(1).unwrap_or("").trim().to_string()))
+        .unwrap_or_else(|| "unknown processor".into());
+    let today = time::OffsetDateTime::now_utc().date();
+    format!("{processor}, {} cores allowed, {today}", crate::engine::cores())
+}
+
+/// The value below which a share `q` of the sorted durations lies; zero when there are none.
+pub fn quantile(sorted: &[Duration], q: f64) -> Duration {
+    let index = (q * sorted.len() as f64).ceil() as usize;
+    sorted.get(index.clamp(1, sorted.len().max(1)) - 1).copied().unwrap_or_default()
+}
+
+/// Resident memory of a process in bytes (`/proc/<pid>/statm`).
+///
+/// # Errors
+/// When the process is gone.
+pub fn resident(pid: u32) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/statm"))?;
+    let pages: u64 = text.split(' ').nth(1).context("statm has no second field")?.parse()?;
+    Ok(pages * 4096)
+}
+
+/// All JPEG files below a folder, read whole, in the order of their names.
+///
+/// # Errors
+/// When there is none.
+pub fn jpegs(folder: &Path) -> Result<Vec<bytes::Bytes>> {
+    let mut paths = Vec::new();
+    let mut folders = vec![folder.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "jpg" || e == "jpeg") {
+                paths.push(path);
+            }
+        }
+    }
+    paths.sort();
+    ensure!(!paths.is_empty(), "no JPEG below {}", folder.display());
+    paths.iter().map(|p| Ok(fs::read(p)?.into())).collect()
+}

@@ -1,0 +1,240 @@
+//! The configuration: one TOML file, one struct per room, read once, unknown keys refused.
+//!
+//! Every key with its unit and default stands in `deploy/beltsight.toml`, which a test loads. An environment variable
+//! `BELTSIGHT_<ROOM>_<KEY>` (for instance `BELTSIGHT_SERVER_LISTEN`) overrides a key of the rooms `server`, `model`
+//! and `store`.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::Deserialize;
+
+use crate::{
+    engine::Device,
+    line::{camera, infer, locate},
+};
+
+/// The whole configuration.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// HTTP.
+    pub server: Server,
+    /// The student and where it runs.
+    pub model: Model,
+    /// The inference worker.
+    pub infer: infer::Settings,
+    /// Cameras over the belt; none for a pure HTTP service.
+    pub camera: Vec<camera::CameraConfig>,
+    /// Finding items in a frame.
+    pub locate: locate::LocateConfig,
+    /// Deadlines of the line.
+    pub line: Line,
+    /// What is recorded and where.
+    pub store: Store,
+}
+
+/// HTTP.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Server {
+    /// Address and port; port 0 takes a free one, and the log says which.
+    pub listen: SocketAddr,
+    /// Largest request body in bytes.
+    pub max_body: usize,
+    /// Requests worked on at once; one more is answered 429.
+    pub max_in_flight: usize,
+    /// Time a request may take before it is answered 503.
+    #[serde(with = "humantime_serde")]
+    pub deadline: Duration,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            max_body: 16 << 20,
+            max_in_flight: 32,
+            deadline: Duration::from_secs(2),
+        }
+    }
+}
+
+/// The student and where it runs.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Model {
+    /// Folder with a folder per version.
+    pub root: PathBuf,
+    /// The version that serves at start.
+    pub version: String,
+    /// `float32` or `int8`; absent: what the manifest says.
+    pub precision: Option<String>,
+    /// `auto`, `cpu`, `cuda[:n]` or `tensorrt`; anything but `auto` fails to start if it can't run.
+    pub device: Device,
+    /// Threads inside an operator; 0: as many as the cgroup allows.
+    pub threads: usize,
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Self {
+            root: "models".into(),
+            version: "belt-small".into(),
+            precision: None,
+            device: Device::Auto,
+            threads: 0,
+        }
+    }
+}
+
+/// Deadlines of the line.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Line {
+    /// From capture to verdict; an item without an answer by then is rejected.
+    #[serde(with = "humantime_serde")]
+    pub deadline: Duration,
+}
+
+impl Default for Line {
+    fn default() -> Self {
+        Self { deadline: Duration::from_millis(50) }
+    }
+}
+
+/// What is recorded and where.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Store {
+    /// Folder for the database and the frames.
+    pub folder: PathBuf,
+    /// Share of accepted items whose picture is kept, 0 to 1; rejected and diverted ones are always kept.
+    pub keep_share: f64,
+    /// Records that may wait for the store; one more is dropped and counted.
+    pub queue: usize,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self { folder: "data".into(), keep_share: 0.02, queue: 1024 }
+    }
+}
+
+/// Why a configuration is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("the configuration {path} can't be read: {why}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's words.
+        why: String,
+    },
+    /// A key or value is wrong.
+    #[error("the configuration {path} is wrong: {why}")]
+    Wrong {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+impl Config {
+    /// Reads, overrides from the environment, and validates.
+    ///
+    /// # Errors
+    /// [`ConfigError`], naming file and key.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| ConfigError::Read { path: path.into(), why: e.to_string() })?;
+        Self::parse(&text, std::env::vars()).map_err(|why| ConfigError::Wrong { path: path.into(), why })
+    }
+
+    fn parse(text: &str, environment: impl Iterator<Item = (String, String)>) -> Result<Self, String> {
+        let mut table: toml::Table = text.parse().map_err(|e: toml::de::Error| e.to_string())?;
+        for (name, value) in environment {
+            let Some((room, key)) = name.strip_prefix("BELTSIGHT_").and_then(|rest| rest.split_once('_')) else { continue };
+            let (room, key) = (room.to_lowercase(), key.to_lowercase());
+            if !matches!(room.as_str(), "server" | "model" | "store") {
+                continue;
+            }
+            // A number or boolean where it reads as one, text otherwise.
+            let value = value.parse::<toml::Value>().ok().filter(|v| !v.is_str()).unwrap_or(toml::Value::String(value));
+            let room = table.entry(room).or_insert_with(|| toml::Table::new().into());
+            if let Some(room) = room.as_table_mut() {
+                room.insert(key, value);
+            }
+        }
+        let config: Config = table.try_into().map_err(|e: toml::de::Error| e.to_string())?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if !(0.0..=1.0).contains(&self.store.keep_share) {
+            return Err("store.keep_share must lie between 0 and 1".into());
+        }
+        for (key, value) in [
+            ("server.max_in_flight", self.server.max_in_flight),
+            ("server.max_body", self.server.max_body),
+            ("store.queue", self.store.queue),
+            ("infer.max_batch", self.infer.max_batch),
+            ("infer.belt_queue", self.infer.belt_queue),
+            ("infer.http_queue", self.infer.http_queue),
+        ] {
+            if value == 0 {
+                return Err(format!("{key} must be at least 1"));
+            }
+        }
+        if self.line.deadline.is_zero() || self.server.deadline.is_zero() {
+            return Err("line.deadline and server.deadline must be longer than 0".into());
+        }
+        let mut names: Vec<_> = self.camera.iter().map(|c| &c.name).collect();
+        names.sort();
+        match names.windows(2).find(|pair| pair[0] == pair[1]) {
+            Some(pair) => Err(format!("two cameras are named {}", pair[0])),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shipped_example_documents_every_key_and_loads() {
+        let text = include_str!("../deploy/beltsight.toml");
+        let config = Config::parse(text, std::iter::empty()).unwrap();
+        assert_eq!(config.server.listen.port(), 8080);
+        assert_eq!(config.camera.len(), 1);
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_by_name() {
+        let why = Config::parse("[server]\nlisten_on = '127.0.0.1:1'", std::iter::empty()).unwrap_err();
+        assert!(why.contains("listen_on"), "{why}");
+    }
+
+    #[test]
+    fn the_environment_overrides_the_file() {
+        let environment = [("BELTSIGHT_SERVER_LISTEN", "127.0.0.1:0"), ("BELTSIGHT_MODEL_THREADS", "3")];
+        let environment = environment.into_iter().map(|(k, v)| (k.to_string(), v.to_string()));
+        let config = Config::parse("[server]\nlisten = '127.0.0.1:9'", environment).unwrap();
+        assert_eq!((config.server.listen.port(), config.model.threads), (0, 3));
+    }
+
+    #[test]
+    fn a_queue_without_places_and_a_nan_share_are_refused() {
+        for text in ["[infer]\nhttp_queue = 0", "[store]\nkeep_share = nan", "[line]\ndeadline = '0s'"] {
+            assert!(Config::parse(text, std::iter::empty()).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! Labeled pictures on disk: `photos.csv` or `index.csv` in a folder, or a folder per class.
+//!
+//! Invariant: a file that can't be read, or a row without a class, is an error that names it; nothing is passed over.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+
+use crate::pixels::{self, Limits, PixelError};
+
+/// One labeled picture.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// Path relative to the data set's folder.
+    pub file: String,
+    /// Class name.
+    pub class: String,
+    /// Pictures of one group (one individual, one strip) must never be on both sides of a split.
+    pub group: String,
+}
+
+/// The list of a data set; pixels are loaded on demand.
+#[derive(Clone, Debug)]
+pub struct Dataset {
+    root: PathBuf,
+    /// In the order of the list, or sorted by path.
+    pub samples: Vec<Sample>,
+    /// Class names, sorted.
+    pub classes: Vec<String>,
+    /// Classes marked good by a `salmonid` column; empty without one.
+    pub good: Vec<String>,
+}
+
+/// Why a data set is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// A file or folder can't be read.
+    #[error("{path}: {why}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's words.
+        why: String,
+    },
+    /// The list is wrong.
+    #[error("{path}, line {line}: {why}")]
+    List {
+        /// The list.
+        path: PathBuf,
+        /// Line number, from 1.
+        line: usize,
+        /// What is wrong.
+        why: String,
+    },
+    /// There is nothing to learn from.
+    #[error("{0} holds neither photos.csv, index.csv nor a folder of pictures per class")]
+    Empty(PathBuf),
+    /// A picture can't be decoded.
+    #[error("{path}: {source}")]
+    Picture {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: PixelError,
+    },
+}
+
+/// Reads the list of a data set.
+///
+/// A CSV needs a column `file` and one named `species` or `class`; `split_group` or `tile_group` gives the group
+/// (otherwise every picture is its own), `salmonid` = 1 marks good classes.
+///
+/// # Errors
+/// [`DataError`].
+pub fn read(root: &Path) -> Result<Dataset, DataError> {
+    let list = ["photos.csv", "index.csv"].map(|name| root.join(name)).into_iter().find(|path| path.is_file());
+    let (samples, good) = match list {
+        Some(list) => read_csv(&list)?,
+        None => (read_folders(root)?, BTreeSet::new()),
+    };
+    if samples.is_empty() {
+        return Err(DataError::Empty(root.into()));
+    }
+    let classes: BTreeSet<String> = samples.iter().map(|s| s.class.clone()).collect();
+    Ok(Dataset { root: root.into(), samples, classes: classes.into_iter().collect(), good: good.into_iter().collect() })
+}
+
+fn read_csv(path: &Path) -> Result<(Vec<Sample>, BTreeSet<String>), DataError> {
+    let wrong = |line: usize, why: String| DataError::List { path: path.into(), line, why };
+    let mut reader =
+        csv::Reader::from_path(path).map_err(|e| DataError::Read { path: path.into(), why: e.to_string() })?;
+    let headers = reader.headers().map_err(|e| wrong(1, e.to_string()))?.clone();
+    let column = |names: &[&str]| headers.iter().position(|h| names.contains(&h));
+    let file = column(&["file"]).ok_or_else(|| wrong(1, "there is no column `file`".into()))?;
+    let class =
+        column(&["species", "class"]).ok_or_else(|| wrong(1, "there is no column `species` or `class`".into()))?;
+    let group = column(&["split_group", "tile_group"]);
+    let good = column(&["salmonid"]);
+    let (mut samples, mut good_classes) = (Vec::new(), BTreeSet::new());
+    for (i, row) in reader.records().enumerate() {
+        let line = i + 2;
+        let row = row.map_err(|e| wrong(line, e.to_string()))?;
+        let cell = |column: usize| row.get(column).unwrap_or_default().trim().to_string();
+        let (file, class) = (cell(file), cell(class));
+        if file.is_empty() || class.is_empty() {
+            return Err(wrong(line, "the file or its class is missing".into()));
+        }
+        if good.is_some_and(|g| cell(g) == "1") {
+            good_classes.insert(class.clone());
+        }
+        let group = group.map(cell).filter(|g| !g.is_empty()).unwrap_or_else(|| file.clone());
+        samples.push(Sample { file, class, group });
+    }
+    Ok((samples, good_classes))
+}
+
+fn read_folders(root: &Path) -> Result<Vec<Sample>, DataError> {
+    let entries = |folder: &Path| -> Result<Vec<PathBuf>, DataError> {
+        let read = fs::read_dir(folder).map_err(|e| DataError::Read { path: folder.into(), why: e.to_string() })?;
+        let mut paths: Vec<PathBuf> = read.flatten().map(|e| e.path()).collect();
+        paths.sort();
+        Ok(paths)
+    };
+    let is_picture = |path: &PathBuf| {
+        path.extension()
+            .is_some_and(|e| ["jpg", "jpeg", "png", "webp"].contains(&e.to_string_lossy().to_lowercase().as_str()))
+    };
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut samples = Vec::new();
+    for folder in entries(root)?.into_iter().filter(|p| p.is_dir()) {
+        for path in entries(&folder)?.into_iter().filter(is_picture) {
+            let file = format!("{}/{}", name(&folder), name(&path));
+            samples.push(Sample { class: name(&folder), group: file.clone(), file });
+        }
+    }
+    Ok(samples)
+}
+
+impl Dataset {
+    /// Every picture, decoded and resized whole to `side × side` RGB bytes, in the order of [`Dataset::samples`].
+    ///
+    /// # Errors
+    /// [`DataError`], naming the file.
+    pub fn load(&self, side: u32) -> Result<Vec<Vec<u8>>, DataError> {
+        self.samples
+            .par_iter()
+            .map(|sample| {
+                let path = self.root.join(&sample.file);
+                let bytes = fs::read(&path).map_err(|e| DataError::Read { path: path.clone(), why: e.to_string() })?;
+                pixels::decode(&bytes, Limits::default())
+                    .and_then(|picture| pixels::fit(&picture, None, side))
+                    .map_err(|source| DataError::Picture { path, source })
+            })
+            .collect()
+    }
+
+    /// SHA-256 over the list (files, classes, groups) and every file's bytes: the data snapshot.
+    ///
+    /// # Errors
+    /// [`DataError::Read`].
+    pub fn hash(&self) -> Result<String, DataError> {
+        let mut all = Sha256::new();
+        for sample in &self.samples {
+            let path = self.root.join(&sample.file);
+            let bytes = fs::read(&path).map_err(|e| DataError::Read { path: path.clone(), why: e.to_string() })?;
+            let line =
+                format!("{}\t{}\t{}\t{}\n", sample.file, sample.class, sample.group, crate::model::sha256(&bytes));
+            all.update(line);
+        }
+        Ok(all.finalize().iter().map(|b| format!("{b:02x}")).collect())
+    }
+
+    /// Index of each sample's class in `classes`; classes that are not listed get the indices after them.
+    pub fn truth(&self, classes: &mut Vec<String>) -> Vec<usize> {
+        self.samples
+            .iter()
+            .map(|s| {
+                classes.iter().position(|c| *c == s.class).unwrap_or_else(|| {
+                    classes.push(s.class.clone());
+                    classes.len() - 1
+                })
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_gives_classes_groups_and_the_good_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(
+            folder.path().join("photos.csv"),
+            "file,species,salmonid,split_group,mask\na.jpg,trout,1,g1,0\nb.jpg,bass,0,,0\n",
+        )
+        .unwrap();
+        let data = read(folder.path()).unwrap();
+        assert_eq!(
+            (data.classes.as_slice(), data.good.as_slice()),
+            (["bass".into(), "trout".into()].as_slice(), ["trout".into()].as_slice())
+        );
+        assert_eq!((data.samples[0].group.as_str(), data.samples[1].group.as_str()), ("g1", "b.jpg"));
+        assert!(data.load(8).unwrap_err().to_string().contains("a.jpg"));
+    }
+
+    #[test]
+    fn a_row_without_a_class_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("index.csv"), "file,class\na.jpg,x\nb.jpg,\n").unwrap();
+        assert!(read(folder.path()).unwrap_err().to_string().contains("line 3"));
+    }
+
+    #[test]
+    fn an_unknown_class_counts_as_one_more() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("index.csv"), "file,class\na.jpg,x\nb.jpg,new\n").unwrap();
+        let mut classes = vec!["w".to_string(), "x".to_string()];
+        assert_eq!(read(folder.path()).unwrap().truth(&mut classes), [1, 2]);
+        assert_eq!(classes, ["w", "x", "new"]);
+    }
+}

@@ -1,0 +1,20 @@
+//! Which thread goes first when cores are scarce: the belt before HTTP decoding.
+
+/// Nice value of the threads that the belt waits for; needs root or CAP_SYS_NICE.
+pub const BELT: i32 = -10;
+/// Nice value of the threads that decode HTTP uploads.
+pub const DECODE: i32 = 10;
+
+/// Sets the calling thread's nice value. Without the right to go below 0 the thread keeps the one it has, which costs
+/// only punctuality under overload; that is logged once per thread.
+#[allow(unsafe_code)] // a system call on plain numbers
+pub fn set(nice: i32) {
+    // SAFETY: both calls take and return integers only; on Linux a thread id names one thread, not the process.
+    let refused = unsafe {
+        let thread = libc::gettid() as libc::id_t;
+        libc::setpriority(libc::PRIO_PROCESS, thread, nice) != 0
+    };
+    if refused {
+        tracing::debug!("nice {nice} was refused: {}", std::io::Error::last_os_error());
+    }
+}
