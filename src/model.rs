@@ -12,7 +12,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::scorecard::Scorecard;
+use crate::{
+    domain::{Card, Thresholds},
+    scorecard::Scorecard,
+};
 
 /// File name of the manifest inside a model folder.
 pub const MANIFEST: &str = "manifest.toml";
@@ -66,20 +69,6 @@ pub struct File {
     pub max_probability_difference: f64,
 }
 
-/// How scores become a decision; see `line::decide`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Thresholds {
-    /// Classes that may pass.
-    pub accept: Vec<String>,
-    /// Accepted when the accepted classes' probability is at least this.
-    pub accept_from: f32,
-    /// Between this and `accept_from` lies the unsure band.
-    pub unsure_from: f32,
-    /// Temperature that calibrates the probabilities (Guo et al. 2017, arXiv:1706.04599); 1 changes nothing.
-    pub temperature: f32,
-}
-
 /// Where a student comes from.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -99,23 +88,6 @@ pub struct Lineage {
     /// The teacher's version, if it was distilled.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub teacher: Option<String>,
-}
-
-/// The part of a manifest that scoring and deciding need, shared by reference.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Card {
-    /// `version@hash-prefix`, as it stands in verdicts.
-    pub label: String,
-    /// Version name.
-    pub version: String,
-    /// `float32` or `int8`.
-    pub precision: String,
-    /// Class names in the order of the logits.
-    pub classes: Vec<String>,
-    /// Side of the square input in pixels.
-    pub side: u32,
-    /// How scores become a decision.
-    pub thresholds: Thresholds,
 }
 
 /// Why a model folder is refused.

@@ -136,9 +136,40 @@ pub struct Scored {
     /// Probabilities in the model's class order, or the fault that kept us from knowing.
     pub scores: Result<Scores, Fault>,
     /// The model's classes and thresholds at the time of scoring.
-    pub model: Option<Arc<crate::model::Card>>,
+    pub model: Option<Arc<Card>>,
     /// Time spent in each stage.
     pub timings: Timings,
+}
+
+/// How scores become a decision; see `line::decide`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Thresholds {
+    /// Classes that may pass.
+    pub accept: Vec<String>,
+    /// Accepted when the accepted classes' probability is at least this.
+    pub accept_from: f32,
+    /// Between this and `accept_from` lies the unsure band.
+    pub unsure_from: f32,
+    /// Temperature that calibrates the probabilities (Guo et al. 2017, arXiv:1706.04599); 1 changes nothing.
+    pub temperature: f32,
+}
+
+/// The part of a manifest that scoring and deciding need, shared by reference.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Card {
+    /// `version@hash-prefix`, as it stands in verdicts.
+    pub label: String,
+    /// Version name.
+    pub version: String,
+    /// `float32` or `int8`.
+    pub precision: String,
+    /// Class names in the order of the logits.
+    pub classes: Vec<String>,
+    /// Side of the square input in pixels.
+    pub side: u32,
+    /// How scores become a decision.
+    pub thresholds: Thresholds,
 }
 
 /// The network's answer for one item.

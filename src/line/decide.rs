@@ -4,8 +4,7 @@
 //! fault, every NaN and every missing score rejects.
 
 use crate::{
-    domain::{Action, Decision, Fault, Reason, Scores},
-    model::Card,
+    domain::{Action, Card, Decision, Fault, Reason, Scores},
     scorecard::argmax,
 };
 
@@ -41,7 +40,7 @@ pub fn decide(card: Option<&Card>, scores: &Result<Scores, Fault>) -> Decision {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Thresholds;
+    use crate::domain::Thresholds;
 
     fn card() -> Card {
         Card {

@@ -18,10 +18,9 @@ use serde::Deserialize;
 use tokio::sync::oneshot;
 
 use crate::{
-    domain::{Fault, Scored, Scores, Source, Timings, ms},
+    domain::{Card, Fault, Scored, Scores, Source, Timings, ms},
     engine::{Engine, EngineError, softmax, stack},
     metrics::Metrics,
-    model::Card,
 };
 
 /// How the worker behaves.
