@@ -13,16 +13,19 @@ use std::{
 use serde::Deserialize;
 
 use crate::{
+    api,
     engine::Device,
-    line::{camera, infer, locate},
+    line::{camera, infer, locate, record},
 };
 
 /// The whole configuration.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// HTTP.
+    /// Where the HTTP API listens.
     pub server: Server,
+    /// Limits of the HTTP API.
+    pub api: api::Settings,
     /// The student and where it runs.
     pub model: Model,
     /// The inference worker.
@@ -33,33 +36,23 @@ pub struct Config {
     pub locate: locate::LocateConfig,
     /// Deadlines of the line.
     pub line: Line,
-    /// What is recorded and where.
+    /// What is recorded, and how much may wait.
+    pub record: record::Settings,
+    /// Where records are kept.
     pub store: Store,
 }
 
-/// HTTP.
+/// Where the HTTP API listens.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Server {
     /// Address and port; port 0 takes a free one, and the log says which.
     pub listen: SocketAddr,
-    /// Largest request body in bytes.
-    pub max_body: usize,
-    /// Requests worked on at once; one more is answered 429.
-    pub max_in_flight: usize,
-    /// Time a request may take before it is answered 503.
-    #[serde(with = "humantime_serde")]
-    pub deadline: Duration,
 }
 
 impl Default for Server {
     fn default() -> Self {
-        Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
-            max_body: 16 << 20,
-            max_in_flight: 32,
-            deadline: Duration::from_secs(2),
-        }
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8080)) }
     }
 }
 
@@ -106,21 +99,17 @@ impl Default for Line {
     }
 }
 
-/// What is recorded and where.
+/// Where records are kept.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Store {
     /// Folder for the database and the frames.
     pub folder: PathBuf,
-    /// Share of accepted items whose picture is kept, 0 to 1; rejected and diverted ones are always kept.
-    pub keep_share: f64,
-    /// Records that may wait for the store; one more is dropped and counted.
-    pub queue: usize,
 }
 
 impl Default for Store {
     fn default() -> Self {
-        Self { folder: "data".into(), keep_share: 0.02, queue: 1024 }
+        Self { folder: "data".into() }
     }
 }
 
@@ -177,13 +166,13 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), String> {
-        if !(0.0..=1.0).contains(&self.store.keep_share) {
-            return Err("store.keep_share must lie between 0 and 1".into());
+        if !(0.0..=1.0).contains(&self.record.keep_share) {
+            return Err("record.keep_share must lie between 0 and 1".into());
         }
         for (key, value) in [
-            ("server.max_in_flight", self.server.max_in_flight),
-            ("server.max_body", self.server.max_body),
-            ("store.queue", self.store.queue),
+            ("api.max_in_flight", self.api.max_in_flight),
+            ("api.max_body", self.api.max_body),
+            ("record.queue", self.record.queue),
             ("infer.max_batch", self.infer.max_batch),
             ("infer.belt_queue", self.infer.belt_queue),
             ("infer.http_queue", self.infer.http_queue),
@@ -192,8 +181,8 @@ impl Config {
                 return Err(format!("{key} must be at least 1"));
             }
         }
-        if self.line.deadline.is_zero() || self.server.deadline.is_zero() {
-            return Err("line.deadline and server.deadline must be longer than 0".into());
+        if self.line.deadline.is_zero() || self.api.deadline.is_zero() {
+            return Err("line.deadline and api.deadline must be longer than 0".into());
         }
         let mut names: Vec<_> = self.camera.iter().map(|c| &c.name).collect();
         names.sort();
@@ -233,7 +222,7 @@ mod tests {
 
     #[test]
     fn a_queue_without_places_and_a_nan_share_are_refused() {
-        for text in ["[infer]\nhttp_queue = 0", "[store]\nkeep_share = nan", "[line]\ndeadline = '0s'"] {
+        for text in ["[infer]\nhttp_queue = 0", "[record]\nkeep_share = nan", "[line]\ndeadline = '0s'"] {
             assert!(Config::parse(text, std::iter::empty()).is_err(), "{text}");
         }
     }

@@ -21,7 +21,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("store", &["domain"]),
     ("belt", &["domain", "pixels"]),
     ("line", &["belt", "domain", "engine", "metrics", "model", "pixels", "scorecard", "store"]),
-    ("config", &["engine", "line"]),
+    ("config", &["api", "engine", "line"]),
     ("api", &["domain", "engine", "line", "metrics", "model", "pixels", "store"]),
 ];
 

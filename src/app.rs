@@ -1,0 +1,212 @@
+//! Wires the service: channels, threads, tasks, shutdown.
+//!
+//! | queue | from → to | capacity | when full |
+//! |---|---|---|---|
+//! | frames | camera → line | 2 frames | the oldest is dropped and counted: the newest picture matters |
+//! | belt items | line → worker | `infer.belt_queue` | the item is rejected (fault `overloaded`) |
+//! | HTTP items | API → worker | `infer.http_queue` | 429 |
+//! | admission | network → API | `api.max_in_flight` | 429 before the body is read |
+//! | records | line, API → store | `record.queue` | dropped and counted: the line never waits for the disk |
+//! | recorded | store → streams | 1,024 verdicts | slow readers skip |
+//! | live | line → page | 1 frame | the newest replaces the old |
+
+use std::{sync::Arc, thread};
+
+use anyhow::{Context, Result};
+use tokio::{
+    net::TcpListener,
+    sync::{broadcast, watch},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    api::{self, Api},
+    config::Config,
+    domain::Verdict,
+    engine,
+    line::{
+        camera::{self, Event},
+        handover::Handover,
+        infer::Infer,
+        inspect, priority,
+        record::Recorder,
+        swap,
+    },
+    metrics::Metrics,
+    store::Store,
+};
+
+/// Runs the service until SIGINT or SIGTERM; returns after everything recorded is on disk.
+///
+/// # Errors
+/// Whatever keeps the service from starting, in words.
+pub fn serve(config: Config) -> Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run(config))
+}
+
+async fn run(config: Config) -> Result<()> {
+    let metrics = Metrics::new()?;
+    metrics.cores.set(engine::cores() as i64);
+    let stop = CancellationToken::new();
+
+    let model = &config.model;
+    let folder = model.root.join(&model.version);
+    let student = swap::open(&folder, model.precision.as_deref(), model.device, model.threads, config.infer.max_batch)
+        .inspect_err(|_| metrics.model_loads.with_label_values(&["refused"]).inc())?;
+    metrics.model_loads.with_label_values(&["loaded"]).inc();
+    tracing::info!(
+        model = student.card.label,
+        precision = student.card.precision,
+        provider = student.engine.provider(),
+        asked = %model.device,
+        cores = engine::cores(),
+        "model is warm"
+    );
+    let (infer, worker) = Infer::start(student, config.infer.clone(), metrics.clone())?;
+
+    let store = Store::open(&config.store.folder).await?;
+    let (recorded, _) = broadcast::channel::<Arc<Verdict>>(1024);
+    // Recording outlives the line, so that the last verdicts are written too.
+    let stop_recording = CancellationToken::new();
+    let (recorder, writer) =
+        Recorder::start(store.clone(), &config.record, metrics.clone(), recorded.clone(), stop_recording.clone());
+
+    let (live, live_reader) = watch::channel(None);
+    let belt = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("belt")
+        .on_thread_start(|| priority::set(priority::BELT))
+        .enable_time()
+        .build()?;
+    let line = inspect::Line {
+        infer: infer.clone(),
+        recorder: recorder.clone(),
+        metrics: metrics.clone(),
+        live,
+        deadline: config.line.deadline,
+        locate: config.locate.clone(),
+        waiting: belt.handle().clone(),
+    };
+    let mut threads = Vec::new();
+    for camera in config.camera {
+        threads.extend(start_line(&line, camera, &stop)?);
+    }
+
+    let (ready, ready_reader) = watch::channel(true);
+    metrics.ready.set(1);
+    let parts = api::Parts {
+        infer: infer.clone(),
+        store: store.clone(),
+        recorder,
+        metrics: metrics.clone(),
+        recorded,
+        live: live_reader,
+        ready: ready_reader,
+        models: config.model.root,
+        device: config.model.device,
+        threads: config.model.threads,
+        max_batch: config.infer.max_batch,
+    };
+    let listen = config.server.listen;
+    let listener = TcpListener::bind(listen).await.with_context(|| {
+        format!("{listen} can't be listened on: is another service there? Choose another server.listen")
+    })?;
+    // Scripts and tests wait for this line.
+    tracing::info!("listening on http://{}", listener.local_addr()?);
+    let router = api::router(Api::new(parts, config.api)?);
+    let stopping = stop.clone();
+    let told = async move {
+        told_to_stop().await;
+        tracing::info!("stopping");
+        ready.send_replace(false);
+        metrics.ready.set(0);
+        stopping.cancel();
+    };
+    let server = axum::serve(listener, router).with_graceful_shutdown(told);
+    let deadline = async {
+        stop.cancelled().await;
+        tokio::time::sleep(std::time::Duration::from_secs(5)).await; // event streams never end by themselves
+    };
+    tokio::select! {
+        served = server.into_future() => served?,
+        () = deadline => {}
+    }
+
+    stop.cancel();
+    for thread in threads {
+        let _ = tokio::task::spawn_blocking(move || thread.join()).await; // a panicked camera must not keep us
+    }
+    infer.stop();
+    let _ = tokio::task::spawn_blocking(move || worker.join()).await;
+    belt.shutdown_background();
+    drop(line);
+    stop_recording.cancel();
+    writer.await?;
+    store.close().await;
+    Ok(())
+}
+
+/// A camera's two threads: one drains the camera, one inspects.
+fn start_line(
+    line: &inspect::Line,
+    config: camera::CameraConfig,
+    stop: &CancellationToken,
+) -> Result<[thread::JoinHandle<()>; 2]> {
+    let name: Arc<str> = config.name.as_str().into();
+    let frames = Arc::new(Handover::default());
+    let metrics = line.metrics.clone();
+    metrics.camera_up.with_label_values(&[&name]).set(0);
+    metrics.frames.with_label_values(&[&name]);
+    metrics.camera_reconnects.with_label_values(&[&name]);
+    for reason in ["stale", "driver", "damaged"] {
+        metrics.frames_dropped.with_label_values(&[&name, reason]);
+    }
+    let on_event = {
+        let name = name.clone();
+        move |event: Event| match event {
+            Event::Frame => {
+                metrics.frames.with_label_values(&[&name]).inc();
+                metrics.camera_up.with_label_values(&[&name]).set(1);
+            }
+            Event::Dropped => metrics.frames_dropped.with_label_values(&[&name, "stale"]).inc(),
+            Event::BadFrame(why) => {
+                tracing::warn!(camera = &*name, "a frame was refused: {why}");
+                metrics.frames_dropped.with_label_values(&[&name, "driver"]).inc();
+            }
+            Event::Opened(what) => tracing::info!(camera = &*name, "camera opened: {what}"),
+            Event::Lost(why) => {
+                tracing::warn!(camera = &*name, "camera lost: {why}");
+                metrics.camera_up.with_label_values(&[&name]).set(0);
+                metrics.camera_reconnects.with_label_values(&[&name]).inc();
+            }
+        }
+    };
+    let (sink, stopped) = (frames.clone(), stop.clone());
+    let camera = thread::Builder::new().name(format!("camera-{name}")).spawn(move || {
+        priority::set(priority::BELT);
+        camera::run(&config, &sink, &on_event, &stopped);
+    })?;
+    let (line, stopped) = (line.clone(), stop.clone());
+    let inspector = thread::Builder::new()
+        .name(format!("line-{name}"))
+        .spawn(move || inspect::run(&line, &name, &frames, &stopped))?;
+    Ok([camera, inspector])
+}
+
+async fn told_to_stop() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+        }
+        Err(e) => {
+            tracing::error!("SIGTERM can't be caught: {e}; only Ctrl-C stops in order");
+            let _ = tokio::signal::ctrl_c().await;
+        }
+    }
+}

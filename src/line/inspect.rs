@@ -1,0 +1,161 @@
+//! One camera's way from frame to verdict: take the newest frame, find the items in it, ask the worker, decide, record.
+//!
+//! Invariant: every item that `locate` returned gets exactly one verdict, at the latest when its deadline passes.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use time::OffsetDateTime;
+use tokio::{runtime::Handle, sync::watch, time::timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    domain::{Fault, Frame, Item, Picture, Raw, Region, Scored, Source, Timings, Truth, Verdict, ms},
+    line::{
+        handover::Handover,
+        infer::Infer,
+        live::LiveFrame,
+        locate::{LocateConfig, Locator},
+        observe::observe,
+        priority,
+        record::Recorder,
+        verdict::{Origin, assemble},
+    },
+    metrics::Metrics,
+    pixels::{self, Limits},
+};
+
+/// How long an item's box stays on the live picture.
+const SHOWN: Duration = Duration::from_secs(4);
+/// Shortest time between two live pictures.
+const LIVE_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a camera's line needs of the service.
+#[derive(Clone)]
+pub struct Line {
+    /// The inference worker.
+    pub infer: Infer,
+    /// Takes the verdicts.
+    pub recorder: Recorder,
+    /// All metrics.
+    pub metrics: Metrics,
+    /// The newest judged frame, for people who watch.
+    pub live: watch::Sender<Option<LiveFrame>>,
+    /// From capture to verdict.
+    pub deadline: Duration,
+    /// How items are found.
+    pub locate: LocateConfig,
+    /// Where waiting for the worker happens, apart from HTTP.
+    pub waiting: Handle,
+}
+
+/// Judged items of the last seconds: `(track, box, verdict)`.
+type Shown = Arc<Mutex<Vec<(u64, Verdict)>>>;
+
+/// Runs until `stop`; meant for a thread of its own.
+pub fn run(line: &Line, camera: &str, frames: &Handover, stop: &CancellationToken) {
+    priority::set(priority::BELT);
+    let mut locator = Locator::new(line.locate.clone());
+    let shown = Shown::default();
+    let mut last_live = None;
+    while !stop.is_cancelled() {
+        let Some(frame) = frames.take(Duration::from_millis(100)) else { continue };
+        let started = Instant::now();
+        let picture = match decode(&frame.raw) {
+            Ok(picture) => picture,
+            Err(e) => {
+                // A later frame shows the item again; an item that no whole frame shows is not missed in silence,
+                // because the counter is alerted on.
+                tracing::warn!("a frame of {camera} is unusable: {e}");
+                line.metrics.frames_dropped.with_label_values(&[camera, e.name()]).inc();
+                continue;
+            }
+        };
+        let decode_ms = ms(started.elapsed());
+        let located = Instant::now();
+        let items = locator.look(&picture, frame.captured);
+        for item in items {
+            judge(line, &frame, &picture, item, decode_ms, located, &shown);
+        }
+        let due = last_live.is_none_or(|last: Instant| last.elapsed() >= LIVE_PAUSE);
+        if due && line.live.receiver_count() > 1 {
+            last_live = Some(started);
+            show(line, picture, locator.tracks(), &shown);
+        }
+    }
+}
+
+fn decode(raw: &Raw) -> Result<Arc<Picture>, pixels::PixelError> {
+    match raw {
+        Raw::Rgb(picture) => Ok(picture.clone()),
+        Raw::Jpeg(bytes) => pixels::decode(bytes, Limits::default()).map(Arc::new),
+    }
+}
+
+/// Cuts the item out, hands it to the worker, and leaves a task that waits for the answer or the deadline.
+fn judge(line: &Line, frame: &Frame, picture: &Picture, item: Item, decode_ms: f64, located: Instant, shown: &Shown) {
+    let square = pixels::square_around(item.region, pixels::ITEM_MARGIN, picture.width, picture.height);
+    let deadline = frame.captured + line.deadline;
+    let submitted = pixels::fit(picture, Some(square), line.infer.card().side)
+        .map_err(|e| Fault::Decode(e.to_string()))
+        .and_then(|pixels| line.infer.submit(pixels, Source::Belt, deadline));
+    let timings = Timings { decode_ms, locate_ms: ms(located.elapsed()), ..Timings::default() };
+    let origin = Origin {
+        source: Source::Belt,
+        camera: frame.camera.clone(),
+        track: item.track,
+        region: Some(item.region),
+        wall: frame.wall,
+        truth: truth(&frame.truth, item.region),
+    };
+    let (line, raw, captured, shown) = (line.clone(), frame.raw.clone(), frame.captured, shown.clone());
+    line.waiting.clone().spawn(async move {
+        let scored = match submitted {
+            Err(fault) => unscored(fault),
+            Ok(answer) => match timeout_at(deadline.into(), answer).await {
+                Ok(Ok(scored)) => scored,
+                Ok(Err(_)) => unscored(Fault::Stopping), // the worker is gone
+                Err(_) => unscored(Fault::Timeout),
+            },
+        };
+        let timings = Timings { total_ms: ms(captured.elapsed()), ..timings };
+        let verdict = assemble(origin, &scored, timings);
+        observe(&line.metrics, &verdict, scored.scores.as_ref().err());
+        remember(&shown, &verdict);
+        line.recorder.record(verdict, Some(raw));
+    });
+}
+
+fn unscored(fault: Fault) -> Scored {
+    Scored { scores: Err(fault), model: None, timings: Timings::default() }
+}
+
+/// The species of the simulated item that overlaps the region most.
+fn truth(truths: &[Truth], region: Region) -> Option<String> {
+    let overlap = |t: &Truth| {
+        let span = |a: u32, al: u32, b: u32, bl: u32| (a + al).min(b + bl).saturating_sub(a.max(b));
+        span(t.region.x, t.region.width, region.x, region.width)
+            * span(t.region.y, t.region.height, region.y, region.height)
+    };
+    truths.iter().filter(|t| overlap(t) > 0).max_by_key(|t| overlap(t)).map(|t| t.species.clone())
+}
+
+fn remember(shown: &Shown, verdict: &Verdict) {
+    let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
+    let oldest = OffsetDateTime::now_utc() - SHOWN;
+    shown.retain(|(_, v)| v.time > oldest);
+    shown.push((verdict.track, verdict.clone()));
+}
+
+/// Sends the frame with the boxes of its judged items to those who watch; the picture is encoded by whoever asks.
+fn show(line: &Line, picture: Arc<Picture>, tracks: Vec<(u64, Region)>, shown: &Shown) {
+    let judged = shown.lock().unwrap_or_else(PoisonError::into_inner);
+    let items = tracks
+        .into_iter()
+        .filter_map(|(track, region)| judged.iter().find(|(t, _)| *t == track).map(|(_, v)| (region, v.clone())))
+        .collect();
+    drop(judged);
+    line.live.send_replace(Some(LiveFrame { picture, items }));
+}
