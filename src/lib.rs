@@ -21,6 +21,7 @@
 //!
 //! Training lives in the program `beltsight-learn` (`src/learn`), so that serving never loads libtorch.
 
+pub mod api;
 pub mod domain;
 pub mod engine;
 pub mod line;
@@ -29,3 +30,4 @@ pub mod model;
 pub mod nets;
 pub mod pixels;
 pub mod scorecard;
+pub mod store;

@@ -4,4 +4,8 @@
 
 pub mod decide;
 pub mod infer;
+pub mod live;
+pub mod observe;
+pub mod record;
 pub mod swap;
+pub mod verdict;
