@@ -21,7 +21,13 @@
 //!
 //! Training lives in the program `beltsight-learn` (`src/learn`), so that serving never loads libtorch.
 
+pub mod api;
+pub mod app;
+pub mod belt;
+pub mod bench;
+pub mod config;
 pub mod dataset;
+pub mod doctor;
 pub mod domain;
 pub mod engine;
 pub mod evaluate;
@@ -29,5 +35,7 @@ pub mod line;
 pub mod metrics;
 pub mod model;
 pub mod nets;
+pub mod onnx;
 pub mod pixels;
 pub mod scorecard;
+pub mod store;

@@ -2,7 +2,20 @@
 //!
 //! Invariant: no item waits for disk, network or learning.
 
-pub mod decide;
+pub mod camera;
+pub mod handover;
+pub mod locate;
+
+pub mod inspect;
+
 pub mod infer;
-pub mod priority;
 pub mod swap;
+
+pub mod decide;
+pub mod observe;
+pub mod verdict;
+
+pub mod live;
+pub mod record;
+
+pub mod priority;

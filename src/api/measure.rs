@@ -1,0 +1,41 @@
+//! What every request goes through: the deadline, and the HTTP metrics in one place.
+//!
+//! Invariant: the route label is the pattern, never the path, so that its values are a closed set.
+
+use std::time::Instant;
+
+use axum::{
+    extract::{MatchedPath, Request, State},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+
+use super::{
+    Api,
+    error::{ApiError, BadInput, Refused},
+};
+
+pub(super) async fn measure(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let matched = request.extensions().get::<MatchedPath>().cloned();
+    let route = matched.as_ref().map_or("other", MatchedPath::as_str);
+    // A stream is answered when its head is; loading a model takes as long as it takes.
+    let response = if route.ends_with("/load") {
+        next.run(request).await
+    } else {
+        match tokio::time::timeout(api.0.settings.deadline, next.run(request)).await {
+            Ok(response) => response,
+            Err(_) => ApiError::Deadline.into_response(),
+        }
+    };
+    let metrics = &api.metrics;
+    metrics.http_requests.with_label_values(&[route, response.status().as_str()]).inc();
+    metrics.http_seconds.with_label_values(&[route]).observe(started.elapsed().as_secs_f64());
+    if let Some(BadInput(kind)) = response.extensions().get() {
+        metrics.bad_input.with_label_values(&[kind]).inc();
+    }
+    if response.extensions().get::<Refused>().is_some() {
+        metrics.refused.with_label_values(&[route]).inc();
+    }
+    response
+}

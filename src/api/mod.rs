@@ -1,0 +1,172 @@
+//! HTTP: one file per resource; `error.rs` alone knows status codes.
+//!
+//! Invariant: work is admitted before its body is read, so that overload costs next to nothing; every wait is bounded
+//! by [`Settings`]; no handler decodes or opens a model on the async threads.
+
+mod body;
+mod classify;
+mod decoders;
+mod error;
+mod frames;
+mod health;
+mod live;
+mod measure;
+mod models;
+mod openapi;
+mod page;
+mod tensors;
+mod v2;
+mod verdicts;
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    middleware::from_fn_with_state,
+    routing::{get, post},
+};
+use serde::Deserialize;
+use tokio::sync::{Semaphore, broadcast, watch};
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::{
+    domain::Verdict,
+    engine::Device,
+    line::{infer::Infer, live::LiveFrame, record::Recorder},
+    metrics::Metrics,
+    store::Store,
+};
+use decoders::Decoders;
+pub use error::{ApiError, Problem};
+
+/// Limits of the HTTP API.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Largest request body in bytes; more is answered 413.
+    pub max_body: usize,
+    /// Most requests that may be read, decoded or judged at once; more are answered 429 before their body is read.
+    pub max_in_flight: usize,
+    /// From arrival to answer, the reading of the body included; later is answered 503.
+    #[serde(with = "humantime_serde")]
+    pub deadline: Duration,
+    /// Threads that decode pictures, at lower priority than the belt; 0 means one a core.
+    pub decode_threads: usize,
+    /// Most event streams open at once.
+    pub max_streams: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            max_body: 20 << 20,
+            max_in_flight: 32,
+            deadline: Duration::from_secs(5),
+            decode_threads: 0,
+            max_streams: 64,
+        }
+    }
+}
+
+/// What the API needs of the service.
+pub struct Parts {
+    /// The inference worker.
+    pub infer: Infer,
+    /// Verdicts and frames.
+    pub store: Store,
+    /// Takes the verdicts of `/classify`.
+    pub recorder: Recorder,
+    /// All metrics.
+    pub metrics: Metrics,
+    /// Committed verdicts.
+    pub recorded: broadcast::Sender<Arc<Verdict>>,
+    /// The newest belt frame; `None` until there was one.
+    pub live: watch::Receiver<Option<LiveFrame>>,
+    /// Whether the service takes work; false while starting, stopping, or when a needed part is broken.
+    pub ready: watch::Receiver<bool>,
+    /// Folder of the model folders.
+    pub models: PathBuf,
+    /// Where a newly loaded model runs.
+    pub device: Device,
+    /// Threads of a newly loaded model.
+    pub threads: usize,
+    /// Largest micro-batch, for warming up a newly loaded model.
+    pub max_batch: usize,
+}
+
+/// State of the API; clones share it.
+#[derive(Clone)]
+pub struct Api(Arc<State>);
+
+struct State {
+    parts: Parts,
+    settings: Settings,
+    admission: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
+    decoders: Decoders,
+    loading: AtomicBool,
+}
+
+impl std::ops::Deref for Api {
+    type Target = Parts;
+    fn deref(&self) -> &Parts {
+        &self.0.parts
+    }
+}
+
+impl Api {
+    /// Starts the decode threads.
+    ///
+    /// # Errors
+    /// The system's, when no thread can be started.
+    pub fn new(parts: Parts, settings: Settings) -> std::io::Result<Self> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = if settings.decode_threads == 0 { cores } else { settings.decode_threads };
+        Ok(Self(Arc::new(State {
+            admission: Arc::new(Semaphore::new(settings.max_in_flight)),
+            streams: Arc::new(Semaphore::new(settings.max_streams)),
+            decoders: Decoders::start(threads)?,
+            loading: AtomicBool::new(false),
+            parts,
+            settings,
+        })))
+    }
+}
+
+/// All routes.
+pub fn router(api: Api) -> Router {
+    Router::new()
+        .route("/classify", post(classify::classify))
+        .route("/verdicts", get(verdicts::list))
+        .route("/verdicts/stream", get(verdicts::stream))
+        .route("/verdicts/counts", get(verdicts::counts))
+        .route("/frames/{key}", get(frames::frame))
+        .route("/live", get(live::stream))
+        .route("/live.jpg", get(live::picture))
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz))
+        .route("/metrics", get(health::metrics))
+        .route("/openapi.json", get(openapi::document))
+        .route("/v2", get(v2::server))
+        .route("/v2/health/live", get(v2::live))
+        .route("/v2/health/ready", get(v2::ready))
+        .route("/v2/models/{model}", get(v2::metadata))
+        .route("/v2/models/{model}/ready", get(v2::model_ready))
+        .route("/v2/models/{model}/infer", post(v2::infer))
+        .route("/v2/repository/index", post(models::index))
+        .route("/v2/repository/models/{model}/load", post(models::load))
+        .route("/", get(page::html))
+        .route("/page.css", get(page::css))
+        .route("/page.js", get(page::js))
+        .fallback(async || ApiError::NotFound("there is nothing at this path; see /openapi.json".into()))
+        .method_not_allowed_fallback(async || ApiError::Method)
+        .layer(DefaultBodyLimit::max(api.0.settings.max_body))
+        .layer(CatchPanicLayer::custom(error::panicked))
+        .layer(from_fn_with_state(api.clone(), measure::measure))
+        .with_state(api)
+}

@@ -1,0 +1,48 @@
+//! `GET /openapi.json`: the API described by its handlers.
+
+use axum::Json;
+use utoipa::OpenApi;
+
+use super::{classify, error::Problem, frames, health, live, models, page, v2, verdicts};
+
+/// Collects what the handlers say about themselves; a test compares it with the router.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "beltsight",
+        description = "Conveyor-belt inspection. Every error is a problem document (RFC 9457). `/v2` speaks the Open \
+                       Inference Protocol."
+    ),
+    paths(
+        classify::classify,
+        verdicts::list,
+        verdicts::stream,
+        verdicts::counts,
+        frames::frame,
+        live::stream,
+        live::picture,
+        health::healthz,
+        health::readyz,
+        health::metrics,
+        document,
+        v2::server,
+        v2::live,
+        v2::ready,
+        v2::metadata,
+        v2::model_ready,
+        v2::infer,
+        models::index,
+        models::load,
+        page::html,
+        page::css,
+        page::js,
+    ),
+    components(schemas(Problem))
+)]
+struct Description;
+
+/// This document.
+#[utoipa::path(get, path = "/openapi.json", tag = "health", responses((status = 200, content_type = "application/json")))]
+pub(super) async fn document() -> Json<utoipa::openapi::OpenApi> {
+    Json(Description::openapi())
+}

@@ -1,0 +1,32 @@
+//! `GET /`: the live page. Three files without framework or foreign host, compiled in.
+
+use axum::{
+    http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE},
+    response::IntoResponse,
+};
+
+/// Nothing but ourselves, and the pictures inside events.
+const POLICY: &str = "default-src 'self'; img-src 'self' data:; frame-ancestors 'self'; base-uri 'none'";
+
+fn file(kind: &'static str, text: &'static str) -> impl IntoResponse {
+    ([(CONTENT_TYPE, kind), (CACHE_CONTROL, "no-cache"), (CONTENT_SECURITY_POLICY, POLICY)], text)
+}
+
+/// The live page.
+#[utoipa::path(get, path = "/", tag = "page", responses((status = 200, body = String, content_type = "text/html")))]
+pub(super) async fn html() -> impl IntoResponse {
+    file("text/html; charset=utf-8", include_str!("page.html"))
+}
+
+/// Its style.
+#[utoipa::path(get, path = "/page.css", tag = "page", responses((status = 200, body = String, content_type = "text/css")))]
+pub(super) async fn css() -> impl IntoResponse {
+    file("text/css; charset=utf-8", include_str!("page.css"))
+}
+
+/// Its program.
+#[utoipa::path(get, path = "/page.js", tag = "page",
+    responses((status = 200, body = String, content_type = "text/javascript")))]
+pub(super) async fn js() -> impl IntoResponse {
+    file("text/javascript; charset=utf-8", include_str!("page.js"))
+}

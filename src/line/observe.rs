@@ -1,0 +1,38 @@
+//! What a verdict does to the metrics; belt and HTTP count in this one place.
+
+use std::time::Duration;
+
+use crate::{
+    domain::{Fault, Source, Verdict},
+    metrics::Metrics,
+};
+
+/// Counts one verdict: action, reason, class, probabilities, total time and the stages decode and locate (queue and
+/// infer are measured by the worker). `fault` is the fault the verdict answers, if any.
+pub fn observe(metrics: &Metrics, verdict: &Verdict, fault: Option<&Fault>) {
+    let source = verdict.source.name();
+    let decision = &verdict.decision;
+    metrics.verdicts.with_label_values(&[source, decision.action.name()]).inc();
+    metrics.reasons.with_label_values(&[source, decision.reason.name()]).inc();
+    if let Some(class) = &decision.class {
+        metrics.classes.with_label_values(&[source, class]).inc();
+    }
+    if let Some(fault) = fault {
+        faulted(metrics, verdict.source, fault);
+    } else {
+        metrics.accept_probability.with_label_values(&[source]).observe(decision.accept_probability.into());
+        if let [best, second, ..] = &verdict.scores[..] {
+            metrics.margin.observe((best.probability - second.probability).into());
+        }
+    }
+    let seconds = |ms: f64| Duration::try_from_secs_f64(ms / 1e3).unwrap_or_default().as_secs_f64();
+    metrics.verdict_seconds.with_label_values(&[source]).observe(seconds(verdict.timings.total_ms));
+    for (stage, ms) in [("decode", verdict.timings.decode_ms), ("locate", verdict.timings.locate_ms)] {
+        metrics.stage_seconds.with_label_values(&[source, stage]).observe(seconds(ms));
+    }
+}
+
+/// Counts a fault that no verdict answers: an HTTP request that ends in an error.
+pub fn faulted(metrics: &Metrics, source: Source, fault: &Fault) {
+    metrics.faults.with_label_values(&[source.name(), fault.name()]).inc();
+}

@@ -1,0 +1,272 @@
+//! Hands verdicts and frames to the store without ever making the line wait.
+//!
+//! Invariant: [`Recorder::record`] never blocks and never fails the item; when the queue or the memory for waiting
+//! pictures is full, the record is dropped and counted. The stream of recorded verdicts starts only after the commit,
+//! so nobody is shown a verdict that the store does not have.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use serde::Deserialize;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc},
+    task::{JoinHandle, spawn_blocking},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    domain::{Action, Raw, Verdict},
+    metrics::Metrics,
+    pixels,
+    store::{Store, StoreError, frame_key},
+};
+
+/// What is kept, and how much may wait.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Verdicts that may wait for the store; when full, new ones are dropped and counted.
+    pub queue: usize,
+    /// Bytes of pictures that may wait for the store; when full, verdicts are kept without their frame.
+    pub frame_bytes: usize,
+    /// Frames of rejected and diverted items are always kept; of the accepted ones this share, 0 to 1.
+    pub keep_share: f64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { queue: 1024, frame_bytes: 256 << 20, keep_share: 0.05 }
+    }
+}
+
+/// Most verdicts in one transaction.
+const BATCH: usize = 256;
+/// A failed commit is tried again after each of these pauses, then its verdicts are dropped and counted.
+const PAUSES: [Duration; 4] =
+    [Duration::from_millis(50), Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(3)];
+/// JPEG quality of kept frames that did not arrive as JPEG.
+const QUALITY: i32 = 90;
+
+struct Record {
+    verdict: Verdict,
+    frame: Option<(Raw, OwnedSemaphorePermit)>,
+}
+
+/// A handle to the recording task; clones share it.
+#[derive(Clone)]
+pub struct Recorder {
+    queue: mpsc::Sender<Record>,
+    memory: Arc<Semaphore>,
+    keep_share: f64,
+    metrics: Metrics,
+}
+
+impl Recorder {
+    /// Starts the task. After `stop` is cancelled it writes what waits and ends; await the handle before the store is
+    /// closed. Committed verdicts, with their ids, go to `recorded`.
+    pub fn start(
+        store: Store,
+        settings: &Settings,
+        metrics: Metrics,
+        recorded: broadcast::Sender<Arc<Verdict>>,
+        stop: CancellationToken,
+    ) -> (Self, JoinHandle<()>) {
+        let (queue, records) = mpsc::channel(settings.queue.max(1));
+        let memory = Arc::new(Semaphore::new((settings.frame_bytes >> 10).min(Semaphore::MAX_PERMITS)));
+        let task = tokio::spawn(write(records, store, metrics.clone(), recorded, stop));
+        (Self { queue, memory, keep_share: settings.keep_share, metrics }, task)
+    }
+
+    /// Queues one verdict and, if it is one to keep, the frame it was judged in. Never blocks.
+    pub fn record(&self, verdict: Verdict, frame: Option<Raw>) {
+        let keep = verdict.decision.action != Action::Accept || rand::random::<f64>() < self.keep_share;
+        let frame = frame.filter(|_| keep).and_then(|raw| {
+            let room = self.memory.clone().try_acquire_many_owned(kib(&raw));
+            if room.is_err() {
+                self.metrics.record_dropped.with_label_values(&["frame"]).inc();
+            }
+            Some((raw, room.ok()?))
+        });
+        if let Err(full) = self.queue.try_send(Record { verdict, frame }) {
+            drop_record(&self.metrics, &full.into_inner());
+        }
+        self.metrics
+            .queue_depth
+            .with_label_values(&["record"])
+            .set((self.queue.max_capacity() - self.queue.capacity()) as i64);
+    }
+}
+
+fn kib(raw: &Raw) -> u32 {
+    let bytes = match raw {
+        Raw::Jpeg(jpeg) => jpeg.len(),
+        Raw::Rgb(picture) => picture.rgb.len(),
+    };
+    u32::try_from(bytes >> 10).unwrap_or(u32::MAX) + 1
+}
+
+fn drop_record(metrics: &Metrics, record: &Record) {
+    metrics.record_dropped.with_label_values(&["verdict"]).inc();
+    if record.frame.is_some() {
+        metrics.record_dropped.with_label_values(&["frame"]).inc();
+    }
+}
+
+async fn write(
+    mut records: mpsc::Receiver<Record>,
+    store: Store,
+    metrics: Metrics,
+    recorded: broadcast::Sender<Arc<Verdict>>,
+    stop: CancellationToken,
+) {
+    let mut batch = Vec::with_capacity(BATCH);
+    loop {
+        tokio::select! {
+            biased;
+            taken = records.recv_many(&mut batch, BATCH) => if taken == 0 { return },
+            () = stop.cancelled(), if !records.is_closed() => records.close(), // no new ones; what waits is written
+        }
+        metrics.queue_depth.with_label_values(&["record"]).set(records.len() as i64);
+        if batch.is_empty() {
+            continue;
+        }
+        let verdicts = keep_frames(batch.drain(..), &store, &metrics).await;
+        match commit(&verdicts, &store, &metrics).await {
+            Ok(ids) => {
+                metrics.recorded.inc_by(ids.len() as u64);
+                for (verdict, id) in verdicts.into_iter().zip(ids) {
+                    // Fails only while nobody listens.
+                    let _ = recorded.send(Arc::new(Verdict { id, ..verdict }));
+                }
+            }
+            Err(e) => {
+                tracing::error!("{} verdicts are lost: {e}", verdicts.len());
+                metrics.record_dropped.with_label_values(&["verdict"]).inc_by(verdicts.len() as u64);
+            }
+        }
+    }
+}
+
+/// Writes the batch's frames, each once, and names them in the verdicts.
+async fn keep_frames(batch: impl Iterator<Item = Record>, store: &Store, metrics: &Metrics) -> Vec<Verdict> {
+    let mut written = HashSet::new();
+    let mut verdicts = Vec::new();
+    for Record { mut verdict, frame } in batch {
+        if let Some((raw, _room)) = frame {
+            match keep_frame(raw, &verdict, store, &mut written).await {
+                Ok(key) => verdict.frame = Some(key),
+                Err(why) => {
+                    tracing::warn!("a frame was not kept: {why}");
+                    metrics.store_errors.inc();
+                    metrics.record_dropped.with_label_values(&["frame"]).inc();
+                }
+            }
+        }
+        verdicts.push(verdict);
+    }
+    verdicts
+}
+
+async fn keep_frame(
+    raw: Raw,
+    verdict: &Verdict,
+    store: &Store,
+    written: &mut HashSet<String>,
+) -> Result<String, String> {
+    let time = verdict.time;
+    let encode = move || {
+        let jpeg = match raw {
+            Raw::Jpeg(jpeg) => jpeg,
+            Raw::Rgb(picture) => Bytes::from(pixels::encode_jpeg(&picture, QUALITY).map_err(|e| e.to_string())?),
+        };
+        Ok::<_, String>((frame_key(&jpeg, time), jpeg))
+    };
+    let (key, jpeg) = spawn_blocking(encode).await.map_err(|e| e.to_string())??;
+    if written.insert(key.clone())
+        && let Err(e) = store.put_frame(&key, jpeg).await
+    {
+        written.remove(&key);
+        return Err(e.to_string());
+    }
+    Ok(key)
+}
+
+async fn commit(verdicts: &[Verdict], store: &Store, metrics: &Metrics) -> Result<Vec<i64>, StoreError> {
+    let mut pauses = PAUSES.iter();
+    loop {
+        let timer = metrics.store_seconds.start_timer();
+        let outcome = store.insert(verdicts).await;
+        timer.observe_duration();
+        let Err(e) = outcome else { return outcome };
+        metrics.store_errors.inc();
+        let Some(pause) = pauses.next() else { return Err(e) };
+        tracing::warn!("{e}; trying again");
+        tokio::time::sleep(*pause).await;
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::{domain::Picture, line::verdict::tests::verdict, store::Page};
+
+    async fn recorder(settings: Settings) -> (tempfile::TempDir, Store, Recorder, JoinHandle<()>, CancellationToken) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).await.unwrap();
+        let stop = CancellationToken::new();
+        let (recorder, task) =
+            Recorder::start(store.clone(), &settings, Metrics::new().unwrap(), broadcast::channel(16).0, stop.clone());
+        (folder, store, recorder, task, stop)
+    }
+
+    fn picture(shade: u8) -> Option<Raw> {
+        Some(Raw::Rgb(Arc::new(Picture::filled(64, 48, [shade; 3]))))
+    }
+
+    #[tokio::test]
+    async fn stopping_writes_what_waits_and_rejects_keep_their_frame() {
+        let (_folder, store, recorder, task, stop) =
+            recorder(Settings { keep_share: 0.0, ..Settings::default() }).await;
+        for action in [Action::Reject, Action::Divert, Action::Accept] {
+            recorder.record(verdict(action), picture(40));
+        }
+        stop.cancel();
+        task.await.unwrap();
+        let found = store.verdicts(Page { limit: 10, ..Page::default() }).await.unwrap();
+        let keys: Vec<_> = found.iter().rev().map(|v| v.frame.clone()).collect();
+        assert!(keys[0].is_some() && keys[0] == keys[1], "two items of one frame share a file: {keys:?}");
+        assert_eq!(keys[2], None, "an accepted one is not kept at share 0");
+        let jpeg = store.frame(keys[0].as_deref().unwrap()).await.unwrap().unwrap();
+        assert_eq!(pixels::decode(&jpeg, pixels::Limits::default()).unwrap().width, 64);
+        assert_eq!(recorder.metrics.recorded.get(), 3);
+        recorder.record(verdict(Action::Accept), None);
+        assert_eq!(recorder.metrics.record_dropped.with_label_values(&["verdict"]).get(), 1, "after the stop");
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_drops_and_counts_and_does_not_wait() {
+        // The test's runtime has one thread, so the task can't run before the first await.
+        let (_folder, store, recorder, task, stop) =
+            recorder(Settings { queue: 4, frame_bytes: 10 << 10, ..Settings::default() }).await;
+        for shade in 0..10 {
+            recorder.record(verdict(Action::Reject), picture(shade));
+        }
+        let dropped = |kind: &str| recorder.metrics.record_dropped.with_label_values(&[kind]).get();
+        assert_eq!((dropped("verdict"), dropped("frame")), (6, 9), "4 places, memory for one frame of 9 KiB");
+        stop.cancel();
+        task.await.unwrap();
+        assert_eq!(store.counts().await.unwrap().reject, 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_stays_broken_costs_the_record_not_the_line() {
+        let (_folder, store, recorder, task, stop) = recorder(Settings::default()).await;
+        store.close().await;
+        recorder.record(verdict(Action::Reject), None);
+        stop.cancel();
+        task.await.unwrap();
+        assert_eq!(recorder.metrics.store_errors.get(), 5);
+        assert_eq!(recorder.metrics.record_dropped.with_label_values(&["verdict"]).get(), 1);
+    }
+}

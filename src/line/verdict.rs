@@ -1,0 +1,146 @@
+//! One item's scores → its [`Verdict`], the same way for belt and HTTP.
+//!
+//! Invariant: a verdict holds only finite numbers, so that it can always be stored, sent and read back.
+
+use std::sync::Arc;
+
+use time::OffsetDateTime;
+
+use crate::{
+    domain::{ClassScore, Region, Scored, Source, Timings, Verdict},
+    line::decide::decide,
+};
+
+/// Where an item came from and when.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// Belt or HTTP.
+    pub source: Source,
+    /// Camera name; empty for HTTP.
+    pub camera: Arc<str>,
+    /// Track number on its camera; 0 for HTTP.
+    pub track: u64,
+    /// Where the item lay in its frame; `None` when the whole picture was judged.
+    pub region: Option<Region>,
+    /// When the picture was taken or arrived.
+    pub wall: OffsetDateTime,
+    /// The species that really was there, on a simulated belt.
+    pub truth: Option<String>,
+}
+
+/// Decides about one item and writes everything down. `timings` holds decode, locate and total; queue and infer are
+/// taken from `scored`.
+pub fn assemble(origin: Origin, scored: &Scored, timings: Timings) -> Verdict {
+    let card = scored.model.as_deref();
+    let probabilities = scored.scores.as_ref().map_or(&[][..], |s| &s.probabilities);
+    let classes = card.map_or(&[][..], |c| &c.classes);
+    let finite = |p: f32| if p.is_finite() { p } else { 0.0 };
+    let mut scores: Vec<_> = classes
+        .iter()
+        .zip(probabilities)
+        .map(|(class, &p)| ClassScore { class: class.clone(), probability: finite(p) })
+        .collect();
+    scores.sort_by(|a, b| b.probability.total_cmp(&a.probability));
+    Verdict {
+        id: 0,
+        time: origin.wall,
+        source: origin.source,
+        camera: origin.camera.to_string(),
+        track: origin.track,
+        region: origin.region,
+        decision: decide(card, &scored.scores),
+        scores,
+        model: card.map_or_else(String::new, |c| c.label.clone()),
+        fault: scored.scores.as_ref().err().map(ToString::to_string),
+        timings: Timings { queue_ms: scored.timings.queue_ms, infer_ms: scored.timings.infer_ms, ..timings },
+        frame: None,
+        truth: origin.truth,
+    }
+}
+
+#[cfg(test)]
+#[allow(missing_docs)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::{
+        domain::{Action, Decision, Fault, Reason, Scores},
+        model::{Card, Thresholds},
+    };
+
+    /// A verdict for the tests of other rooms.
+    pub(crate) fn verdict(action: Action) -> Verdict {
+        Verdict {
+            id: 0,
+            time: OffsetDateTime::UNIX_EPOCH + std::time::Duration::from_micros(1_795_000_000_123_456),
+            source: Source::Http,
+            camera: String::new(),
+            track: 0,
+            region: Some(Region { x: 1, y: 2, width: 3, height: 4 }),
+            decision: Decision {
+                action,
+                reason: Reason::Unsure,
+                class: Some("cod".into()),
+                accept_probability: 0.123_456_79,
+            },
+            scores: vec![ClassScore { class: "cod".into(), probability: 0.876_543_2 }],
+            model: "test@0123456789ab".into(),
+            fault: None,
+            timings: Timings { decode_ms: 1.5, locate_ms: 0.1, queue_ms: 0.2, infer_ms: 7.0, total_ms: 8.8 },
+            frame: None,
+            truth: None,
+        }
+    }
+
+    fn origin() -> Origin {
+        Origin {
+            source: Source::Belt,
+            camera: "belt-1".into(),
+            track: 7,
+            region: None,
+            wall: OffsetDateTime::UNIX_EPOCH,
+            truth: None,
+        }
+    }
+
+    fn card() -> Arc<Card> {
+        Arc::new(Card {
+            label: "test@0".into(),
+            version: "test".into(),
+            precision: "float32".into(),
+            classes: ["salmon", "cod"].map(String::from).to_vec(),
+            side: 8,
+            thresholds: Thresholds {
+                accept: vec!["salmon".into()],
+                accept_from: 0.9,
+                unsure_from: 0.6,
+                temperature: 1.0,
+            },
+        })
+    }
+
+    #[test]
+    fn scores_are_named_best_first_and_times_are_merged() {
+        let scores = Ok(Scores { probabilities: vec![0.25, 0.75], embedding: vec![] });
+        let worker = Timings { queue_ms: 1.0, infer_ms: 2.0, ..Timings::default() };
+        let scored = Scored { scores, model: Some(card()), timings: worker };
+        let verdict = assemble(origin(), &scored, Timings { total_ms: 9.0, ..Timings::default() });
+        assert_eq!(verdict.scores[0], ClassScore { class: "cod".into(), probability: 0.75 });
+        assert_eq!((verdict.decision.action, verdict.decision.reason), (Action::Reject, Reason::WrongClass));
+        assert_eq!((verdict.timings.queue_ms, verdict.timings.infer_ms, verdict.timings.total_ms), (1.0, 2.0, 9.0));
+    }
+
+    #[test]
+    fn nan_and_faults_reject_and_survive_json() {
+        let nan = Ok(Scores { probabilities: vec![f32::NAN, 1.0], embedding: vec![] });
+        for scores in [nan, Err(Fault::Timeout)] {
+            let verdict = assemble(
+                origin(),
+                &Scored { scores, model: Some(card()), timings: Timings::default() },
+                Timings::default(),
+            );
+            assert_eq!(verdict.decision.action, Action::Reject);
+            let text = serde_json::to_string(&verdict).unwrap_or_default();
+            assert_eq!(serde_json::from_str::<Verdict>(&text).ok(), Some(verdict));
+        }
+    }
+}

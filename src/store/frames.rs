@@ -1,0 +1,81 @@
+//! Kept frames: JPEG files, named by day and content, so that the items of one frame share one file.
+//!
+//! Invariant: a frame becomes visible whole or not at all (`object_store` writes aside and renames), and no key leaves
+//! the folder.
+
+use bytes::Bytes;
+use object_store::{ObjectStoreExt, path::Path};
+use time::OffsetDateTime;
+
+use super::{Store, StoreError};
+use crate::model::sha256;
+
+/// The key of a JPEG taken at `time`: `20261125-` and 24 hexadecimal digits of its SHA-256.
+pub fn frame_key(jpeg: &[u8], time: OffsetDateTime) -> String {
+    let day = time.to_offset(time::UtcOffset::UTC).date();
+    format!("{:04}{:02}{:02}-{}", day.year(), u8::from(day.month()), day.day(), &sha256(jpeg)[..24])
+}
+
+/// `20261125-00ff…` → `20261125/00ff….jpg`; `None` for anything that [`frame_key`] would not have made.
+fn place(key: &str) -> Option<Path> {
+    let (day, hash) = key.split_once('-')?;
+    let digits = day.len() == 8 && day.bytes().all(|b| b.is_ascii_digit());
+    let hex = hash.len() == 24 && hash.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    (digits && hex).then(|| Path::from(format!("{day}/{hash}.jpg")))
+}
+
+impl Store {
+    /// Writes a frame under `key` (see [`frame_key`]); writing the same one again changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Frames`].
+    pub async fn put_frame(&self, key: &str, jpeg: Bytes) -> Result<(), StoreError> {
+        let path = place(key).ok_or_else(|| no_key(key))?;
+        self.frames.put(&path, jpeg.into()).await?;
+        Ok(())
+    }
+
+    /// The JPEG stored under `key`, or `None`.
+    ///
+    /// # Errors
+    /// [`StoreError::Frames`].
+    pub async fn frame(&self, key: &str) -> Result<Option<Bytes>, StoreError> {
+        let Some(path) = place(key) else { return Ok(None) };
+        match self.frames.get(&path).await {
+            Ok(found) => Ok(Some(found.bytes().await?)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+fn no_key(key: &str) -> object_store::Error {
+    object_store::Error::Generic { store: "frames", source: format!("`{key}` is no frame key").into() }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_frame_comes_back_byte_for_byte_and_no_key_leaves_the_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).await.unwrap();
+        let jpeg = Bytes::from_static(b"\xff\xd8 not looked at \xff\xd9");
+        let key = frame_key(
+            &jpeg,
+            (OffsetDateTime::UNIX_EPOCH - std::time::Duration::from_secs(60))
+                .to_offset(time::UtcOffset::from_hms(1, 0, 0).unwrap()),
+        );
+        assert!(key.starts_with("19691231-"), "days are UTC: {key}");
+        store.put_frame(&key, jpeg.clone()).await.unwrap();
+        store.put_frame(&key, jpeg.clone()).await.unwrap();
+        assert_eq!(store.frame(&key).await.unwrap(), Some(jpeg));
+        std::fs::write(folder.path().join("secret.jpg"), "x").unwrap();
+        for wrong in ["", "../secret", "20261126-../../secret", "20261126-0123456789abcdef01234567"] {
+            assert_eq!(store.frame(wrong).await.unwrap(), None, "{wrong}");
+        }
+        assert!(store.put_frame("../secret", Bytes::new()).await.is_err());
+    }
+}

@@ -1,0 +1,144 @@
+//! Verdicts: written in batches, read in pages, newest first.
+//!
+//! Invariant: ids rise with every commit and are never used twice, so a page boundary is an id and paging neither
+//! repeats nor skips.
+
+use serde::Serialize;
+use sqlx::{QueryBuilder, Sqlite};
+
+use super::{Store, StoreError};
+use crate::domain::{Action, Source, Verdict};
+
+/// Most verdicts in one page.
+pub const MAX_PAGE: u32 = 500;
+
+/// Which verdicts are wanted; newest first.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Page {
+    /// Only older ones than this id.
+    pub before: Option<i64>,
+    /// Only newer ones than this id.
+    pub after: Option<i64>,
+    /// At most this many; more than [`MAX_PAGE`] are never returned.
+    pub limit: u32,
+    /// Only those with this action.
+    pub action: Option<Action>,
+    /// Only those from there.
+    pub source: Option<Source>,
+}
+
+/// How many verdicts the store holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct Counts {
+    /// All of them.
+    pub verdicts: u64,
+    /// Accepted.
+    pub accept: u64,
+    /// Rejected.
+    pub reject: u64,
+    /// Diverted.
+    pub divert: u64,
+}
+
+impl Store {
+    /// Commits `verdicts` in one transaction, all or none; returns their ids in order. Their own `id` is not looked at.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]; then nothing was stored.
+    pub async fn insert(&self, verdicts: &[Verdict]) -> Result<Vec<i64>, StoreError> {
+        let mut transaction = self.database.begin().await?;
+        let mut ids = Vec::with_capacity(verdicts.len());
+        for verdict in verdicts {
+            let body = serde_json::to_string(verdict).map_err(|e| sqlx::Error::Encode(e.into()))?;
+            let done =
+                sqlx::query("INSERT INTO verdicts (body) VALUES (?)").bind(body).execute(&mut *transaction).await?;
+            ids.push(done.last_insert_rowid());
+        }
+        transaction.commit().await?;
+        Ok(ids)
+    }
+
+    /// One page of verdicts, newest first.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`], [`StoreError::Row`].
+    pub async fn verdicts(&self, page: Page) -> Result<Vec<Verdict>, StoreError> {
+        let mut query = QueryBuilder::<Sqlite>::new("SELECT id, body FROM verdicts WHERE id < ");
+        query.push_bind(page.before.unwrap_or(i64::MAX));
+        if let Some(after) = page.after {
+            query.push(" AND id > ").push_bind(after);
+        }
+        if let Some(action) = page.action {
+            query.push(" AND action = ").push_bind(action.name());
+        }
+        if let Some(source) = page.source {
+            query.push(" AND source = ").push_bind(source.name());
+        }
+        query.push(" ORDER BY id DESC LIMIT ").push_bind(page.limit.min(MAX_PAGE));
+        let rows: Vec<(i64, String)> = query.build_query_as().fetch_all(&self.database).await?;
+        rows.into_iter()
+            .map(|(id, body)| {
+                let verdict: Verdict =
+                    serde_json::from_str(&body).map_err(|e| StoreError::Row { id, why: e.to_string() })?;
+                Ok(Verdict { id, ..verdict })
+            })
+            .collect()
+    }
+
+    /// How many verdicts there are, by action.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn counts(&self) -> Result<Counts, StoreError> {
+        let rows: Vec<(String, i64)> =
+            sqlx::query_as("SELECT action, count(*) FROM verdicts GROUP BY action").fetch_all(&self.database).await?;
+        let of = |action: Action| rows.iter().find(|(name, _)| name == action.name()).map_or(0, |(_, n)| *n as u64);
+        let (accept, reject, divert) = (of(Action::Accept), of(Action::Reject), of(Action::Divert));
+        Ok(Counts { verdicts: accept + reject + divert, accept, reject, divert })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::line::verdict::tests::verdict;
+
+    #[tokio::test]
+    async fn what_was_committed_is_there_after_reopening() {
+        let folder = tempfile::tempdir().unwrap();
+        let wanted = verdict(Action::Divert);
+        let store = Store::open(folder.path()).await.unwrap();
+        assert_eq!(store.insert(&[wanted.clone(), verdict(Action::Accept)]).await.unwrap(), [1, 2]);
+        drop(store); // not closed: as after a crash, the log has not been folded in
+        let store = Store::open(folder.path()).await.unwrap();
+        let found = store.verdicts(Page { limit: 10, ..Page::default() }).await.unwrap();
+        assert_eq!(found.len(), 2);
+        assert_eq!(found[1], Verdict { id: 1, ..wanted });
+        let counts = Counts { verdicts: 2, accept: 1, reject: 0, divert: 1 };
+        assert_eq!(store.counts().await.unwrap(), counts);
+    }
+
+    #[tokio::test]
+    async fn pages_neither_repeat_nor_skip_and_filters_hold() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).await.unwrap();
+        let actions = [Action::Accept, Action::Reject, Action::Divert];
+        let many: Vec<_> = (0..25).map(|i| verdict(actions[i % 3])).collect();
+        store.insert(&many).await.unwrap();
+        let mut seen = Vec::new();
+        let mut page = Page { limit: 7, ..Page::default() };
+        loop {
+            let found = store.verdicts(page).await.unwrap();
+            let Some(last) = found.last() else { break };
+            page.before = Some(last.id);
+            seen.extend(found.iter().map(|v| v.id));
+        }
+        assert_eq!(seen, (1..=25).rev().collect::<Vec<i64>>());
+        let rejects = Page { limit: 100, action: Some(Action::Reject), after: Some(10), ..Page::default() };
+        let ids: Vec<_> = store.verdicts(rejects).await.unwrap().iter().map(|v| v.id).collect();
+        assert_eq!(ids, [23, 20, 17, 14, 11]);
+        let belt = Page { limit: 100, source: Some(Source::Belt), ..Page::default() };
+        assert_eq!(store.verdicts(belt).await.unwrap().len(), 0);
+    }
+}
