@@ -21,9 +21,11 @@
 //!
 //! Training lives in the program `beltsight-learn` (`src/learn`), so that serving never loads libtorch.
 
+pub mod bench;
 pub mod domain;
 pub mod engine;
 pub mod model;
 pub mod nets;
+pub mod onnx;
 pub mod pixels;
 pub mod scorecard;
