@@ -1,0 +1,100 @@
+//! Weak views of a picture: flip, shift, and for photos a little scale, rotation and light.
+//!
+//! Invariant: a view depends on (seed, epoch, picture) only, so that a resumed run sees what an unbroken one would.
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// How far a weak view may stray; shares of the side unless said otherwise.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Weak {
+    /// Largest shift, each way (FixMatch, arXiv:2001.07685 §2.3: 12.5 %).
+    pub shift: f32,
+    /// Largest change of scale: sizes from `1 − scale` to `1 + scale`.
+    pub scale: f32,
+    /// Largest rotation in degrees.
+    pub degrees: f32,
+    /// Largest change of brightness: factors from `1 − brightness` to `1 + brightness`.
+    pub brightness: f32,
+}
+
+impl Weak {
+    /// Flip and shift only, as in FixMatch.
+    pub const FLIP_AND_SHIFT: Weak = Weak { shift: 0.125, scale: 0.0, degrees: 0.0, brightness: 0.0 };
+    /// For photos that differ in distance, angle and light.
+    pub const PHOTO: Weak = Weak { shift: 0.08, scale: 0.12, degrees: 10.0, brightness: 0.15 };
+}
+
+/// The generator of one view.
+pub fn generator(seed: u64, epoch: u64, index: u64) -> ChaCha8Rng {
+    let mut key = [0; 32];
+    for (slot, part) in key.as_chunks_mut::<8>().0.iter_mut().zip([seed, epoch, index]) {
+        *slot = part.to_le_bytes();
+    }
+    ChaCha8Rng::from_seed(key)
+}
+
+/// A weak view of `picture` (`side * side * 3` bytes, HWC); what comes in at the edges is mirrored.
+pub fn weak(picture: &[u8], side: usize, options: Weak, rng: &mut ChaCha8Rng) -> Vec<u8> {
+    let mut within = |reach: f32| if reach > 0.0 { rng.random_range(-reach..=reach) } else { 0.0 };
+    let (dx, dy) = (within(options.shift) * side as f32, within(options.shift) * side as f32);
+    let (scale, angle) = (1.0 + within(options.scale), within(options.degrees).to_radians());
+    let light = 1.0 + within(options.brightness);
+    let flip = if rng.random::<bool>() { -1.0 } else { 1.0 };
+    // Inverse map: output pixel → place in the input, around the centre.
+    let (cos, sin) = (angle.cos() / scale, angle.sin() / scale);
+    let centre = (side as f32 - 1.0) / 2.0;
+    let mut out = Vec::with_capacity(picture.len());
+    for row in 0..side {
+        for column in 0..side {
+            let (x, y) = (flip * (column as f32 - centre) - dx, row as f32 - centre - dy);
+            let (x, y) = (cos * x + sin * y + centre, cos * y - sin * x + centre);
+            out.extend(bilinear(picture, side, x, y).map(|v| (v * light + 0.5) as u8));
+        }
+    }
+    out
+}
+
+fn bilinear(picture: &[u8], side: usize, x: f32, y: f32) -> [f32; 3] {
+    let (left, top) = (x.floor(), y.floor());
+    let (fx, fy) = (x - left, y - top);
+    let [x0, x1] = [mirror(left as i32, side), mirror(left as i32 + 1, side)];
+    let [y0, y1] = [mirror(top as i32, side), mirror(top as i32 + 1, side)];
+    std::array::from_fn(|channel| {
+        let at = |x: usize, y: usize| f32::from(picture[(y * side + x) * 3 + channel]);
+        (at(x0, y0) * (1.0 - fx) + at(x1, y0) * fx) * (1.0 - fy) + (at(x0, y1) * (1.0 - fx) + at(x1, y1) * fx) * fy
+    })
+}
+
+/// … 2 1 | 0 1 2 … n−1 | n−2 …
+fn mirror(place: i32, side: usize) -> usize {
+    let last = side as i32 - 1;
+    let place = place.abs();
+    (if place > last { (2 * last - place).max(0) } else { place }) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_view_depends_on_seed_epoch_and_picture_only() {
+        let picture: Vec<u8> = (0..16 * 16 * 3).map(|i| (i * 31 % 251) as u8).collect();
+        let view = |seed, epoch, index| weak(&picture, 16, Weak::PHOTO, &mut generator(seed, epoch, index));
+        assert_eq!(view(1, 2, 3), view(1, 2, 3));
+        for other in [view(2, 2, 3), view(1, 3, 3), view(1, 2, 4)] {
+            assert_ne!(other, view(1, 2, 3));
+        }
+    }
+
+    #[test]
+    fn without_options_a_view_is_the_picture_or_its_mirror_image() {
+        let picture: Vec<u8> = (0..8 * 8 * 3).map(|i| i as u8).collect();
+        let mirrored: Vec<u8> =
+            picture.chunks(24).flat_map(|row| row.chunks(3).rev().flatten().copied().collect::<Vec<_>>()).collect();
+        let still = Weak { shift: 0.0, ..Weak::FLIP_AND_SHIFT };
+        let views: Vec<_> = (0..20).map(|i| weak(&picture, 8, still, &mut generator(0, 0, i))).collect();
+        assert!(views.iter().all(|v| *v == picture || *v == mirrored));
+        assert!(views.contains(&picture) && views.contains(&mirrored));
+    }
+}

@@ -1,0 +1,77 @@
+//! From out-of-fold logits to calibrated probabilities and thresholds.
+//!
+//! Invariant: only logits of pictures that the model did not train on come in here.
+
+use beltsight::{model::Thresholds, scorecard};
+
+/// The temperature that makes `logits / T` most likely (Guo et al. 2017, arXiv:1706.04599 §4.2), from 1/20 to 20, by
+/// golden-section search over ln T (the likelihood has one peak).
+pub fn temperature(logits: &[Vec<f32>], truth: &[usize]) -> f64 {
+    let loss = |ln_t: f64| -> f64 { logits.iter().zip(truth).map(|(row, &t)| -log_softmax(row, ln_t.exp())[t]).sum() };
+    const GOLDEN: f64 = 0.618_033_988_749_895;
+    let (mut low, mut high) = (-(20f64.ln()), 20f64.ln());
+    for _ in 0..60 {
+        let (a, b) = (high - GOLDEN * (high - low), low + GOLDEN * (high - low));
+        if loss(a) < loss(b) { high = b } else { low = a }
+    }
+    ((low + high) / 2.0).exp()
+}
+
+/// Probabilities of `logits / temperature`.
+pub fn softmax(logits: &[Vec<f32>], temperature: f64) -> Vec<Vec<f32>> {
+    logits.iter().map(|row| log_softmax(row, temperature).iter().map(|l| l.exp() as f32).collect()).collect()
+}
+
+fn log_softmax(row: &[f32], temperature: f64) -> Vec<f64> {
+    let scaled: Vec<f64> = row.iter().map(|x| f64::from(*x) / temperature).collect();
+    let top = scaled.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let sum: f64 = scaled.iter().map(|x| (x - top).exp()).sum();
+    scaled.iter().map(|x| x - top - sum.ln()).collect()
+}
+
+/// Accepts from the lowest score at which at most 1 % of the other items pass, but never below one half: an item that
+/// is more likely something else must not pass however clean the calibration pictures were. The unsure band below is
+/// half as wide as what is left.
+pub fn thresholds(
+    probabilities: &[Vec<f32>],
+    truth: &[usize],
+    classes: &[String],
+    accept: &[String],
+    temperature: f64,
+) -> Thresholds {
+    let accepted: Vec<bool> = classes.iter().map(|c| accept.contains(c)).collect();
+    let ranked: Vec<(f64, bool)> = probabilities
+        .iter()
+        .zip(truth)
+        .map(|(row, &t)| {
+            (row.iter().zip(&accepted).filter(|(_, a)| **a).map(|(p, _)| f64::from(*p)).sum(), accepted[t])
+        })
+        .collect();
+    let accept_from = scorecard::threshold_at(&ranked, 0.01).0.clamp(0.5, 1.0) as f32;
+    Thresholds { accept: accept.to_vec(), accept_from, unsure_from: accept_from / 2.0, temperature: temperature as f32 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_temperature_undoes_overconfidence() {
+        // Three of four right at logit gap g: the likeliest probability is 3/4, a gap of ln 3.
+        let gap = 3f32.ln() * 4.0;
+        let found = temperature(&vec![vec![gap, 0.0]; 4], &[0, 0, 0, 1]);
+        assert!((found - 4.0).abs() < 1e-3, "{found}");
+        let calibrated = softmax(&[vec![gap, 0.0]], found);
+        assert!((calibrated[0][0] - 0.75).abs() < 1e-4);
+    }
+
+    #[test]
+    fn a_clean_separation_still_asks_for_one_half() {
+        let classes = ["good".to_string(), "bad".to_string()];
+        let rows = [vec![0.4f32, 0.6], vec![0.45, 0.55], vec![0.01, 0.99]];
+        let found = thresholds(&rows, &[0, 0, 1], &classes, &classes[..1], 1.0);
+        assert_eq!((found.accept_from, found.unsure_from), (0.5, 0.25));
+        let strict = thresholds(&[vec![0.8f32, 0.2], vec![0.7, 0.3]], &[0, 1], &classes, &classes[..1], 1.0);
+        assert_eq!(strict.accept_from, 0.8);
+    }
+}

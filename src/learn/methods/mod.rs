@@ -1,0 +1,3 @@
+//! One learning method per file: a pure loss, no optimizer, no files.
+
+pub mod supervised;
