@@ -154,8 +154,7 @@ fn panels() -> Vec<(String, String)> {
 
 /// The rules that Prometheus loaded: `(measures, alerts)`, each `(name, expression)`.
 async fn rules(client: &reqwest::Client, prometheus: &str) -> (Vec<(String, String)>, Vec<(String, String)>) {
-    let answer: Value =
-        client.get(format!("{prometheus}/api/v1/rules")).send().await.unwrap().json().await.unwrap();
+    let answer: Value = client.get(format!("{prometheus}/api/v1/rules")).send().await.unwrap().json().await.unwrap();
     let rules = answer["data"]["groups"].as_array().unwrap().iter().flat_map(|g| g["rules"].as_array().unwrap());
     let text = |v: &Value| v.as_str().unwrap().to_string();
     let (alerts, measures): (Vec<_>, Vec<_>) = rules.partition(|r| r["type"] == "alerting");
@@ -196,7 +195,8 @@ async fn every_alert_and_every_panel_has_data_from_a_running_service() {
         let (client, url) = (client.clone(), format!("{address}/classify"));
         async move {
             loop {
-                let answer = client.post(&url).header("content-type", "image/jpeg").body(picture()).send().await.unwrap();
+                let answer =
+                    client.post(&url).header("content-type", "image/jpeg").body(picture()).send().await.unwrap();
                 assert_eq!(answer.status(), 200, "{:?}", answer.text().await);
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
@@ -213,7 +213,8 @@ async fn every_alert_and_every_panel_has_data_from_a_running_service() {
         wanted.push((format!("measure {name}, as recorded"), name.clone()));
     }
     for (name, expr) in &alerts {
-        let measure = measured(expr).unwrap_or_else(|| panic!("alert {name} is not `beltsight:measure > number`: {expr}"));
+        let measure =
+            measured(expr).unwrap_or_else(|| panic!("alert {name} is not `beltsight:measure > number`: {expr}"));
         let recorded = measure.split('{').next().unwrap();
         assert!(measures.iter().any(|(m, _)| m == recorded), "alert {name} compares {recorded}, which no rule records");
         wanted.push((format!("alert {name}"), measure.to_string()));
@@ -250,8 +251,12 @@ async fn every_alert_and_every_panel_has_data_from_a_running_service() {
     // What the service writes is clean by promtool's standard.
     if installed("promtool") {
         let text = client.get(format!("{address}/metrics")).send().await.unwrap().text().await.unwrap();
-        let mut check =
-            Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut check = Command::new("promtool")
+            .args(["check", "metrics"])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         check.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
         let said = check.wait_with_output().unwrap();
         assert!(said.status.success(), "promtool check metrics: {}", String::from_utf8_lossy(&said.stderr));
