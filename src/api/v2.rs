@@ -19,9 +19,8 @@ use super::{
     tensors::{self, DATATYPE, INPUT},
 };
 use crate::{
-    domain::{Fault, Source},
+    domain::{Card, Fault, Source},
     line::observe::faulted,
-    model::Card,
 };
 
 const PROBABILITIES: &str = "probabilities";

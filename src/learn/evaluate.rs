@@ -2,7 +2,7 @@
 //!
 //! Invariant: only logits of pictures that the model did not train on come in here.
 
-use beltsight::{model::Thresholds, scorecard};
+use beltsight::{domain::Thresholds, scorecard};
 
 /// The temperature that makes `logits / T` most likely (Guo et al. 2017, arXiv:1706.04599 §4.2), from 1/20 to 20, by
 /// golden-section search over ln T (the likelihood has one peak).

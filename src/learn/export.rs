@@ -6,7 +6,8 @@ use std::{collections::HashMap, path::Path};
 
 use anyhow::{Context, ensure};
 use beltsight::{
-    model::{Lineage, Thresholds},
+    domain::Thresholds,
+    model::Lineage,
     scorecard::Scorecard,
 };
 

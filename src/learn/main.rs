@@ -10,7 +10,7 @@
 //! | [`methods`] | one pure loss per file |
 //! | [`optim`], [`trainer`] | SGD, schedule, moving average; the loop, checkpoints, resume |
 //! | [`evaluate`] | temperature and thresholds from out-of-fold logits |
-//! | [`export`], [`report`] | what a run leaves behind |
+//! | [`export`], [`model_folder`], [`report`] | what a run leaves behind: weights, what serves, pages |
 
 mod augment;
 mod data;
@@ -18,6 +18,7 @@ mod evaluate;
 mod export;
 mod interrupt;
 mod methods;
+mod model_folder;
 mod nets;
 mod optim;
 mod report;

@@ -6,7 +6,8 @@ use std::{fs, path::PathBuf, time::Instant};
 
 use anyhow::{Context, bail, ensure};
 use beltsight::{
-    model::{Lineage, Thresholds},
+    domain::Thresholds,
+    model::Lineage,
     nets as architectures,
     scorecard::Scorecard,
 };
@@ -19,6 +20,7 @@ use crate::{
     data::{self, Dataset},
     evaluate, export, interrupt,
     methods::supervised::Supervised,
+    model_folder,
     nets::Model,
     report,
     trainer::{self, Desk, Material, Plan, TrainError},
@@ -220,12 +222,15 @@ pub fn supervised(options: &Options) -> anyhow::Result<()> {
     let sample: Vec<&[u8]> =
         data.pictures.iter().step_by(data.pictures.len().div_ceil(16)).map(Vec::as_slice).collect();
     export::write_weights(&student, &sample, &options.out)?;
+    let pictures: Vec<&[u8]> = data.pictures.iter().map(Vec::as_slice).collect();
+    let version = options.out.file_name().map_or("student".into(), |name| name.to_string_lossy());
+    model_folder::write(&student, &pictures, &version, &options.out)?;
     let page = report::render(&student, &validation, &data, &trainer::metrics(&options.out)?, &config)?;
     weights::write_atomically(&options.out.join("report.html"), page.as_bytes())?;
     println!("\n{}", validation.pooled);
     let Thresholds { accept_from, temperature, .. } = student.thresholds;
     println!("accepts {} from {accept_from:.3}, temperature {temperature:.3}", accept.join(", "));
-    println!("{} in {:.0} s", options.out.join("report.html").display(), began.elapsed().as_secs_f64());
+    println!("{} and model/ in {:.0} s", options.out.join("report.html").display(), began.elapsed().as_secs_f64());
     Ok(())
 }
 

@@ -63,8 +63,7 @@ pub fn assemble(origin: Origin, scored: &Scored, timings: Timings) -> Verdict {
 pub(crate) mod tests {
     use super::*;
     use crate::{
-        domain::{Action, Decision, Fault, Reason, Scores},
-        model::{Card, Thresholds},
+        domain::{Action, Card, Decision, Fault, Reason, Scores, Thresholds},
     };
 
     /// A verdict for the tests of other rooms.

@@ -55,3 +55,20 @@ pub enum OnnxError {
     #[error("calibration: {0}")]
     Calibration(#[from] crate::engine::EngineError),
 }
+
+/// Weights of the right names and shapes that compute nothing: convolutions and head 0, BatchNorm the identity. For
+/// trying a provider out without a trained student.
+pub fn blank_weights(net: &crate::nets::Net, classes: usize) -> Weights {
+    let tensor = |shape: &[usize], value: f32| Tensor { shape: shape.to_vec(), data: vec![value; shape.iter().product()] };
+    let mut weights = Weights::new();
+    for conv in net.convs() {
+        let kernel = [conv.outputs, conv.inputs / conv.groups, conv.kernel, conv.kernel];
+        weights.insert(format!("{}.weight", conv.name), tensor(&kernel, 0.0));
+        for (part, value) in [("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)] {
+            weights.insert(format!("{}.bn.{part}", conv.name), tensor(&[conv.outputs], value));
+        }
+    }
+    weights.insert("head.weight".into(), tensor(&[classes, net.features], 0.0));
+    weights.insert("head.bias".into(), tensor(&[classes], 0.0));
+    weights
+}
