@@ -21,8 +21,10 @@
 //!
 //! Training lives in the program `beltsight-learn` (`src/learn`), so that serving never loads libtorch.
 
+pub mod belt;
 pub mod domain;
 pub mod engine;
+pub mod line;
 pub mod model;
 pub mod nets;
 pub mod pixels;
