@@ -158,8 +158,8 @@ pub fn fit(picture: &Picture, region: Option<Region>, side: u32) -> Result<Vec<u
     Ok(target.into_vec())
 }
 
-/// Background kept around an item, as a share of its longer side; serving and learning cut alike.
-pub const ITEM_MARGIN: f32 = 0.1;
+/// The margin that serving and learning leave around an item, as a share of its longer side.
+pub const CROP_MARGIN: f32 = 0.15;
 
 /// The smallest square around `region`, grown by `margin` (a share of its side), moved inside the picture and clipped
 /// to it. Keeps a fish's proportions when [`fit`] makes it square.

@@ -96,7 +96,7 @@ fn decode(raw: &Raw) -> Result<Arc<Picture>, pixels::PixelError> {
 
 /// Cuts the item out, hands it to the worker, and leaves a task that waits for the answer or the deadline.
 fn judge(line: &Line, frame: &Frame, picture: &Picture, item: Item, decode_ms: f64, located: Instant, shown: &Shown) {
-    let square = pixels::square_around(item.region, pixels::ITEM_MARGIN, picture.width, picture.height);
+    let square = pixels::square_around(item.region, pixels::CROP_MARGIN, picture.width, picture.height);
     let deadline = frame.captured + line.deadline;
     let submitted = pixels::fit(picture, Some(square), line.infer.card().side)
         .map_err(|e| Fault::Decode(e.to_string()))

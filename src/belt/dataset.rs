@@ -1,0 +1,138 @@
+//! Stills of the simulated belt for learning, cut exactly as serving cuts them: by the same locator, at the same
+//! moment, with the same margin.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use rayon::prelude::*;
+
+use super::{Belt, BeltConfig, BeltError, Species};
+use crate::{
+    domain::{Picture, Region},
+    line::locate::{LocateConfig, Locator},
+    pixels::{self, CROP_MARGIN, PixelError},
+};
+
+/// Items drawn from one belt; the next belt has other colours, lamps and dirt.
+const ITEMS_PER_BELT: usize = 60;
+const JPEG_QUALITY: i32 = 95;
+
+/// Why no data set was written.
+#[derive(Debug, thiserror::Error)]
+pub enum DatasetError {
+    /// The belt could not be drawn.
+    #[error(transparent)]
+    Belt(#[from] BeltError),
+    /// A file could not be written.
+    #[error("{path}: {error}", path = .path.display())]
+    Write {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// A still could not be encoded.
+    #[error(transparent)]
+    Pixels(#[from] PixelError),
+}
+
+/// Draws `items` stills into `out/photos/<species>/` and lists them in `out/photos.csv`, with the columns `file`,
+/// `species`, `salmonid` (1 for salmon), `split_group` (one per item) and `mask` (always 0: none are written).
+/// Every species is equally frequent. The same seed and count give the same files, byte for byte.
+///
+/// # Errors
+/// See [`DatasetError`].
+pub fn write(out: &Path, seed: u64, items: usize) -> Result<(), DatasetError> {
+    for species in Species::ALL {
+        let folder = out.join("photos").join(species.name());
+        fs::create_dir_all(&folder).map_err(|error| DatasetError::Write { path: folder, error })?;
+    }
+    let belts: Vec<(usize, usize)> =
+        (0..items).step_by(ITEMS_PER_BELT).map(|first| (first, ITEMS_PER_BELT.min(items - first))).collect();
+    let rows: Vec<Vec<String>> = belts
+        .into_par_iter()
+        .map(|(first, count)| {
+            // Seeds far from those a person would type for the service's own belt.
+            let belt = seed.wrapping_mul(1_000_003).wrapping_add(7_919 + first as u64);
+            write_belt(out, belt, first, count)
+        })
+        .collect::<Result<_, _>>()?;
+    let mut csv = String::from("file,species,salmonid,split_group,mask\n");
+    rows.iter().flatten().for_each(|row| csv.push_str(row));
+    let path = out.join("photos.csv");
+    fs::write(&path, csv).map_err(|error| DatasetError::Write { path, error })
+}
+
+fn write_belt(out: &Path, seed: u64, first: usize, count: usize) -> Result<Vec<String>, DatasetError> {
+    let salmon_share = 1.0 / Species::ALL.len() as f64;
+    // Fewer pictures a second than a camera takes: only those with a newly whole item are kept anyway.
+    let config = BeltConfig { seed, salmon_share, empty_share: 0.05, frame_rate: 12.0, ..BeltConfig::default() };
+    let frame_rate = config.frame_rate;
+    let mut belt = Belt::new(config)?;
+    let mut locator = Locator::new(LocateConfig::default());
+    let start = Instant::now(); // only differences between pictures matter
+    let mut rows = Vec::new();
+    let mut n = 0;
+    while rows.len() < count {
+        let (picture, truths) = belt.frame(n);
+        for item in locator.look(&picture, start + Duration::from_secs_f64(n as f64 / frame_rate)) {
+            let (x, y) = item.region.centre();
+            let Some(truth) = truths.iter().find(|t| holds(t.region, x, y)) else { continue };
+            if rows.len() == count {
+                break;
+            }
+            let square = pixels::square_around(item.region, CROP_MARGIN, picture.width, picture.height);
+            let still = pixels::encode_jpeg(&cut(&picture, square), JPEG_QUALITY)?;
+            let file = format!("photos/{0}/{0}_{1:05}.jpg", truth.species, first + rows.len());
+            let path = out.join(&file);
+            fs::write(&path, still).map_err(|error| DatasetError::Write { path, error })?;
+            let salmonid = u8::from(truth.species == Species::Salmon.name());
+            let group = first + rows.len();
+            rows.push(format!("{file},{0},{salmonid},{0}_g{group:05},0\n", truth.species));
+        }
+        n += 1;
+    }
+    Ok(rows)
+}
+
+fn holds(region: Region, x: f32, y: f32) -> bool {
+    let inside = |v: f32, start: u32, size: u32| v >= start as f32 && v < (start + size) as f32;
+    inside(x, region.x, region.width) && inside(y, region.y, region.height)
+}
+
+/// The pixels of `region`, which lies inside.
+fn cut(picture: &Picture, region: Region) -> Picture {
+    let row = |y: u32| {
+        let from = (y * picture.width + region.x) as usize * 3;
+        &picture.rgb[from..from + region.width as usize * 3]
+    };
+    let rgb = (region.y..region.y + region.height).flat_map(row).copied().collect();
+    Picture { width: region.width, height: region.height, rgb }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_data_set_is_listed_decodable_and_the_same_again() {
+        let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        write(a.path(), 3, 24).unwrap();
+        write(b.path(), 3, 24).unwrap();
+        let csv = fs::read_to_string(a.path().join("photos.csv")).unwrap();
+        assert_eq!(csv, fs::read_to_string(b.path().join("photos.csv")).unwrap());
+        let files: Vec<&str> = csv.lines().skip(1).map(|line| line.split(',').next().unwrap()).collect();
+        assert_eq!(files.len(), 24);
+        for file in files {
+            let bytes = fs::read(a.path().join(file)).unwrap();
+            assert_eq!(bytes, fs::read(b.path().join(file)).unwrap(), "{file}");
+            let still = pixels::decode(&bytes, pixels::Limits::default()).unwrap();
+            assert_eq!(still.width, still.height, "{file} is a square");
+            assert!(still.width >= 120, "{file} shows a fish, not a speck: {}", still.width);
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! The simulated belt: seeded fish on a moving belt under a camera, with exact truth.
+//!
+//! Invariant: a frame is a pure function of ([`BeltConfig`], frame number); the truth about an item is a pure function
+//! of (configuration, item number). Nothing here reads a clock.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{Picture, Region, Truth};
+
+pub mod dataset;
+mod fish;
+mod scene;
+mod sprite;
+
+pub use fish::Species;
+pub use sprite::Mask;
+
+use fish::Fish;
+use scene::{Light, Scene};
+use sprite::Sprite;
+
+/// Longest fish, as a share of the picture's width.
+const LONGEST: f64 = 0.45;
+/// Sprites kept: as many as can be in view, and a few.
+const SPRITES: usize = 12;
+
+/// What the simulated belt looks like. Lengths are pixels of the picture.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BeltConfig {
+    /// Decides everything that is random.
+    pub seed: u64,
+    /// Picture width, 160 to 1920.
+    pub width: u32,
+    /// Picture height, 90 to 1080; at least 0.55 of the width, so that a fish fits in every pose.
+    pub height: u32,
+    /// Belt speed in pixels per second, towards larger x.
+    pub speed: f64,
+    /// Places for an item per minute; `empty_share` of them stay empty.
+    pub items_per_minute: f64,
+    /// Share of places without an item, 0 to 1.
+    pub empty_share: f64,
+    /// Pictures per second.
+    pub frame_rate: f64,
+    /// Share of salmon among the items; the other species share the rest equally.
+    pub salmon_share: f64,
+}
+
+impl Default for BeltConfig {
+    fn default() -> Self {
+        Self {
+            seed: 1,
+            width: 640,
+            height: 360,
+            speed: 240.0,
+            items_per_minute: 40.0,
+            empty_share: 0.1,
+            frame_rate: 25.0,
+            salmon_share: 0.5,
+        }
+    }
+}
+
+/// Why a belt cannot be drawn.
+#[derive(Debug, thiserror::Error)]
+pub enum BeltError {
+    /// A number outside its range.
+    #[error("belt: {0}")]
+    Invalid(String),
+}
+
+/// Where and how one item lies.
+struct Placed {
+    /// Belt position of the item's centre: it is at `x = offset - position`.
+    position: f64,
+    /// Picture row of the item's centre.
+    y: f64,
+    fish: Fish,
+}
+
+/// The simulated belt; see [`Belt::frame`].
+pub struct Belt {
+    config: BeltConfig,
+    scene: Scene,
+    sprites: VecDeque<(u64, Arc<Sprite>)>,
+}
+
+impl Belt {
+    /// Draws the belt itself, without items.
+    ///
+    /// # Errors
+    /// [`BeltError::Invalid`] when a number is out of range or items would lie on one another.
+    pub fn new(config: BeltConfig) -> Result<Self, BeltError> {
+        let invalid = |what: String| Err(BeltError::Invalid(what));
+        if !(160..=1920).contains(&config.width) || !(90..=1080).contains(&config.height) {
+            return invalid("width must be 160 to 1920 and height 90 to 1080".into());
+        }
+        if f64::from(config.height) < 0.55 * f64::from(config.width) {
+            return invalid("height must be at least 0.55 of the width".into());
+        }
+        let positive = |x: f64| x.is_finite() && x > 0.0;
+        if !positive(config.speed) || !positive(config.items_per_minute) || !positive(config.frame_rate) {
+            return invalid("speed, items_per_minute and frame_rate must be above 0".into());
+        }
+        if !(0.0..=1.0).contains(&config.empty_share) || !(0.0..=1.0).contains(&config.salmon_share) {
+            return invalid("empty_share and salmon_share must be 0 to 1".into());
+        }
+        let longest = LONGEST * f64::from(config.width);
+        let pitch = config.speed * 60.0 / config.items_per_minute;
+        if pitch < longest * 1.12 {
+            return invalid(format!(
+                "items would overlap: at {} px/s at most {:.0} items a minute fit",
+                config.speed,
+                config.speed * 60.0 / (longest * 1.12)
+            ));
+        }
+        Ok(Self { scene: Scene::new(&config), config, sprites: VecDeque::new() })
+    }
+
+    /// The configuration the belt was made with.
+    pub fn config(&self) -> &BeltConfig {
+        &self.config
+    }
+
+    /// Picture number `n` (taken at `n / frame_rate` seconds) and the truth about every item in it, first come first.
+    pub fn frame(&mut self, n: u64) -> (Picture, Vec<Truth>) {
+        let offset = n as f64 * self.config.speed / self.config.frame_rate;
+        let mut picture = self.scene.belt(offset);
+        let mut truths = Vec::new();
+        for item in self.items_in_view(offset) {
+            let Some(placed) = self.place(item) else { continue };
+            let sprite = self.sprite(item, &placed.fish);
+            let x = (offset - placed.position).round() as i64;
+            let y = placed.y.round() as i64;
+            sprite.blit(&mut picture, x, y);
+            if let Some((region, whole)) = sprite.region(x, y, self.config.width, self.config.height) {
+                truths.push(self.truth(item, &placed, region, whole));
+            }
+        }
+        self.scene.expose(&mut picture, n, self.light(offset));
+        (picture, truths)
+    }
+
+    /// Which pixels of the item's bounding box are fish; `None` for an empty place.
+    pub fn mask(&mut self, item: u64) -> Option<Mask> {
+        let placed = self.place(item)?;
+        Some(self.sprite(item, &placed.fish).mask.clone())
+    }
+
+    /// The species at place `item`; `None` for an empty place.
+    pub fn species(&self, item: u64) -> Option<Species> {
+        self.place(item).map(|placed| placed.fish.species)
+    }
+
+    fn truth(&self, item: u64, placed: &Placed, region: Region, whole: bool) -> Truth {
+        let light = self.light(placed.position + f64::from(self.config.width) / 2.0); // when it is in the middle
+        let sentence = format!("{}, {}", placed.fish.sentence(), light.words());
+        Truth { item, species: placed.fish.species.name().to_string(), region, whole, sentence }
+    }
+
+    fn pitch(&self) -> f64 {
+        self.config.speed * 60.0 / self.config.items_per_minute
+    }
+
+    fn items_in_view(&self, offset: f64) -> std::ops::Range<u64> {
+        let reach = LONGEST * f64::from(self.config.width);
+        let first = ((offset - f64::from(self.config.width) - reach) / self.pitch()).floor().max(0.0) as u64;
+        let end = ((offset + reach) / self.pitch()).ceil().max(0.0) as u64;
+        first..end
+    }
+
+    fn place(&self, item: u64) -> Option<Placed> {
+        let mut random = stream(self.config.seed, Purpose::Item, item);
+        if random.random_bool(self.config.empty_share) {
+            return None;
+        }
+        let width = f64::from(self.config.width);
+        let fish = Fish::draw(&mut random, self.config.salmon_share, width as f32);
+        let slack = (self.pitch() - LONGEST * width * 1.12) / 2.0;
+        let position = (item as f64 + 0.5) * self.pitch() + slack.min(width) * random.random_range(-1.0..=1.0);
+        let half = f64::from(fish.half_height()) + 4.0;
+        let free = (f64::from(self.config.height) / 2.0 - half).max(0.0);
+        let y = f64::from(self.config.height) / 2.0 + free * random.random_range(-1.0..=1.0);
+        Some(Placed { position, y, fish })
+    }
+
+    fn sprite(&mut self, item: u64, fish: &Fish) -> Arc<Sprite> {
+        if let Some((_, sprite)) = self.sprites.iter().find(|(i, _)| *i == item) {
+            return sprite.clone();
+        }
+        let exposure_px = (self.config.speed * 0.006).round() as usize; // 6 ms
+        let sprite = Arc::new(Sprite::new(fish, exposure_px));
+        if self.sprites.len() == SPRITES {
+            self.sprites.pop_front();
+        }
+        self.sprites.push_back((item, sprite.clone()));
+        sprite
+    }
+
+    /// The light over the belt, which drifts slowly: one knot every three places.
+    fn light(&self, offset: f64) -> Light {
+        let s = offset / self.pitch() / 3.0;
+        let knot = |k: f64| {
+            let mut random = stream(self.config.seed, Purpose::Light, k as u64);
+            (random.random_range(0.6f32..1.15), random.random_range(-1.0f32..1.0))
+        };
+        let (a, b, f) = (knot(s.floor()), knot(s.floor() + 1.0), s.fract() as f32);
+        let f = f * f * (3.0 - 2.0 * f);
+        Light { level: a.0 + (b.0 - a.0) * f, warmth: a.1 + (b.1 - a.1) * f }
+    }
+}
+
+/// Independent random streams of one seed.
+#[derive(Clone, Copy)]
+enum Purpose {
+    Item = 0,
+    Light = 1,
+    Scene = 2,
+}
+
+fn stream(seed: u64, purpose: Purpose, index: u64) -> ChaCha8Rng {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    random.set_stream(index.wrapping_mul(4) + purpose as u64);
+    random
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_depends_on_nothing_but_configuration_and_number() {
+        let mut a = Belt::new(BeltConfig::default()).unwrap();
+        let mut b = Belt::new(BeltConfig::default()).unwrap();
+        for n in [0, 40, 41, 200] {
+            let _ = a.frame(n);
+        }
+        assert!(a.frame(123) == b.frame(123));
+        assert!(a.frame(123).0 != a.frame(124).0);
+        let mut c = Belt::new(BeltConfig { seed: 2, ..BeltConfig::default() }).unwrap();
+        assert!(b.frame(123).0 != c.frame(123).0);
+    }
+
+    #[test]
+    fn items_never_overlap_and_each_gets_whole() {
+        let mut belt = Belt::new(BeltConfig { frame_rate: 10.0, ..BeltConfig::default() }).unwrap();
+        let mut whole = std::collections::BTreeSet::new();
+        for n in 0..400 {
+            let (_, truths) = belt.frame(n);
+            for pair in truths.windows(2) {
+                let (first, second) = (pair[0].region, pair[1].region);
+                assert!(second.x + second.width <= first.x, "items {} and {}", pair[0].item, pair[1].item);
+            }
+            whole.extend(truths.iter().filter(|t| t.whole).map(|t| t.item));
+        }
+        let expected: Vec<u64> = (0..24).filter(|i| belt.species(*i).is_some()).collect();
+        assert!(expected.iter().all(|i| whole.contains(i)), "{whole:?}");
+    }
+
+    #[test]
+    fn the_share_of_salmon_is_as_configured() {
+        let belt = Belt::new(BeltConfig { salmon_share: 0.3, ..BeltConfig::default() }).unwrap();
+        let species: Vec<Species> = (0..2000).filter_map(|i| belt.species(i)).collect();
+        let share = species.iter().filter(|s| **s == Species::Salmon).count() as f64 / species.len() as f64;
+        assert!((share - 0.3).abs() < 0.04, "{share}");
+        assert!((1700..1900).contains(&species.len()), "one place in ten is empty, got {}", species.len());
+    }
+
+    #[test]
+    fn the_mask_is_as_large_as_the_whole_item() {
+        let mut belt = Belt::new(BeltConfig::default()).unwrap();
+        let truth = (0..200).find_map(|n| belt.frame(n).1.into_iter().find(|t| t.whole)).unwrap();
+        let mask = belt.mask(truth.item).unwrap();
+        assert_eq!((mask.width, mask.height), (truth.region.width, truth.region.height));
+        let fish = mask.bits.iter().filter(|b| **b).count() as f64 / mask.bits.len() as f64;
+        assert!((0.1..0.9).contains(&fish), "{fish}");
+    }
+
+    #[test]
+    fn a_belt_whose_items_would_overlap_is_refused_in_words() {
+        let error = Belt::new(BeltConfig { speed: 100.0, ..BeltConfig::default() }).err().unwrap().to_string();
+        assert!(error.contains("items would overlap"), "{error}");
+    }
+}

@@ -1,0 +1,235 @@
+//! Cameras: one file per source, all handing over [`Frame`]s.
+//!
+//! Invariant: a camera never waits for anything below it, never ends by itself (a lost one is found again), and each
+//! runs on a blocking thread of its own.
+
+use std::{
+    path::PathBuf,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::handover::Handover;
+use crate::{belt::BeltConfig, domain::Frame};
+
+mod folder;
+mod simulated;
+#[cfg(feature = "usb")]
+mod usb;
+
+/// One camera. In TOML `source = "simulated" | "folder" | "usb"` chooses the kind.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "source", rename_all = "lowercase", deny_unknown_fields)]
+pub enum CameraConfig {
+    /// The simulated belt, in real time.
+    Simulated {
+        /// The camera's name in metrics and records.
+        name: String,
+        /// What it sees.
+        #[serde(default)]
+        belt: BeltConfig,
+    },
+    /// The pictures of a folder in the order of their names, over and over.
+    Folder {
+        /// The camera's name in metrics and records.
+        name: String,
+        /// Holds JPEG, PNG or WebP files.
+        path: PathBuf,
+        /// Pictures per second.
+        frame_rate: f64,
+    },
+    /// A V4L2 camera.
+    Usb {
+        /// The camera's name in metrics and records.
+        name: String,
+        /// A path (`/dev/video0`, or better `/dev/v4l/by-id/…`, which holds the serial number), or a part of the
+        /// camera's model name or bus address, which find it again when its number changed.
+        device: String,
+        /// What the camera is to send.
+        format: PixelFormat,
+        /// Pixels across.
+        width: u32,
+        /// Pixels down.
+        height: u32,
+        /// Pictures per second.
+        frame_rate: u32,
+        /// A camera that sends nothing for this long is opened anew; 10 ms to 60 s.
+        #[serde(with = "humantime_serde", default = "one_second")]
+        timeout: Duration,
+    },
+}
+
+fn one_second() -> Duration {
+    Duration::from_secs(1)
+}
+
+/// Pixel formats taken from V4L2 cameras.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PixelFormat {
+    /// Motion JPEG: every picture a JPEG file, handed on undecoded.
+    #[serde(rename = "MJPG")]
+    Mjpg,
+    /// YUV 4:2:2, BT.601 limited range.
+    #[serde(rename = "YUYV")]
+    Yuyv,
+}
+
+/// What happens to a camera, for metrics and log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// It was opened and is about to send.
+    Opened,
+    /// A frame was handed over.
+    Frame,
+    /// An older frame was dropped for a newer one.
+    Dropped,
+    /// A frame was refused; the camera goes on.
+    BadFrame(String),
+    /// The camera cannot be opened or stopped sending; it is tried again.
+    Lost(String),
+}
+
+impl CameraConfig {
+    /// The camera's name in metrics and records.
+    pub fn name(&self) -> &str {
+        match self {
+            CameraConfig::Simulated { name, .. }
+            | CameraConfig::Folder { name, .. }
+            | CameraConfig::Usb { name, .. } => name,
+        }
+    }
+}
+
+/// Runs the camera until `stop` is set, then closes the hand-over. Blocks: give it a thread. `event` is called on this
+/// thread and must be quick.
+pub fn run(config: &CameraConfig, handover: &Handover, stop: &AtomicBool, event: &dyn Fn(Event)) {
+    let outlet = Outlet { name: config.name().into(), handover, stop, event };
+    match config {
+        CameraConfig::Simulated { belt, .. } => simulated::run(belt, &outlet),
+        CameraConfig::Folder { path, frame_rate, .. } => folder::run(path, *frame_rate, &outlet),
+        #[cfg(feature = "usb")]
+        CameraConfig::Usb { device, format, width, height, frame_rate, timeout, .. } => {
+            let timeout = (*timeout).clamp(Duration::from_millis(10), Duration::from_secs(60));
+            let wanted =
+                usb::Wanted { format: *format, width: *width, height: *height, frame_rate: *frame_rate, timeout };
+            usb::run(device, wanted, &outlet);
+        }
+        #[cfg(not(feature = "usb"))]
+        CameraConfig::Usb { .. } => outlet.tell(Event::Lost("this program was built without V4L2 cameras".into())),
+    }
+    handover.close();
+}
+
+/// Where a source's frames and events go.
+struct Outlet<'a> {
+    name: std::sync::Arc<str>,
+    handover: &'a Handover,
+    stop: &'a AtomicBool,
+    event: &'a dyn Fn(Event),
+}
+
+impl Outlet<'_> {
+    fn tell(&self, event: Event) {
+        (self.event)(event);
+    }
+
+    fn put(&self, frame: Frame) {
+        self.tell(Event::Frame);
+        if self.handover.put(frame) {
+            self.tell(Event::Dropped);
+        }
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Sleeps until `moment`, or less when told to stop.
+    fn sleep_until(&self, moment: Instant) {
+        while !self.stopped() {
+            let left = moment.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            std::thread::sleep(left.min(Duration::from_millis(50)));
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::domain::{Picture, Raw};
+
+    #[test]
+    fn a_misspelt_key_is_refused() {
+        let good = "source = 'usb'\nname = 'a'\ndevice = '/dev/video0'\nformat = 'MJPG'\nwidth = 640\nheight = 360\nframe_rate = 30\ntimeout = '500ms'";
+        let CameraConfig::Usb { timeout, .. } = toml::from_str(good).unwrap() else { panic!("not usb") };
+        assert_eq!(timeout, Duration::from_millis(500));
+        assert!(toml::from_str::<CameraConfig>(&good.replace("width", "widht")).is_err());
+        assert!(toml::from_str::<CameraConfig>("source = 'simulated'\nname = 'a'\nbelt = { sped = 3 }").is_err());
+    }
+
+    /// Runs a camera for a while, taking everything; the frames and the events.
+    fn watch(config: &CameraConfig, during: Duration) -> (Vec<Frame>, Vec<Event>) {
+        let (handover, stop, events) = (Handover::default(), AtomicBool::new(false), Mutex::new(Vec::new()));
+        let mut frames = Vec::new();
+        std::thread::scope(|scope| {
+            scope.spawn(|| run(config, &handover, &stop, &|event| events.lock().unwrap().push(event)));
+            let end = Instant::now() + during;
+            while Instant::now() < end {
+                frames.extend(handover.take(Duration::from_millis(20)));
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        (frames, events.into_inner().unwrap())
+    }
+
+    #[test]
+    fn the_simulated_camera_keeps_the_time_of_its_belt() {
+        let belt = BeltConfig { frame_rate: 10.0, empty_share: 0.0, ..BeltConfig::default() };
+        let config = CameraConfig::Simulated { name: "belt".into(), belt: belt.clone() };
+        let (frames, events) = watch(&config, Duration::from_secs(2));
+        assert_eq!(events[0], Event::Opened);
+        assert!(frames.len() >= 5, "{}", frames.len());
+        let mut drawn = crate::belt::Belt::new(belt).unwrap();
+        for frame in &frames {
+            let (picture, truths) = drawn.frame(frame.sequence);
+            let Raw::Rgb(got) = &frame.raw else { panic!("not pixels") };
+            assert!(**got == picture && *frame.truth == *truths, "frame {}", frame.sequence);
+            let late = frame.captured - frames[0].captured;
+            let due = Duration::from_secs_f64((frame.sequence - frames[0].sequence) as f64 / 10.0);
+            assert!(late.abs_diff(due) < Duration::from_millis(1), "{late:?} instead of {due:?}");
+        }
+    }
+
+    #[test]
+    fn a_folder_plays_in_order_and_over_again() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, shade) in [("b.jpg", 90), ("a.jpg", 30), ("notes.txt", 0)] {
+            let jpeg = crate::pixels::encode_jpeg(&Picture::filled(16, 16, [shade; 3]), 90).unwrap();
+            std::fs::write(folder.path().join(name), jpeg).unwrap();
+        }
+        let config = CameraConfig::Folder { name: "folder".into(), path: folder.path().into(), frame_rate: 25.0 };
+        let (frames, _) = watch(&config, Duration::from_millis(700));
+        assert!(frames.len() >= 4, "{}", frames.len());
+        for frame in frames {
+            let Raw::Jpeg(bytes) = &frame.raw else { panic!("a JPEG is handed on undecoded") };
+            let shade = crate::pixels::decode(bytes, Default::default()).unwrap().at(8, 8)[0];
+            assert_eq!(shade, [30, 90][frame.sequence as usize % 2], "frame {}", frame.sequence);
+        }
+    }
+
+    #[test]
+    fn a_camera_that_is_not_there_is_said_and_stops_when_told() {
+        let config = CameraConfig::Folder { name: "f".into(), path: "/no/such/folder".into(), frame_rate: 5.0 };
+        let (frames, events) = watch(&config, Duration::from_millis(150));
+        assert!(frames.is_empty());
+        assert!(matches!(&events[0], Event::Lost(why) if why.contains("/no/such/folder")), "{events:?}");
+    }
+}

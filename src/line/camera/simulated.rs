@@ -1,0 +1,41 @@
+//! The simulated belt as a camera: picture `n` at `n / frame_rate` seconds; pictures that cannot be drawn in time are
+//! skipped, as a camera's would be lost.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use time::OffsetDateTime;
+
+use super::{Event, Outlet};
+use crate::{
+    belt::{Belt, BeltConfig},
+    domain::{Frame, Raw},
+};
+
+pub(super) fn run(config: &BeltConfig, outlet: &Outlet<'_>) {
+    let mut belt = match Belt::new(config.clone()) {
+        Ok(belt) => belt,
+        Err(error) => return outlet.tell(Event::Lost(error.to_string())),
+    };
+    outlet.tell(Event::Opened);
+    let start = Instant::now();
+    let mut n: u64 = 0;
+    while !outlet.stopped() {
+        let captured = start + Duration::from_secs_f64(n as f64 / config.frame_rate);
+        outlet.sleep_until(captured);
+        let wall = OffsetDateTime::now_utc();
+        let (picture, truths) = belt.frame(n);
+        outlet.put(Frame {
+            camera: outlet.name.clone(),
+            sequence: n,
+            captured,
+            wall,
+            raw: Raw::Rgb(Arc::new(picture)),
+            truth: truths.into(),
+        });
+        let now = (start.elapsed().as_secs_f64() * config.frame_rate) as u64;
+        n = (n + 1).max(now);
+    }
+}

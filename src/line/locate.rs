@@ -1,0 +1,441 @@
+//! Frame → items: what lies on the belt, and which of it has not been judged yet.
+//!
+//! The picture is shrunk to [`CELLS_ACROSS`] cells; cells that differ from the learned belt form blobs; blobs are
+//! followed along the belt, which runs along the picture's width.
+//!
+//! Invariant: an item that passes is returned exactly once, at the first picture in which it lies whole inside, or,
+//! if it never does, when it begins to leave: doubt about it is for `decide`, not a reason to let it by unseen.
+
+use std::{cell::RefCell, time::Instant};
+
+use fast_image_resize as fir;
+
+use crate::domain::{Item, Picture, Region};
+
+/// Cells across the shrunken picture.
+const CELLS_ACROSS: u32 = 160;
+/// Share of its difference by which a belt cell follows the picture: light drifts, belts get wet.
+const FOLLOW: f32 = 1.0 / 12.0;
+/// The same for a cell under an item, so that a standing item is not learned away within ten seconds.
+const FOLLOW_COVERED: f32 = 1.0 / 1024.0;
+/// More of the picture than this is never fish: the light was switched or the camera moved, so learn anew.
+const MOST_COVERED: f32 = 0.7;
+/// A track that was not seen for this long is forgotten.
+const FORGET_AFTER: f32 = 2.0;
+
+/// How items are found.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LocateConfig {
+    /// Least difference from the belt, summed over R, G and B (0 to 765), that is no belt.
+    pub threshold: f32,
+    /// Smallest item, as a share of the picture's area.
+    pub min_area: f32,
+}
+
+impl Default for LocateConfig {
+    fn default() -> Self {
+        Self { threshold: 48.0, min_area: 0.004 }
+    }
+}
+
+/// The picture, shrunk.
+struct Cells {
+    across: usize,
+    down: usize,
+    /// Pixels of the picture per cell.
+    scale: f32,
+    rgb: Vec<u8>,
+}
+
+impl Cells {
+    fn of(picture: &Picture) -> Option<Self> {
+        let across = picture.width.min(CELLS_ACROSS);
+        let scale = picture.width as f32 / across as f32;
+        let down = ((picture.height as f32 / scale).round() as u32).max(1);
+        let source =
+            fir::images::ImageRef::new(picture.width, picture.height, &picture.rgb, fir::PixelType::U8x3).ok()?;
+        let mut target = fir::images::Image::new(across, down, fir::PixelType::U8x3);
+        let options = fir::ResizeOptions::new().resize_alg(fir::ResizeAlg::Convolution(fir::FilterType::Box));
+        thread_local! { static RESIZER: RefCell<fir::Resizer> = RefCell::new(fir::Resizer::new()); }
+        RESIZER.with_borrow_mut(|resizer| resizer.resize(&source, &mut target, &options)).ok()?;
+        Some(Self { across: across as usize, down: down as usize, scale, rgb: target.into_vec() })
+    }
+
+    /// The middle value of every channel over the cells for which `keep` holds.
+    fn median(&self, keep: impl Fn(usize, usize) -> bool) -> [f32; 3] {
+        let mut counts = [[0u32; 256]; 3];
+        let mut all = 0;
+        for (i, pixel) in self.rgb.chunks_exact(3).enumerate() {
+            if keep(i % self.across, i / self.across) {
+                all += 1;
+                for c in 0..3 {
+                    counts[c][usize::from(pixel[c])] += 1;
+                }
+            }
+        }
+        counts.map(|counts| {
+            let mut sum = 0;
+            counts
+                .iter()
+                .position(|n| {
+                    sum += n;
+                    sum * 2 >= all
+                })
+                .unwrap_or(0) as f32
+        })
+    }
+}
+
+/// A connected group of cells that are no belt: first and last column and row, and how many cells.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Blob {
+    left: usize,
+    top: usize,
+    right: usize,
+    bottom: usize,
+    area: usize,
+}
+
+/// Groups marked cells; cells up to two apart belong together, so that a pale stripe does not cut a fish in two.
+fn blobs(marked: &[bool], across: usize, down: usize, min_area: usize) -> Vec<Blob> {
+    let mut seen = vec![false; marked.len()];
+    let mut stack = Vec::new();
+    let mut found = Vec::new();
+    for start in 0..marked.len() {
+        if !marked[start] || seen[start] {
+            continue;
+        }
+        seen[start] = true;
+        stack.push(start);
+        let mut blob = Blob { left: across, top: down, right: 0, bottom: 0, area: 0 };
+        while let Some(i) = stack.pop() {
+            let (x, y) = (i % across, i / across);
+            blob.left = blob.left.min(x);
+            blob.right = blob.right.max(x);
+            blob.top = blob.top.min(y);
+            blob.bottom = blob.bottom.max(y);
+            blob.area += 1;
+            for ny in y.saturating_sub(2)..(y + 3).min(down) {
+                for nx in x.saturating_sub(2)..(x + 3).min(across) {
+                    let n = ny * across + nx;
+                    if marked[n] && !seen[n] {
+                        seen[n] = true;
+                        stack.push(n);
+                    }
+                }
+            }
+        }
+        if blob.area >= min_area {
+            found.push(blob);
+        }
+    }
+    found
+}
+
+fn difference(pixel: &[u8], belt: &[f32]) -> f32 {
+    (0..3).map(|c| (f32::from(pixel[c]) - belt[c]).abs()).sum()
+}
+
+/// The blob's bounding box in pixels, its edges sharpened at full resolution: a row or column belongs to the item when
+/// at least two of its pixels differ from `belt`.
+fn sharpen(picture: &Picture, blob: &Blob, scale: f32, belt: [f32; 3], threshold: f32) -> Region {
+    let low = |cell: usize| ((cell.saturating_sub(1)) as f32 * scale) as usize;
+    let high = |cell: usize, most: u32| (((cell + 2) as f32 * scale).ceil() as usize).min(most as usize);
+    let (x0, x1) = (low(blob.left), high(blob.right, picture.width));
+    let (y0, y1) = (low(blob.top), high(blob.bottom, picture.height));
+    let mut columns = vec![0u32; x1 - x0];
+    let (mut top, mut bottom) = (None, y0);
+    for y in y0..y1 {
+        let row = &picture.rgb[(y * picture.width as usize + x0) * 3..(y * picture.width as usize + x1) * 3];
+        let mut count = 0;
+        for (pixel, column) in row.chunks_exact(3).zip(&mut columns) {
+            let differs = u32::from(difference(pixel, &belt) > threshold);
+            *column += differs;
+            count += differs;
+        }
+        if count >= 2 {
+            top.get_or_insert(y);
+            bottom = y;
+        }
+    }
+    let left = columns.iter().position(|n| *n >= 2);
+    let right = columns.iter().rposition(|n| *n >= 2);
+    let (left, right) = (left.map_or(x0, |l| x0 + l), right.map_or(x1 - 1, |r| x0 + r));
+    let top = top.unwrap_or(y0);
+    let bottom = bottom.max(top);
+    Region { x: left as u32, y: top as u32, width: (right - left + 1) as u32, height: (bottom - top + 1) as u32 }
+}
+
+/// What lies in a single picture of a roughly uniform ground, largest first. The ground is the middle colour of the
+/// picture's border.
+pub fn find(picture: &Picture) -> Vec<Region> {
+    let config = LocateConfig::default();
+    let Some(cells) = Cells::of(picture) else { return Vec::new() };
+    let (across, down) = (cells.across, cells.down);
+    let border = |x: usize, y: usize| x < 3 || y < 3 || x + 3 >= across || y + 3 >= down;
+    let belt = cells.median(border);
+    let marked: Vec<bool> = cells.rgb.chunks_exact(3).map(|p| difference(p, &belt) > config.threshold).collect();
+    let min_area = (config.min_area * (across * down) as f32) as usize;
+    let mut found = blobs(&marked, across, down, min_area.max(1));
+    found.sort_by_key(|blob| std::cmp::Reverse(blob.area));
+    found.iter().map(|blob| sharpen(picture, blob, cells.scale, belt, config.threshold)).collect()
+}
+
+/// An item that is being followed. Positions in cells.
+struct Track {
+    number: u64,
+    blob: Blob,
+    seen: Instant,
+    returned: bool,
+}
+
+/// Finds every item on one camera's belt exactly once; see the module.
+pub struct Locator {
+    config: LocateConfig,
+    /// The belt's colour per cell; empty before the first picture.
+    belt: Vec<f32>,
+    size: (u32, u32),
+    /// Cells per second along x; `None` until an item was seen moving.
+    speed: Option<f32>,
+    tracks: Vec<Track>,
+    next: u64,
+}
+
+impl Locator {
+    /// A locator that has seen nothing yet.
+    pub fn new(config: LocateConfig) -> Self {
+        Self { config, belt: Vec::new(), size: (0, 0), speed: None, tracks: Vec::new(), next: 1 }
+    }
+
+    /// The items in `picture`, taken at `captured`, that are to be judged now; pictures come in the order of capture.
+    pub fn look(&mut self, picture: &Picture, captured: Instant) -> Vec<Item> {
+        let Some(cells) = Cells::of(picture) else { return Vec::new() };
+        if self.size != (picture.width, picture.height) {
+            self.size = (picture.width, picture.height);
+            self.belt.clear();
+            self.tracks.clear();
+        }
+        let marked = self.mark(&cells);
+        let min_area = (self.config.min_area * (cells.across * cells.down) as f32) as usize;
+        let found = blobs(&marked, cells.across, cells.down, min_area.max(1));
+        let matched = self.follow(&found, captured, cells.across);
+        let mut items = Vec::new();
+        for (blob, track) in found.iter().zip(matched) {
+            let track = &mut self.tracks[track];
+            if !track.returned && due(blob, cells.across, self.speed) {
+                track.returned = true;
+                let belt = mean_belt(&self.belt, blob, cells.across);
+                let region = sharpen(picture, blob, cells.scale, belt, self.config.threshold);
+                items.push(Item { track: track.number, region });
+            }
+        }
+        items
+    }
+
+    /// Marks the cells that are no belt and lets the belt's colour follow the others.
+    fn mark(&mut self, cells: &Cells) -> Vec<bool> {
+        if self.belt.is_empty() {
+            self.belt = cells.median(|_, _| true).repeat(cells.across * cells.down);
+        }
+        let threshold = self.config.threshold;
+        let mut covered = 0usize;
+        let mut marked = Vec::with_capacity(cells.rgb.len() / 3);
+        for (pixel, belt) in cells.rgb.chunks_exact(3).zip(self.belt.chunks_exact_mut(3)) {
+            let item = difference(pixel, belt) > threshold;
+            let follow = if item { FOLLOW_COVERED } else { FOLLOW };
+            for c in 0..3 {
+                belt[c] += (f32::from(pixel[c]) - belt[c]) * follow;
+            }
+            covered += usize::from(item);
+            marked.push(item);
+        }
+        if covered as f32 > MOST_COVERED * marked.len() as f32 {
+            self.belt = cells.median(|_, _| true).repeat(cells.across * cells.down);
+            for (pixel, (belt, mark)) in cells.rgb.chunks_exact(3).zip(self.belt.chunks_exact(3).zip(&mut marked)) {
+                *mark = difference(pixel, belt) > threshold;
+            }
+        }
+        marked
+    }
+
+    /// Gives every blob its track (an index into `self.tracks`), a new one where none fits.
+    fn follow(&mut self, found: &[Blob], captured: Instant, across: usize) -> Vec<usize> {
+        let since = |seen: Instant| captured.saturating_duration_since(seen).as_secs_f32();
+        let (speed, last) = (self.speed, across as f32);
+        self.tracks.retain(|t| {
+            let moved = speed.unwrap_or(0.0) * since(t.seen);
+            let (left, right) = (t.blob.left as f32 + moved, t.blob.right as f32 + moved);
+            since(t.seen) < FORGET_AFTER && right > -0.1 * last && left < 1.1 * last
+        });
+        let mut pairs = Vec::new();
+        for (b, blob) in found.iter().enumerate() {
+            for (t, track) in self.tracks.iter().enumerate() {
+                let age = since(track.seen);
+                let expected = self.speed.unwrap_or(0.0) * age;
+                let gate = if self.speed.is_some() { 4.0 + 0.4 * expected.abs() } else { 0.3 * last };
+                if let Some(moved) = moved(&track.blob, blob, expected, across)
+                    && (moved - expected).abs() <= gate
+                {
+                    pairs.push(((moved - expected).abs(), b, t, moved, age));
+                }
+            }
+        }
+        pairs.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let mut of_blob: Vec<Option<usize>> = vec![None; found.len()];
+        let mut taken = vec![false; self.tracks.len()];
+        for (_, b, t, moved, age) in pairs {
+            if of_blob[b].is_some() || taken[t] {
+                continue;
+            }
+            of_blob[b] = Some(t);
+            taken[t] = true;
+            if age > 0.0 {
+                let seen = moved / age;
+                self.speed = Some(self.speed.map_or(seen, |s| s + (seen - s) * 0.2));
+            }
+            self.tracks[t].blob = found[b];
+            self.tracks[t].seen = captured;
+        }
+        found
+            .iter()
+            .zip(of_blob)
+            .map(|(blob, track)| {
+                track.unwrap_or_else(|| {
+                    self.tracks.push(Track { number: self.next, blob: *blob, seen: captured, returned: false });
+                    self.next += 1;
+                    self.tracks.len() - 1
+                })
+            })
+            .collect()
+    }
+}
+
+/// Whether the item must be judged now: it is whole, or it has begun to leave. An item as high as the picture counts
+/// as whole: it will not get any wholer.
+fn due(blob: &Blob, across: usize, speed: Option<f32>) -> bool {
+    let (enters_left, enters_right) = (blob.left == 0, blob.right + 1 >= across);
+    let whole = !enters_left && !enters_right;
+    let leaves = match speed {
+        Some(speed) if speed > 0.0 => enters_right,
+        Some(_) => enters_left,
+        None => false,
+    };
+    whole || leaves
+}
+
+/// How far `now` lies from `before` along the belt, by the edge that is inside the picture both times and agrees best
+/// with `expected`; `None` when they cannot be the same item.
+fn moved(before: &Blob, now: &Blob, expected: f32, across: usize) -> Option<f32> {
+    let overlap = before.bottom.min(now.bottom) as f32 - before.top.max(now.top) as f32;
+    let height = (before.bottom - before.top).min(now.bottom - now.top) as f32;
+    if overlap < 0.4 * height {
+        return None;
+    }
+    let left = (before.left > 0 && now.left > 0).then(|| now.left as f32 - before.left as f32);
+    let right = (before.right + 1 < across && now.right + 1 < across).then(|| now.right as f32 - before.right as f32);
+    match (left, right) {
+        (Some(l), Some(r)) => Some(if (l - expected).abs() < (r - expected).abs() { l } else { r }),
+        (Some(one), None) | (None, Some(one)) => Some(one),
+        // Cut on either side both times: as wide as the picture, or just turned from entering to leaving.
+        (None, None) => Some(expected),
+    }
+}
+
+fn mean_belt(belt: &[f32], blob: &Blob, across: usize) -> [f32; 3] {
+    let mut sum = [0f32; 3];
+    let mut n = 0f32;
+    for y in blob.top..=blob.bottom {
+        for x in blob.left..=blob.right {
+            let cell = &belt[(y * across + x) * 3..][..3];
+            (0..3).for_each(|c| sum[c] += cell[c]);
+            n += 1.0;
+        }
+    }
+    sum.map(|s| s / n.max(1.0))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::{collections::BTreeMap, time::Duration};
+
+    use super::*;
+    use crate::belt::{Belt, BeltConfig};
+
+    fn iou(a: Region, b: Region) -> f32 {
+        let x = (a.x + a.width).min(b.x + b.width) as f32 - a.x.max(b.x) as f32;
+        let y = (a.y + a.height).min(b.y + b.height) as f32 - a.y.max(b.y) as f32;
+        let both = x.max(0.0) * y.max(0.0);
+        both / ((a.width * a.height + b.width * b.height) as f32 - both)
+    }
+
+    /// Runs the belt for `places` places: how often each item was returned, the IoU with its truth, and ms per look.
+    fn run(config: BeltConfig, places: u64) -> (Vec<u64>, BTreeMap<u64, Vec<f32>>, f64) {
+        let mut belt = Belt::new(config.clone()).unwrap();
+        let mut locator = Locator::new(LocateConfig::default());
+        let start = Instant::now();
+        let pitch_frames = 60.0 * config.frame_rate / config.items_per_minute;
+        let frames = ((places as f64 + 1.0) * pitch_frames + 2.0 * 640.0 * config.frame_rate / config.speed) as u64;
+        let expected: Vec<u64> = (0..places).filter(|i| belt.species(*i).is_some()).collect();
+        let (mut returned, mut looking): (BTreeMap<u64, Vec<f32>>, _) = (BTreeMap::new(), Duration::ZERO);
+        for n in 0..frames {
+            let (picture, truths) = belt.frame(n);
+            let captured = start + Duration::from_secs_f64(n as f64 / config.frame_rate);
+            let began = Instant::now();
+            let items = locator.look(&picture, captured);
+            looking += began.elapsed();
+            for item in items {
+                let best =
+                    truths.iter().max_by(|a, b| iou(a.region, item.region).total_cmp(&iou(b.region, item.region)));
+                let (truth, iou) = best.map(|t| (t.item, iou(t.region, item.region))).unwrap_or((u64::MAX, 0.0));
+                returned.entry(truth).or_default().push(iou);
+            }
+        }
+        (expected, returned, looking.as_secs_f64() * 1e3 / frames as f64)
+    }
+
+    #[test]
+    fn every_item_is_found_once_and_where_it_lies() {
+        let settings = [(1, 240.0, 40.0, 12.0), (2, 150.0, 25.0, 10.0), (3, 600.0, 90.0, 15.0), (4, 240.0, 40.0, 25.0)];
+        let mut items = 0;
+        for (seed, speed, items_per_minute, frame_rate) in settings {
+            let config = BeltConfig { seed, speed, items_per_minute, frame_rate, ..BeltConfig::default() };
+            let (expected, mut returned, ms) = run(config, 40);
+            returned.retain(|item, _| *item == u64::MAX || *item < 40);
+            let wrong: Vec<_> = returned.iter().filter(|(_, ious)| ious.len() != 1 || ious[0] < 0.7).collect();
+            let found: Vec<u64> = returned.keys().copied().collect();
+            println!("seed {seed}: {} items, {ms:.2} ms a look", expected.len());
+            assert!(wrong.is_empty(), "seed {seed}: twice, nowhere or badly placed: {wrong:?}");
+            assert_eq!(found, expected, "seed {seed}");
+            items += expected.len();
+        }
+        assert!(items >= 120, "{items}");
+    }
+
+    #[test]
+    fn a_single_picture_shows_its_items_without_history() {
+        let mut belt = Belt::new(BeltConfig { seed: 5, empty_share: 0.0, ..BeltConfig::default() }).unwrap();
+        let mut tried = 0;
+        for n in (100..1100).step_by(50) {
+            let (picture, truths) = belt.frame(n);
+            let found = find(&picture);
+            for truth in truths.iter().filter(|t| t.whole) {
+                tried += 1;
+                let best = found.iter().map(|r| iou(*r, truth.region)).fold(0.0, f32::max);
+                assert!(best > 0.6, "frame {n}, {}: {best}", truth.sentence);
+            }
+        }
+        assert!(tried >= 10, "{tried}");
+    }
+
+    #[test]
+    fn an_empty_belt_and_a_black_picture_hold_nothing() {
+        assert!(find(&Picture::filled(640, 360, [0; 3])).is_empty());
+        let mut belt = Belt::new(BeltConfig { empty_share: 1.0, ..BeltConfig::default() }).unwrap();
+        let mut locator = Locator::new(LocateConfig::default());
+        for n in 0..60 {
+            assert!(locator.look(&belt.frame(n * 3).0, Instant::now()).is_empty());
+        }
+    }
+}

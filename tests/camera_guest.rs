@@ -1,0 +1,136 @@
+//! Our camera code against a real V4L2 driver (the kernel's `vivid`) in an emulated machine: frames flow, and every
+//! fault that a camera can have is survived and said. Prepared by `tests/guest/prepare`.
+//!
+//! This test binary is also the program that runs inside the guest.
+#![cfg(feature = "usb")]
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    collections::HashSet,
+    path::Path,
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+use beltsight::{
+    domain::Raw,
+    line::{
+        camera::{self, CameraConfig, Event},
+        handover::Handover,
+    },
+};
+
+/// Runs one camera for a while and prints its events; started by `tests/guest/init`.
+#[test]
+#[ignore = "runs inside the guest"]
+fn probe_inside_the_guest() {
+    let Ok(seconds) = std::env::var("PROBE_SECONDS") else { return };
+    let or = |name: &str, default: &str| std::env::var(name).unwrap_or(default.to_string());
+    let config: CameraConfig = toml::from_str(&format!(
+        "source = 'usb'\nname = 'guest'\ndevice = '{}'\nformat = '{}'\nwidth = {}\nheight = 360\nframe_rate = 30\ntimeout = '500ms'",
+        or("PROBE_DEVICE", "/dev/video0"),
+        or("PROBE_FORMAT", "YUYV"),
+        or("PROBE_WIDTH", "640"),
+    ))
+    .unwrap();
+    let (handover, stop, start) = (Handover::default(), AtomicBool::new(false), Instant::now());
+    let at = || start.elapsed().as_secs_f64();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            camera::run(&config, &handover, &stop, &|event| match event {
+                Event::Frame | Event::Dropped => {}
+                event => println!("{:.2} {event:?}", at()),
+            })
+        });
+        let end = start + Duration::from_secs_f64(seconds.parse().unwrap());
+        let (mut frames, mut distinct, mut oldest, mut last) = (0, HashSet::new(), Duration::ZERO, start);
+        while Instant::now() < end {
+            let Some(frame) = handover.take(Duration::from_millis(50)) else { continue };
+            let Raw::Rgb(picture) = &frame.raw else { panic!("YUYV becomes RGB") };
+            assert_eq!((picture.width, picture.height), (640, 360));
+            if last.elapsed() > Duration::from_millis(400) {
+                println!("{:.2} FLOWS", at());
+            }
+            last = Instant::now();
+            frames += 1;
+            oldest = oldest.max(frame.captured.elapsed());
+            distinct.insert(picture.rgb.iter().fold(0u64, |h, b| h.wrapping_mul(31).wrapping_add(u64::from(*b))));
+        }
+        println!("{:.2} SUM frames={frames} distinct={} oldest_ms={}", at(), distinct.len(), oldest.as_millis());
+        stop.store(true, Ordering::Relaxed);
+    });
+}
+
+/// What the guest printed for one scenario.
+struct Heard<'a>(Vec<&'a str>);
+
+impl Heard<'_> {
+    fn count(&self, what: &str) -> usize {
+        self.0.iter().filter(|line| line.contains(what)).count()
+    }
+
+    fn sum(&self, name: &str) -> usize {
+        let line = self.0.iter().find(|line| line.contains("SUM")).unwrap_or_else(|| panic!("no sum: {:?}", self.0));
+        line.split_once(&format!("{name}=")).unwrap().1.split(' ').next().unwrap().parse().unwrap()
+    }
+}
+
+#[test]
+fn a_real_driver_s_faults_are_survived_and_said() {
+    let home = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let guest = home.join(".vendor/guest");
+    if !guest.join("ready").exists() {
+        return println!("skipped: run tests/guest/prepare first (it fetches a kernel with camera drivers)");
+    }
+    let start = Instant::now();
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("initramfs.gz");
+    let packed = Command::new(home.join("tests/guest/pack")).arg(std::env::current_exe().unwrap()).arg(&image).status();
+    assert!(packed.unwrap().success(), "tests/guest/pack failed");
+    let out = Command::new("timeout")
+        .arg("240")
+        .args("qemu-system-x86_64 -M q35 -accel tcg,thread=multi -cpu max -smp 2 -m 768 -nodefaults".split(' '))
+        .args("-no-user-config -display none -serial stdio -monitor none -no-reboot -net none".split(' '))
+        .arg("-kernel")
+        .arg(guest.join("vmlinux"))
+        .arg("-initrd")
+        .arg(&image)
+        .args(["-append", "console=ttyS0 quiet loglevel=3 panic=-1"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&out.stdout).replace('\r', "");
+    println!("{said}\nguest: {:.1} s in all", start.elapsed().as_secs_f64());
+    assert!(said.contains("GUEST done"), "the guest did not finish: {}", String::from_utf8_lossy(&out.stderr));
+    let heard = |name: &str| Heard(said.lines().filter(|line| line.starts_with(&format!("{name}: "))).collect());
+
+    let flow = heard("flow");
+    assert!(flow.sum("frames") >= 60, "{} frames", flow.sum("frames"));
+    assert!(flow.sum("distinct") * 10 >= flow.sum("frames") * 9, "frames differ: {} do", flow.sum("distinct"));
+    assert_eq!(flow.count("Lost") + flow.count("BadFrame"), 0, "{:?}", flow.0);
+    assert!(heard("by_name").sum("frames") >= 10);
+    for wrong in ["wrong_size", "wrong_format"] {
+        let heard = heard(wrong);
+        assert_eq!(heard.sum("frames"), 0);
+        assert!(heard.count("the camera offers") >= 1, "{:?}", heard.0);
+    }
+    let flagged = heard("flagged");
+    assert!(flagged.count("flagged as bad by the driver") >= 1, "{:?}", flagged.0);
+    assert_eq!(flagged.count("Lost"), 0, "a bad frame is no lost camera: {:?}", flagged.0);
+    let stalled = heard("stalled");
+    assert!(stalled.count("no frame for 500 ms") >= 1, "{:?}", stalled.0);
+    for (name, heard) in
+        [("stalled", stalled), ("disconnected", heard("disconnected")), ("unplugged", heard("unplugged"))]
+    {
+        assert!(heard.count("Lost") >= 1 && heard.count("Opened") >= 2, "{name}: {:?}", heard.0);
+        let lost = heard.0.iter().position(|line| line.contains("Lost")).unwrap();
+        assert!(
+            heard.0[lost..].iter().any(|line| line.contains("FLOWS")) || heard.sum("frames") > 60,
+            "{name}: {:?}",
+            heard.0
+        );
+    }
+    let busy = heard("busy");
+    assert!(busy.count("busy") >= 2 && busy.sum("frames") == 0, "{:?}", busy.0); // each line is led by the name
+    assert!(heard("holder").sum("frames") >= 30);
+}
