@@ -6,8 +6,18 @@ use beltsight::{domain::Thresholds, scorecard};
 
 /// The temperature that makes `logits / T` most likely (Guo et al. 2017, arXiv:1706.04599 §4.2), from 1/20 to 20, by
 /// golden-section search over ln T (the likelihood has one peak).
+///
+/// n pictures that are all right can't prove certainty: as in Platt (1999, §2.2) the target of the true class is
+/// (n + 1) / (n + 2), and the rest is spread over all classes. Without it T would run to its lower end.
 pub fn temperature(logits: &[Vec<f32>], truth: &[usize]) -> f64 {
-    let loss = |ln_t: f64| -> f64 { logits.iter().zip(truth).map(|(row, &t)| -log_softmax(row, ln_t.exp())[t]).sum() };
+    let spread = 1.0 / (truth.len() as f64 + 2.0);
+    let loss = |ln_t: f64| -> f64 {
+        let of_row = |row: &Vec<f32>, t: usize| {
+            let log_p = log_softmax(row, ln_t.exp());
+            -(1.0 - spread) * log_p[t] - spread * log_p.iter().sum::<f64>() / log_p.len() as f64
+        };
+        logits.iter().zip(truth).map(|(row, &t)| of_row(row, t)).sum()
+    };
     const GOLDEN: f64 = 0.618_033_988_749_895;
     let (mut low, mut high) = (-(20f64.ln()), 20f64.ln());
     for _ in 0..60 {
@@ -59,10 +69,18 @@ mod tests {
     fn the_temperature_undoes_overconfidence() {
         // Three of four right at logit gap g: the likeliest probability is 3/4, a gap of ln 3.
         let gap = 3f32.ln() * 4.0;
-        let found = temperature(&vec![vec![gap, 0.0]; 4], &[0, 0, 0, 1]);
-        assert!((found - 4.0).abs() < 1e-3, "{found}");
+        let truth: Vec<usize> = (0..4000).map(|i| usize::from(i % 4 == 3)).collect();
+        let found = temperature(&vec![vec![gap, 0.0]; 4000], &truth);
+        assert!((found - 4.0).abs() < 0.01, "{found}");
         let calibrated = softmax(&[vec![gap, 0.0]], found);
-        assert!((calibrated[0][0] - 0.75).abs() < 1e-4);
+        assert!((calibrated[0][0] - 0.75).abs() < 1e-3);
+    }
+
+    #[test]
+    fn a_few_pictures_all_right_do_not_prove_certainty() {
+        let found = temperature(&vec![vec![3.0, 0.0]; 98], &[0; 98]);
+        // Target of the true class: 0.99 + 0.01 / 2.
+        assert!((softmax(&[vec![3.0, 0.0]], found)[0][0] - 0.995).abs() < 1e-4);
     }
 
     #[test]

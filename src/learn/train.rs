@@ -91,7 +91,7 @@ pub struct Options {
     #[arg(long, default_value_t = 0.0)]
     pub label_smoothing: f64,
     /// Views per picture that are cached when the trunk is frozen.
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 4)]
     pub views: usize,
     /// Seed of splits, order, views and dropout.
     #[arg(long, default_value_t = 1)]
