@@ -120,7 +120,7 @@ fn top(row: &[f32]) -> Option<usize> {
 
 fn speed(float32: &mut Engine, int8: &mut Engine, pictures: &[Vec<u8>], batch: usize) -> anyhow::Result<Speed> {
     let side = float32.side();
-    let mut timed = |engine: &mut Engine, turn: usize| -> anyhow::Result<f64> {
+    let timed = |engine: &mut Engine, turn: usize| -> anyhow::Result<f64> {
         let chosen: Vec<_> = (0..batch).map(|i| pictures[(turn * batch + i) % pictures.len()].clone()).collect();
         let stacked = stack(&chosen, side)?;
         let start = Instant::now();
