@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::{Picture, Region, Truth};
 
-pub mod dataset;
 mod fish;
 mod scene;
 mod sprite;
