@@ -285,6 +285,41 @@ pub fn stack(pictures: &[Vec<u8>], side: usize) -> Result<Array4<u8>, EngineErro
         .map_err(|e| EngineError::Run(e.to_string()))
 }
 
+/// Runs pictures of `side * side * 3` bytes one by one on the CPU and hands `each` the values of the outputs `names`:
+/// `each(index of the name, values)`. Serves calibration: ranges are taken without keeping activations.
+///
+/// # Errors
+/// Library, graph or run, in words.
+pub fn observe(
+    onnx: &[u8],
+    pictures: &[Vec<u8>],
+    side: usize,
+    names: &[String],
+    mut each: impl FnMut(usize, &[f32]),
+) -> Result<(), EngineError> {
+    let run = |e: &dyn std::fmt::Display| EngineError::Run(e.to_string());
+    let mut session = open_session(runtime()?, onnx, Device::Cpu, 0)?;
+    for picture in pictures {
+        let batch = stack(std::slice::from_ref(picture), side)?;
+        let input = TensorRef::from_array_view(batch.view()).map_err(|e| run(&e))?;
+        let outputs = session.run(ort::inputs!["image" => input]).map_err(|e| run(&e))?;
+        for (index, name) in names.iter().enumerate() {
+            let output = outputs.get(name).ok_or_else(|| EngineError::Run(format!("there is no output `{name}`")))?;
+            let (_, values) = output.try_extract_tensor::<f32>().map_err(|e| run(&e))?;
+            each(index, values);
+        }
+    }
+    Ok(())
+}
+
+/// True where uint8 × int8 products are summed exactly. Older x86 CPUs add pairs of them in 16 bits, which saturates.
+fn sums_int8_exactly() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return is_x86_feature_detected!("avx512vnni") || is_x86_feature_detected!("avxvnni");
+    #[cfg(not(target_arch = "x86_64"))]
+    true
+}
+
 fn open_session(
     environment: &Environment,
     onnx: &[u8],
@@ -308,7 +343,13 @@ fn open_session(
             // Spinning threads would take the cores that decoding and the belt need.
             .with_intra_op_spinning(false)?)
     };
-    let builder = configure().map_err(graph)?;
+    let mut builder = configure().map_err(graph)?;
+    if !sums_int8_exactly() {
+        // ONNX Runtime then multiplies uint8 by uint8: slower, but the answers are those of other machines.
+        builder = builder
+            .with_config_entry("session.x64quantprecision", "1")
+            .map_err(|e| EngineError::Graph(e.to_string()))?;
+    }
     let mut builder =
         builder.with_execution_providers(providers).map_err(|e| EngineError::Device { device, why: e.to_string() })?;
     builder.commit_from_memory(onnx).map_err(graph)

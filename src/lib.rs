@@ -22,12 +22,14 @@
 //! Training lives in the program `beltsight-learn` (`src/learn`), so that serving never loads libtorch.
 
 pub mod api;
+pub mod bench;
 pub mod domain;
 pub mod engine;
 pub mod line;
 pub mod metrics;
 pub mod model;
 pub mod nets;
+pub mod onnx;
 pub mod pixels;
 pub mod scorecard;
 pub mod store;

@@ -1,0 +1,3 @@
+//! Measurements that a person runs: `beltsight bench`.
+
+pub mod precision;

@@ -1,0 +1,50 @@
+//! Folds BatchNorm into the convolution before it: `w' = w·γ/√(σ²+ε)`, `b' = β − μ·γ/√(σ²+ε)`.
+//!
+//! Invariant: every weight is checked (there, shape, finite) before a graph holds any of it.
+
+use super::{OnnxError, Tensor, Weights};
+use crate::nets::{Conv, Net};
+
+/// A convolution with its BatchNorm folded in.
+pub struct Folded {
+    /// `[out, in / groups, k, k]`.
+    pub weight: Vec<f32>,
+    /// `[out]`.
+    pub bias: Vec<f32>,
+}
+
+/// Shape of a convolution's weight.
+pub fn shape(conv: &Conv) -> [usize; 4] {
+    [conv.outputs, conv.inputs / conv.groups, conv.kernel, conv.kernel]
+}
+
+/// The tensor `name`, checked against `wanted`.
+pub fn get<'a>(weights: &'a Weights, name: &str, wanted: &[usize]) -> Result<&'a Tensor, OnnxError> {
+    let tensor = weights.get(name).ok_or_else(|| OnnxError::Missing(name.into()))?;
+    if tensor.shape != wanted || tensor.data.len() != wanted.iter().product::<usize>() {
+        return Err(OnnxError::Shape {
+            name: name.into(),
+            found: tensor.shape.clone(),
+            values: tensor.data.len(),
+            wanted: wanted.to_vec(),
+        });
+    }
+    if tensor.data.iter().all(|v| v.is_finite()) { Ok(tensor) } else { Err(OnnxError::NotFinite(name.into())) }
+}
+
+/// Folds one convolution, computing in f64.
+pub fn fold(net: &Net, conv: &Conv, weights: &Weights) -> Result<Folded, OnnxError> {
+    let Tensor { data: weight, .. } = get(weights, &format!("{}.weight", conv.name), &shape(conv))?;
+    let norm = |part: &str| get(weights, &format!("{}.bn.{part}", conv.name), &[conv.outputs]).map(|t| &t.data);
+    let (gamma, beta, mean, variance) = (norm("weight")?, norm("bias")?, norm("running_mean")?, norm("running_var")?);
+    if variance.iter().any(|v| *v < 0.0) {
+        return Err(OnnxError::NotFinite(format!("{}.bn.running_var", conv.name)));
+    }
+    let mut folded = Folded { weight: Vec::with_capacity(weight.len()), bias: Vec::with_capacity(conv.outputs) };
+    for (channel, kernel) in weight.chunks(weight.len() / conv.outputs).enumerate() {
+        let factor = f64::from(gamma[channel]) / (f64::from(variance[channel]) + net.bn_eps).sqrt();
+        folded.weight.extend(kernel.iter().map(|w| (f64::from(*w) * factor) as f32));
+        folded.bias.push((f64::from(beta[channel]) - f64::from(mean[channel]) * factor) as f32);
+    }
+    Ok(folded)
+}

@@ -1,0 +1,57 @@
+//! Named weights → ONNX bytes, float32 and int8.
+//!
+//! Invariant: this module knows no training framework and opens no file. What it writes takes `image` (uint8,
+//! `[batch, side, side, 3]`, any batch) and gives `embedding` (`[batch, features]`) and `logits` (`[batch, classes]`).
+
+mod float;
+mod fold;
+mod graph;
+mod proto;
+mod quantize;
+mod ranges;
+
+use std::collections::BTreeMap;
+
+pub use float::export;
+pub use quantize::quantize;
+
+/// A float tensor, row-major.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tensor {
+    /// Sizes, outermost first.
+    pub shape: Vec<usize>,
+    /// As many values as the shape's product.
+    pub data: Vec<f32>,
+}
+
+/// Tensors by the names that [`crate::nets`] lists.
+pub type Weights = BTreeMap<String, Tensor>;
+
+/// Why weights did not become a graph.
+#[derive(Debug, thiserror::Error)]
+pub enum OnnxError {
+    /// A weight is not there.
+    #[error("the weight `{0}` is missing")]
+    Missing(String),
+    /// A weight has another shape than the network wants.
+    #[error("the weight `{name}` has shape {found:?} and {values} values, the network wants {wanted:?}")]
+    Shape {
+        /// Its name.
+        name: String,
+        /// Its shape.
+        found: Vec<usize>,
+        /// Its number of values.
+        values: usize,
+        /// What the network wants.
+        wanted: Vec<usize>,
+    },
+    /// A weight is infinite or not a number, or a running variance is negative.
+    #[error("the weight `{0}` holds a value that is no finite number (or a negative variance)")]
+    NotFinite(String),
+    /// Ranges can't be measured without pictures.
+    #[error("int8 needs calibration pictures to measure the ranges of activations; none were given")]
+    NoPictures,
+    /// Running the float graph over the calibration pictures failed.
+    #[error("calibration: {0}")]
+    Calibration(#[from] crate::engine::EngineError),
+}

@@ -1,0 +1,157 @@
+//! The int8 graph: static post-training quantisation (Jacob et al. 2018, arXiv:1712.05877; Nagel et al. 2021,
+//! arXiv:2106.08295 §3), written as QuantizeLinear/DequantizeLinear pairs that ONNX Runtime fuses into QLinearConv and
+//! QLinearAdd.
+//!
+//! Weights are int8, symmetric, one scale per output channel; activations uint8 with one scale and zero point per
+//! tensor; biases int32 at the product of both scales. Pooling, embedding and classifier stay in float.
+//!
+//! Invariant: no Clip is written; after ReLU6 the zero point is 0 and the range ends at 6 or below, so that the
+//! saturation of uint8 is the clipping.
+//!
+//! uint8 × int8 is what VNNI instructions multiply exactly. Older x86 CPUs (AVX2, AVX-512 without VNNI) add pairs of
+//! products in 16 bits, which saturates; `engine` sets `session.x64quantprecision` there, instead of weights of 7 bits
+//! that would cost accuracy everywhere.
+
+use super::{
+    OnnxError, Weights,
+    float::{NORMALISED, attributes, build, finish, normalise, output_of, planes, sum_of},
+    fold::{Folded, fold, shape},
+    graph::{Graph, int},
+    ranges::{Range, observe},
+};
+use crate::nets::{Activation, Conv, Net};
+
+/// Writes `net` with `weights` as an int8 ONNX file; `calibration` holds pictures of `side * side * 3` bytes like those
+/// that will be seen. A hundred are enough: only ranges are taken from them.
+///
+/// # Errors
+/// [`OnnxError`], naming the weight that is missing or ill-shaped, or what ONNX Runtime said to the calibration run.
+pub fn quantize(net: &Net, weights: &Weights, classes: usize, calibration: &[Vec<u8>]) -> Result<Vec<u8>, OnnxError> {
+    let watched = watched(net);
+    let float = build(net, weights, classes, &watched)?;
+    if calibration.is_empty() {
+        return Err(OnnxError::NoPictures);
+    }
+    let ranges = observe(&float, calibration, net.input, &watched)?;
+    let mut ranges = ranges.into_iter();
+    let mut next = || ranges.next().unwrap_or_default();
+
+    let mut graph = Graph::default();
+    let image = graph.image(net.input);
+    let mut value = input(&mut graph, net, &image, next());
+    for (index, block) in net.blocks.iter().enumerate() {
+        let entry = value.clone();
+        for conv in &block.convs {
+            let scale = Scale::of(next(), conv.activation == Activation::Relu6);
+            value = convolve(&mut graph, conv, &fold(net, conv, weights)?, &value, scale);
+        }
+        if block.skip {
+            let name = sum_of(index);
+            let (a, b) = (
+                value.dequantize(&mut graph, &format!("{name}.a")),
+                entry.dequantize(&mut graph, &format!("{name}.b")),
+            );
+            let sum = graph.node("Add", &name, &[&a, &b], vec![]);
+            value = Quantized::new(&mut graph, &sum, Scale::of(next(), false));
+        }
+    }
+    let trunk = value.dequantize(&mut graph, "trunk");
+    finish(&mut graph, net, weights, classes, &trunk)?;
+    Ok(graph.encode(net.name))
+}
+
+/// The values whose ranges are needed, in the order in which [`quantize`] meets them.
+fn watched(net: &Net) -> Vec<String> {
+    let mut names = vec![NORMALISED.to_owned()];
+    for (index, block) in net.blocks.iter().enumerate() {
+        names.extend(block.convs.iter().map(output_of));
+        names.extend(block.skip.then(|| sum_of(index)));
+    }
+    names
+}
+
+/// `real = scale · (stored − zero)`.
+#[derive(Clone, Copy)]
+struct Scale {
+    scale: f32,
+    zero: u8,
+}
+
+impl Scale {
+    /// Spreads 0–255 over `range`, which is widened to hold 0 exactly: padding is 0.
+    fn of(range: Range, relu6: bool) -> Self {
+        let (low, high) = if relu6 { (0.0, range.high.min(6.0)) } else { (range.low.min(0.0), range.high.max(0.0)) };
+        let scale = ((high - low) / 255.0).max(1e-6);
+        Self { scale, zero: (-low / scale).round().clamp(0.0, 255.0) as u8 }
+    }
+}
+
+/// A uint8 value and the constants to read it with.
+#[derive(Clone)]
+struct Quantized {
+    name: String,
+    scale: f32,
+    constants: [String; 2],
+}
+
+impl Quantized {
+    fn constants(graph: &mut Graph, name: &str, Scale { scale, zero }: Scale) -> [String; 2] {
+        [graph.floats(&format!("{name}.scale"), &[], &[scale]), graph.u8(&format!("{name}.zero"), zero)]
+    }
+
+    /// Quantises the float value `name`.
+    fn new(graph: &mut Graph, name: &str, scale: Scale) -> Self {
+        let constants = Self::constants(graph, name, scale);
+        let inputs = [name, &constants[0], &constants[1]];
+        let name = graph.node("QuantizeLinear", &format!("{name}.u8"), &inputs, vec![]);
+        Self { name, scale: scale.scale, constants }
+    }
+
+    /// A float reading of it for one consumer; ONNX Runtime fuses a pair only if nobody else reads it.
+    fn dequantize(&self, graph: &mut Graph, reader: &str) -> String {
+        let inputs = [self.name.as_str(), &self.constants[0], &self.constants[1]];
+        graph.node("DequantizeLinear", &format!("{reader}.in"), &inputs, vec![])
+    }
+}
+
+/// The picture itself is already uint8. When one normalisation serves all channels and the mean is a whole gray level,
+/// `(x / 255 − mean) / std` IS a scale and a zero point, and nothing is computed at all; otherwise the normalised
+/// picture is quantised like any activation.
+fn input(graph: &mut Graph, net: &Net, image: &str, range: Range) -> Quantized {
+    let planes = planes(graph, image);
+    let level = net.mean[0] * 255.0;
+    let uniform = net.mean.iter().all(|m| *m == net.mean[0]) && net.std.iter().all(|s| *s == net.std[0]);
+    if uniform && (level - level.round()).abs() < 1e-3 {
+        let scale = Scale { scale: 1.0 / (255.0 * net.std[0]), zero: level.round().clamp(0.0, 255.0) as u8 };
+        let constants = Quantized::constants(graph, &planes, scale);
+        return Quantized { name: planes, scale: scale.scale, constants };
+    }
+    let normalised = normalise(graph, net, &planes);
+    Quantized::new(graph, &normalised, Scale::of(range, false))
+}
+
+fn convolve(graph: &mut Graph, conv: &Conv, folded: &Folded, input: &Quantized, output: Scale) -> Quantized {
+    let name = &conv.name;
+    let per_channel = folded.weight.len() / conv.outputs;
+    let (mut scales, mut weight, mut bias) = (vec![], Vec::with_capacity(folded.weight.len()), vec![]);
+    for (kernel, b) in folded.weight.chunks(per_channel).zip(&folded.bias) {
+        let top = kernel.iter().fold(0.0_f32, |top, w| top.max(w.abs()));
+        // A channel that BatchNorm all but switched off has tiny weights and a bias that int32 must still hold.
+        let scale = (top / 127.0).max(b.abs() / input.scale / (1 << 30) as f32).max(1e-12);
+        weight.extend(kernel.iter().map(|w| (w / scale).round().clamp(-127.0, 127.0) as i8));
+        bias.push((f64::from(*b) / (f64::from(input.scale) * f64::from(scale))).round() as i32);
+        scales.push(scale);
+    }
+    let axis = || vec![int("axis", 0)];
+    let bias_scales: Vec<f32> = scales.iter().map(|s| s * input.scale).collect();
+    let stored = graph.i8s(&format!("{name}.weight"), &shape(conv), &weight);
+    let scale = graph.floats(&format!("{name}.weight.scale"), &[conv.outputs], &scales);
+    let zero = graph.i8s(&format!("{name}.weight.zero"), &[conv.outputs], &vec![0; conv.outputs]);
+    let weight = graph.node("DequantizeLinear", &format!("{name}.weight.in"), &[&stored, &scale, &zero], axis());
+    let stored = graph.i32s(&format!("{name}.bias"), &[conv.outputs], &bias);
+    let scale = graph.floats(&format!("{name}.bias.scale"), &[conv.outputs], &bias_scales);
+    let bias = graph.node("DequantizeLinear", &format!("{name}.bias.in"), &[&stored, &scale], axis());
+    let input = input.dequantize(graph, name);
+    let out = graph.node("Conv", &output_of(conv), &[&input, &weight, &bias], attributes(conv));
+    Quantized::new(graph, &out, output)
+}

@@ -1,0 +1,232 @@
+//! The ONNX writer's promises: ONNX Runtime computes what a plain forward pass computes, int8 stays close to float32,
+//! and weights that don't fit are refused by name.
+#![allow(clippy::unwrap_used)]
+
+use beltsight::{
+    engine::{Device, Engine, Outputs, softmax},
+    nets::{self, Activation, Conv, Net},
+    onnx::{self, Tensor, Weights},
+};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+const CLASSES: usize = 5;
+
+/// Weights as a trained network has them: signals keep their size from layer to layer.
+fn random_weights(net: &Net, seed: u64) -> Weights {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut weights = Weights::new();
+    let mut put = |name: String, shape: Vec<usize>, low: f32, high: f32| {
+        let data = (0..shape.iter().product()).map(|_| rng.random_range(low..high)).collect();
+        weights.insert(name, Tensor { shape, data });
+    };
+    for conv in net.convs() {
+        let fan_in = conv.inputs / conv.groups * conv.kernel * conv.kernel;
+        let reach = (6.0 / fan_in as f32).sqrt();
+        let shape = vec![conv.outputs, conv.inputs / conv.groups, conv.kernel, conv.kernel];
+        put(format!("{}.weight", conv.name), shape, -reach, reach);
+        put(format!("{}.bn.weight", conv.name), vec![conv.outputs], 0.5, 1.5);
+        put(format!("{}.bn.bias", conv.name), vec![conv.outputs], -0.3, 0.5);
+        put(format!("{}.bn.running_mean", conv.name), vec![conv.outputs], -0.3, 0.3);
+        put(format!("{}.bn.running_var", conv.name), vec![conv.outputs], 0.5, 1.5);
+    }
+    let reach = 3.0 / (net.features as f32).sqrt();
+    put("head.weight".into(), vec![CLASSES, net.features], -reach, reach);
+    put("head.bias".into(), vec![CLASSES], -0.5, 0.5);
+    weights
+}
+
+/// Discs on gradients: pictures with edges, areas and colours.
+fn pictures(count: usize, side: usize, seed: u64) -> Vec<Vec<u8>> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    (0..count)
+        .map(|_| {
+            let mut draw = || rng.random::<f32>();
+            let (cx, cy, radius) = (draw(), draw(), 0.1 + 0.3 * draw());
+            let (disc, left, right) = ([draw(), draw(), draw()], [draw(), draw(), draw()], [draw(), draw(), draw()]);
+            let mut picture = Vec::with_capacity(side * side * 3);
+            for y in 0..side {
+                for x in 0..side {
+                    let (u, v) = (x as f32 / side as f32, y as f32 / side as f32);
+                    let inside = (u - cx).hypot(v - cy) < radius;
+                    for c in 0..3 {
+                        let ground = left[c] * (1.0 - u) + right[c] * u;
+                        picture.push((255.0 * if inside { disc[c] } else { ground }) as u8);
+                    }
+                }
+            }
+            picture
+        })
+        .collect()
+}
+
+/// One convolution with live BatchNorm and activation, written down as its definition; planes are `[channels][h][w]`.
+fn convolve(net: &Net, conv: &Conv, weights: &Weights, input: &[f64], side: usize) -> (Vec<f64>, usize) {
+    let get = |part: &str| &weights[&format!("{}.{part}", conv.name)].data;
+    let (kernel, per_group) = (conv.kernel, conv.inputs / conv.groups);
+    let [top, left, bottom, _] = conv.padding;
+    let out_side = (side + top + bottom - kernel) / conv.stride + 1;
+    let weight = get("weight");
+    let mut output = Vec::with_capacity(conv.outputs * out_side * out_side);
+    for o in 0..conv.outputs {
+        let first = o / (conv.outputs / conv.groups) * per_group;
+        let scale = f64::from(get("bn.weight")[o]) / (f64::from(get("bn.running_var")[o]) + net.bn_eps).sqrt();
+        for y in 0..out_side {
+            for x in 0..out_side {
+                let mut sum = 0.0;
+                for i in 0..per_group {
+                    for ky in 0..kernel {
+                        for kx in 0..kernel {
+                            let (sy, sx) = (y * conv.stride + ky, x * conv.stride + kx);
+                            if sy < top || sx < left || sy - top >= side || sx - left >= side {
+                                continue;
+                            }
+                            let pixel = input[((first + i) * side + sy - top) * side + sx - left];
+                            sum += pixel * f64::from(weight[((o * per_group + i) * kernel + ky) * kernel + kx]);
+                        }
+                    }
+                }
+                let normed = (sum - f64::from(get("bn.running_mean")[o])) * scale + f64::from(get("bn.bias")[o]);
+                output.push(match conv.activation {
+                    Activation::Linear => normed,
+                    Activation::Relu6 => normed.clamp(0.0, 6.0),
+                });
+            }
+        }
+    }
+    (output, out_side)
+}
+
+/// Embedding and logits of one picture, without ONNX.
+fn forward(net: &Net, weights: &Weights, picture: &[u8]) -> (Vec<f64>, Vec<f32>) {
+    let mut side = net.input;
+    let mut planes = vec![0.0; picture.len()];
+    for (i, byte) in picture.iter().enumerate() {
+        let (mean, std) = (f64::from(net.mean[i % 3]), f64::from(net.std[i % 3]));
+        planes[i % 3 * side * side + i / 3] = (f64::from(*byte) / 255.0 - mean) / std;
+    }
+    for block in &net.blocks {
+        let entry = planes.clone();
+        for conv in &block.convs {
+            (planes, side) = convolve(net, conv, weights, &planes, side);
+        }
+        if block.skip {
+            planes.iter_mut().zip(entry).for_each(|(p, e)| *p += e);
+        }
+    }
+    let area = side * side;
+    let embedding: Vec<f64> = planes.chunks(area).map(|plane| plane.iter().sum::<f64>() / area as f64).collect();
+    let (weight, bias) = (&weights["head.weight"].data, &weights["head.bias"].data);
+    let logits = weight
+        .chunks(net.features)
+        .zip(bias)
+        .map(|(row, b)| {
+            (row.iter().zip(&embedding).map(|(w, e)| f64::from(*w) * e).sum::<f64>() + f64::from(*b)) as f32
+        })
+        .collect();
+    (embedding, logits)
+}
+
+fn run(onnx: &[u8], pictures: &[Vec<u8>], batch: usize) -> Outputs {
+    Engine::open(onnx, Device::Cpu, 1).unwrap().run_all(pictures, batch).unwrap()
+}
+
+fn probabilities(outputs: &Outputs, row: usize) -> Vec<f32> {
+    softmax(&outputs.logits.row(row).to_vec(), 1.0)
+}
+
+fn best(row: &[f32]) -> usize {
+    (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap()
+}
+
+fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+#[test]
+fn onnx_runtime_computes_what_the_definition_computes() {
+    for name in nets::NAMES {
+        let net = nets::by_name(name, Some(32)).unwrap();
+        let weights = random_weights(&net, 7);
+        let pictures = pictures(3, 32, 8);
+        let outputs = run(&onnx::export(&net, &weights, CLASSES).unwrap(), &pictures, 3);
+        assert_eq!(outputs.embedding.dim(), (3, net.features));
+        for (row, picture) in pictures.iter().enumerate() {
+            let (embedding, logits) = forward(&net, &weights, picture);
+            let difference = largest_difference(&probabilities(&outputs, row), &softmax(&logits, 1.0));
+            let embedding: Vec<f32> = embedding.iter().map(|e| *e as f32).collect();
+            let of_embedding = largest_difference(&outputs.embedding.row(row).to_vec(), &embedding);
+            println!("{name}: {difference:.2e} in probability, {of_embedding:.2e} in the embedding");
+            assert!(difference <= 1e-4, "{name}: probabilities differ by {difference}");
+            assert!(of_embedding <= 1e-3, "{name}: embeddings differ by {of_embedding}");
+        }
+        // The pictures are told apart at all, or agreement would mean nothing.
+        assert!(largest_difference(&probabilities(&outputs, 0), &probabilities(&outputs, 1)) > 1e-3);
+    }
+}
+
+#[test]
+fn every_batch_size_gives_the_same_rows() {
+    let net = nets::small(32);
+    let weights = random_weights(&net, 1);
+    let pictures = pictures(5, 32, 2);
+    let int8 = onnx::quantize(&net, &weights, CLASSES, &pictures).unwrap();
+    for (onnx, tolerance) in [(onnx::export(&net, &weights, CLASSES).unwrap(), 1e-5), (int8, 1e-5)] {
+        let (one, five) = (run(&onnx, &pictures, 1), run(&onnx, &pictures, 5));
+        for row in 0..5 {
+            assert!(largest_difference(&probabilities(&one, row), &probabilities(&five, row)) <= tolerance);
+        }
+    }
+}
+
+#[test]
+fn int8_keeps_the_answers_of_float32() {
+    let net = nets::small(64);
+    let weights = random_weights(&net, 3);
+    let (seen, unseen) = (pictures(32, 64, 4), pictures(100, 64, 5));
+    let float = run(&onnx::export(&net, &weights, CLASSES).unwrap(), &unseen, 10);
+    let bytes = onnx::quantize(&net, &weights, CLASSES, &seen).unwrap();
+    let int8 = run(&bytes, &unseen, 10);
+    let rows = (0..unseen.len()).map(|row| (probabilities(&float, row), probabilities(&int8, row)));
+    let (mut agree, mut largest) = (0, 0.0_f32);
+    for (a, b) in rows {
+        agree += usize::from(best(&a) == best(&b));
+        largest = largest.max(largest_difference(&a, &b));
+    }
+    println!("int8: {agree} of {} answers agree, probabilities differ by at most {largest:.4}", unseen.len());
+    assert!(agree >= 97, "only {agree} of 100 answers agree");
+    assert!(largest <= 0.05, "probabilities differ by {largest}");
+    // Weights take a quarter: a file that kept them in float could not be this small.
+    assert!(bytes.len() < onnx::export(&net, &weights, CLASSES).unwrap().len() / 2);
+}
+
+#[test]
+fn weights_that_do_not_fit_are_named() {
+    let net = nets::small(32);
+    let weights = random_weights(&net, 1);
+    let refusal = |change: &dyn Fn(&mut Weights)| {
+        let mut changed = weights.clone();
+        change(&mut changed);
+        let float = onnx::export(&net, &changed, CLASSES).map(|_| ()).unwrap_err().to_string();
+        let int8 = onnx::quantize(&net, &changed, CLASSES, &pictures(1, 32, 0)).map(|_| ()).unwrap_err().to_string();
+        assert_eq!(float, int8);
+        float
+    };
+    let missing = refusal(&|w| drop(w.remove("block3.project.bn.running_var")));
+    assert!(missing.contains("`block3.project.bn.running_var` is missing"), "{missing}");
+    let ill_shaped = refusal(&|w| w.get_mut("head.weight").unwrap().shape = vec![CLASSES + 1, 128]);
+    assert!(ill_shaped.contains("`head.weight`") && ill_shaped.contains("[6, 128]"), "{ill_shaped}");
+    let not_finite = refusal(&|w| w.get_mut("stem.weight").unwrap().data[5] = f32::NAN);
+    assert!(not_finite.contains("`stem.weight`"), "{not_finite}");
+    assert!(onnx::quantize(&net, &weights, CLASSES, &[]).map(|_| ()).unwrap_err().to_string().contains("calibration"));
+}
+
+#[test]
+fn a_cut_file_is_refused_in_words() {
+    let net = nets::small(32);
+    let bytes = onnx::export(&net, &random_weights(&net, 1), CLASSES).unwrap();
+    for cut in [0, bytes.len() / 3, bytes.len() - 1] {
+        let refusal = Engine::open(&bytes[..cut], Device::Cpu, 1).err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(refusal.contains("ONNX graph can't be used"), "cut at {cut}: {refusal:?}");
+    }
+}
