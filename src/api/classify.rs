@@ -11,7 +11,7 @@ use axum::{
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 
 use super::{
     Api, body,
@@ -32,7 +32,7 @@ const MAX_ITEMS: usize = 32;
 const JPEG: [u8; 2] = [0xff, 0xd8];
 
 /// How a picture is to be judged.
-#[derive(Debug, Default, Deserialize, IntoParams)]
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields, default)]
 #[into_params(parameter_in = Query)]
 pub struct Options {
