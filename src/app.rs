@@ -10,7 +10,13 @@
 //! | recorded | store → streams | 1,024 verdicts | slow readers skip |
 //! | live | line → page | 1 frame | the newest replaces the old |
 
-use std::{sync::Arc, thread};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
 
 use anyhow::{Context, Result};
 use tokio::{
@@ -88,10 +94,12 @@ async fn run(config: Config) -> Result<()> {
         deadline: config.line.deadline,
         locate: config.locate.clone(),
         waiting: belt.handle().clone(),
+        background: tokio::runtime::Handle::current(),
     };
+    let stop_cameras = Arc::new(AtomicBool::new(false));
     let mut threads = Vec::new();
     for camera in config.camera {
-        threads.extend(start_line(&line, camera, &stop)?);
+        threads.extend(start_line(&line, camera, &stop, &stop_cameras)?);
     }
 
     let (ready, ready_reader) = watch::channel(true);
@@ -135,6 +143,7 @@ async fn run(config: Config) -> Result<()> {
     }
 
     stop.cancel();
+    stop_cameras.store(true, Ordering::Relaxed);
     for thread in threads {
         let _ = tokio::task::spawn_blocking(move || thread.join()).await; // a panicked camera must not keep us
     }
@@ -153,8 +162,9 @@ fn start_line(
     line: &inspect::Line,
     config: camera::CameraConfig,
     stop: &CancellationToken,
+    stop_cameras: &Arc<AtomicBool>,
 ) -> Result<[thread::JoinHandle<()>; 2]> {
-    let name: Arc<str> = config.name.as_str().into();
+    let name: Arc<str> = config.name().into();
     let frames = Arc::new(Handover::default());
     let metrics = line.metrics.clone();
     metrics.camera_up.with_label_values(&[&name]).set(0);
@@ -175,7 +185,7 @@ fn start_line(
                 tracing::warn!(camera = &*name, "a frame was refused: {why}");
                 metrics.frames_dropped.with_label_values(&[&name, "driver"]).inc();
             }
-            Event::Opened(what) => tracing::info!(camera = &*name, "camera opened: {what}"),
+            Event::Opened => tracing::info!(camera = &*name, "camera opened"),
             Event::Lost(why) => {
                 tracing::warn!(camera = &*name, "camera lost: {why}");
                 metrics.camera_up.with_label_values(&[&name]).set(0);
@@ -183,10 +193,10 @@ fn start_line(
             }
         }
     };
-    let (sink, stopped) = (frames.clone(), stop.clone());
+    let (sink, stopped) = (frames.clone(), stop_cameras.clone());
     let camera = thread::Builder::new().name(format!("camera-{name}")).spawn(move || {
         priority::set(priority::BELT);
-        camera::run(&config, &sink, &on_event, &stopped);
+        camera::run(&config, &sink, &stopped, &on_event);
     })?;
     let (line, stopped) = (line.clone(), stop.clone());
     let inspector = thread::Builder::new()

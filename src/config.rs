@@ -184,7 +184,7 @@ impl Config {
         if self.line.deadline.is_zero() || self.api.deadline.is_zero() {
             return Err("line.deadline and api.deadline must be longer than 0".into());
         }
-        let mut names: Vec<_> = self.camera.iter().map(|c| &c.name).collect();
+        let mut names: Vec<_> = self.camera.iter().map(camera::CameraConfig::name).collect();
         names.sort();
         match names.windows(2).find(|pair| pair[0] == pair[1]) {
             Some(pair) => Err(format!("two cameras are named {}", pair[0])),

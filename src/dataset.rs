@@ -57,6 +57,9 @@ pub enum DataError {
         /// What is wrong.
         why: String,
     },
+    /// A picture beside the folders of the classes.
+    #[error("{0}: it has no class; put it into the folder of its class")]
+    Unlabeled(PathBuf),
     /// There is nothing to learn from.
     #[error("{0} holds neither photos.csv, index.csv nor a folder of pictures per class")]
     Empty(PathBuf),
@@ -132,6 +135,9 @@ fn read_folders(root: &Path) -> Result<Vec<Sample>, DataError> {
     };
     let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut samples = Vec::new();
+    if let Some(path) = entries(root)?.into_iter().find(|p| p.is_file() && is_picture(p)) {
+        return Err(DataError::Unlabeled(path));
+    }
     for folder in entries(root)?.into_iter().filter(|p| p.is_dir()) {
         for path in entries(&folder)?.into_iter().filter(is_picture) {
             let file = format!("{}/{}", name(&folder), name(&path));
@@ -216,6 +222,29 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("index.csv"), "file,class\na.jpg,x\nb.jpg,\n").unwrap();
         assert!(read(folder.path()).unwrap_err().to_string().contains("line 3"));
+    }
+
+    fn gray(path: &Path, level: u8) {
+        let picture = crate::domain::Picture::filled(8, 8, [level; 3]);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, pixels::encode_jpeg(&picture, 90).unwrap()).unwrap();
+    }
+
+    #[test]
+    fn a_folder_per_class_is_read_and_a_broken_or_stray_picture_is_named() {
+        let root = tempfile::tempdir().unwrap();
+        gray(&root.path().join("good/a.jpg"), 200);
+        gray(&root.path().join("bad/b.jpg"), 20);
+        let data = read(root.path()).unwrap();
+        assert_eq!(data.classes, ["bad", "good"]);
+        assert_eq!(data.load(4).unwrap()[1], vec![200; 48]);
+        let hash = data.hash().unwrap();
+        gray(&root.path().join("bad/b.jpg"), 21);
+        assert_ne!(read(root.path()).unwrap().hash().unwrap(), hash);
+        fs::write(root.path().join("bad/c.jpg"), b"no").unwrap();
+        assert!(read(root.path()).unwrap().load(4).unwrap_err().to_string().contains("c.jpg"));
+        gray(&root.path().join("stray.jpg"), 1);
+        assert!(read(root.path()).unwrap_err().to_string().contains("stray.jpg"));
     }
 
     #[test]

@@ -9,8 +9,8 @@ use std::{
 
 use rayon::prelude::*;
 
-use super::{Belt, BeltConfig, BeltError, Species};
 use crate::{
+    belt::{Belt, BeltConfig, BeltError, Species},
     domain::{Picture, Region},
     line::locate::{LocateConfig, Locator},
     pixels::{self, CROP_MARGIN, PixelError},

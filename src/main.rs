@@ -1,2 +1,322 @@
-//! x
-fn main() {}
+//! The command line: parse, load the configuration, call the right function; nothing else.
+
+use std::{
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use beltsight::{app, bench, config::Config, dataset, doctor, draw, evaluate, model, probe};
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Cmd,
+}
+
+#[derive(Subcommand)]
+enum Cmd {
+    /// Run the inspection service.
+    Serve {
+        /// Configuration file; every key stands in deploy/beltsight.toml.
+        #[arg(long, default_value = "deploy/beltsight.toml")]
+        config: PathBuf,
+    },
+    /// Say what this machine has and lacks.
+    Doctor {
+        /// Configuration file, for the folders of models and data.
+        #[arg(long, default_value = "deploy/beltsight.toml")]
+        config: PathBuf,
+    },
+    /// List, verify or show model folders.
+    Models {
+        #[command(subcommand)]
+        command: ModelsCmd,
+        /// Folder with a folder per version.
+        #[arg(long, default_value = "models", global = true)]
+        root: PathBuf,
+    },
+    /// Measure a model on labeled pictures.
+    Evaluate {
+        /// Model folder.
+        #[arg(long)]
+        model: PathBuf,
+        /// Folder with photos.csv or index.csv, or with a folder per class.
+        #[arg(long)]
+        data: PathBuf,
+        /// `float32` or `int8`; absent: what the manifest says serves.
+        #[arg(long)]
+        precision: Option<String>,
+        /// Print JSON instead of text.
+        #[arg(long)]
+        json: bool,
+    },
+    /// The simulated belt.
+    Belt {
+        #[command(subcommand)]
+        command: BeltCmd,
+    },
+    /// Look through a camera.
+    Camera {
+        #[command(subcommand)]
+        command: CameraCmd,
+    },
+    /// Train a student (runs beltsight-learn; see `beltsight train --help`).
+    #[command(disable_help_flag = true)]
+    Train {
+        /// Handed on.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Measure speed; the README's figures come from here.
+    Bench {
+        #[command(subcommand)]
+        command: BenchCmd,
+    },
+}
+
+#[derive(Subcommand)]
+enum ModelsCmd {
+    /// One line per version.
+    List,
+    /// Check hashes and open every file in ONNX Runtime.
+    Verify {
+        /// Version; absent: all.
+        version: Option<String>,
+    },
+    /// Print a manifest.
+    Show {
+        /// Version.
+        version: String,
+    },
+}
+
+#[derive(Subcommand)]
+enum BeltCmd {
+    /// Draw a labeled data set, cut as serving cuts items.
+    Draw {
+        /// Output folder.
+        #[arg(long)]
+        out: PathBuf,
+        /// Number of items.
+        #[arg(long, default_value_t = 1000)]
+        items: usize,
+        /// Seed.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+}
+
+#[derive(Subcommand)]
+enum CameraCmd {
+    /// Open a camera as the service would and report what arrives.
+    Probe {
+        /// Configuration file.
+        #[arg(long, default_value = "deploy/beltsight.toml")]
+        config: PathBuf,
+        /// The camera's name there.
+        #[arg(long, default_value = "belt")]
+        camera: String,
+        /// Seconds to look.
+        #[arg(long, default_value_t = 5)]
+        seconds: u64,
+        /// Write the last picture here as JPEG.
+        #[arg(long)]
+        save: Option<PathBuf>,
+    },
+}
+
+#[derive(Subcommand)]
+enum BenchCmd {
+    /// `/classify` against a plain loop and against a Python service.
+    Classify {
+        /// Model folder.
+        #[arg(long)]
+        model: PathBuf,
+        /// Folder of JPEGs.
+        #[arg(long)]
+        data: PathBuf,
+        /// Seconds a measurement.
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+        /// Rounds.
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+        /// Python interpreter with fastapi, uvicorn, onnxruntime and pillow (`deploy/bench/setup` makes one).
+        #[arg(long)]
+        python: Option<PathBuf>,
+    },
+    /// int8 against float32: time, agreement.
+    Precision {
+        /// Model folder with both files.
+        #[arg(long)]
+        model: PathBuf,
+        /// Labeled pictures.
+        #[arg(long)]
+        data: PathBuf,
+    },
+    /// More requests than can be served, beside a running belt.
+    Overload {
+        /// Model folder.
+        #[arg(long)]
+        model: PathBuf,
+        /// Folder of JPEGs.
+        #[arg(long)]
+        data: PathBuf,
+        /// Offered load over capacity.
+        #[arg(long, default_value_t = 4.0)]
+        factor: f64,
+        /// Seconds.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+    },
+    /// Many requests; memory must stay flat.
+    Soak {
+        /// Model folder.
+        #[arg(long)]
+        model: PathBuf,
+        /// Folder of JPEGs.
+        #[arg(long)]
+        data: PathBuf,
+        /// Number of requests.
+        #[arg(long, default_value_t = 100_000)]
+        requests: usize,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(code) => code,
+        Err(e) => {
+            eprintln!("beltsight: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Cmd) -> Result<ExitCode> {
+    match command {
+        Cmd::Serve { config } => app::serve(Config::read(&config)?)?,
+        Cmd::Doctor { config } => return examine(&Config::read(&config)?),
+        Cmd::Models { command, root } => return models(command, &root),
+        Cmd::Evaluate { model, data, precision, json } => {
+            let card = evaluate::evaluate(&model, precision.as_deref(), &data)?;
+            if json { println!("{}", serde_json::to_string_pretty(&card)?) } else { print!("{card}") }
+        }
+        Cmd::Belt { command: BeltCmd::Draw { out, items, seed } } => draw::write(&out, seed, items)?,
+        Cmd::Camera { command: CameraCmd::Probe { config, camera, seconds, save } } => {
+            probe::run(&Config::read(&config)?, &camera, Duration::from_secs(seconds), save.as_deref())?;
+        }
+        Cmd::Train { arguments } => return Err(train(&arguments)),
+        Cmd::Bench { command } => tokio::runtime::Runtime::new()?.block_on(measure(command))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn examine(config: &Config) -> Result<ExitCode> {
+    let mut code = ExitCode::SUCCESS;
+    for check in doctor::checks(&config.model.root, &config.store.folder) {
+        match check.found {
+            Ok(found) => println!("ok       {:<18} {found}", check.what),
+            Err(mend) if check.needed => {
+                println!("MISSING  {:<18} {mend}", check.what);
+                code = ExitCode::FAILURE;
+            }
+            Err(mend) => println!("absent   {:<18} {mend}", check.what),
+        }
+    }
+    Ok(code)
+}
+
+fn models(command: ModelsCmd, root: &Path) -> Result<ExitCode> {
+    let mut code = ExitCode::SUCCESS;
+    match command {
+        ModelsCmd::Show { version } => {
+            let manifest = model::Manifest::read(&root.join(version))?;
+            println!("{}", toml::to_string_pretty(&manifest)?);
+        }
+        ModelsCmd::List => {
+            for folder in model::list(root).with_context(|| root.display().to_string())? {
+                let m = model::Manifest::read(&folder)?;
+                let accuracy = m.scorecard.map_or("-".into(), |s| format!("{:.4}", s.accuracy));
+                println!("{:<24} {:<8} {:>4} px  {} classes  accuracy {accuracy}  {}", m.version, m.serve, m.input.side, m.classes.len(), m.created);
+            }
+        }
+        ModelsCmd::Verify { version } => {
+            let folders = match version {
+                Some(version) => vec![root.join(version)],
+                None => model::list(root).with_context(|| root.display().to_string())?,
+            };
+            for folder in folders {
+                let precisions: Vec<String> = match model::Manifest::read(&folder) {
+                    Ok(m) => m.files.into_keys().collect(),
+                    Err(e) => {
+                        println!("REFUSED  {e}");
+                        code = ExitCode::FAILURE;
+                        continue;
+                    }
+                };
+                for precision in precisions {
+                    match beltsight::line::swap::open(&folder, Some(&precision), beltsight::engine::Device::Cpu, 1, 1) {
+                        Ok(student) => println!("ok       {} {precision}", student.card.label),
+                        Err(e) => {
+                            println!("REFUSED  {e}");
+                            code = ExitCode::FAILURE;
+                        }
+                    }
+                }
+            }
+        }
+    }
+    Ok(code)
+}
+
+/// Replaces this process by `beltsight-learn`, with the libtorch that `deploy/setup` fetched on the library path.
+/// Returns only when that fails.
+fn train(arguments: &[String]) -> anyhow::Error {
+    let Ok(program) = std::env::current_exe().map(|exe| exe.with_file_name("beltsight-learn")) else {
+        return anyhow::anyhow!("this program's own path is unknown");
+    };
+    if !program.is_file() {
+        return anyhow::anyhow!(
+            "{} is not built: run `deploy/setup --learn`, then `. .vendor/env && cargo build --features learn`",
+            program.display()
+        );
+    }
+    let mut command = Command::new(&program);
+    let vendored = program.ancestors().map(|a| a.join(".vendor/libtorch/lib")).find(|p| p.is_dir());
+    if let Some(folder) = vendored {
+        let rest = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
+        command.env("LD_LIBRARY_PATH", format!("{}:{rest}", folder.display()));
+    }
+    anyhow::Error::new(command.arg("train").args(arguments).exec()).context(program.display().to_string())
+}
+
+async fn measure(command: BenchCmd) -> Result<()> {
+    match command {
+        BenchCmd::Classify { model, data, seconds, rounds, python } => {
+            let pictures = bench::jpegs(&data)?;
+            let span = Duration::from_secs(seconds);
+            bench::classify::run(bench::classify::Plan { model, pictures, span, rounds, python }).await?;
+        }
+        BenchCmd::Precision { model, data } => {
+            let manifest = model::Manifest::read(&model)?;
+            let pictures = dataset::read(&data)?.load(manifest.input.side)?;
+            if pictures.is_empty() {
+                bail!("no pictures in {}", data.display());
+            }
+            print!("{}", bench::precision::precision(&model, &pictures)?);
+        }
+        BenchCmd::Overload { model, data, factor, seconds } => {
+            bench::load::overload(&model, bench::jpegs(&data)?, factor, Duration::from_secs(seconds)).await?;
+        }
+        BenchCmd::Soak { model, data, requests } => {
+            bench::load::soak(&model, bench::jpegs(&data)?, requests).await?;
+        }
+    }
+    Ok(())
+}

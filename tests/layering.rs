@@ -7,7 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Each room and the rooms it may import. `main`, `app`, `bench`, `doctor` and `evaluate` stand on top of all.
+/// Each room and the rooms it may import. `main`, `app`, `bench`, `doctor`, `draw`,
+/// `evaluate` and `probe` stand on top of all.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("engine", &[]),
@@ -135,7 +136,7 @@ fn every_room_of_the_library_has_a_place_in_the_order() {
     let known: BTreeSet<&str> = MAY_IMPORT
         .iter()
         .map(|(name, _)| *name)
-        .chain(["main", "lib", "app", "bench", "doctor", "evaluate", "learn"])
+        .chain(["main", "lib", "app", "bench", "doctor", "draw", "evaluate", "learn", "probe"])
         .collect();
     let unknown: BTreeSet<String> =
         sources().into_iter().map(|(room, ..)| room).filter(|r| !known.contains(r.as_str())).collect();

@@ -11,7 +11,7 @@ use axum::{
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 
 use super::{
     Api, body,
@@ -20,6 +20,7 @@ use super::{
 use crate::{
     domain::{Picture, Raw, Region, Source, Timings, Verdict, ms},
     line::{
+        locate,
         observe::{faulted, observe},
         verdict::{Origin, assemble},
     },
@@ -32,7 +33,7 @@ const MAX_ITEMS: usize = 32;
 const JPEG: [u8; 2] = [0xff, 0xd8];
 
 /// How a picture is to be judged.
-#[derive(Debug, Default, Deserialize, IntoParams)]
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields, default)]
 #[into_params(parameter_in = Query)]
 pub struct Options {
@@ -108,25 +109,17 @@ fn prepare(bytes: Bytes, several: bool, side: u32) -> Result<Prepared, PixelErro
     let started = Instant::now();
     let picture = pixels::decode(&bytes, Limits::default())?;
     let decoded = Instant::now();
-    let regions = if several { locate(&picture).into_iter().map(Some).collect() } else { vec![None] };
+    let regions = if several { locate::find(&picture).into_iter().map(Some).collect() } else { vec![None] };
     if regions.len() > MAX_ITEMS {
         let words = format!("{} items were found in the picture; at most {MAX_ITEMS} are judged", regions.len());
         return Err(PixelError::Unsupported(words));
     }
     let mut items = Vec::with_capacity(regions.len());
     for region in regions {
-        let square = region.map(|r| pixels::square_around(r, MARGIN, picture.width, picture.height));
+        let square = region.map(|r| pixels::square_around(r, pixels::CROP_MARGIN, picture.width, picture.height));
         items.push((region, pixels::fit(&picture, square, side)?));
     }
     let timings = Timings { decode_ms: ms(decoded - started), locate_ms: ms(decoded.elapsed()), ..Timings::default() };
     let raw = if bytes.starts_with(&JPEG) { Raw::Jpeg(bytes) } else { Raw::Rgb(Arc::new(picture)) };
     Ok(Prepared { items, raw, timings })
-}
-
-/// Background kept around an item, as a share of its longer side.
-const MARGIN: f32 = 0.1;
-
-/// PLACEHOLDER until `line::locate` is merged: takes the whole picture for one item.
-fn locate(picture: &Picture) -> Vec<Region> {
-    vec![Region { x: 0, y: 0, width: picture.width, height: picture.height }]
 }

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::error::ApiError;
-
-/// Ten steps nicer than the service: the scheduler gives the belt's threads about nine tenths of a contended core.
-const NICE: libc::c_int = 10;
+use crate::line::priority;
 
 /// The threads; jobs wait in order. There are never more of them than admission permits, because each holds one.
 pub(super) struct Decoders(rayon::ThreadPool);
@@ -17,7 +15,7 @@ impl Decoders {
         rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|i| format!("decode-{i}"))
-            .start_handler(|_| lower_priority())
+            .start_handler(|_| priority::set(priority::DECODE))
             .build()
             .map(Self)
             .map_err(std::io::Error::other)
@@ -41,14 +39,5 @@ impl Decoders {
             }
         });
         answer.await.map_err(|_| ApiError::Internal("a decode thread panicked".into()))
-    }
-}
-
-#[allow(unsafe_code)] // no safe wrapper of setpriority is among our dependencies
-fn lower_priority() {
-    // SAFETY: plain system call without pointers; on Linux `who` 0 means the calling thread, not the process.
-    let failed = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) } != 0;
-    if failed {
-        tracing::warn!("decode threads keep normal priority: {}", std::io::Error::last_os_error());
     }
 }

@@ -8,17 +8,17 @@ use axum::{
     body::Body,
     extract::State,
     http::{Response, header},
-    response::sse::{Event, KeepAlive, Sse},
+    response::sse::{Event, Sse},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Serialize;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_stream::{Stream, StreamExt, wrappers::WatchStream};
 use utoipa::ToSchema;
 
 use super::{
     Api,
     error::{ApiError, Problem},
+    streams::send,
 };
 use crate::{
     domain::{Region, Verdict},
@@ -50,23 +50,14 @@ pub struct LiveItem {
     verdict: Verdict,
 }
 
-/// A place among the open event streams; it is given back when dropped.
-pub(super) fn place(api: &Api) -> Result<OwnedSemaphorePermit, ApiError> {
-    api.0.streams.clone().try_acquire_owned().map_err(|_| ApiError::TooManyStreams)
-}
-
 /// The belt as server-sent events named `frame`, at most ten a second, always the newest.
 #[utoipa::path(get, path = "/live", tag = "live",
     responses((status = 200, body = Live, content_type = "text/event-stream"), (status = 429, body = Problem)))]
 pub(super) async fn stream(
     State(api): State<Api>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
-    let place = place(&api)?;
-    let events = WatchStream::new(api.live.clone()).throttle(PAUSE).filter_map(move |frame| {
-        let _held = &place;
-        Event::default().event("frame").json_data(live(frame?)).ok()
-    });
-    Ok(Sse::new(events.map(Ok)).keep_alive(KeepAlive::new().interval(Duration::from_secs(5))))
+    let frames = WatchStream::new(api.live.clone()).throttle(PAUSE);
+    send(&api, frames.filter_map(|frame| Event::default().event("frame").json_data(live(frame?)).ok()))
 }
 
 fn live(frame: LiveFrame) -> Live {

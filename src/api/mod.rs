@@ -14,6 +14,7 @@ mod measure;
 mod models;
 mod openapi;
 mod page;
+mod streams;
 mod tensors;
 mod v2;
 mod verdicts;
@@ -32,6 +33,7 @@ use axum::{
 };
 use serde::Deserialize;
 use tokio::sync::{Semaphore, broadcast, watch};
+use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::{
@@ -89,6 +91,8 @@ pub struct Parts {
     pub live: watch::Receiver<Option<LiveFrame>>,
     /// Whether the service takes work; false while starting, stopping, or when a needed part is broken.
     pub ready: watch::Receiver<bool>,
+    /// Ends the event streams, so that a graceful shutdown is not held up by them.
+    pub stop: CancellationToken,
     /// Folder of the model folders.
     pub models: PathBuf,
     /// Where a newly loaded model runs.

@@ -1,19 +1,23 @@
 //! `GET /verdicts`, `/verdicts/stream`, `/verdicts/counts`: the record, in pages and live.
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, sync::Arc};
 
 use axum::{
     Json,
     extract::{Query, State, rejection::QueryRejection},
-    response::sse::{Event, KeepAlive, Sse},
+    response::sse::{Event, Sse},
 };
 use serde::{Deserialize, Serialize};
-use tokio_stream::{Stream, StreamExt, wrappers::BroadcastStream};
-use utoipa::{IntoParams, ToSchema};
+use tokio_stream::{
+    Stream, StreamExt,
+    wrappers::{BroadcastStream, errors::BroadcastStreamRecvError},
+};
+use utoipa::ToSchema;
 
 use super::{
     Api,
     error::{ApiError, Problem},
+    streams::send,
 };
 use crate::{
     domain::{Action, Source, Verdict},
@@ -21,7 +25,7 @@ use crate::{
 };
 
 /// Which verdicts are wanted.
-#[derive(Debug, Deserialize, IntoParams)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct Wanted {
@@ -79,15 +83,10 @@ pub(super) async fn counts(State(api): State<Api>) -> Result<Json<Counts>, ApiEr
 pub(super) async fn stream(
     State(api): State<Api>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
-    let place = super::live::place(&api)?;
-    let events = BroadcastStream::new(api.recorded.subscribe()).filter_map(move |recorded| {
-        let _held = &place;
-        match recorded {
-            Ok(verdict) => Event::default().event("verdict").id(verdict.id.to_string()).json_data(&*verdict).ok(),
-            Err(tokio_stream::wrappers::errors::BroadcastStreamRecvError::Lagged(n)) => {
-                Some(Event::default().event("skipped").data(n.to_string()))
-            }
-        }
-    });
-    Ok(Sse::new(events.map(Ok)).keep_alive(KeepAlive::new().interval(Duration::from_secs(10))))
+    let recorded = BroadcastStream::new(api.recorded.subscribe());
+    let event = |recorded: Result<Arc<Verdict>, _>| match recorded {
+        Ok(verdict) => Event::default().event("verdict").id(verdict.id.to_string()).json_data(&*verdict).ok(),
+        Err(BroadcastStreamRecvError::Lagged(n)) => Some(Event::default().event("skipped").data(n.to_string())),
+    };
+    send(&api, recorded.filter_map(event))
 }

@@ -2,25 +2,19 @@
 //!
 //! Invariant: pictures of one group (one fish, one tile) never stand on both sides of a split.
 
-use std::{
-    collections::BTreeMap,
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, path::Path};
 
-use beltsight::{model, pixels};
+use anyhow::ensure;
+use beltsight::dataset;
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
-use rayon::prelude::*;
 
-const EXTENSIONS: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
-
-/// Labeled pictures.
+/// Labeled pictures, decoded.
 #[derive(Debug)]
 pub struct Dataset {
     /// Class names, sorted.
     pub classes: Vec<String>,
-    /// Classes whose `salmonid` column says 1.
+    /// Classes that the table marks good.
     pub accept: Vec<String>,
     /// File names relative to the folder.
     pub files: Vec<String>,
@@ -30,171 +24,37 @@ pub struct Dataset {
     pub groups: Vec<usize>,
     /// `side * side * 3` bytes per picture.
     pub pictures: Vec<Vec<u8>>,
-    /// SHA-256 over file names, classes and the files' own SHA-256.
+    /// Hash of the data snapshot.
     pub sha256: String,
 }
 
-/// Why pictures can't be learned from.
-#[derive(Debug, thiserror::Error)]
-pub enum DataError {
-    /// The system refused.
-    #[error("{path}: {source}")]
-    Io {
-        /// The file or folder.
-        path: PathBuf,
-        /// The system's words.
-        source: io::Error,
-    },
-    /// Not a picture.
-    #[error("{path}: {source}")]
-    Picture {
-        /// The file.
-        path: PathBuf,
-        /// Why it can't be decoded.
-        source: pixels::PixelError,
-    },
-    /// A picture without a class.
-    #[error("{path}: it has no class; {hint}")]
-    Unlabeled {
-        /// The file.
-        path: PathBuf,
-        /// What to do.
-        hint: &'static str,
-    },
-    /// The table or folder is not what it should be.
-    #[error("{path}: {why}")]
-    Layout {
-        /// The file or folder.
-        path: PathBuf,
-        /// What is wrong.
-        why: String,
-    },
-}
-
-struct Entry {
-    file: String,
-    class: String,
-    group: String,
-    accept: bool,
-}
-
-/// Reads `photos.csv`, `index.csv` or one folder per class under `root`; every picture is fitted to `side` as serving
-/// does it.
-///
-/// The table's columns: `file` or `image`; `species` or `class`; a group in `split_group` or `tile_group` if there is
-/// one; `salmonid` 1 marks a class to accept.
+/// Reads a data set (see [`dataset::read`]), every picture fitted to `side` as serving does it.
 ///
 /// # Errors
-/// See [`DataError`]; one unreadable or unlabeled picture fails the whole, because a silent hole would change the figures.
-pub fn read(root: &Path, side: u32) -> Result<Dataset, DataError> {
-    let table = ["photos.csv", "index.csv"].map(|name| root.join(name)).into_iter().find(|path| path.is_file());
-    let mut entries = match table {
-        Some(path) => read_table(&path)?,
-        None => read_folders(root)?,
-    };
-    entries.sort_by(|a, b| a.file.cmp(&b.file));
-    let mut classes: Vec<String> = entries.iter().map(|e| e.class.clone()).collect();
-    classes.sort();
-    classes.dedup();
-    if classes.len() < 2 {
-        return Err(layout(root, "at least two classes of pictures are needed".into()));
-    }
-    let mut accept: Vec<String> = entries.iter().filter(|e| e.accept).map(|e| e.class.clone()).collect();
-    accept.sort();
-    accept.dedup();
+/// One unreadable or unlabeled picture fails the whole, because a silent hole would change the figures; so does a
+/// single class.
+pub fn read(root: &Path, side: u32) -> anyhow::Result<Dataset> {
+    let list = dataset::read(root)?;
+    let mut classes = list.classes.clone();
+    ensure!(classes.len() > 1, "{}: at least two classes of pictures are needed", root.display());
     let mut numbers = BTreeMap::new();
-    let groups = entries
+    let groups = list
+        .samples
         .iter()
-        .map(|e| {
+        .map(|sample| {
             let next = numbers.len();
-            *numbers.entry(e.group.as_str()).or_insert(next)
+            *numbers.entry(sample.group.as_str()).or_insert(next)
         })
         .collect();
-    let read: Vec<(Vec<u8>, String)> = entries
-        .par_iter()
-        .map(|entry| {
-            let path = root.join(&entry.file);
-            let bytes = fs::read(&path).map_err(|source| DataError::Io { path: path.clone(), source })?;
-            let picture = pixels::decode(&bytes, pixels::Limits::default())
-                .and_then(|picture| pixels::fit(&picture, None, side))
-                .map_err(|source| DataError::Picture { path, source })?;
-            Ok((picture, model::sha256(&bytes)))
-        })
-        .collect::<Result<_, DataError>>()?;
-    let mut snapshot = String::new();
-    for (entry, (_, hash)) in entries.iter().zip(&read) {
-        snapshot += &format!("{}\0{}\0{hash}\n", entry.file, entry.class);
-    }
     Ok(Dataset {
-        labels: entries.iter().map(|e| classes.iter().position(|c| *c == e.class).unwrap_or_default()).collect(),
-        files: entries.iter().map(|e| e.file.clone()).collect(),
-        groups,
-        pictures: read.into_iter().map(|(picture, _)| picture).collect(),
-        sha256: model::sha256(snapshot.as_bytes()),
+        labels: list.truth(&mut classes),
         classes,
-        accept,
+        accept: list.good.clone(),
+        files: list.samples.iter().map(|s| s.file.clone()).collect(),
+        groups,
+        pictures: list.load(side)?,
+        sha256: list.hash()?,
     })
-}
-
-fn layout(path: &Path, why: String) -> DataError {
-    DataError::Layout { path: path.into(), why }
-}
-
-fn read_table(path: &Path) -> Result<Vec<Entry>, DataError> {
-    let broken = |e: csv::Error| layout(path, e.to_string());
-    let mut reader = csv::Reader::from_path(path).map_err(broken)?;
-    let header = reader.headers().map_err(broken)?.clone();
-    let column = |names: [&str; 2]| names.iter().find_map(|name| header.iter().position(|h| h == *name));
-    let needed = |names: [&str; 2]| {
-        column(names).ok_or_else(|| layout(path, format!("it has no column `{}` or `{}`", names[0], names[1])))
-    };
-    let (file, class) = (needed(["file", "image"])?, needed(["species", "class"])?);
-    let (group, salmonid) = (column(["split_group", "tile_group"]), column(["salmonid", "accept"]));
-    let mut entries = Vec::new();
-    for row in reader.records() {
-        let row = row.map_err(broken)?;
-        let name = row[file].to_string();
-        if row[class].trim().is_empty() {
-            let path = path.with_file_name("").join(name);
-            return Err(DataError::Unlabeled { path, hint: "fill its class in or take its row out of the table" });
-        }
-        let own = |text: &str| if text.is_empty() { name.clone() } else { text.to_string() };
-        entries.push(Entry {
-            class: row[class].trim().into(),
-            group: own(group.map_or("", |g| &row[g])),
-            accept: salmonid.is_some_and(|s| &row[s] == "1"),
-            file: name,
-        });
-    }
-    Ok(entries)
-}
-
-fn read_folders(root: &Path) -> Result<Vec<Entry>, DataError> {
-    let list = |folder: &Path| -> Result<Vec<PathBuf>, DataError> {
-        fs::read_dir(folder)
-            .and_then(|found| found.map(|entry| Ok(entry?.path())).collect())
-            .map_err(|source| DataError::Io { path: folder.into(), source })
-    };
-    let mut entries = Vec::new();
-    for folder in list(root)? {
-        if folder.is_file() && is_picture(&folder) {
-            return Err(DataError::Unlabeled { path: folder, hint: "put it into the folder of its class" });
-        }
-        if !folder.is_dir() {
-            continue;
-        }
-        let class = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        for path in list(&folder)?.into_iter().filter(|path| is_picture(path)) {
-            let file = format!("{class}/{}", path.file_name().unwrap_or_default().to_string_lossy());
-            entries.push(Entry { class: class.clone(), group: file.clone(), accept: false, file });
-        }
-    }
-    Ok(entries)
-}
-
-fn is_picture(path: &Path) -> bool {
-    let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
-    EXTENSIONS.contains(&extension.as_str())
 }
 
 /// Assigns every picture to one of `count` folds: groups stay whole, every class is spread as evenly as groups allow.
@@ -257,45 +117,5 @@ mod tests {
         assert_eq!(fold_of, folds(&labels, &groups, 5, 3).unwrap());
         assert_ne!(fold_of, folds(&labels, &groups, 5, 4).unwrap());
         assert!(folds(&labels[..4], &groups[..4], 5, 3).is_err());
-    }
-
-    fn gray(path: &Path, level: u8) {
-        let picture = beltsight::domain::Picture::filled(8, 8, [level; 3]);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, pixels::encode_jpeg(&picture, 90).unwrap()).unwrap();
-    }
-
-    #[test]
-    fn a_folder_per_class_is_read_and_a_broken_or_stray_picture_is_named() {
-        let root = tempfile::tempdir().unwrap();
-        gray(&root.path().join("good/a.jpg"), 200);
-        gray(&root.path().join("bad/b.jpg"), 20);
-        let data = read(root.path(), 4).unwrap();
-        assert_eq!(
-            (data.classes.as_slice(), data.labels.as_slice()),
-            (&["bad".into(), "good".into()][..], &[0, 1][..])
-        );
-        assert_eq!(data.pictures[1], vec![200; 48]);
-        gray(&root.path().join("bad/b.jpg"), 21);
-        assert_ne!(read(root.path(), 4).unwrap().sha256, data.sha256);
-        fs::write(root.path().join("bad/c.jpg"), b"no").unwrap();
-        assert!(read(root.path(), 4).unwrap_err().to_string().contains("c.jpg"));
-        fs::remove_file(root.path().join("bad/c.jpg")).unwrap();
-        gray(&root.path().join("stray.jpg"), 1);
-        assert!(read(root.path(), 4).unwrap_err().to_string().contains("stray.jpg"));
-    }
-
-    #[test]
-    fn a_table_gives_classes_groups_and_accepted_ones() {
-        let root = tempfile::tempdir().unwrap();
-        gray(&root.path().join("p/1.jpg"), 10);
-        gray(&root.path().join("p/2.jpg"), 20);
-        let table = root.path().join("photos.csv");
-        fs::write(&table, "file,species,salmonid,split_group\np/1.jpg,trout,1,g\np/2.jpg,bass,0,g\n").unwrap();
-        let data = read(root.path(), 4).unwrap();
-        assert_eq!(data.accept, ["trout"]);
-        assert_eq!(data.groups, [0, 0]);
-        fs::write(&table, "file,species\np/1.jpg,trout\np/2.jpg,\n").unwrap();
-        assert!(read(root.path(), 4).unwrap_err().to_string().contains("2.jpg"));
     }
 }

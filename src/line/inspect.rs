@@ -29,8 +29,10 @@ use crate::{
 
 /// How long an item's box stays on the live picture.
 const SHOWN: Duration = Duration::from_secs(4);
-/// Shortest time between two live pictures.
-const LIVE_PAUSE: Duration = Duration::from_millis(100);
+/// Time between two live pictures while somebody watches, and while nobody does.
+const LIVE_PAUSE: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
+/// JPEG quality of live pictures.
+const LIVE_QUALITY: i32 = 80;
 
 /// What a camera's line needs of the service.
 #[derive(Clone)]
@@ -49,6 +51,8 @@ pub struct Line {
     pub locate: LocateConfig,
     /// Where waiting for the worker happens, apart from HTTP.
     pub waiting: Handle,
+    /// Where live pictures are encoded, apart from the line.
+    pub background: Handle,
 }
 
 /// Judged items of the last seconds: `(track, box, verdict)`.
@@ -79,8 +83,9 @@ pub fn run(line: &Line, camera: &str, frames: &Handover, stop: &CancellationToke
         for item in items {
             judge(line, &frame, &picture, item, decode_ms, located, &shown);
         }
-        let due = last_live.is_none_or(|last: Instant| last.elapsed() >= LIVE_PAUSE);
-        if due && line.live.receiver_count() > 1 {
+        // The API itself holds one receiver; every watcher another.
+        let pause = LIVE_PAUSE[usize::from(line.live.receiver_count() <= 1)];
+        if last_live.is_none_or(|last: Instant| last.elapsed() >= pause) {
             last_live = Some(started);
             show(line, picture, locator.tracks(), &shown);
         }
@@ -149,7 +154,7 @@ fn remember(shown: &Shown, verdict: &Verdict) {
     shown.push((verdict.track, verdict.clone()));
 }
 
-/// Sends the frame with the boxes of its judged items to those who watch; the picture is encoded by whoever asks.
+/// Sends the frame with the boxes of its judged items to those who watch; encoded apart from the line.
 fn show(line: &Line, picture: Arc<Picture>, tracks: Vec<(u64, Region)>, shown: &Shown) {
     let judged = shown.lock().unwrap_or_else(PoisonError::into_inner);
     let items = tracks
@@ -157,5 +162,12 @@ fn show(line: &Line, picture: Arc<Picture>, tracks: Vec<(u64, Region)>, shown: &
         .filter_map(|(track, region)| judged.iter().find(|(t, _)| *t == track).map(|(_, v)| (region, v.clone())))
         .collect();
     drop(judged);
-    line.live.send_replace(Some(LiveFrame { picture, items }));
+    let live = line.live.clone();
+    line.background.spawn_blocking(move || match pixels::encode_jpeg(&picture, LIVE_QUALITY) {
+        Ok(jpeg) => {
+            let (width, height) = (picture.width, picture.height);
+            live.send_replace(Some(LiveFrame { jpeg: jpeg.into(), width, height, items }));
+        }
+        Err(e) => tracing::warn!("a live picture could not be encoded: {e}"),
+    });
 }

@@ -196,6 +196,8 @@ pub struct Locator {
     /// The belt's colour per cell; empty before the first picture.
     belt: Vec<f32>,
     size: (u32, u32),
+    /// Pixels of the picture in a cell's side.
+    scale: f32,
     /// Cells per second along x; `None` until an item was seen moving.
     speed: Option<f32>,
     tracks: Vec<Track>,
@@ -205,7 +207,7 @@ pub struct Locator {
 impl Locator {
     /// A locator that has seen nothing yet.
     pub fn new(config: LocateConfig) -> Self {
-        Self { config, belt: Vec::new(), size: (0, 0), speed: None, tracks: Vec::new(), next: 1 }
+        Self { config, belt: Vec::new(), size: (0, 0), scale: 1.0, speed: None, tracks: Vec::new(), next: 1 }
     }
 
     /// The items in `picture`, taken at `captured`, that are to be judged now; pictures come in the order of capture.
@@ -213,6 +215,7 @@ impl Locator {
         let Some(cells) = Cells::of(picture) else { return Vec::new() };
         if self.size != (picture.width, picture.height) {
             self.size = (picture.width, picture.height);
+            self.scale = cells.scale;
             self.belt.clear();
             self.tracks.clear();
         }
@@ -231,6 +234,20 @@ impl Locator {
             }
         }
         items
+    }
+
+    /// The items in the last picture, by track number, about where they are (a cell is a few pixels): for people who
+    /// watch.
+    pub fn tracks(&self) -> Vec<(u64, Region)> {
+        let newest = self.tracks.iter().map(|t| t.seen).max();
+        let pixels = |cells: usize| (cells as f32 * self.scale) as u32;
+        let region = |b: &Blob| Region {
+            x: pixels(b.left),
+            y: pixels(b.top),
+            width: pixels(b.right + 1 - b.left).max(1),
+            height: pixels(b.bottom + 1 - b.top).max(1),
+        };
+        self.tracks.iter().filter(|t| Some(t.seen) == newest).map(|t| (t.number, region(&t.blob))).collect()
     }
 
     /// Marks the cells that are no belt and lets the belt's colour follow the others.

@@ -2,7 +2,7 @@
 
 /// Nice value of the threads that the belt waits for; needs root or CAP_SYS_NICE.
 pub const BELT: i32 = -10;
-/// Nice value of the threads that decode HTTP uploads.
+/// Nice value of the threads that decode HTTP uploads: the scheduler gives the belt's nine tenths of a contended core.
 pub const DECODE: i32 = 10;
 
 /// Sets the calling thread's nice value. Without the right to go below 0 the thread keeps the one it has, which costs

@@ -8,7 +8,7 @@ const SILENT = 5_000;         // a picture older than this, in ms, is shown as s
 const MARKS = { accept: "✓", divert: "?", reject: "✕" };
 const NAMES = { accept: "Accept", divert: "Divert", reject: "Reject" };
 const REASONS = {
-  accepted: "sure enough", wrong_class: "not an accepted kind", unsure: "unsure, please look",
+  accepted: "sure enough", wrong_class: "wrong kind", unsure: "unsure",
   low_score: "too doubtful", fault: "could not be judged",
 };
 const at = (id) => document.getElementById(id);
@@ -45,7 +45,7 @@ function drawFrame({ width, height, jpeg, items }) {
   boxes.replaceChildren(...items.map(({ region, verdict }) => {
     const action = verdict.action;
     const words = `${MARKS[action]} ${verdict.class ?? "fault"} ${percent(verdict.scores[0]?.probability ?? 0)}`;
-    const wide = words.length * size * 0.6 + size * 0.6;
+    const wide = words.length * size * 0.64 + size * 0.6;
     const x = Math.max(0, Math.min(region.x, width - wide));
     const y = region.y >= size * 1.5 ? region.y - size * 1.5 : region.y;
     const group = svg("g", {});
@@ -56,6 +56,7 @@ function drawFrame({ width, height, jpeg, items }) {
     );
     return group;
   }));
+  drawStale();
 }
 
 function item(verdict) {
@@ -76,7 +77,7 @@ function item(verdict) {
   words.append(html("p", "what", `${MARKS[action]} ${NAMES[action]} · ${kind}`));
   const time = new Date(verdict.time).toLocaleTimeString([], { hour12: false });
   const why = verdict.fault ?? REASONS[verdict.reason];
-  words.append(html("p", "why", `${time} · ${why} · ${verdict.timings.total_ms.toFixed(1)} ms`));
+  words.append(html("p", "why", `${time} · ${verdict.timings.total_ms.toFixed(1)} ms · ${why}`));
   row.append(words);
   return row;
 }
