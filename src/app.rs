@@ -111,6 +111,7 @@ async fn run(config: Config) -> Result<()> {
         metrics: metrics.clone(),
         recorded,
         live: live_reader,
+        stop: stop.clone(),
         ready: ready_reader,
         models: config.model.root,
         device: config.model.device,

@@ -74,13 +74,7 @@ pub struct Model {
 
 impl Default for Model {
     fn default() -> Self {
-        Self {
-            root: "models".into(),
-            version: "belt-small".into(),
-            precision: None,
-            device: Device::Auto,
-            threads: 0,
-        }
+        Self { root: "models".into(), version: "belt-small".into(), precision: None, device: Device::Auto, threads: 0 }
     }
 }
 
@@ -140,15 +134,17 @@ impl Config {
     /// # Errors
     /// [`ConfigError`], naming file and key.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|e| ConfigError::Read { path: path.into(), why: e.to_string() })?;
+        let text =
+            std::fs::read_to_string(path).map_err(|e| ConfigError::Read { path: path.into(), why: e.to_string() })?;
         Self::parse(&text, std::env::vars()).map_err(|why| ConfigError::Wrong { path: path.into(), why })
     }
 
     fn parse(text: &str, environment: impl Iterator<Item = (String, String)>) -> Result<Self, String> {
         let mut table: toml::Table = text.parse().map_err(|e: toml::de::Error| e.to_string())?;
         for (name, value) in environment {
-            let Some((room, key)) = name.strip_prefix("BELTSIGHT_").and_then(|rest| rest.split_once('_')) else { continue };
+            let Some((room, key)) = name.strip_prefix("BELTSIGHT_").and_then(|rest| rest.split_once('_')) else {
+                continue;
+            };
             let (room, key) = (room.to_lowercase(), key.to_lowercase());
             if !matches!(room.as_str(), "server" | "model" | "store") {
                 continue;

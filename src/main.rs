@@ -243,7 +243,14 @@ fn models(command: ModelsCmd, root: &Path) -> Result<ExitCode> {
             for folder in model::list(root).with_context(|| root.display().to_string())? {
                 let m = model::Manifest::read(&folder)?;
                 let accuracy = m.scorecard.map_or("-".into(), |s| format!("{:.4}", s.accuracy));
-                println!("{:<24} {:<8} {:>4} px  {} classes  accuracy {accuracy}  {}", m.version, m.serve, m.input.side, m.classes.len(), m.created);
+                println!(
+                    "{:<24} {:<8} {:>4} px  {} classes  accuracy {accuracy}  {}",
+                    m.version,
+                    m.serve,
+                    m.input.side,
+                    m.classes.len(),
+                    m.created
+                );
             }
         }
         ModelsCmd::Verify { version } => {

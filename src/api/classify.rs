@@ -18,7 +18,7 @@ use super::{
     error::{ApiError, Problem},
 };
 use crate::{
-    domain::{Picture, Raw, Region, Source, Timings, Verdict, ms},
+    domain::{Raw, Region, Source, Timings, Verdict, ms},
     line::{
         locate,
         observe::{faulted, observe},

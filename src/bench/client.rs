@@ -48,7 +48,13 @@ impl Outcomes {
 ///
 /// # Errors
 /// Only when the client can't be made; failed requests are outcomes.
-pub async fn closed_loop(url: &str, pictures: Arc<Vec<Bytes>>, concurrency: usize, span: Duration, requests: usize) -> Result<Outcomes> {
+pub async fn closed_loop(
+    url: &str,
+    pictures: Arc<Vec<Bytes>>,
+    concurrency: usize,
+    span: Duration,
+    requests: usize,
+) -> Result<Outcomes> {
     let client = reqwest::Client::builder().timeout(Duration::from_secs(30)).build()?;
     let next = Arc::new(AtomicUsize::new(0));
     let started = Instant::now();

@@ -90,7 +90,8 @@ impl Scrape {
         for line in text.lines() {
             let Some((series, value)) = line.rsplit_once(' ') else { continue };
             if series.starts_with("beltsight_verdict_seconds_bucket{") && series.contains("source=\"belt\"") {
-                let le = series.split("le=\"").nth(1).and_then(|s| s.split('"').next()).context("a bucket without le")?;
+                let le =
+                    series.split("le=\"").nth(1).and_then(|s| s.split('"').next()).context("a bucket without le")?;
                 buckets.push((le.replace("+Inf", "inf").parse()?, value.parse()?));
             } else if series.starts_with("beltsight_faults_total{") && series.contains("source=\"belt\"") {
                 belt_faults += value.parse::<f64>()?;
@@ -131,6 +132,11 @@ pub async fn soak(model: &std::path::Path, pictures: Vec<Bytes>, requests: usize
     let out = client::closed_loop(&service.url, pictures, 8, forever, requests.saturating_sub(5_000)).await?;
     let end = resident(service.pid())?;
     let growth = (end as f64 - settled as f64) / 1e6;
-    println!("resident after {requests}: {:.1} MB, growth {growth:+.1} MB, answers {:?}, {:.0} requests/s", end as f64 / 1e6, answers(&out), out.rate());
+    println!(
+        "resident after {requests}: {:.1} MB, growth {growth:+.1} MB, answers {:?}, {:.0} requests/s",
+        end as f64 / 1e6,
+        answers(&out),
+        out.rate()
+    );
     Ok(())
 }

@@ -15,7 +15,11 @@ use anyhow::{Context, Result, ensure};
 pub fn machine() -> String {
     let processor = fs::read_to_string("/proc/cpuinfo")
         .ok()
-        .and_then(|text| text.lines().find(|l| l.starts_with("model name")).map(|l| l.split(':').nth(1).unwrap_or("").trim().to_string()))
+        .and_then(|text| {
+            text.lines()
+                .find(|l| l.starts_with("model name"))
+                .map(|l| l.split(':').nth(1).unwrap_or("").trim().to_string())
+        })
         .unwrap_or_else(|| "unknown processor".into());
     let today = time::OffsetDateTime::now_utc().date();
     format!("{processor}, {} cores allowed, {today}", crate::engine::cores())

@@ -5,11 +5,7 @@
 use std::{collections::HashMap, path::Path};
 
 use anyhow::{Context, ensure};
-use beltsight::{
-    domain::Thresholds,
-    model::Lineage,
-    scorecard::Scorecard,
-};
+use beltsight::{domain::Thresholds, model::Lineage, scorecard::Scorecard};
 
 use crate::{nets::Model, weights};
 

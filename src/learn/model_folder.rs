@@ -48,9 +48,16 @@ pub fn write(student: &Student, pictures: &[&[u8]], version: &str, out: &Path) -
     let mut serve = "float32";
     for (precision, name, bytes) in graphs {
         let (apart, agreement) = compare(&bytes, pictures, &trained, temperature)?;
-        println!("{precision:<8} {:>8} bytes, |p - p trained| <= {apart:.1e}, same class {:.2} %", bytes.len(), agreement * 100.0);
+        println!(
+            "{precision:<8} {:>8} bytes, |p - p trained| <= {apart:.1e}, same class {:.2} %",
+            bytes.len(),
+            agreement * 100.0
+        );
         if precision == "float32" {
-            ensure!(apart <= FLOAT_TOLERANCE, "the float32 graph's probabilities differ by {apart} from the trained ones");
+            ensure!(
+                apart <= FLOAT_TOLERANCE,
+                "the float32 graph's probabilities differ by {apart} from the trained ones"
+            );
         } else if agreement >= INT8_AGREEMENT {
             serve = "int8";
         }

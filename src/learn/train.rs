@@ -5,12 +5,7 @@
 use std::{fs, path::PathBuf, time::Instant};
 
 use anyhow::{Context, bail, ensure};
-use beltsight::{
-    domain::Thresholds,
-    model::Lineage,
-    nets as architectures,
-    scorecard::Scorecard,
-};
+use beltsight::{domain::Thresholds, model::Lineage, nets as architectures, scorecard::Scorecard};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};

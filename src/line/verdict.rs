@@ -62,9 +62,7 @@ pub fn assemble(origin: Origin, scored: &Scored, timings: Timings) -> Verdict {
 #[allow(missing_docs)]
 pub(crate) mod tests {
     use super::*;
-    use crate::{
-        domain::{Action, Card, Decision, Fault, Reason, Scores, Thresholds},
-    };
+    use crate::domain::{Action, Card, Decision, Fault, Reason, Scores, Thresholds};
 
     /// A verdict for the tests of other rooms.
     pub(crate) fn verdict(action: Action) -> Verdict {

@@ -59,7 +59,8 @@ pub enum OnnxError {
 /// Weights of the right names and shapes that compute nothing: convolutions and head 0, BatchNorm the identity. For
 /// trying a provider out without a trained student.
 pub fn blank_weights(net: &crate::nets::Net, classes: usize) -> Weights {
-    let tensor = |shape: &[usize], value: f32| Tensor { shape: shape.to_vec(), data: vec![value; shape.iter().product()] };
+    let tensor =
+        |shape: &[usize], value: f32| Tensor { shape: shape.to_vec(), data: vec![value; shape.iter().product()] };
     let mut weights = Weights::new();
     for conv in net.convs() {
         let kernel = [conv.outputs, conv.inputs / conv.groups, conv.kernel, conv.kernel];
