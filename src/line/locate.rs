@@ -337,8 +337,8 @@ fn moved(before: &Blob, now: &Blob, expected: f32, across: usize) -> Option<f32>
     match (left, right) {
         (Some(l), Some(r)) => Some(if (l - expected).abs() < (r - expected).abs() { l } else { r }),
         (Some(one), None) | (None, Some(one)) => Some(one),
-        // Cut on either side both times: as wide as the picture, or just turned from entering to leaving.
-        (None, None) => Some(expected),
+        // Longer than the picture; otherwise one leaves while the other enters, and they are two.
+        (None, None) => [before, now].iter().any(|b| b.left == 0 && b.right + 1 >= across).then_some(expected),
     }
 }
 
