@@ -62,29 +62,56 @@ impl Cells {
         Some(Self { across: across as usize, down: down as usize, scale, rgb: target.into_vec() })
     }
 
-    /// The middle value of every channel over the cells for which `keep` holds.
-    fn median(&self, keep: impl Fn(usize, usize) -> bool) -> [f32; 3] {
-        let mut counts = [[0u32; 256]; 3];
-        let mut all = 0;
-        for (i, pixel) in self.rgb.chunks_exact(3).enumerate() {
-            if keep(i % self.across, i / self.across) {
-                all += 1;
-                for c in 0..3 {
-                    counts[c][usize::from(pixel[c])] += 1;
+    /// The belt's colour per cell as one picture shows it: lamps and lens shade rows and columns, so a cell is the
+    /// middle of its row times the middle of its column. Right wherever items cover less than half of both.
+    fn ground(&self) -> Vec<f32> {
+        let value = |x: usize, y: usize, c: usize| self.rgb[(y * self.across + x) * 3 + c];
+        let mut ground = vec![0.0; self.rgb.len()];
+        for c in 0..3 {
+            let rows: Vec<f32> = (0..self.down).map(|y| middle((0..self.across).map(|x| value(x, y, c)))).collect();
+            let columns: Vec<f32> = (0..self.across).map(|x| middle((0..self.down).map(|y| value(x, y, c)))).collect();
+            let all = middle(rows.iter().map(|row| *row as u8)).max(1.0);
+            for (y, row) in rows.iter().enumerate() {
+                for (x, column) in columns.iter().enumerate() {
+                    ground[(y * self.across + x) * 3 + c] = row * column / all;
                 }
             }
         }
-        counts.map(|counts| {
-            let mut sum = 0;
-            counts
-                .iter()
-                .position(|n| {
-                    sum += n;
-                    sum * 2 >= all
-                })
-                .unwrap_or(0) as f32
-        })
+        ground
     }
+
+    /// By how much the light changed against `belt`, per channel: the middle of the cells' ratios.
+    fn light(&self, belt: &[f32]) -> [f32; 3] {
+        let mut counts = [[0usize; 256]; 3];
+        for (pixel, belt) in self.rgb.chunks_exact(3).zip(belt.chunks_exact(3)) {
+            for c in 0..3 {
+                let ratio = f32::from(pixel[c]) / belt[c].max(1.0) * 128.0;
+                counts[c][ratio.min(255.0) as usize] += 1;
+            }
+        }
+        let half = self.rgb.len() / 6;
+        counts.map(|counts| (half_way(&counts, half) + 0.5) / 128.0)
+    }
+}
+
+/// The middle value.
+fn middle(values: impl Iterator<Item = u8>) -> f32 {
+    let mut counts = [0usize; 256];
+    let mut all = 0;
+    for value in values {
+        counts[usize::from(value)] += 1;
+        all += 1;
+    }
+    half_way(&counts, all / 2)
+}
+
+fn half_way(counts: &[usize; 256], half: usize) -> f32 {
+    let mut sum = 0;
+    let at = counts.iter().position(|n| {
+        sum += n;
+        sum > half
+    });
+    at.unwrap_or(0) as f32
 }
 
 /// A connected group of cells that are no belt: first and last column and row, and how many cells.
@@ -167,19 +194,27 @@ fn sharpen(picture: &Picture, blob: &Blob, scale: f32, belt: [f32; 3], threshold
     Region { x: left as u32, y: top as u32, width: (right - left + 1) as u32, height: (bottom - top + 1) as u32 }
 }
 
-/// What lies in a single picture of a roughly uniform ground, largest first. The ground is the middle colour of the
-/// picture's border.
+/// What lies in a single picture of a roughly uniform ground, largest first; see [`Cells::ground`].
 pub fn find(picture: &Picture) -> Vec<Region> {
     let config = LocateConfig::default();
     let Some(cells) = Cells::of(picture) else { return Vec::new() };
     let (across, down) = (cells.across, cells.down);
-    let border = |x: usize, y: usize| x < 3 || y < 3 || x + 3 >= across || y + 3 >= down;
-    let belt = cells.median(border);
-    let marked: Vec<bool> = cells.rgb.chunks_exact(3).map(|p| difference(p, &belt) > config.threshold).collect();
+    let ground = cells.ground();
+    let marked: Vec<bool> = cells
+        .rgb
+        .chunks_exact(3)
+        .zip(ground.chunks_exact(3))
+        .map(|(pixel, belt)| difference(pixel, belt) > config.threshold)
+        .collect();
     let min_area = (config.min_area * (across * down) as f32) as usize;
     let mut found = blobs(&marked, across, down, min_area.max(1));
     found.sort_by_key(|blob| std::cmp::Reverse(blob.area));
-    found.iter().map(|blob| sharpen(picture, blob, cells.scale, belt, config.threshold)).collect()
+    let mut regions = Vec::with_capacity(found.len());
+    for blob in found {
+        let belt = mean_belt(&ground, &blob, across);
+        regions.push(sharpen(picture, &blob, cells.scale, belt, config.threshold));
+    }
+    regions
 }
 
 /// An item that is being followed. Positions in cells.
@@ -253,8 +288,11 @@ impl Locator {
     /// Marks the cells that are no belt and lets the belt's colour follow the others.
     fn mark(&mut self, cells: &Cells) -> Vec<bool> {
         if self.belt.is_empty() {
-            self.belt = cells.median(|_, _| true).repeat(cells.across * cells.down);
+            self.belt = cells.ground();
         }
+        // The light changes everywhere at once, under items too, so no shadow of the old light stays behind them.
+        let light = cells.light(&self.belt);
+        self.belt.chunks_exact_mut(3).for_each(|belt| (0..3).for_each(|c| belt[c] *= light[c]));
         let threshold = self.config.threshold;
         let mut covered = 0usize;
         let mut marked = Vec::with_capacity(cells.rgb.len() / 3);
@@ -268,7 +306,7 @@ impl Locator {
             marked.push(item);
         }
         if covered as f32 > MOST_COVERED * marked.len() as f32 {
-            self.belt = cells.median(|_, _| true).repeat(cells.across * cells.down);
+            self.belt = cells.ground();
             for (pixel, (belt, mark)) in cells.rgb.chunks_exact(3).zip(self.belt.chunks_exact(3).zip(&mut marked)) {
                 *mark = difference(pixel, belt) > threshold;
             }
@@ -354,8 +392,8 @@ fn moved(before: &Blob, now: &Blob, expected: f32, across: usize) -> Option<f32>
     match (left, right) {
         (Some(l), Some(r)) => Some(if (l - expected).abs() < (r - expected).abs() { l } else { r }),
         (Some(one), None) | (None, Some(one)) => Some(one),
-        // Cut on either side both times: as wide as the picture, or just turned from entering to leaving.
-        (None, None) => Some(expected),
+        // Longer than the picture; otherwise one leaves while the other enters, and they are two.
+        (None, None) => [before, now].iter().any(|b| b.left == 0 && b.right + 1 >= across).then_some(expected),
     }
 }
 
