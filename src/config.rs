@@ -195,11 +195,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_shipped_example_documents_every_key_and_loads() {
+    fn the_shipped_example_loads_and_its_defaults_are_the_real_ones() {
         let text = include_str!("../deploy/beltsight.toml");
-        let config = Config::parse(text, std::iter::empty()).unwrap();
-        assert_eq!(config.server.listen.port(), 8080);
+        let mut config = Config::parse(text, std::iter::empty()).unwrap();
         assert_eq!(config.camera.len(), 1);
+        config.camera.clear();
+        assert_eq!(format!("{config:#?}"), format!("{:#?}", Config::default()));
     }
 
     #[test]
