@@ -373,8 +373,8 @@ fn moved(before: &Blob, now: &Blob, expected: f32, across: usize) -> Option<f32>
     if overlap < 0.4 * height {
         return None;
     }
-    let left = (before.left > 0 && now.left > 0).then(|| now.left as f32 - before.left as f32);
-    let right = (before.right + 1 < across && now.right + 1 < across).then(|| now.right as f32 - before.right as f32);
+    let left = (before.left > 0 && now.left > 0).then_some(now.left as f32 - before.left as f32);
+    let right = (before.right + 1 < across && now.right + 1 < across).then_some(now.right as f32 - before.right as f32);
     match (left, right) {
         (Some(l), Some(r)) => Some(if (l - expected).abs() < (r - expected).abs() { l } else { r }),
         (Some(one), None) | (None, Some(one)) => Some(one),
