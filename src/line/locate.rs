@@ -27,7 +27,8 @@ const FORGET_AFTER: f32 = 2.0;
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LocateConfig {
-    /// Least difference from the belt, summed over R, G and B (0 to 765), that is no belt.
+    /// Least difference from the belt that is no belt, as a share of the belt's brightness there (both summed over R, G
+    /// and B), so that dim light hides nothing.
     pub threshold: f32,
     /// Smallest item, as a share of the picture's area.
     pub min_area: f32,
@@ -35,7 +36,7 @@ pub struct LocateConfig {
 
 impl Default for LocateConfig {
     fn default() -> Self {
-        Self { threshold: 48.0, min_area: 0.004 }
+        Self { threshold: 0.14, min_area: 0.004 }
     }
 }
 
@@ -160,12 +161,14 @@ fn blobs(marked: &[bool], across: usize, down: usize, min_area: usize) -> Vec<Bl
     found
 }
 
-fn difference(pixel: &[u8], belt: &[f32]) -> f32 {
-    (0..3).map(|c| (f32::from(pixel[c]) - belt[c]).abs()).sum()
+/// Whether `pixel` is no belt. The least difference has a floor, below which lies a sensor's noise.
+fn differs(pixel: &[u8], belt: &[f32], threshold: f32) -> bool {
+    let difference: f32 = (0..3).map(|c| (f32::from(pixel[c]) - belt[c]).abs()).sum();
+    difference > (threshold * (belt[0] + belt[1] + belt[2])).max(12.0)
 }
 
 /// The blob's bounding box in pixels, its edges sharpened at full resolution: a row or column belongs to the item when
-/// at least two of its pixels differ from `belt`.
+/// at least three of its pixels differ from `belt`.
 fn sharpen(picture: &Picture, blob: &Blob, scale: f32, belt: [f32; 3], threshold: f32) -> Region {
     let low = |cell: usize| ((cell.saturating_sub(1)) as f32 * scale) as usize;
     let high = |cell: usize, most: u32| (((cell + 2) as f32 * scale).ceil() as usize).min(most as usize);
@@ -177,17 +180,17 @@ fn sharpen(picture: &Picture, blob: &Blob, scale: f32, belt: [f32; 3], threshold
         let row = &picture.rgb[(y * picture.width as usize + x0) * 3..(y * picture.width as usize + x1) * 3];
         let mut count = 0;
         for (pixel, column) in row.chunks_exact(3).zip(&mut columns) {
-            let differs = u32::from(difference(pixel, &belt) > threshold);
+            let differs = u32::from(differs(pixel, &belt, threshold));
             *column += differs;
             count += differs;
         }
-        if count >= 2 {
+        if count >= 3 {
             top.get_or_insert(y);
             bottom = y;
         }
     }
-    let left = columns.iter().position(|n| *n >= 2);
-    let right = columns.iter().rposition(|n| *n >= 2);
+    let left = columns.iter().position(|n| *n >= 3);
+    let right = columns.iter().rposition(|n| *n >= 3);
     let (left, right) = (left.map_or(x0, |l| x0 + l), right.map_or(x1 - 1, |r| x0 + r));
     let top = top.unwrap_or(y0);
     let bottom = bottom.max(top);
@@ -204,7 +207,7 @@ pub fn find(picture: &Picture) -> Vec<Region> {
         .rgb
         .chunks_exact(3)
         .zip(ground.chunks_exact(3))
-        .map(|(pixel, belt)| difference(pixel, belt) > config.threshold)
+        .map(|(pixel, belt)| differs(pixel, belt, config.threshold))
         .collect();
     let min_area = (config.min_area * (across * down) as f32) as usize;
     let mut found = blobs(&marked, across, down, min_area.max(1));
@@ -297,7 +300,7 @@ impl Locator {
         let mut covered = 0usize;
         let mut marked = Vec::with_capacity(cells.rgb.len() / 3);
         for (pixel, belt) in cells.rgb.chunks_exact(3).zip(self.belt.chunks_exact_mut(3)) {
-            let item = difference(pixel, belt) > threshold;
+            let item = differs(pixel, belt, threshold);
             let follow = if item { FOLLOW_COVERED } else { FOLLOW };
             for c in 0..3 {
                 belt[c] += (f32::from(pixel[c]) - belt[c]) * follow;
@@ -308,7 +311,7 @@ impl Locator {
         if covered as f32 > MOST_COVERED * marked.len() as f32 {
             self.belt = cells.ground();
             for (pixel, (belt, mark)) in cells.rgb.chunks_exact(3).zip(self.belt.chunks_exact(3).zip(&mut marked)) {
-                *mark = difference(pixel, belt) > threshold;
+                *mark = differs(pixel, belt, threshold);
             }
         }
         marked
@@ -387,8 +390,8 @@ fn moved(before: &Blob, now: &Blob, expected: f32, across: usize) -> Option<f32>
     if overlap < 0.4 * height {
         return None;
     }
-    let left = (before.left > 0 && now.left > 0).then(|| now.left as f32 - before.left as f32);
-    let right = (before.right + 1 < across && now.right + 1 < across).then(|| now.right as f32 - before.right as f32);
+    let left = (before.left > 0 && now.left > 0).then_some(now.left as f32 - before.left as f32);
+    let right = (before.right + 1 < across && now.right + 1 < across).then_some(now.right as f32 - before.right as f32);
     match (left, right) {
         (Some(l), Some(r)) => Some(if (l - expected).abs() < (r - expected).abs() { l } else { r }),
         (Some(one), None) | (None, Some(one)) => Some(one),
