@@ -40,8 +40,8 @@ fn log_softmax(row: &[f32], temperature: f64) -> Vec<f64> {
 }
 
 /// Accepts from the lowest score at which at most 1 % of the other items pass, but never below one half: an item that
-/// is more likely something else must not pass however clean the calibration pictures were. The unsure band below is
-/// half as wide as what is left.
+/// is more likely something else must not pass however clean the calibration pictures were. The unsure band reaches
+/// down to half of it.
 pub fn thresholds(
     probabilities: &[Vec<f32>],
     truth: &[usize],

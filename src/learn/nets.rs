@@ -6,9 +6,11 @@
 use std::collections::BTreeMap;
 
 use beltsight::nets::{Activation, Conv, Net};
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor, no_grad};
 
-use crate::weights::Weights;
+use crate::{augment::generator, weights::Weights};
 
 /// Values by name.
 pub type Params = BTreeMap<String, Tensor>;
@@ -27,12 +29,14 @@ impl Model {
     /// zero.
     pub fn random(net: &Net, classes: usize, seed: u64) -> Self {
         let float = (Kind::Float, Device::Cpu);
-        tch::manual_seed(seed as i64);
+        let mut rng = generator(seed, 0, 0);
         let mut params = Params::new();
         for conv in net.convs() {
             let shape = kernel_shape(conv).map(|n| n as i64);
             let fan_out = (conv.kernel * conv.kernel * conv.outputs / conv.groups) as f64;
-            params.insert(format!("{}.weight", conv.name), Tensor::randn(shape, float) * (2.0 / fan_out).sqrt());
+            let values: Vec<f32> = (0..shape.iter().product()).map(|_| normal(&mut rng)).collect();
+            let kernel = Tensor::from_slice(&values).view(shape) * (2.0 / fan_out).sqrt();
+            params.insert(format!("{}.weight", conv.name), kernel);
             let width = [conv.outputs as i64];
             for (buffer, one) in [("weight", true), ("bias", false), ("running_mean", false), ("running_var", true)] {
                 let value = if one { Tensor::ones(width, float) } else { Tensor::zeros(width, float) };
@@ -85,16 +89,27 @@ impl Model {
         if last { x.mean_dim([2i64, 3].as_slice(), false, Kind::Float) } else { x }
     }
 
-    /// Embedding `[n, features]` → logits `[n, classes]`.
-    pub fn head(&self, embedding: &Tensor, training: bool) -> Tensor {
-        let kept = embedding.dropout(self.net.dropout, training);
+    /// Embedding `[n, features]` → logits `[n, classes]`; in training `dropout` draws what is left out.
+    pub fn head(&self, embedding: &Tensor, dropout: Option<&mut ChaCha8Rng>) -> Tensor {
+        let kept = match dropout {
+            // Not libtorch's own: its generator is shared by the whole process.
+            Some(rng) => {
+                let keep = 1.0 - self.net.dropout;
+                let mask: Vec<f32> = (0..embedding.numel())
+                    .map(|_| if rng.random_bool(keep) { (1.0 / keep) as f32 } else { 0.0 })
+                    .collect();
+                embedding * Tensor::from_slice(&mask).view_as(embedding)
+            }
+            None => embedding.shallow_clone(),
+        };
         kept.linear(&self.params["head.weight"], Some(&self.params["head.bias"]))
     }
 
-    /// Embedding and logits from the activations before block `from` (see [`Model::blocks`]).
-    pub fn forward(&self, x: &Tensor, from: usize, training: bool) -> (Tensor, Tensor) {
-        let embedding = self.blocks(x, from..self.net.blocks.len(), training);
-        let logits = self.head(&embedding, training);
+    /// Embedding and logits from the activations before block `from` (see [`Model::blocks`]); with `dropout` as in
+    /// training.
+    pub fn forward(&self, x: &Tensor, from: usize, dropout: Option<&mut ChaCha8Rng>) -> (Tensor, Tensor) {
+        let embedding = self.blocks(x, from..self.net.blocks.len(), dropout.is_some());
+        let logits = self.head(&embedding, dropout);
         (embedding, logits)
     }
 
@@ -103,7 +118,7 @@ impl Model {
         pictures
             .chunks(32)
             .flat_map(|chunk| {
-                let logits = no_grad(|| self.forward(&to_batch(chunk, self.net.input), 0, false).1);
+                let logits = no_grad(|| self.forward(&to_batch(chunk, self.net.input), 0, None).1);
                 rows(&(logits / temperature).softmax(1, Kind::Float))
             })
             .collect()
@@ -148,6 +163,12 @@ fn kernel_shape(conv: &Conv) -> [usize; 4] {
     [conv.outputs, conv.inputs / conv.groups, conv.kernel, conv.kernel]
 }
 
+/// A draw from N(0, 1) (Box & Muller 1958).
+fn normal(rng: &mut ChaCha8Rng) -> f32 {
+    let (u, v) = (1.0 - rng.random::<f64>(), rng.random::<f64>()); // u is never 0
+    ((-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()) as f32
+}
+
 /// Pictures of `side * side * 3` bytes → uint8 `[n, side, side, 3]`.
 pub fn to_batch(pictures: &[&[u8]], side: usize) -> Tensor {
     let side = side as i64;
@@ -186,8 +207,9 @@ mod tests {
         let model = Model::random(&nets::by_name("small", None).unwrap(), 3, 5);
         let picture: Vec<u8> = (0..64 * 64 * 3).map(|i| (i * 7 % 256) as u8).collect();
         let x = to_batch(&[&picture, &picture], 64);
-        let whole = model.blocks(&x, 0..7, false);
-        let halves = model.blocks(&model.blocks(&x, 0..3, false), 3..7, false);
+        let end = model.net.blocks.len();
+        let whole = model.blocks(&x, 0..end, false);
+        let halves = model.blocks(&model.blocks(&x, 0..3, false), 3..end, false);
         assert_eq!(whole.size(), [2, 128]);
         assert_eq!(rows(&whole), rows(&halves));
     }

@@ -161,8 +161,8 @@ pub fn train(
         order.shuffle(&mut generator(plan.seed, epoch as u64, u64::MAX));
         let batch = order.chunks(plan.batch).nth(place).unwrap_or(&order);
         let targets = targets(material.labels, batch);
-        tch::manual_seed((plan.seed ^ (done as u64) << 20) as i64); // dropout
-        let (_, logits) = model.forward(&material.views.batch(epoch, batch), plan.cut, true);
+        let mut dropout = generator(plan.seed, done as u64, u64::MAX - 1);
+        let (_, logits) = model.forward(&material.views.batch(epoch, batch), plan.cut, Some(&mut dropout));
         let value = loss(&logits, &targets);
         value.backward();
         let lr = learning_rate(done, total, per_epoch.min(total / 10), plan.lr);
@@ -211,7 +211,7 @@ pub fn train(
 
 /// Logits `[indices, classes]` of unchanged pictures.
 pub fn logits(model: &Model, cut: usize, views: &Views, indices: &[usize]) -> Vec<Vec<f32>> {
-    indices.chunks(64).flat_map(|chunk| rows(&no_grad(|| model.forward(&views.plain(chunk), cut, false).1))).collect()
+    indices.chunks(64).flat_map(|chunk| rows(&no_grad(|| model.forward(&views.plain(chunk), cut, None).1))).collect()
 }
 
 fn targets(labels: &[usize], indices: &[usize]) -> Tensor {

@@ -162,9 +162,9 @@ mod tests {
         let raw = Tensor::randn([6, 128], float) * 3.0 + 1.0;
         let views = Views::Cached { weak: raw.shallow_clone(), plain: raw.shallow_clone(), views: 1 };
         let (scaled, scale) = views.standardised(&[0, 1, 2, 3]).unwrap();
-        let wanted = model.head(&scaled.plain(&[4, 5]), false);
+        let wanted = model.head(&scaled.plain(&[4, 5]), None);
         scale.fold_into(&mut model);
-        let found = model.head(&raw.narrow(0, 4, 2), false);
+        let found = model.head(&raw.narrow(0, 4, 2), None);
         assert!((wanted - found).abs().max().double_value(&[]) < 1e-4);
     }
 
