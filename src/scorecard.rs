@@ -144,7 +144,7 @@ pub fn threshold_at(ranked: &[(f64, bool)], false_accepts: f64) -> (f64, f64) {
         .into_iter()
         .filter(|(_, passed_bad, _)| share(*passed_bad, bad) <= false_accepts)
         .map(|(passed_good, _, score)| (score, share(passed_good, good)))
-        .last()
+        .next_back()
         .unwrap_or((1.0, 0.0))
 }
 
