@@ -177,6 +177,13 @@ impl Config {
                 return Err(format!("{key} must be at least 1"));
             }
         }
+        // Out of range the locator would see no items at all, and all would pass unjudged.
+        if !(self.locate.threshold > 0.0 && self.locate.threshold < 1.0) {
+            return Err("locate.threshold must lie between 0 and 1".into());
+        }
+        if !(self.locate.min_area > 0.0 && self.locate.min_area < 0.5) {
+            return Err("locate.min_area must lie between 0 and 0.5".into());
+        }
         if self.line.deadline.is_zero() || self.api.deadline.is_zero() {
             return Err("line.deadline and api.deadline must be longer than 0".into());
         }
@@ -219,7 +226,12 @@ mod tests {
 
     #[test]
     fn a_queue_without_places_and_a_nan_share_are_refused() {
-        for text in ["[infer]\nhttp_queue = 0", "[record]\nkeep_share = nan", "[line]\ndeadline = '0s'"] {
+        for text in [
+            "[infer]\nhttp_queue = 0",
+            "[record]\nkeep_share = nan",
+            "[line]\ndeadline = '0s'",
+            "[locate]\nthreshold = 48.0",
+        ] {
             assert!(Config::parse(text, std::iter::empty()).is_err(), "{text}");
         }
     }

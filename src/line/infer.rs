@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 use crate::{
     domain::{Card, Fault, Scored, Scores, Source, Timings, ms},
     engine::{Engine, EngineError, softmax, stack},
+    line::priority,
     metrics::Metrics,
 };
 
@@ -198,6 +199,7 @@ fn announce(metrics: &Metrics, student: &Student) {
 }
 
 fn work(shared: &Shared, mut student: Student) {
+    priority::set(priority::BELT);
     // Seconds per item, learnt from the batches that ran.
     let mut cost = 0.005;
     loop {

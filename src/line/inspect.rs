@@ -163,11 +163,14 @@ fn show(line: &Line, picture: Arc<Picture>, tracks: Vec<(u64, Region)>, shown: &
         .collect();
     drop(judged);
     let live = line.live.clone();
-    line.background.spawn_blocking(move || match pixels::encode_jpeg(&picture, LIVE_QUALITY) {
-        Ok(jpeg) => {
-            let (width, height) = (picture.width, picture.height);
-            live.send_replace(Some(LiveFrame { jpeg: jpeg.into(), width, height, items }));
+    line.background.spawn_blocking(move || {
+        priority::set(priority::NORMAL); // a thread started from here begins with the belt's
+        match pixels::encode_jpeg(&picture, LIVE_QUALITY) {
+            Ok(jpeg) => {
+                let (width, height) = (picture.width, picture.height);
+                live.send_replace(Some(LiveFrame { jpeg: jpeg.into(), width, height, items }));
+            }
+            Err(e) => tracing::warn!("a live picture could not be encoded: {e}"),
         }
-        Err(e) => tracing::warn!("a live picture could not be encoded: {e}"),
     });
 }

@@ -2,6 +2,8 @@
 
 /// Nice value of the threads that the belt waits for; needs root or CAP_SYS_NICE.
 pub const BELT: i32 = -10;
+/// Nice value of all others.
+pub const NORMAL: i32 = 0;
 /// Nice value of the threads that decode HTTP uploads: the scheduler gives the belt's nine tenths of a contended core.
 pub const DECODE: i32 = 10;
 

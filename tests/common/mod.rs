@@ -20,7 +20,7 @@ use beltsight::{
         swap,
     },
     metrics::Metrics,
-    model::{File, Input, Lineage, Manifest, Thresholds, sha256},
+    model::{File, Input, Lineage, Manifest, sha256},
     nets::{self, Net},
     onnx::{Tensor, Weights, export},
     pixels::encode_jpeg,
