@@ -83,30 +83,24 @@ pub fn decode(bytes: &[u8], limits: Limits) -> Result<Picture, PixelError> {
 
 fn decode_jpeg(bytes: &[u8], limits: Limits) -> Result<Picture, PixelError> {
     let damaged = |e: turbojpeg::Error| PixelError::Damaged(e.to_string());
-    thread_local! { static DECODER: RefCell<Option<turbojpeg::Decompressor>> = const { RefCell::new(None) }; }
-    DECODER.with_borrow_mut(|slot| {
-        let decoder = match slot {
-            Some(decoder) => decoder,
-            None => slot.insert(turbojpeg::Decompressor::new().map_err(damaged)?),
-        };
-        let header = decoder.read_header(bytes).map_err(damaged)?;
-        check(header.width as u64, header.height as u64, limits)?;
-        if matches!(header.colorspace, turbojpeg::Colorspace::CMYK | turbojpeg::Colorspace::YCCK) {
-            return Err(PixelError::Unsupported(
-                "CMYK JPEGs are not accepted: convert the picture to RGB first".into(),
-            ));
-        }
-        let mut rgb = vec![0; header.width * header.height * 3];
-        let image = turbojpeg::Image {
-            pixels: rgb.as_mut_slice(),
-            width: header.width,
-            pitch: header.width * 3,
-            height: header.height,
-            format: turbojpeg::PixelFormat::RGB,
-        };
-        decoder.decompress(bytes, image).map_err(damaged)?;
-        Ok(Picture { width: header.width as u32, height: header.height as u32, rgb })
-    })
+    // A new decoder for each picture: one that is used again answers a JPEG without a frame header with the size and
+    // colour space of the picture before.
+    let mut decoder = turbojpeg::Decompressor::new().map_err(damaged)?;
+    let header = decoder.read_header(bytes).map_err(damaged)?;
+    check(header.width as u64, header.height as u64, limits)?;
+    if matches!(header.colorspace, turbojpeg::Colorspace::CMYK | turbojpeg::Colorspace::YCCK) {
+        return Err(PixelError::Unsupported("CMYK JPEGs are not accepted: convert the picture to RGB first".into()));
+    }
+    let mut rgb = vec![0; header.width * header.height * 3];
+    let image = turbojpeg::Image {
+        pixels: rgb.as_mut_slice(),
+        width: header.width,
+        pitch: header.width * 3,
+        height: header.height,
+        format: turbojpeg::PixelFormat::RGB,
+    };
+    decoder.decompress(bytes, image).map_err(damaged)?;
+    Ok(Picture { width: header.width as u32, height: header.height as u32, rgb })
 }
 
 fn decode_other(bytes: &[u8], limits: Limits) -> Result<Picture, PixelError> {
@@ -212,6 +206,15 @@ mod tests {
         }
         let mixed = [&a[..a.len() / 2], &b[b.len() / 2..]].concat();
         assert!(matches!(decode(&mixed, Limits::default()), Err(PixelError::Damaged(_))));
+    }
+
+    #[test]
+    fn a_jpeg_without_a_frame_header_says_nothing_of_the_one_before() {
+        assert!(decode(&encode_jpeg(&gradient(64, 48), 90).unwrap(), Limits::default()).is_ok());
+        for bytes in [&[0xff, 0xd8][..], &[0xff, 0xd8, 0xff, 0xd9]] {
+            let refused = decode(bytes, Limits::default());
+            assert!(matches!(refused, Err(PixelError::Damaged(_))), "{refused:?}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::{
 
 use beltsight::{
     api::{self, Api, Parts, Settings},
-    domain::{Picture, Verdict},
+    domain::{Picture, Thresholds, Verdict},
     engine::Device,
     line::{
         infer::{self, Infer},
