@@ -198,7 +198,7 @@ mod tests {
     fn a_cut_or_mixed_jpeg_is_refused() {
         let a = encode_jpeg(&gradient(320, 240), 90).unwrap();
         let mut noise = gradient(320, 240);
-        noise.rgb.iter_mut().enumerate().for_each(|(i, v)| *v = v.wrapping_add((i * 2_654_435_761 >> 7) as u8));
+        noise.rgb.iter_mut().enumerate().for_each(|(i, v)| *v = v.wrapping_add(((i * 2_654_435_761) >> 7) as u8));
         let b = encode_jpeg(&noise, 90).unwrap();
         assert!(decode(&a, Limits::default()).is_ok());
         for cut in [a.len() / 10, a.len() / 2, a.len() - 3] {

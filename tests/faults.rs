@@ -1,0 +1,124 @@
+//! What survives when the process does not.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use beltsight::{
+    domain::{Picture, Verdict},
+    pixels,
+};
+
+/// `beltsight serve` on the shipped student, without a camera; killed when dropped.
+struct Service {
+    child: Child,
+    url: String,
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn start(folder: &Path) -> Service {
+    let home = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let config = folder.join("beltsight.toml");
+    let text = format!(
+        "[server]\nlisten = '127.0.0.1:0'\n[model]\nroot = '{}'\ndevice = 'cpu'\n[store]\nfolder = '{}'\n",
+        home.join("models").display(),
+        folder.join("data").display(),
+    );
+    std::fs::write(&config, text).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_beltsight"))
+        .args(["serve", "--config"])
+        .arg(&config)
+        .env("RUST_LOG", "info,ort=warn")
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut said = Vec::new();
+    for line in lines {
+        let line = line.unwrap();
+        if let Some((_, address)) = line.split_once("listening on ") {
+            return Service { child, url: address.trim().to_string() };
+        }
+        said.push(line);
+    }
+    panic!("the service did not start: {said:?}");
+}
+
+async fn verdicts(url: &str) -> BTreeMap<i64, Verdict> {
+    let mut all = BTreeMap::new();
+    let mut before = String::new();
+    loop {
+        let page: serde_json::Value =
+            reqwest::get(format!("{url}/verdicts?limit=500{before}")).await.unwrap().json().await.unwrap();
+        let found: Vec<Verdict> = serde_json::from_value(page["verdicts"].clone()).unwrap();
+        all.extend(found.into_iter().map(|v| (v.id, v)));
+        match page["next"].as_i64() {
+            Some(next) => before = format!("&before={next}"),
+            None => return all,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_loses_no_recorded_verdict_and_leaves_no_half_frame() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut seen: BTreeMap<i64, Verdict> = BTreeMap::new();
+    for round in 0..5u8 {
+        let mut service = start(folder.path());
+        // What a client once saw as recorded is still there, word for word.
+        let kept = verdicts(&service.url).await;
+        assert!(seen.iter().all(|(id, verdict)| kept.get(id) == Some(verdict)), "round {round}");
+        for verdict in kept.values() {
+            let Some(key) = &verdict.frame else { continue };
+            let frame = reqwest::get(format!("{}/frames/{key}", service.url)).await.unwrap();
+            assert_eq!(frame.status(), 200, "the frame of verdict {} is there", verdict.id);
+            assert!(pixels::decode(&frame.bytes().await.unwrap(), pixels::Limits::default()).is_ok());
+        }
+        seen = kept;
+        let sender = {
+            let url = service.url.clone();
+            tokio::spawn(async move {
+                let client = reqwest::Client::new();
+                for n in 0u8.. {
+                    let picture = Picture::filled(96, 64, [n, round * 40, 200]);
+                    let jpeg = pixels::encode_jpeg(&picture, 90).unwrap();
+                    if client.post(format!("{url}/classify")).body(jpeg).send().await.is_err() {
+                        return; // killed
+                    }
+                }
+            })
+        };
+        let (wanted, patience) = (seen.len() + 30, Instant::now());
+        while seen.len() < wanted {
+            assert!(patience.elapsed() < Duration::from_secs(30), "verdicts are recorded");
+            seen = verdicts(&service.url).await;
+        }
+        service.child.kill().unwrap(); // SIGKILL, in the middle of requests
+        service.child.wait().unwrap();
+        sender.await.unwrap();
+    }
+    assert!(seen.len() >= 150);
+}
+
+#[test]
+fn a_device_that_cannot_run_fails_the_start_in_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("beltsight.toml");
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+    std::fs::write(&config, format!("[model]\nroot = '{}'\ndevice = 'cuda:7'\n", models.display())).unwrap();
+    let out = Command::new(env!("CARGO_BIN_EXE_beltsight")).args(["serve", "--config"]).arg(&config).output().unwrap();
+    assert!(!out.status.success());
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(said.contains("device cuda:7 can't be used here"), "{said}");
+}
