@@ -82,7 +82,7 @@ impl Model {
                 x = self.conv(&x, conv, training);
             }
             if block.skip {
-                x = x + input;
+                x += input;
             }
         }
         let last = blocks.end == self.net.blocks.len() && !blocks.is_empty();
