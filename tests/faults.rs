@@ -36,19 +36,20 @@ fn start(folder: &Path) -> Service {
         folder.join("data").display(),
     );
     std::fs::write(&config, text).unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_beltsight"))
+    let child = Command::new(env!("CARGO_BIN_EXE_beltsight"))
         .args(["serve", "--config"])
         .arg(&config)
         .env("RUST_LOG", "info,ort=warn")
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut service = Service { child, url: String::new() };
     let mut said = Vec::new();
-    for line in lines {
+    for line in BufReader::new(service.child.stderr.take().unwrap()).lines() {
         let line = line.unwrap();
         if let Some((_, address)) = line.split_once("listening on ") {
-            return Service { child, url: address.trim().to_string() };
+            service.url = address.trim().to_string();
+            return service;
         }
         said.push(line);
     }
