@@ -1,0 +1,61 @@
+//! From labeled pictures to a model folder that serves, by the commands that a user types.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::{path::Path, process::Command};
+
+use beltsight::{draw, engine::Device, evaluate::evaluate, line::swap, model::Manifest};
+
+/// `beltsight train supervised`, small enough for a test; returns the manifest it wrote.
+fn train(data: &Path, out: &Path) -> Manifest {
+    let done = Command::new(env!("CARGO_BIN_EXE_beltsight"))
+        .args(["train", "supervised", "--net", "small", "--input", "32", "--epochs", "4", "--seed", "3"])
+        .arg("--data")
+        .arg(data)
+        .arg("--out")
+        .arg(out)
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    Manifest::read(&out.join("model")).unwrap()
+}
+
+#[test]
+fn the_same_seed_gives_the_same_student_and_it_serves() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, a, b) = (folder.path().join("data"), folder.path().join("a"), folder.path().join("b"));
+    draw::write(&data, 5, 120).unwrap();
+    let (first, second) = (train(&data, &a), train(&data, &b));
+    assert_eq!(first.scorecard, second.scorecard);
+    for precision in ["float32", "int8"] {
+        assert_eq!(first.files[precision].sha256, second.files[precision].sha256, "{precision}");
+    }
+    assert_eq!(first.lineage.method, "supervised");
+    let held_out = first.scorecard.as_ref().unwrap().pictures;
+    assert_eq!(first.lineage.labeled + held_out, 120);
+    assert!((20..=28).contains(&held_out), "about a fifth is held out: {held_out}");
+    assert!(first.files["float32"].max_probability_difference <= 1e-4);
+
+    for file in ["config.json", "metrics.jsonl", "report.html", "weights.safetensors", "cv.json"] {
+        assert!(a.join(file).is_file(), "{file}");
+    }
+    let student = swap::open(&a.join("model"), Some("int8"), Device::Cpu, 1, 4).unwrap();
+    assert_eq!(student.card.classes, first.classes);
+    let card = evaluate(&a.join("model"), Some("float32"), &data).unwrap();
+    assert_eq!(card.pictures, 120);
+    assert!(card.accuracy > 0.2, "five classes, so guessing gives 0.2; found {}", card.accuracy);
+}
+
+#[test]
+fn a_data_set_that_cannot_be_learned_from_is_refused_in_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let done = Command::new(env!("CARGO_BIN_EXE_beltsight"))
+        .args(["train", "supervised", "--net", "small", "--data"])
+        .arg(folder.path())
+        .arg("--out")
+        .arg(folder.path().join("out"))
+        .output()
+        .unwrap();
+    assert!(!done.status.success());
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(said.contains("neither photos.csv"), "{said}");
+}
