@@ -42,14 +42,7 @@ impl Scorecard {
             confusion[t][argmax(row)] += 1;
         }
         let right: usize = (0..classes.len()).map(|c| confusion[c][c]).sum();
-        let accepted: Vec<bool> = classes.iter().map(|c| accept.contains(c)).collect();
-        let ranked: Vec<(f64, bool)> = probabilities
-            .iter()
-            .zip(truth)
-            .map(|(row, &t)| {
-                (row.iter().zip(&accepted).filter(|(_, a)| **a).map(|(p, _)| f64::from(*p)).sum(), accepted[t])
-            })
-            .collect();
+        let ranked = ranked(probabilities, truth, classes, accept);
         Self {
             pictures: truth.len(),
             accuracy: share(right, truth.len()),
@@ -96,6 +89,13 @@ pub fn argmax(row: &[f32]) -> usize {
 
 fn share(part: usize, whole: usize) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
+/// Per picture: the summed probability of the accepted classes, and whether its true class is one of them.
+pub fn ranked(probabilities: &[Vec<f32>], truth: &[usize], classes: &[String], accept: &[String]) -> Vec<(f64, bool)> {
+    let accepted: Vec<bool> = classes.iter().map(|c| accept.contains(c)).collect();
+    let score = |row: &[f32]| row.iter().zip(&accepted).filter(|(_, a)| **a).map(|(p, _)| f64::from(*p)).sum();
+    probabilities.iter().zip(truth).map(|(row, &t)| (score(row), accepted[t])).collect()
 }
 
 /// Mann–Whitney form of the area under the ROC curve; 0.5 when one side is empty.

@@ -2,7 +2,43 @@
 //!
 //! Invariant: only logits of pictures that the model did not train on come in here.
 
-use beltsight::{domain::Thresholds, scorecard};
+use beltsight::{
+    domain::Thresholds,
+    scorecard::{self, Scorecard},
+};
+use serde::{Deserialize, Serialize};
+
+/// `cv.json`: what held-out pictures say.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Validation {
+    /// Folds; 1 for a single held-out share.
+    pub folds: usize,
+    /// Over all held-out pictures, at the calibrated temperature.
+    pub pooled: Scorecard,
+    /// One per fold, at the calibrated temperature.
+    pub per_fold: Vec<Scorecard>,
+    /// Calibration error before the temperature was fitted (to the same pictures).
+    pub calibration_error_at_temperature_1: f64,
+    /// How scores become decisions.
+    pub thresholds: Thresholds,
+    /// Seconds from the program's start until here.
+    pub seconds: f64,
+    /// Every held-out picture.
+    pub pictures: Vec<Prediction>,
+}
+
+/// One held-out picture.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Prediction {
+    /// File name.
+    pub file: String,
+    /// Its class, an index.
+    pub truth: usize,
+    /// Fold that held it out.
+    pub fold: usize,
+    /// Calibrated probability per class.
+    pub probabilities: Vec<f32>,
+}
 
 /// The temperature that makes `logits / T` most likely (Guo et al. 2017, arXiv:1706.04599 §4.2), from 1/20 to 20, by
 /// golden-section search over ln T (the likelihood has one peak).
@@ -49,14 +85,7 @@ pub fn thresholds(
     accept: &[String],
     temperature: f64,
 ) -> Thresholds {
-    let accepted: Vec<bool> = classes.iter().map(|c| accept.contains(c)).collect();
-    let ranked: Vec<(f64, bool)> = probabilities
-        .iter()
-        .zip(truth)
-        .map(|(row, &t)| {
-            (row.iter().zip(&accepted).filter(|(_, a)| **a).map(|(p, _)| f64::from(*p)).sum(), accepted[t])
-        })
-        .collect();
+    let ranked = scorecard::ranked(probabilities, truth, classes, accept);
     let accept_from = scorecard::threshold_at(&ranked, 0.01).0.clamp(0.5, 1.0) as f32;
     Thresholds { accept: accept.to_vec(), accept_from, unsure_from: accept_from / 2.0, temperature: temperature as f32 }
 }

@@ -15,8 +15,8 @@ use plotters::prelude::*;
 
 use crate::{
     data::Dataset,
+    evaluate::{Prediction, Validation},
     export::Student,
-    train::{Prediction, Validation},
     trainer::Metric,
 };
 

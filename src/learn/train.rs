@@ -8,12 +8,13 @@ use anyhow::{Context, bail, ensure};
 use beltsight::{domain::Thresholds, model::Lineage, nets as architectures, scorecard::Scorecard};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::{
     augment::Weak,
     data::{self, Dataset},
-    evaluate, export, interrupt,
+    evaluate::{self, Prediction, Validation},
+    export, interrupt,
     methods::supervised::Supervised,
     model_folder,
     nets::Model,
@@ -104,38 +105,6 @@ pub struct Options {
     #[arg(long)]
     #[serde(skip)]
     pub resume: bool,
-}
-
-/// `cv.json`: what held-out pictures say.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Validation {
-    /// Folds; 1 for a single held-out share.
-    pub folds: usize,
-    /// Over all held-out pictures, at the calibrated temperature.
-    pub pooled: Scorecard,
-    /// One per fold, at the calibrated temperature.
-    pub per_fold: Vec<Scorecard>,
-    /// Calibration error before the temperature was fitted (to the same pictures).
-    pub calibration_error_at_temperature_1: f64,
-    /// How scores become decisions.
-    pub thresholds: Thresholds,
-    /// Seconds from the program's start until here.
-    pub seconds: f64,
-    /// Every held-out picture.
-    pub pictures: Vec<Prediction>,
-}
-
-/// One held-out picture.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Prediction {
-    /// File name.
-    pub file: String,
-    /// Its class, an index.
-    pub truth: usize,
-    /// Fold that held it out.
-    pub fold: usize,
-    /// Calibrated probability per class.
-    pub probabilities: Vec<f32>,
 }
 
 /// Runs the command.
