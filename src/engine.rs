@@ -9,7 +9,7 @@ use std::{
     sync::{Mutex, OnceLock},
 };
 
-use ndarray::{Array2, Array4, ArrayView2, ArrayView4, Axis, Ix2};
+use ndarray::{Array2, Array4, ArrayView4, Ix2};
 use ort::{
     environment::Environment,
     ep,
@@ -172,14 +172,8 @@ pub struct Outputs {
 
 /// An open session for a classifier with one input `image` (uint8, `[batch, side, side, 3]`) and the outputs `logits`
 /// and `embedding`.
-///
-/// On a CPU, a batch is split over as many sessions of one thread as there are threads: without a barrier after every
-/// operator two cores do about a fifth more than one session of two threads does. A single picture goes to the session
-/// that uses all threads, because then only its own time counts.
 pub struct Engine {
     session: Session,
-    /// One-thread sessions for batches; empty on a GPU or with one thread.
-    lanes: Vec<Session>,
     provider: &'static str,
     side: usize,
     classes: usize,
@@ -220,13 +214,7 @@ impl Engine {
         };
         let classes = width("logits")? as usize;
         width("embedding")?;
-        let lanes = match if threads == 0 { cores() } else { threads } {
-            several @ 2.. if provider == "cpu" => {
-                (0..several).map(|_| open_session(environment, onnx, Device::Cpu, 1)).collect::<Result<_, _>>()?
-            }
-            _ => Vec::new(),
-        };
-        Ok(Self { session, lanes, provider, side, classes })
+        Ok(Self { session, provider, side, classes })
     }
 
     /// The provider that runs: `cpu`, `cuda` or `tensorrt`.
@@ -249,25 +237,14 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Run`].
     pub fn run(&mut self, batch: ArrayView4<'_, u8>) -> Result<Outputs, EngineError> {
-        let pictures = batch.len_of(Axis(0));
-        if pictures < 2 || self.lanes.is_empty() {
-            return run_session(&mut self.session, batch);
-        }
-        let share = pictures.div_ceil(self.lanes.len());
-        let parts = std::thread::scope(|scope| {
-            let running: Vec<_> = batch
-                .axis_chunks_iter(Axis(0), share)
-                .zip(&mut self.lanes)
-                .map(|(part, lane)| scope.spawn(move || run_session(lane, part)))
-                .collect();
-            let panicked = || EngineError::Run("a lane panicked".into());
-            running.into_iter().map(|lane| lane.join().map_err(|_| panicked())?).collect::<Result<Vec<_>, _>>()
-        })?;
-        let join = |each: &dyn Fn(&Outputs) -> ArrayView2<'_, f32>| {
-            let views: Vec<_> = parts.iter().map(each).collect();
-            ndarray::concatenate(Axis(0), &views).map_err(|e| EngineError::Run(e.to_string()))
+        let run = |e: &dyn std::fmt::Display| EngineError::Run(e.to_string());
+        let input = TensorRef::from_array_view(batch).map_err(|e| run(&e))?;
+        let outputs = self.session.run(ort::inputs!["image" => input]).map_err(|e| run(&e))?;
+        let take = |name: &str| -> Result<Array2<f32>, EngineError> {
+            let array = outputs[name].try_extract_array::<f32>().map_err(|e| run(&e))?;
+            Ok(array.into_dimensionality::<Ix2>().map_err(|e| run(&e))?.to_owned())
         };
-        Ok(Outputs { logits: join(&|p| p.logits.view())?, embedding: join(&|p| p.embedding.view())? })
+        Ok(Outputs { logits: take("logits")?, embedding: take("embedding")? })
     }
 
     /// Runs every picture in chunks of `batch`; pictures are `side * side * 3` bytes each.
@@ -280,7 +257,7 @@ impl Engine {
         for chunk in pictures.chunks(batch.max(1)) {
             let out = self.run(stack(chunk, self.side)?.view())?;
             let joined = |a: &mut Array2<f32>, b: &Array2<f32>| {
-                a.append(Axis(0), b.view()).map_err(|e| EngineError::Run(e.to_string()))
+                a.append(ndarray::Axis(0), b.view()).map_err(|e| EngineError::Run(e.to_string()))
             };
             joined(&mut logits, &out.logits)?;
             match &mut embedding {
@@ -290,17 +267,6 @@ impl Engine {
         }
         Ok(Outputs { logits, embedding: embedding.unwrap_or_else(|| Array2::zeros((0, 0))) })
     }
-}
-
-fn run_session(session: &mut Session, batch: ArrayView4<'_, u8>) -> Result<Outputs, EngineError> {
-    let run = |e: &dyn std::fmt::Display| EngineError::Run(e.to_string());
-    let input = TensorRef::from_array_view(batch).map_err(|e| run(&e))?;
-    let outputs = session.run(ort::inputs!["image" => input]).map_err(|e| run(&e))?;
-    let take = |name: &str| -> Result<Array2<f32>, EngineError> {
-        let array = outputs[name].try_extract_array::<f32>().map_err(|e| run(&e))?;
-        Ok(array.into_dimensionality::<Ix2>().map_err(|e| run(&e))?.to_owned())
-    };
-    Ok(Outputs { logits: take("logits")?, embedding: take("embedding")? })
 }
 
 /// Stacks pictures of `side * side * 3` bytes into `[n, side, side, 3]`.
