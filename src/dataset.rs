@@ -63,6 +63,9 @@ pub enum DataError {
     /// There is nothing to learn from.
     #[error("{0} holds neither photos.csv, index.csv nor a folder of pictures per class")]
     Empty(PathBuf),
+    /// There is not a single picture.
+    #[error("{0} holds no picture (.jpg, .jpeg, .png, .webp)")]
+    NoPictures(PathBuf),
     /// A picture can't be decoded.
     #[error("{path}: {source}")]
     Picture {
@@ -91,6 +94,29 @@ pub fn read(root: &Path) -> Result<Dataset, DataError> {
     }
     let classes: BTreeSet<String> = samples.iter().map(|s| s.class.clone()).collect();
     Ok(Dataset { root: root.into(), samples, classes: classes.into_iter().collect(), good: good.into_iter().collect() })
+}
+
+/// Lists every picture in a folder and the folders in it, without looking for labels: their classes are empty.
+///
+/// # Errors
+/// [`DataError`].
+pub fn read_unlabeled(root: &Path) -> Result<Dataset, DataError> {
+    let (mut samples, mut folders) = (Vec::new(), vec![root.to_path_buf()]);
+    while let Some(folder) = folders.pop() {
+        for path in entries(&folder)? {
+            if path.is_dir() {
+                folders.push(path);
+            } else if is_picture(&path) {
+                let file = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
+                samples.push(Sample { class: String::new(), group: file.clone(), file });
+            }
+        }
+    }
+    if samples.is_empty() {
+        return Err(DataError::NoPictures(root.into()));
+    }
+    samples.sort_by(|a, b| a.file.cmp(&b.file));
+    Ok(Dataset { root: root.into(), samples, classes: vec![], good: vec![] })
 }
 
 fn read_csv(path: &Path) -> Result<(Vec<Sample>, BTreeSet<String>), DataError> {
@@ -122,17 +148,20 @@ fn read_csv(path: &Path) -> Result<(Vec<Sample>, BTreeSet<String>), DataError> {
     Ok((samples, good_classes))
 }
 
+/// What a folder holds, sorted.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
+    let read = fs::read_dir(folder).map_err(|e| DataError::Read { path: folder.into(), why: e.to_string() })?;
+    let mut paths: Vec<PathBuf> = read.flatten().map(|e| e.path()).collect();
+    paths.sort();
+    Ok(paths)
+}
+
+fn is_picture(path: &PathBuf) -> bool {
+    path.extension()
+        .is_some_and(|e| ["jpg", "jpeg", "png", "webp"].contains(&e.to_string_lossy().to_lowercase().as_str()))
+}
+
 fn read_folders(root: &Path) -> Result<Vec<Sample>, DataError> {
-    let entries = |folder: &Path| -> Result<Vec<PathBuf>, DataError> {
-        let read = fs::read_dir(folder).map_err(|e| DataError::Read { path: folder.into(), why: e.to_string() })?;
-        let mut paths: Vec<PathBuf> = read.flatten().map(|e| e.path()).collect();
-        paths.sort();
-        Ok(paths)
-    };
-    let is_picture = |path: &PathBuf| {
-        path.extension()
-            .is_some_and(|e| ["jpg", "jpeg", "png", "webp"].contains(&e.to_string_lossy().to_lowercase().as_str()))
-    };
     let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut samples = Vec::new();
     if let Some(path) = entries(root)?.into_iter().find(|p| p.is_file() && is_picture(p)) {
@@ -245,6 +274,22 @@ mod tests {
         assert!(read(root.path()).unwrap().load(4).unwrap_err().to_string().contains("c.jpg"));
         gray(&root.path().join("stray.jpg"), 1);
         assert!(read(root.path()).unwrap_err().to_string().contains("stray.jpg"));
+    }
+
+    #[test]
+    fn unlabeled_pictures_are_found_in_every_folder() {
+        let root = tempfile::tempdir().unwrap();
+        assert!(read_unlabeled(root.path()).unwrap_err().to_string().contains("holds no picture"));
+        for file in ["b.jpg", "day1/a.jpg", "day1/night/c.jpg"] {
+            gray(&root.path().join(file), 9);
+        }
+        fs::write(root.path().join("notes.txt"), "x").unwrap();
+        let data = read_unlabeled(root.path()).unwrap();
+        assert_eq!(
+            data.samples.iter().map(|s| s.file.as_str()).collect::<Vec<_>>(),
+            ["b.jpg", "day1/a.jpg", "day1/night/c.jpg"]
+        );
+        assert_eq!(data.load(4).unwrap()[2], vec![9; 48]);
     }
 
     #[test]

@@ -285,6 +285,101 @@ pub fn stack(pictures: &[Vec<u8>], side: usize) -> Result<Array4<u8>, EngineErro
         .map_err(|e| EngineError::Run(e.to_string()))
 }
 
+/// Any image classifier in ONNX: one input, uint8 `[n, side, side, 3]` or float `[n, 3, side, side]`; the output `logits`
+/// or the first one. Runs on the CPU.
+pub struct Classifier {
+    session: Session,
+    input: String,
+    output: String,
+    side: usize,
+    bytes: bool,
+    mean: [f32; 3],
+    std: [f32; 3],
+}
+
+impl Classifier {
+    /// Opens ONNX bytes; a float input is given `(x / 255 − mean) / std`.
+    ///
+    /// # Errors
+    /// Library or graph, in words.
+    pub fn open(onnx: &[u8], mean: [f32; 3], std: [f32; 3]) -> Result<Self, EngineError> {
+        use ort::value::TensorElementType::{Float32, Uint8};
+        let session = open_session(runtime()?, onnx, Device::Cpu, 0)?;
+        let graph = |why: &str| EngineError::Graph(why.into());
+        let input = session.inputs().first().ok_or_else(|| graph("it has no input"))?;
+        let shape = input.dtype().tensor_shape().ok_or_else(|| graph("its input is no tensor"))?.to_vec();
+        let (side, bytes) = match (&shape[..], input.dtype().tensor_type()) {
+            ([_, h, w, 3], Some(Uint8)) if h == w && *h > 0 => (*h as usize, true),
+            ([_, 3, h, w], Some(Float32)) if h == w && *h > 0 => (*h as usize, false),
+            _ => {
+                return Err(graph(
+                    "its input must be uint8 [n, side, side, 3] or float [n, 3, side, side] of a fixed side",
+                ));
+            }
+        };
+        let named = session.outputs().iter().find(|o| o.name() == "logits").or(session.outputs().first());
+        let output = named.ok_or_else(|| graph("it has no output"))?.name().to_owned();
+        let input = input.name().to_owned();
+        Ok(Self { session, input, output, side, bytes, mean, std })
+    }
+
+    /// Side of the square input in pixels.
+    pub fn side(&self) -> usize {
+        self.side
+    }
+
+    /// Logits `[n, classes]` of pictures of `side * side * 3` bytes.
+    ///
+    /// # Errors
+    /// [`EngineError::Run`].
+    pub fn run(&mut self, pictures: &[Vec<u8>]) -> Result<Array2<f32>, EngineError> {
+        let run = |e: &dyn std::fmt::Display| EngineError::Run(e.to_string());
+        let batch = stack(pictures, self.side)?;
+        let outputs = if self.bytes {
+            let input = TensorRef::from_array_view(batch.view()).map_err(|e| run(&e))?;
+            self.session.run(ort::inputs![self.input.as_str() => input])
+        } else {
+            let planes = Array4::from_shape_fn((pictures.len(), 3, self.side, self.side), |(n, c, y, x)| {
+                (f32::from(batch[(n, y, x, c)]) / 255.0 - self.mean[c]) / self.std[c]
+            });
+            let input = TensorRef::from_array_view(planes.view()).map_err(|e| run(&e))?;
+            self.session.run(ort::inputs![self.input.as_str() => input])
+        }
+        .map_err(|e| run(&e))?;
+        let logits = outputs[self.output.as_str()].try_extract_array::<f32>().map_err(|e| run(&e))?;
+        Ok(logits.into_dimensionality::<Ix2>().map_err(|e| run(&e))?.to_owned())
+    }
+}
+
+/// A trunk: a session whose one output is `activations` (see [`crate::onnx::export_trunk`]), on the CPU.
+pub struct Trunk {
+    session: Session,
+    side: usize,
+}
+
+impl Trunk {
+    /// Opens ONNX bytes that take pictures of `side`.
+    ///
+    /// # Errors
+    /// Library or graph, in words.
+    pub fn open(onnx: &[u8], side: usize) -> Result<Self, EngineError> {
+        Ok(Self { session: open_session(runtime()?, onnx, Device::Cpu, 0)?, side })
+    }
+
+    /// Shape and row-major values of the activations of pictures of `side * side * 3` bytes.
+    ///
+    /// # Errors
+    /// [`EngineError::Run`].
+    pub fn run(&mut self, pictures: &[Vec<u8>]) -> Result<(Vec<usize>, Vec<f32>), EngineError> {
+        let run = |e: &dyn std::fmt::Display| EngineError::Run(e.to_string());
+        let batch = stack(pictures, self.side)?;
+        let input = TensorRef::from_array_view(batch.view()).map_err(|e| run(&e))?;
+        let outputs = self.session.run(ort::inputs!["image" => input]).map_err(|e| run(&e))?;
+        let (shape, values) = outputs["activations"].try_extract_tensor::<f32>().map_err(|e| run(&e))?;
+        Ok((shape.iter().map(|n| *n as usize).collect(), values.to_vec()))
+    }
+}
+
 /// Runs pictures of `side * side * 3` bytes one by one on the CPU and hands `each` the values of the outputs `names`:
 /// `each(index of the name, values)`. Serves calibration: ranges are taken without keeping activations.
 ///

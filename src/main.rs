@@ -67,11 +67,16 @@ enum Cmd {
     },
     /// Train a student (runs beltsight-learn; see `beltsight train --help`).
     #[command(disable_help_flag = true)]
-    Train {
-        /// Handed on.
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        arguments: Vec<String>,
-    },
+    Train(HandedOn),
+    /// Teach a small student what a teacher knows (runs beltsight-learn).
+    #[command(disable_help_flag = true)]
+    Distill(HandedOn),
+    /// Compare learning methods over numbers of labels (runs beltsight-learn).
+    #[command(disable_help_flag = true)]
+    Compare(HandedOn),
+    /// Repeat a published experiment (runs beltsight-learn).
+    #[command(disable_help_flag = true)]
+    Reproduce(HandedOn),
     /// Measure speed; the README's figures come from here.
     Bench {
         #[command(subcommand)]
@@ -211,7 +216,10 @@ fn run(command: Cmd) -> Result<ExitCode> {
         Cmd::Camera { command: CameraCmd::Probe { config, camera, seconds, save } } => {
             probe::run(&Config::read(&config)?, &camera, Duration::from_secs(seconds), save.as_deref())?;
         }
-        Cmd::Train { arguments } => return Err(train(&arguments)),
+        Cmd::Train(arguments) => return Err(learn("train", &arguments)),
+        Cmd::Distill(arguments) => return Err(learn("distill", &arguments)),
+        Cmd::Compare(arguments) => return Err(learn("compare", &arguments)),
+        Cmd::Reproduce(arguments) => return Err(learn("reproduce", &arguments)),
         Cmd::Bench { command } => tokio::runtime::Runtime::new()?.block_on(measure(command))?,
     }
     Ok(ExitCode::SUCCESS)
@@ -282,9 +290,17 @@ fn models(command: ModelsCmd, root: &Path) -> Result<ExitCode> {
     Ok(code)
 }
 
+/// Arguments of a command of `beltsight-learn`.
+#[derive(clap::Args)]
+struct HandedOn {
+    /// Handed on.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<String>,
+}
+
 /// Replaces this process by `beltsight-learn`, with the libtorch that `deploy/setup` fetched on the library path.
 /// Returns only when that fails.
-fn train(arguments: &[String]) -> anyhow::Error {
+fn learn(what: &str, HandedOn { arguments }: &HandedOn) -> anyhow::Error {
     let Ok(program) = std::env::current_exe().map(|exe| exe.with_file_name("beltsight-learn")) else {
         return anyhow::anyhow!("this program's own path is unknown");
     };
@@ -295,12 +311,17 @@ fn train(arguments: &[String]) -> anyhow::Error {
         );
     }
     let mut command = Command::new(&program);
+    if std::env::var_os("OMP_WAIT_POLICY").is_none() {
+        // libtorch's threads otherwise spin while they wait for each other: beside any other work on the same cores
+        // training then fell from 210 to 50 pictures/s.
+        command.env("OMP_WAIT_POLICY", "passive");
+    }
     let vendored = program.ancestors().map(|a| a.join(".vendor/libtorch/lib")).find(|p| p.is_dir());
     if let Some(folder) = vendored {
         let rest = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
         command.env("LD_LIBRARY_PATH", format!("{}:{rest}", folder.display()));
     }
-    anyhow::Error::new(command.arg("train").args(arguments).exec()).context(program.display().to_string())
+    anyhow::Error::new(command.arg(what).args(arguments).exec()).context(program.display().to_string())
 }
 
 async fn measure(command: BenchCmd) -> Result<()> {

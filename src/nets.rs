@@ -2,21 +2,32 @@
 //! ([`crate::onnx`]) build the same network from one description and cannot drift apart.
 //!
 //! Every network is: input uint8 RGB, NHWC → `(x / 255 − mean) / std` → blocks of convolutions, each with folded or
-//! live BatchNorm → global average pooling (the embedding) → dropout → one linear layer named `head`.
+//! live BatchNorm or a bias → global average pooling (the embedding) → dropout → one linear layer named `head`.
 //!
 //! Weight names: `<conv>.weight` of shape `[out, in / groups, k, k]`; `<conv>.bn.{weight,bias,running_mean,
-//! running_var}` of shape `[out]`; `head.weight` of shape `[classes, features]`, `head.bias` of shape `[classes]`.
+//! running_var}` or `<conv>.bias` of shape `[out]`; `head.weight` of shape `[classes, features]`, `head.bias` of shape `[classes]`.
 
 /// What follows a convolution's BatchNorm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
     /// Nothing: the last convolution of an inverted residual is linear (MobileNetV2, arXiv:1801.04381 §3.2).
     Linear,
+    /// `max(x, 0)`.
+    Relu,
     /// `min(max(x, 0), 6)`.
     Relu6,
 }
 
-/// A convolution without bias, its BatchNorm and its activation.
+/// What a convolution's outputs are shifted by before the activation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Norm {
+    /// BatchNorm.
+    Batch,
+    /// A learned bias: `<conv>.bias` of shape `[out]`.
+    Bias,
+}
+
+/// A convolution, its BatchNorm or bias, and its activation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Conv {
     /// Prefix of its weights' names.
@@ -33,6 +44,8 @@ pub struct Conv {
     pub groups: usize,
     /// Zero padding: top, left, bottom, right. TensorFlow's "same" pads the far side more at stride 2.
     pub padding: [usize; 4],
+    /// BatchNorm or bias.
+    pub norm: Norm,
     /// What follows.
     pub activation: Activation,
 }
@@ -44,6 +57,8 @@ pub struct Block {
     pub convs: Vec<Conv>,
     /// True when the block's input is added to its output.
     pub skip: bool,
+    /// Dropout of the block's input while training.
+    pub dropout: f64,
 }
 
 /// A whole network up to its classifier.
@@ -70,17 +85,21 @@ pub struct Net {
 }
 
 /// The networks that [`by_name`] knows.
-pub const NAMES: [&str; 2] = ["efficientnet_lite0", "small"];
+pub const NAMES: [&str; 3] = ["efficientnet_lite0", "small", "small_wide"];
 
 /// Looks a network up by name; `input` overrides its natural input side.
 pub fn by_name(name: &str, input: Option<usize>) -> Option<Net> {
     let natural = match name {
         "efficientnet_lite0" => 224,
-        "small" => 64,
+        "small" | "small_wide" => 64,
         _ => return None,
     };
     let input = input.unwrap_or(natural);
-    Some(if name == "small" { small(input) } else { efficientnet_lite0(input) })
+    Some(match name {
+        "small" => small(input),
+        "small_wide" => small_wide(input),
+        _ => efficientnet_lite0(input),
+    })
 }
 
 /// EfficientNet-Lite0 (Tan & Le, arXiv:1905.11946, table 1; the Lite variant drops squeeze-and-excitation, uses ReLU6
@@ -122,29 +141,93 @@ pub fn efficientnet_lite0(input: usize) -> Net {
 
 /// A small inverted-residual network for small crops (64² by default): about 90,000 weights, embedding 128 wide.
 pub fn small(input: usize) -> Net {
+    small_of_width("small", input, 1)
+}
+
+/// [`small`] with twice the channels: the larger student of a later round, embedding 256 wide.
+pub fn small_wide(input: usize) -> Net {
+    small_of_width("small_wide", input, 2)
+}
+
+fn small_of_width(name: &'static str, input: usize, width: usize) -> Net {
     const STAGES: [(usize, usize, usize, usize, usize); 5] =
         [(2, 16, 1, 1, 3), (4, 24, 2, 2, 3), (4, 40, 2, 2, 3), (4, 56, 1, 1, 3), (4, 64, 1, 2, 3)];
     let mut side = input;
-    let mut blocks = vec![single(conv("stem", 3, 16, 3, 2, 1, &mut side, Activation::Relu6))];
-    let mut channels = 16;
-    for (expansion, width, repeats, stride, kernel) in STAGES {
+    let mut blocks = vec![single(conv("stem", 3, 16 * width, 3, 2, 1, &mut side, Activation::Relu6))];
+    let mut channels = 16 * width;
+    for (expansion, outputs, repeats, stride, kernel) in STAGES {
+        let outputs = outputs * width;
         for repeat in 0..repeats {
             let stride = if repeat == 0 { stride } else { 1 };
-            blocks.push(inverted_residual(blocks.len() - 1, channels, width, expansion, stride, kernel, &mut side));
-            channels = width;
+            blocks.push(inverted_residual(blocks.len() - 1, channels, outputs, expansion, stride, kernel, &mut side));
+            channels = outputs;
         }
     }
-    blocks.push(single(conv("top", channels, 128, 1, 1, 1, &mut side, Activation::Relu6)));
+    blocks.push(single(conv("top", channels, 128 * width, 1, 1, 1, &mut side, Activation::Relu6)));
     Net {
-        name: "small",
+        name,
         input,
         mean: [0.5; 3],
         std: [0.25; 3],
         bn_eps: 1e-3,
         bn_momentum: 0.1,
         blocks,
-        features: 128,
+        features: 128 * width,
         dropout: 0.1,
+    }
+}
+
+/// A perceptron over gray digits of 28² pixels: the mean of the three colours, then fully connected layers of `hidden`
+/// units with ReLU, as in Lee 2013 (§4.1: one layer of 5,000) and Hinton et al. 2015 (§3). A layer is a convolution as
+/// large as its input. Values are scaled to 0–1. `dropout` is that of the hidden units; of pixels two fifths as many are
+/// dropped, 0.2 to 0.5 (Srivastava et al. 2014, appendix A.4).
+///
+/// Block 0, the mean, has nothing to learn: [`GRAY`] holds its weights.
+pub fn digits(hidden: &[usize], dropout: f64) -> Net {
+    let layer = |name: &str, inputs, outputs, kernel, activation| Conv {
+        name: name.into(),
+        inputs,
+        outputs,
+        kernel,
+        stride: 1,
+        groups: 1,
+        padding: [0; 4],
+        norm: Norm::Bias,
+        activation,
+    };
+    let mut blocks = vec![single(layer("gray", 3, 1, 1, Activation::Linear))];
+    let (mut inputs, mut kernel) = (1, 28);
+    for (i, &outputs) in hidden.iter().enumerate() {
+        let conv = layer(&format!("hidden{i}"), inputs, outputs, kernel, Activation::Relu);
+        let dropout = if i == 0 { 0.4 * dropout } else { dropout };
+        blocks.push(Block { dropout, ..single(conv) });
+        (inputs, kernel) = (outputs, 1);
+    }
+    Net {
+        name: "digits",
+        input: 28,
+        mean: [0.0; 3],
+        std: [1.0; 3],
+        bn_eps: 1e-3,
+        bn_momentum: 0.1,
+        blocks,
+        features: inputs,
+        dropout,
+    }
+}
+
+/// Weight of each colour in the gray of [`digits`].
+pub const GRAY: f32 = 1.0 / 3.0;
+
+impl Conv {
+    /// Names of the weights that shift and scale the outputs, each of shape `[out]`, with the value that changes nothing.
+    pub fn norm_weights(&self) -> Vec<(String, f32)> {
+        match self.norm {
+            Norm::Batch => [("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)]
+                .map(|(part, value)| (format!("{}.bn.{part}", self.name), value))
+                .into(),
+            Norm::Bias => vec![(format!("{}.bias", self.name), 0.0)],
+        }
     }
 }
 
@@ -156,7 +239,7 @@ impl Net {
 }
 
 fn single(conv: Conv) -> Block {
-    Block { convs: vec![conv], skip: false }
+    Block { convs: vec![conv], skip: false, dropout: 0.0 }
 }
 
 /// Expand 1×1 → depthwise k×k → project 1×1 (linear), with a skip when shape allows.
@@ -176,7 +259,7 @@ fn inverted_residual(
     }
     convs.push(conv(&format!("block{index}.depthwise"), wide, wide, kernel, stride, wide, side, Activation::Relu6));
     convs.push(conv(&format!("block{index}.project"), wide, outputs, 1, 1, 1, side, Activation::Linear));
-    Block { convs, skip: stride == 1 && inputs == outputs }
+    Block { convs, skip: stride == 1 && inputs == outputs, dropout: 0.0 }
 }
 
 #[allow(clippy::too_many_arguments)] // the eight numbers that make a convolution
@@ -195,7 +278,8 @@ fn conv(
     let total = ((output - 1) * stride + kernel).saturating_sub(*side);
     let (near, far) = (total / 2, total - total / 2);
     *side = output;
-    Conv { name: name.into(), inputs, outputs, kernel, stride, groups, padding: [near, near, far, far], activation }
+    let padding = [near, near, far, far];
+    Conv { name: name.into(), inputs, outputs, kernel, stride, groups, padding, norm: Norm::Batch, activation }
 }
 
 #[cfg(test)]

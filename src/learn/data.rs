@@ -22,7 +22,7 @@ pub struct Dataset {
     pub labels: Vec<usize>,
     /// Group number per picture.
     pub groups: Vec<usize>,
-    /// `side * side * 3` bytes per picture.
+    /// `side * side * 3` bytes per picture; after those of `files` may come unlabeled ones.
     pub pictures: Vec<Vec<u8>>,
     /// Hash of the data snapshot.
     pub sha256: String,
@@ -55,6 +55,63 @@ pub fn read(root: &Path, side: u32) -> anyhow::Result<Dataset> {
         pictures: list.load(side)?,
         sha256: list.hash()?,
     })
+}
+
+impl Dataset {
+    /// Adds every picture below `root`, unlabeled. The hash then covers them too.
+    ///
+    /// # Errors
+    /// One unreadable picture fails the whole.
+    pub fn add_unlabeled(&mut self, root: &Path, side: u32) -> anyhow::Result<()> {
+        let list = dataset::read_unlabeled(root)?;
+        self.pictures.extend(list.load(side)?);
+        self.sha256 = beltsight::model::sha256(format!("{}\n{}\n", self.sha256, list.hash()?).as_bytes());
+        Ok(())
+    }
+
+    /// Class per picture; none for the unlabeled ones.
+    pub fn known(&self) -> Vec<Option<usize>> {
+        let unlabeled = self.pictures.len() - self.labels.len();
+        self.labels.iter().map(|&class| Some(class)).chain(std::iter::repeat_n(None, unlabeled)).collect()
+    }
+}
+
+/// Chooses `each` pictures of every class from `candidates`, from as many groups as there are; gives the chosen and the
+/// rest. With one seed a smaller choice is part of a larger one.
+///
+/// # Errors
+/// In words, when a class has fewer.
+pub fn few(
+    labels: &[usize],
+    groups: &[usize],
+    candidates: &[usize],
+    each: usize,
+    seed: u64,
+) -> Result<(Vec<usize>, Vec<usize>), String> {
+    let classes = candidates.iter().map(|&i| labels[i]).max().map_or(0, |c| c + 1);
+    let mut order = candidates.to_vec();
+    order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+    // How many of its group come before a picture: first one of every group, then the second ones.
+    let mut met: BTreeMap<usize, usize> = BTreeMap::new();
+    let mut ranked: Vec<(usize, usize)> = Vec::new();
+    for &picture in &order {
+        let before = met.entry(groups[picture]).or_default();
+        ranked.push((*before, picture));
+        *before += 1;
+    }
+    ranked.sort_by_key(|(before, _)| *before);
+    let mut chosen = Vec::new();
+    for class in 0..classes {
+        let of_class: Vec<usize> =
+            ranked.iter().map(|(_, picture)| *picture).filter(|&i| labels[i] == class).take(each).collect();
+        if of_class.len() < each {
+            return Err(format!("class {class} has {} pictures to choose {each} from", of_class.len()));
+        }
+        chosen.extend(of_class);
+    }
+    chosen.sort_unstable();
+    let rest = candidates.iter().copied().filter(|i| chosen.binary_search(i).is_err()).collect();
+    Ok((chosen, rest))
 }
 
 /// Assigns every picture to one of `count` folds: groups stay whole, every class is spread as evenly as groups allow.
@@ -98,6 +155,20 @@ pub fn split(fold_of: &[usize], fold: usize) -> (Vec<usize>, Vec<usize>) {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_choice_of_few_is_even_spread_over_groups_and_nested() {
+        // 2 classes of 12 pictures; groups of 4.
+        let labels: Vec<usize> = (0..24).map(|i| i / 12).collect();
+        let groups: Vec<usize> = (0..24).map(|i| i / 4).collect();
+        let candidates: Vec<usize> = (0..24).filter(|i| i % 12 != 0).collect();
+        let choose = |each| few(&labels, &groups, &candidates, each, 7).unwrap();
+        let (three, rest) = choose(3);
+        assert_eq!((three.len(), rest.len()), (6, 16));
+        assert!((0..6).all(|group| three.iter().filter(|&&i| groups[i] == group).count() == 1));
+        assert!(three.iter().all(|i| choose(5).0.contains(i) && candidates.contains(i) && !rest.contains(i)));
+        assert!(few(&labels, &groups, &candidates, 12, 7).unwrap_err().contains("11 pictures"));
+    }
 
     #[test]
     fn no_group_stands_on_both_sides_and_classes_are_even() {

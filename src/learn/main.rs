@@ -1,27 +1,38 @@
-//! The learning program. A run reads: `train` (the command) → `data` → `views` → `trainer` (with a loss from `methods`)
-//! → `evaluate` → `report` and `export`.
+//! The learning program. A run reads: `train` (the command) → `setup` → `fit` (a recipe) → `trainer` (with a loss from
+//! `methods`) → `evaluate` → `report` and `export`.
 //!
 //! | module | what lives there |
 //! |---|---|
-//! | [`train`] | the command `train supervised`, start to finish |
-//! | [`data`] | labeled pictures and splits that keep groups whole |
-//! | [`augment`], [`views`] | weak views; cached outputs of a frozen trunk |
+//! | [`train`], [`distill`], [`compare`], [`reproduce`] | the commands, start to finish |
+//! | [`setup`] | options, pictures, the network to start from |
+//! | [`data`] | labeled and unlabeled pictures, splits that keep groups whole |
+//! | [`augment`], [`corrupt`], [`views`] | weak and strong views; damaged pictures; cached outputs of a frozen trunk |
 //! | [`nets`], [`weights`] | libtorch runs `beltsight::nets`; safetensors |
-//! | [`methods`] | one pure loss per file |
+//! | [`methods`] | one method per file: what it sees, and its loss |
+//! | [`fit`], [`round`] | one student by a recipe; Noisy Student's rounds |
 //! | [`optim`], [`trainer`] | SGD, schedule, moving average; the loop, checkpoints, resume |
 //! | [`evaluate`] | temperature and thresholds from out-of-fold logits |
-//! | [`export`], [`model_folder`], [`report`] | what a run leaves behind: weights, what serves, pages |
+//! | [`export`], [`model_folder`], [`report`], [`sheet`], [`compare_page`] | what a run leaves behind: weights, what serves, pages |
 
 mod augment;
+mod compare;
+mod compare_page;
+mod corrupt;
 mod data;
+mod distill;
 mod evaluate;
 mod export;
+mod fit;
 mod interrupt;
 mod methods;
 mod model_folder;
 mod nets;
 mod optim;
 mod report;
+mod reproduce;
+mod round;
+mod setup;
+mod sheet;
 mod train;
 mod trainer;
 mod views;
@@ -29,7 +40,18 @@ mod weights;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
+
+use crate::{
+    fit::Recipe,
+    methods::{
+        fixmatch::FixMatch,
+        pseudo_label::{PseudoLabel, ThresholdedPseudoLabel},
+    },
+    round::Rounds,
+    setup::Options,
+    train::Splits,
+};
 
 /// Trains students for beltsight.
 #[derive(Parser)]
@@ -43,19 +65,66 @@ struct Cli {
 enum Command {
     /// Train a student.
     #[command(subcommand)]
-    Train(Method),
+    Train(Train),
+    /// Teach a small student what a teacher knows (Hinton et al. 2015).
+    Distill(Box<distill::Command>),
+    /// Compare methods over numbers of labels and seeds.
+    Compare(Box<compare::Command>),
+    /// Repeat a published experiment on MNIST.
+    Reproduce(reproduce::Command),
 }
 
 #[derive(Subcommand)]
-enum Method {
+enum Train {
     /// From labeled pictures alone.
-    Supervised(Box<train::Options>),
+    Supervised(Box<Run>),
+    /// Its own guesses as labels, with a slowly rising weight (Lee 2013).
+    PseudoLabel(Box<With<PseudoLabel>>),
+    /// Its own guesses as labels where it is sure of them.
+    ThresholdedPseudoLabel(Box<With<ThresholdedPseudoLabel>>),
+    /// Rounds of a teacher that labels and a larger, noised student (Xie et al. 2020).
+    NoisyStudent(Box<With<Rounds>>),
+    /// What a weak view makes it sure of is the label of a strong view (Sohn et al. 2020).
+    #[command(name = "fixmatch")]
+    FixMatch(Box<With<FixMatch>>),
+}
+
+#[derive(Args)]
+struct Run {
+    #[command(flatten)]
+    options: Options,
+    #[command(flatten)]
+    splits: Splits,
+}
+
+#[derive(Args)]
+struct With<Settings: Args> {
+    #[command(flatten)]
+    settings: Settings,
+    #[command(flatten)]
+    run: Run,
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    let (recipe, run) = match command {
+        Command::Distill(command) => return distill::run(&command),
+        Command::Compare(command) => return compare::run(&command),
+        Command::Reproduce(command) => return reproduce::run(&command),
+        Command::Train(Train::Supervised(run)) => (Recipe::Supervised, *run),
+        Command::Train(Train::PseudoLabel(with)) => (Recipe::PseudoLabel(with.settings), with.run),
+        Command::Train(Train::ThresholdedPseudoLabel(with)) => {
+            (Recipe::ThresholdedPseudoLabel(with.settings), with.run)
+        }
+        Command::Train(Train::NoisyStudent(with)) => (Recipe::NoisyStudent(with.settings), with.run),
+        Command::Train(Train::FixMatch(with)) => (Recipe::FixMatch(with.settings), with.run),
+    };
+    train::run(&run.options, &run.splits, &recipe, None)
 }
 
 fn main() -> ExitCode {
-    let Command::Train(Method::Supervised(options)) = Cli::parse().command;
+    let cli = Cli::parse();
     interrupt::listen();
-    match train::supervised(&options) {
+    match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("beltsight-learn: {error:#}");

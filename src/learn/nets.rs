@@ -3,14 +3,52 @@
 //! Invariant: the architecture is never named here; every size, stride and padding comes from the description that the
 //! ONNX exporter reads too.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
-use beltsight::nets::{Activation, Conv, Net};
-use rand::RngExt;
+use beltsight::nets::{Activation, Conv, GRAY, Net, Norm};
+use rand::{Rng, RngExt};
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::{augment::generator, weights::Weights};
+
+/// What is drawn at random inside the network while it trains.
+#[derive(Debug)]
+pub struct Noise {
+    /// The source. Not libtorch's own: its generator is shared by the whole process.
+    pub rng: ChaCha8Rng,
+    /// Dropout before the classifier.
+    pub dropout: f64,
+    /// Chance that the last residual block takes part for a picture, falling linearly to it from 1 at the input
+    /// (stochastic depth, Huang et al. 2016, arXiv:1603.09382, eq. 4); 1 for all.
+    pub survival: f64,
+}
+
+impl Noise {
+    /// Zeroes a share of `values` and scales the rest so that the mean stays.
+    fn drop(&mut self, values: &Tensor, share: f64) -> Tensor {
+        self.keep(values, values.numel(), 1.0 - share).view_as(values) * values
+    }
+
+    /// Lets a residual branch `[n, c, h, w]` through for some of the pictures, scaled so that the mean stays.
+    fn skip(&mut self, branch: &Tensor, survival: f64) -> Tensor {
+        let pictures = branch.size()[0];
+        self.keep(branch, pictures as usize, survival).view([pictures, 1, 1, 1]) * branch
+    }
+
+    fn keep(&mut self, like: &Tensor, count: usize, keep: f64) -> Tensor {
+        // In bulk: a wide layer needs more than a million draws a step.
+        let mut draws = vec![0; 8 * count];
+        self.rng.fill_bytes(&mut draws);
+        let (scale, below) = ((1.0 / keep) as f32, (keep * 2f64.powi(64)) as u64);
+        let kept = |draw: &[u8; 8]| if u64::from_le_bytes(*draw) < below { scale } else { 0.0 };
+        let mask: Vec<f32> = draws.as_chunks::<8>().0.iter().map(kept).collect();
+        Tensor::from_slice(&mask).to_device(like.device())
+    }
+}
+
+/// Pictures per batch of [`Model::adapt`].
+const ADAPT_BATCH: usize = 64;
 
 /// Values by name.
 pub type Params = BTreeMap<String, Tensor>;
@@ -25,22 +63,28 @@ pub struct Model {
 }
 
 impl Model {
-    /// Random kernels (He et al. 2015, arXiv:1502.01852, eq. 14: N(0, √(2 / fan out))), BatchNorm at identity, head at
-    /// zero.
+    /// Random kernels (He et al. 2015, arXiv:1502.01852: N(0, √(2 / fan out)), eq. 14; of layers without BatchNorm
+    /// N(0, √(2 / fan in)), eq. 10), BatchNorm at identity, biases and head at zero.
     pub fn random(net: &Net, classes: usize, seed: u64) -> Self {
         let float = (Kind::Float, Device::Cpu);
         let mut rng = generator(seed, 0, 0);
         let mut params = Params::new();
         for conv in net.convs() {
             let shape = kernel_shape(conv).map(|n| n as i64);
-            let fan_out = (conv.kernel * conv.kernel * conv.outputs / conv.groups) as f64;
+            let fan = (conv.kernel * conv.kernel / conv.groups) as f64
+                * match conv.norm {
+                    Norm::Batch => conv.outputs,
+                    Norm::Bias => conv.inputs,
+                } as f64;
             let values: Vec<f32> = (0..shape.iter().product()).map(|_| normal(&mut rng)).collect();
-            let kernel = Tensor::from_slice(&values).view(shape) * (2.0 / fan_out).sqrt();
+            let kernel = Tensor::from_slice(&values).view(shape) * (2.0 / fan).sqrt();
             params.insert(format!("{}.weight", conv.name), kernel);
             let width = [conv.outputs as i64];
-            for (buffer, one) in [("weight", true), ("bias", false), ("running_mean", false), ("running_var", true)] {
-                let value = if one { Tensor::ones(width, float) } else { Tensor::zeros(width, float) };
-                params.insert(format!("{}.bn.{buffer}", conv.name), value);
+            for (name, value) in conv.norm_weights() {
+                params.insert(name, Tensor::full(width, value as f64, float));
+            }
+            if conv.name == "gray" {
+                params.insert("gray.weight".into(), Tensor::full(shape, f64::from(GRAY), float));
             }
         }
         params.insert("head.weight".into(), Tensor::zeros([classes as i64, net.features as i64], float));
@@ -65,6 +109,12 @@ impl Model {
         Ok(model)
     }
 
+    /// The same weights under another handle.
+    pub fn shallow_clone(&self) -> Self {
+        let params = self.params.iter().map(|(name, value)| (name.clone(), value.shallow_clone())).collect();
+        Self { net: self.net.clone(), params }
+    }
+
     /// All values, ready for disk or for the exporter.
     pub fn weights(&self) -> Weights {
         self.params.iter().map(|(name, value)| (name.clone(), to_host(value))).collect()
@@ -73,13 +123,21 @@ impl Model {
     /// Activations `[n, c, h, w]` after `blocks`; `x` is what the block before gave, or uint8 `[n, h, w, 3]` for block 0.
     /// After the last block they are pooled: the embedding `[n, features]`.
     ///
-    /// In training BatchNorm uses the batch's statistics and moves the running ones.
-    pub fn blocks(&self, x: &Tensor, blocks: std::ops::Range<usize>, training: bool) -> Tensor {
+    /// With noise it is in training: BatchNorm uses the batch's statistics and moves the running ones.
+    pub fn blocks(&self, x: &Tensor, blocks: Range<usize>, mut noise: Option<&mut Noise>) -> Tensor {
         let mut x = if blocks.start == 0 { self.normalise(x) } else { x.shallow_clone() };
-        for block in &self.net.blocks[blocks.clone()] {
+        let depth = self.net.blocks.len() as f64;
+        for index in blocks.clone() {
+            let block = &self.net.blocks[index];
+            if let Some(noise) = noise.as_deref_mut().filter(|_| block.dropout > 0.0) {
+                x = noise.drop(&x, block.dropout);
+            }
             let input = x.shallow_clone();
             for conv in &block.convs {
-                x = self.conv(&x, conv, training);
+                x = self.conv(&x, conv, noise.is_some());
+            }
+            if let Some(noise) = noise.as_deref_mut().filter(|noise| block.skip && noise.survival < 1.0) {
+                x = noise.skip(&x, 1.0 - (index + 1) as f64 / depth * (1.0 - noise.survival));
             }
             if block.skip {
                 x += input;
@@ -89,28 +147,39 @@ impl Model {
         if last { x.mean_dim([2i64, 3].as_slice(), false, Kind::Float) } else { x }
     }
 
-    /// Embedding `[n, features]` → logits `[n, classes]`; in training `dropout` draws what is left out.
-    pub fn head(&self, embedding: &Tensor, dropout: Option<&mut ChaCha8Rng>) -> Tensor {
-        let kept = match dropout {
-            // Not libtorch's own: its generator is shared by the whole process.
-            Some(rng) => {
-                let keep = 1.0 - self.net.dropout;
-                let mask: Vec<f32> = (0..embedding.numel())
-                    .map(|_| if rng.random_bool(keep) { (1.0 / keep) as f32 } else { 0.0 })
-                    .collect();
-                embedding * Tensor::from_slice(&mask).view_as(embedding)
-            }
-            None => embedding.shallow_clone(),
+    /// Embedding `[n, features]` → logits `[n, classes]`.
+    pub fn head(&self, embedding: &Tensor, noise: Option<&mut Noise>) -> Tensor {
+        let kept = match noise {
+            Some(noise) if noise.dropout > 0.0 => noise.drop(embedding, noise.dropout),
+            _ => embedding.shallow_clone(),
         };
         kept.linear(&self.params["head.weight"], Some(&self.params["head.bias"]))
     }
 
-    /// Embedding and logits from the activations before block `from` (see [`Model::blocks`]); with `dropout` as in
-    /// training.
-    pub fn forward(&self, x: &Tensor, from: usize, dropout: Option<&mut ChaCha8Rng>) -> (Tensor, Tensor) {
-        let embedding = self.blocks(x, from..self.net.blocks.len(), dropout.is_some());
-        let logits = self.head(&embedding, dropout);
+    /// Embedding and logits from the activations before block `from` (see [`Model::blocks`]); with noise as in training.
+    pub fn forward(&self, x: &Tensor, from: usize, mut noise: Option<&mut Noise>) -> (Tensor, Tensor) {
+        let embedding = self.blocks(x, from..self.net.blocks.len(), noise.as_deref_mut());
+        let logits = self.head(&embedding, noise);
         (embedding, logits)
+    }
+
+    /// Measures BatchNorm's means and variances anew on `pictures`, which need no labels: a trunk from ImageNet then sees
+    /// this camera's pictures as it saw its own (AdaBN, Li et al. 2016, arXiv:1603.04779). The average is over batches of
+    /// [`ADAPT_BATCH`]. `go_on` is asked before each of them; false leaves the model half adapted.
+    pub fn adapt(&mut self, pictures: &[&[u8]], mut go_on: impl FnMut() -> bool) {
+        for (_, value) in self.params.iter_mut().filter(|(name, _)| name.contains(".bn.running_")) {
+            *value = value.copy(); // it may be shared
+        }
+        let (momentum, blocks) = (self.net.bn_momentum, self.net.blocks.len());
+        for (batch, before) in pictures.chunks(ADAPT_BATCH).zip(0..) {
+            if !go_on() {
+                break;
+            }
+            self.net.bn_momentum = 1.0 / f64::from(before + 1);
+            let mut noise = Noise { rng: generator(0, 0, 0), dropout: 0.0, survival: 1.0 };
+            let _ = no_grad(|| self.blocks(&to_batch(batch, self.net.input), 0..blocks, Some(&mut noise)));
+        }
+        self.net.bn_momentum = momentum;
     }
 
     /// Class probabilities at `temperature` of pictures of `input * input * 3` bytes, as the trained network sees them.
@@ -132,28 +201,34 @@ impl Model {
     }
 
     fn conv(&self, x: &Tensor, conv: &Conv, training: bool) -> Tensor {
-        let [top, left, bottom, right] = conv.padding.map(|p| p as i64);
-        let (x, padding) = if (top, left) == (bottom, right) {
-            (x.shallow_clone(), [top, left])
-        } else {
-            (x.constant_pad_nd([left, right, top, bottom]), [0, 0])
-        };
-        let stride = conv.stride as i64;
         let kernel = &self.params[&format!("{}.weight", conv.name)];
-        let x = x.conv2d(kernel, None::<&Tensor>, [stride, stride], padding, [1, 1], conv.groups as i64);
-        let bn = |what: &str| Some(&self.params[&format!("{}.bn.{what}", conv.name)]);
-        let x = x.batch_norm(
-            bn("weight"),
-            bn("bias"),
-            bn("running_mean"),
-            bn("running_var"),
-            training,
-            self.net.bn_momentum,
-            self.net.bn_eps,
-            false,
-        );
+        let bias = (conv.norm == Norm::Bias).then(|| &self.params[&format!("{}.bias", conv.name)]);
+        let covers = conv.groups == 1 && x.size()[2..] == [conv.kernel as i64; 2] && conv.padding == [0; 4];
+        let x = if covers {
+            // A fully connected layer: a matrix product is several times faster than a convolution over one place.
+            x.flatten(1, 3).linear(&kernel.flatten(1, 3), bias).unsqueeze(2).unsqueeze(3)
+        } else {
+            let [top, left, bottom, right] = conv.padding.map(|p| p as i64);
+            let (x, padding) = if (top, left) == (bottom, right) {
+                (x.shallow_clone(), [top, left])
+            } else {
+                (x.constant_pad_nd([left, right, top, bottom]), [0, 0])
+            };
+            let stride = conv.stride as i64;
+            x.conv2d(kernel, bias, [stride, stride], padding, [1, 1], conv.groups as i64)
+        };
+        let x = match conv.norm {
+            Norm::Bias => x,
+            Norm::Batch => {
+                let bn = |what: &str| Some(&self.params[&format!("{}.bn.{what}", conv.name)]);
+                let (mean, variance) = (bn("running_mean"), bn("running_var"));
+                let (momentum, eps) = (self.net.bn_momentum, self.net.bn_eps);
+                x.batch_norm(bn("weight"), bn("bias"), mean, variance, training, momentum, eps, false)
+            }
+        };
         match conv.activation {
             Activation::Linear => x,
+            Activation::Relu => x.relu(),
             Activation::Relu6 => x.relu6(),
         }
     }
@@ -208,10 +283,26 @@ mod tests {
         let picture: Vec<u8> = (0..64 * 64 * 3).map(|i| (i * 7 % 256) as u8).collect();
         let x = to_batch(&[&picture, &picture], 64);
         let end = model.net.blocks.len();
-        let whole = model.blocks(&x, 0..end, false);
-        let halves = model.blocks(&model.blocks(&x, 0..3, false), 3..end, false);
+        let whole = model.blocks(&x, 0..end, None);
+        let halves = model.blocks(&model.blocks(&x, 0..3, None), 3..end, None);
         assert_eq!(whole.size(), [2, 128]);
         assert_eq!(rows(&whole), rows(&halves));
+    }
+
+    #[test]
+    fn adapting_sets_the_statistics_of_the_first_layer_to_those_of_the_pictures() {
+        let mut model = Model::random(&nets::by_name("small", Some(32)).unwrap(), 2, 5);
+        let before = model.shallow_clone();
+        let pictures: Vec<Vec<u8>> =
+            (0..128).map(|p| (0..32 * 32 * 3).map(|i| ((i * (p + 3)) % 200) as u8).collect()).collect();
+        let pictures: Vec<&[u8]> = pictures.iter().map(Vec::as_slice).collect();
+        model.adapt(&pictures, || true);
+        let x = model.normalise(&to_batch(&pictures, 32)).constant_pad_nd([0, 1, 0, 1]);
+        let raw = x.conv2d(&model.params["stem.weight"], None::<&Tensor>, [2, 2], [0, 0], [1, 1], 1);
+        let mean = raw.mean_dim([0i64, 2, 3].as_slice(), false, Kind::Float);
+        let apart = |other: &Model| (&other.params["stem.bn.running_mean"] - &mean).abs().max().double_value(&[]);
+        assert!(apart(&model) < 1e-4 && apart(&before) > 0.01, "{} {}", apart(&model), apart(&before));
+        assert_eq!(model.net.bn_momentum, before.net.bn_momentum);
     }
 
     #[test]

@@ -3,6 +3,9 @@
 //! Invariant: every state is named tensors, so that a checkpoint holds all of it (libtorch's own optimizers can't be
 //! saved from here).
 
+use std::f64::consts::PI;
+
+use serde::{Deserialize, Serialize};
 use tch::no_grad;
 
 use crate::nets::Params;
@@ -34,11 +37,14 @@ impl Sgd {
                 if !g.defined() {
                     continue;
                 }
-                if is_kernel(name) {
+                if self.weight_decay > 0.0 && is_kernel(name) {
                     g = &g + &*w * self.weight_decay;
                 }
-                *v = &*v * MOMENTUM + &g;
-                let _ = w.g_sub_(&((g + &*v * MOMENTUM) * lr));
+                // In place: a wide layer's update is bound by memory.
+                let _ = v.g_mul_scalar_(MOMENTUM).g_add_(&g);
+                let mut update = &*v * MOMENTUM;
+                let _ = update.g_add_(&g).g_mul_scalar_(lr);
+                let _ = w.g_sub_(&update);
                 w.zero_grad();
             }
         });
@@ -49,14 +55,28 @@ fn is_kernel(name: &str) -> bool {
     name.ends_with(".weight") && !name.ends_with(".bn.weight")
 }
 
-/// Learning rate at `step` of `total`: linear warm-up over `warmup` steps to `peak`, then half a cosine down to 0
-/// (Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5, one cycle).
-pub fn learning_rate(step: usize, total: usize, warmup: usize, peak: f64) -> f64 {
-    if step < warmup {
-        return peak * (step + 1) as f64 / warmup as f64;
+/// How the learning rate falls, after a linear warm-up over `warmup` steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Schedule {
+    /// Half a cosine down to 0 (Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5, one cycle).
+    HalfCosine,
+    /// `cos(7πk / 16K)`, which ends at a fifth (FixMatch, arXiv:2001.07685 §2.3).
+    SevenSixteenths,
+}
+
+impl Schedule {
+    /// The learning rate at `step` of `total`.
+    pub fn at(self, step: usize, total: usize, warmup: usize, peak: f64) -> f64 {
+        if step < warmup {
+            return peak * (step + 1) as f64 / warmup as f64;
+        }
+        let done = ((step - warmup) as f64 / total.saturating_sub(warmup).max(1) as f64).min(1.0);
+        match self {
+            Schedule::HalfCosine => peak * 0.5 * (1.0 + (PI * done).cos()),
+            Schedule::SevenSixteenths => peak * (7.0 * PI * done / 16.0).cos(),
+        }
     }
-    let done = (step - warmup) as f64 / (total.saturating_sub(warmup)).max(1) as f64;
-    peak * 0.5 * (1.0 + (std::f64::consts::PI * done.min(1.0)).cos())
 }
 
 /// Exponential moving average of the trained weights. BatchNorm's running statistics are averages already: they are
@@ -146,12 +166,15 @@ mod tests {
 
     #[test]
     fn the_schedule_has_its_knees() {
-        let lr = |step| learning_rate(step, 110, 10, 0.4);
+        let lr = |step| Schedule::HalfCosine.at(step, 110, 10, 0.4);
         assert!((lr(0) - 0.04).abs() < 1e-12); // first step of the ramp
         assert!((lr(9) - 0.4).abs() < 1e-12); // its top
         assert!((lr(10) - 0.4).abs() < 1e-12);
         assert!((lr(60) - 0.2).abs() < 1e-12); // half of the cosine
         assert!(lr(109) > 0.0 && lr(109) < 2e-4);
         assert_eq!(lr(110), 0.0);
+        // cos(7π/32) at half time, cos(7π/16) at the end.
+        let fixmatch = |step| Schedule::SevenSixteenths.at(step, 100, 0, 1.0);
+        assert!((fixmatch(50) - 0.773_010_453).abs() < 1e-9 && (fixmatch(100) - 0.195_090_322).abs() < 1e-9);
     }
 }

@@ -15,13 +15,16 @@ use plotters::prelude::*;
 
 use crate::{
     data::Dataset,
+    distill::Gain,
     evaluate::{Prediction, Validation},
     export::Student,
+    sheet,
     trainer::Metric,
 };
 
 const WORST: usize = 18;
-const STYLE: &str = "
+/// The look of every page that this program writes.
+pub const STYLE: &str = "
 :root { color-scheme: light; }
 body { font: 15px/1.5 system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif; color: #1d2733; background: #f5f7f9;
   margin: 0; }
@@ -54,6 +57,7 @@ pub fn render(
     data: &Dataset,
     metrics: &[Metric],
     config: &serde_json::Value,
+    gain: Option<&Gain>,
 ) -> anyhow::Result<String> {
     let card = &validation.pooled;
     let lineage = &student.lineage;
@@ -77,9 +81,16 @@ pub fn render(
         write!(page, "<div class=\"card\"><b>{value:.4}</b><span>{name}</span></div>")?;
     }
     page += "</div>";
-    let curves =
-        [curve(metrics, "loss", |m| Some(m.loss))?, curve(metrics, "validation accuracy", |m| m.validation_accuracy)?];
+    let curves = [
+        curve(metrics, "loss", |m| Some(m.loss))?,
+        curve(metrics, "validation accuracy", |m| m.validation_accuracy)?,
+        curve(metrics, "pseudo-labels used (share)", |m| m.coverage)?,
+        curve(metrics, "pseudo-labels right (share, where the truth is known)", |m| m.precision)?,
+    ];
     section(&mut page, "Learning curves", &format!("<div class=\"pair\">{}</div>", curves.concat()));
+    if let Some(gain) = gain {
+        section(&mut page, "What distilling bought", &bought(gain));
+    }
     section(&mut page, "Confusion: rows are the truth, columns what was said", &confusion(card));
     let rows: Vec<Vec<f32>> = validation.pictures.iter().map(|p| p.probabilities.clone()).collect();
     let truth: Vec<usize> = validation.pictures.iter().map(|p| p.truth).collect();
@@ -94,6 +105,7 @@ pub fn render(
     section(&mut page, "Calibration", &calibration);
     section(&mut page, "Worst mistakes, then the narrowest escapes", &mistakes(validation, data)?);
     section(&mut page, "Scorecard", &scorecard(validation));
+    page += &sheet::section(&data.pictures[0], student.model.net.input, lineage.seed)?;
     let settings = escape(&serde_json::to_string_pretty(config)?);
     section(&mut page, "Settings", &format!("<p><code>{}</code></p><pre>{settings}</pre>", escape(&lineage.command)));
     page += "</main></html>\n";
@@ -104,7 +116,8 @@ fn section(page: &mut String, title: &str, body: &str) {
     *page += &format!("<section><h2>{title}</h2>{body}</section>");
 }
 
-fn escape(text: &str) -> String {
+/// Text → HTML.
+pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
@@ -182,7 +195,8 @@ fn diagram(bins: &[Bin]) -> anyhow::Result<String> {
     Ok(svg)
 }
 
-fn plot(error: impl std::fmt::Display) -> anyhow::Error {
+/// A plot's error in words.
+pub fn plot(error: impl std::fmt::Display) -> anyhow::Error {
     anyhow!("a plot can't be drawn: {error}")
 }
 
@@ -203,6 +217,23 @@ fn confusion(card: &Scorecard) -> String {
         table += &format!("<th>{:.3}</th></tr>", card.recall_per_class[truth]);
     }
     format!("<div class=\"scroll\">{table}</table></div>")
+}
+
+fn bought(gain: &Gain) -> String {
+    let rows: String = gain
+        .rows
+        .iter()
+        .map(|row| {
+            let accuracy = row.accuracy.map_or("".into(), |a| format!("{a:.4}"));
+            let megabytes = row.bytes as f64 / 1e6;
+            let name = escape(&row.name);
+            format!(
+                "<tr><th>{name}</th><td>{megabytes:.2} MB</td><td>{:.2} ms</td><td>{accuracy}</td></tr>",
+                row.milliseconds
+            )
+        })
+        .collect();
+    format!("<table><tr><th></th><th>ONNX file</th><th>one picture</th><th>accuracy, held out</th></tr>{rows}</table>")
 }
 
 fn mistakes(validation: &Validation, data: &Dataset) -> anyhow::Result<String> {

@@ -1,129 +1,212 @@
-//! What the trained part of a network sees: fresh weak views of the pictures, or cached outputs of its frozen part.
+//! What the trained part of a network sees: fresh views of the pictures, or cached outputs of its frozen part.
 //!
-//! Invariant: the frozen part never moves, so its outputs for a fixed set of views are computed once for all folds.
+//! Invariant: a view depends on (seed, kind of view, picture, pass) only; the frozen part never moves, so its outputs for
+//! a fixed set of views are computed once, and for every run that shares it.
 
-use std::ops::Range;
+use std::collections::BTreeMap;
 
+use beltsight::{engine::Trunk, onnx};
 use rayon::prelude::*;
-use tch::{Tensor, no_grad};
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
 
 use crate::{
-    augment::{Weak, generator, weak},
-    nets::{Model, to_batch},
+    augment::{Strong, Weak, generator, strong, weak},
+    nets::{Model, from_host, to_batch},
 };
 
-const CHUNK: usize = 32;
+const CHUNK: usize = 16;
+
+/// How a picture is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum View {
+    /// As it is.
+    Plain,
+    /// Moved a little.
+    Weak,
+    /// FixMatch's strong view.
+    Strong,
+    /// Noisy Student's input noise.
+    Noisy,
+}
+
+/// One showing of a picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pick {
+    /// Its index.
+    pub picture: usize,
+    /// How often it was shown before.
+    pub pass: usize,
+}
+
+/// Draws views of pictures of `side * side * 3` bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Camera<'a> {
+    /// The pictures.
+    pub pictures: &'a [Vec<u8>],
+    /// Side in pixels.
+    pub side: usize,
+    /// How far weak views stray.
+    pub weak: Weak,
+    /// Seed of the views.
+    pub seed: u64,
+}
+
+impl Camera<'_> {
+    /// The picture as `view` shows it at a pass.
+    pub fn draw(&self, view: View, pick: Pick) -> Vec<u8> {
+        let picture = &self.pictures[pick.picture];
+        // Kinds are drawn independently: a strong view is moved otherwise than the weak one of the same pass.
+        let kind = match view {
+            View::Plain | View::Weak => 0,
+            View::Strong => 1 << 32,
+            View::Noisy => 2 << 32,
+        };
+        let mut rng = generator(self.seed, pick.pass as u64, pick.picture as u64 | kind);
+        match view {
+            View::Plain => picture.clone(),
+            View::Weak => weak(picture, self.side, self.weak, &mut rng),
+            View::Strong => strong(picture, self.side, self.weak, &Strong::FIXMATCH, &mut rng),
+            View::Noisy => strong(picture, self.side, self.weak, &Strong::NOISY_STUDENT, &mut rng),
+        }
+    }
+
+    /// Several of them, in parallel.
+    pub fn draw_all(&self, view: View, picks: &[Pick]) -> Vec<Vec<u8>> {
+        picks.par_iter().map(|&pick| self.draw(view, pick)).collect()
+    }
+}
 
 /// Inputs of the trained part.
 #[derive(Debug)]
 pub enum Views<'a> {
-    /// The whole network is trained: a new view in every epoch.
-    Fresh {
-        /// Pictures of `side * side * 3` bytes.
-        pictures: &'a [Vec<u8>],
-        /// Side in pixels.
-        side: usize,
-        /// How far views stray.
-        weak: Weak,
-        /// Seed of the views.
-        seed: u64,
-    },
-    /// Part of the network is frozen: `views` weak views per picture went through it.
-    Cached {
-        /// Weak views, `[pictures * views, …]`, all views of a picture together.
-        weak: Tensor,
-        /// Unchanged pictures, `[pictures, …]`.
-        plain: Tensor,
-        /// Views per picture.
-        views: usize,
-    },
+    /// The whole network is trained: a new view at every pass.
+    Fresh(Camera<'a>),
+    /// Part of the network is frozen: some views per picture went through it.
+    Cached(BTreeMap<View, Bank>),
+}
+
+/// Outputs of the frozen part.
+#[derive(Debug)]
+pub struct Bank {
+    /// `[pictures * each, …]`, all views of a picture together.
+    values: Tensor,
+    /// Views per picture.
+    each: usize,
+}
+
+impl Bank {
+    fn rows(&self, rows: impl Iterator<Item = usize>) -> Tensor {
+        self.values.index_select(0, &Tensor::from_slice(&rows.map(|i| i as i64).collect::<Vec<_>>()))
+    }
+
+    fn map(&self, change: impl Fn(&Tensor) -> Tensor) -> Self {
+        Self { values: change(&self.values), each: self.each }
+    }
+}
+
+/// What the blocks before `cut` give for plain pictures: activations, or embeddings `[n, features]` after the last
+/// block. ONNX Runtime computes it, in float32: on a CPU it needs a third of libtorch's time. `tick` hears of every
+/// picture; false stops.
+///
+/// # Errors
+/// ONNX Runtime's; `Ok(None)` when stopped.
+pub fn through_trunk(
+    model: &Model,
+    cut: usize,
+    pictures: &[Vec<u8>],
+    mut tick: impl FnMut(usize) -> bool,
+) -> anyhow::Result<Option<Tensor>> {
+    let weights = model.weights().into_iter().map(|(n, (shape, data))| (n, onnx::Tensor { shape, data })).collect();
+    let mut trunk = Trunk::open(&onnx::export_trunk(&model.net, &weights, cut)?, model.net.input)?;
+    let mut parts = Vec::new();
+    for chunk in pictures.chunks(CHUNK) {
+        parts.push(from_host(&trunk.run(chunk)?));
+        if !tick(chunk.len()) {
+            return Ok(None);
+        }
+    }
+    let all = Tensor::cat(&parts, 0);
+    Ok(Some(if cut == model.net.blocks.len() { all.flatten(1, 3) } else { all }))
 }
 
 impl<'a> Views<'a> {
-    /// Sends `count` weak views and the plain picture through the blocks before `cut`; `tick` hears of every picture.
+    /// Sends `each` views of every kind in `kinds`, and the plain pictures, through the blocks before `cut`.
+    ///
+    /// # Errors
+    /// As [`through_trunk`].
     pub fn cached(
         model: &Model,
         cut: usize,
-        pictures: &[Vec<u8>],
-        (options, count, seed): (Weak, usize, u64),
+        camera: &Camera,
+        (kinds, each): (&[View], usize),
         mut tick: impl FnMut(usize) -> bool,
-    ) -> Option<Views<'a>> {
-        let side = model.net.input;
-        let mut through = |pictures: &[Vec<u8>]| -> Option<Tensor> {
+    ) -> anyhow::Result<Option<Views<'a>>> {
+        let mut banks = BTreeMap::new();
+        for &kind in [View::Plain].iter().chain(kinds) {
+            let each = if kind == View::Plain { 1 } else { each };
+            let picks: Vec<Pick> = (0..camera.pictures.len())
+                .flat_map(|picture| (0..each).map(move |pass| Pick { picture, pass }))
+                .collect();
             let mut parts = Vec::new();
-            for chunk in pictures.chunks(CHUNK) {
-                let batch: Vec<&[u8]> = chunk.iter().map(Vec::as_slice).collect();
-                parts.push(no_grad(|| model.blocks(&to_batch(&batch, side), 0..cut, false)));
-                if !tick(chunk.len()) {
-                    return None;
+            for chunk in picks.chunks(512) {
+                match through_trunk(model, cut, &camera.draw_all(kind, chunk), &mut tick)? {
+                    Some(part) => parts.push(part),
+                    None => return Ok(None),
                 }
             }
-            Some(Tensor::cat(&parts, 0))
-        };
-        let plain = through(pictures)?;
-        let mut weak_parts = Vec::new();
-        for (chunk, start) in pictures.chunks(CHUNK).zip((0..).step_by(CHUNK)) {
-            let views: Vec<Vec<u8>> = chunk
-                .par_iter()
-                .enumerate()
-                .flat_map_iter(|(i, picture)| {
-                    (0..count).map(move |view| {
-                        weak(picture, side, options, &mut generator(seed, view as u64, (start + i) as u64))
-                    })
-                })
-                .collect();
-            weak_parts.push(through(&views)?);
+            banks.insert(kind, Bank { values: Tensor::cat(&parts, 0), each });
         }
-        Some(Views::Cached { weak: Tensor::cat(&weak_parts, 0), plain, views: count })
+        Ok(Some(Views::Cached(banks)))
     }
 
-    /// Weak views of the pictures at `indices` as `epoch` shows them.
-    pub fn batch(&self, epoch: usize, indices: &[usize]) -> Tensor {
+    /// Activations made elsewhere, `[pictures, …]` plain and `[pictures * each, …]` for weak views.
+    pub fn given(plain: Tensor, weak: Tensor, each: usize) -> Views<'static> {
+        Views::Cached(
+            [(View::Plain, Bank { values: plain, each: 1 }), (View::Weak, Bank { values: weak, each })].into(),
+        )
+    }
+
+    /// Views of some pictures.
+    ///
+    /// Cached ones come round again; pictures start at different views, so that every batch holds a mixture.
+    pub fn batch(&self, view: View, picks: &[Pick]) -> Tensor {
         match self {
-            Views::Fresh { pictures, side, weak: options, seed } => {
-                let views: Vec<Vec<u8>> = indices
-                    .par_iter()
-                    .map(|&i| weak(&pictures[i], *side, *options, &mut generator(*seed, epoch as u64, i as u64)))
-                    .collect();
-                to_batch(&views.iter().map(Vec::as_slice).collect::<Vec<_>>(), *side)
-            }
-            // Pictures start at different views, so that every batch holds a mixture.
-            Views::Cached { weak, views, .. } => {
-                let at: Vec<i64> = indices.iter().map(|&i| (i * views + (i + epoch) % views) as i64).collect();
-                weak.index_select(0, &Tensor::from_slice(&at))
+            Views::Fresh(camera) => to_tensor(&camera.draw_all(view, picks), camera.side),
+            Views::Cached(banks) => {
+                let bank = &banks[&view];
+                bank.rows(picks.iter().map(|p| p.picture * bank.each + (p.picture + p.pass) % bank.each))
             }
         }
     }
 
     /// The unchanged pictures at `indices`.
     pub fn plain(&self, indices: &[usize]) -> Tensor {
-        match self {
-            Views::Fresh { pictures, side, .. } => {
-                to_batch(&indices.iter().map(|&i| pictures[i].as_slice()).collect::<Vec<_>>(), *side)
-            }
-            Views::Cached { plain, .. } => {
-                let at: Vec<i64> = indices.iter().map(|&i| i as i64).collect();
-                plain.index_select(0, &Tensor::from_slice(&at))
-            }
-        }
+        let picks: Vec<Pick> = indices.iter().map(|&picture| Pick { picture, pass: 0 }).collect();
+        self.batch(View::Plain, &picks)
     }
 
-    /// Cached embeddings scaled to mean 0 and deviation 1 over the views of `training`, and the scale.
+    /// Cached embeddings scaled to mean 0 and deviation 1 over the weak views of `pictures`, and the scale.
     ///
     /// Only embeddings `[n, features]` can be scaled: other views come back as `None`.
-    pub fn standardised(&self, training: &[usize]) -> Option<(Views<'a>, Scale)> {
-        let Views::Cached { weak, plain, views } = self else { return None };
-        if plain.dim() != 2 {
+    pub fn standardised(&self, pictures: &[usize]) -> Option<(Views<'a>, Scale)> {
+        let Views::Cached(banks) = self else { return None };
+        let bank = banks.get(&View::Weak).or(banks.get(&View::Plain))?;
+        if bank.values.dim() != 2 {
             return None;
         }
-        let rows: Vec<i64> =
-            training.iter().flat_map(|&i| Range { start: (i * views) as i64, end: ((i + 1) * views) as i64 }).collect();
-        let seen = weak.index_select(0, &Tensor::from_slice(&rows));
+        let seen = bank.rows(pictures.iter().flat_map(|&i| i * bank.each..(i + 1) * bank.each));
         let mean = seen.mean_dim(0i64, false, None);
         let std = seen.std_dim(0i64, false, false).clamp_min(1e-3);
-        let scale = |x: &Tensor| (x - &mean) / &std;
-        Some((Views::Cached { weak: scale(weak), plain: scale(plain), views: *views }, Scale { mean, std }))
+        let banks = banks.iter().map(|(&view, bank)| (view, bank.map(|x| (x - &mean) / &std))).collect();
+        Some((Views::Cached(banks), Scale { mean, std }))
     }
+}
+
+/// Pictures of `side * side * 3` bytes → uint8 `[n, side, side, 3]`.
+pub fn to_tensor(pictures: &[Vec<u8>], side: usize) -> Tensor {
+    to_batch(&pictures.iter().map(Vec::as_slice).collect::<Vec<_>>(), side)
 }
 
 /// Mean and deviation per feature, `[features]` each.
@@ -136,7 +219,7 @@ pub struct Scale {
 impl Scale {
     /// Turns a head for scaled embeddings into the equal head for raw ones: `W/σ`, `b − (W/σ) μ`.
     pub fn fold_into(&self, model: &mut Model) {
-        no_grad(|| {
+        tch::no_grad(|| {
             let weight = &model.params["head.weight"] / &self.std;
             let bias = &model.params["head.bias"] - weight.matmul(&self.mean);
             model.params.insert("head.weight".into(), weight);
@@ -160,8 +243,8 @@ mod tests {
         let mut model = Model::random(&nets::by_name("small", None).unwrap(), 3, 1);
         model.params.insert("head.weight".into(), Tensor::randn([3, 128], float));
         let raw = Tensor::randn([6, 128], float) * 3.0 + 1.0;
-        let views = Views::Cached { weak: raw.shallow_clone(), plain: raw.shallow_clone(), views: 1 };
-        let (scaled, scale) = views.standardised(&[0, 1, 2, 3]).unwrap();
+        let bank = Bank { values: raw.shallow_clone(), each: 1 };
+        let (scaled, scale) = Views::Cached([(View::Plain, bank)].into()).standardised(&[0, 1, 2, 3]).unwrap();
         let wanted = model.head(&scaled.plain(&[4, 5]), None);
         scale.fold_into(&mut model);
         let found = model.head(&raw.narrow(0, 4, 2), None);
@@ -173,12 +256,15 @@ mod tests {
         let model = Model::random(&nets::by_name("small", None).unwrap(), 3, 1);
         let pictures: Vec<Vec<u8>> =
             (0..3).map(|p| (0..64 * 64 * 3).map(|i| ((i * 7 + p * 40) % 256) as u8).collect()).collect();
-        let cached = Views::cached(&model, 4, &pictures, (Weak::PHOTO, 2, 9), |_| true).unwrap();
-        let fresh = Views::Fresh { pictures: &pictures, side: 64, weak: Weak::PHOTO, seed: 9 };
-        // Picture 1 starts at view 1: epoch 1 shows it view 0 again, as `Fresh` does in epoch 0.
-        let wanted = model.blocks(&fresh.batch(0, &[1]), 0..4, false);
-        let found = cached.batch(1, &[1]);
-        assert!((wanted - found).abs().max().double_value(&[]) < 1e-4);
-        assert!(Views::cached(&model, 4, &pictures, (Weak::PHOTO, 2, 9), |_| false).is_none());
+        let camera = Camera { pictures: &pictures, side: 64, weak: Weak::PHOTO, seed: 9 };
+        let kinds = [View::Weak, View::Strong];
+        let cached = Views::cached(&model, 4, &camera, (&kinds, 2), |_| true).unwrap().unwrap();
+        for kind in kinds {
+            // Picture 1 starts at view 1: pass 1 shows it view 0 again, as `Fresh` does in pass 0.
+            let wanted = model.blocks(&Views::Fresh(camera).batch(kind, &[Pick { picture: 1, pass: 0 }]), 0..4, None);
+            let found = cached.batch(kind, &[Pick { picture: 1, pass: 1 }]);
+            assert!((wanted - found).abs().max().double_value(&[]) < 1e-4);
+        }
+        assert!(Views::cached(&model, 4, &camera, (&kinds, 2), |_| false).unwrap().is_none());
     }
 }

@@ -24,11 +24,35 @@ pub fn export(net: &Net, weights: &Weights, classes: usize) -> Result<Vec<u8>, O
 /// The float graph with the values `watched` as further outputs.
 pub(super) fn build(net: &Net, weights: &Weights, classes: usize, watched: &[String]) -> Result<Vec<u8>, OnnxError> {
     let mut graph = Graph::default();
+    let value = trunk(&mut graph, net, weights, net.blocks.len())?;
+    finish(&mut graph, net, weights, classes, &value)?;
+    for name in watched {
+        graph.output(name, &[Dim::Batch, Dim::Any, Dim::Any, Dim::Any]);
+    }
+    Ok(graph.encode(net.name))
+}
+
+/// Writes the blocks before `cut` alone: its one output, `activations` (`[batch, channels, height, width]`), is what
+/// block `cut` takes; after the last block it is pooled to the embedding `[batch, features, 1, 1]`.
+///
+/// # Errors
+/// As for [`export`].
+pub fn export_trunk(net: &Net, weights: &Weights, cut: usize) -> Result<Vec<u8>, OnnxError> {
+    let mut graph = Graph::default();
+    let value = trunk(&mut graph, net, weights, cut)?;
+    let last = if cut == net.blocks.len() { "GlobalAveragePool" } else { "Identity" };
+    graph.node(last, "activations", &[&value], vec![]);
+    graph.output("activations", &[Dim::Batch, Dim::Any, Dim::Any, Dim::Any]);
+    Ok(graph.encode(net.name))
+}
+
+/// Picture → what the block `cut` takes; returns its name.
+fn trunk(graph: &mut Graph, net: &Net, weights: &Weights, cut: usize) -> Result<String, OnnxError> {
     let image = graph.image(net.input);
-    let planes = planes(&mut graph, &image);
-    let mut value = normalise(&mut graph, net, &planes);
+    let planes = planes(graph, &image);
+    let mut value = normalise(graph, net, &planes);
     let (low, high) = (graph.floats("relu6.low", &[], &[0.0]), graph.floats("relu6.high", &[], &[6.0]));
-    for (index, block) in net.blocks.iter().enumerate() {
+    for (index, block) in net.blocks[..cut].iter().enumerate() {
         let entry = value.clone();
         for conv in &block.convs {
             let folded = fold(net, conv, weights)?;
@@ -37,6 +61,10 @@ pub(super) fn build(net: &Net, weights: &Weights, classes: usize, watched: &[Str
             let inputs = [value.as_str(), &weight, &bias];
             value = match conv.activation {
                 Activation::Linear => graph.node("Conv", &output_of(conv), &inputs, attributes(conv)),
+                Activation::Relu => {
+                    let raw = graph.node("Conv", &format!("{}.raw", conv.name), &inputs, attributes(conv));
+                    graph.node("Relu", &output_of(conv), &[&raw], vec![])
+                }
                 Activation::Relu6 => {
                     let raw = graph.node("Conv", &format!("{}.raw", conv.name), &inputs, attributes(conv));
                     graph.node("Clip", &output_of(conv), &[&raw, &low, &high], vec![])
@@ -47,11 +75,7 @@ pub(super) fn build(net: &Net, weights: &Weights, classes: usize, watched: &[Str
             value = graph.node("Add", &sum_of(index), &[&value, &entry], vec![]);
         }
     }
-    finish(&mut graph, net, weights, classes, &value)?;
-    for name in watched {
-        graph.output(name, &[Dim::Batch, Dim::Any, Dim::Any, Dim::Any]);
-    }
-    Ok(graph.encode(net.name))
+    Ok(value)
 }
 
 /// NHWC → NCHW, still bytes: a quarter of the traffic of transposing floats.

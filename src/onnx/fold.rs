@@ -3,7 +3,7 @@
 //! Invariant: every weight is checked (there, shape, finite) before a graph holds any of it.
 
 use super::{OnnxError, Tensor, Weights};
-use crate::nets::{Conv, Net};
+use crate::nets::{Conv, Net, Norm};
 
 /// A convolution with its BatchNorm folded in.
 pub struct Folded {
@@ -32,9 +32,13 @@ pub fn get<'a>(weights: &'a Weights, name: &str, wanted: &[usize]) -> Result<&'a
     if tensor.data.iter().all(|v| v.is_finite()) { Ok(tensor) } else { Err(OnnxError::NotFinite(name.into())) }
 }
 
-/// Folds one convolution, computing in f64.
+/// Folds one convolution, computing in f64; one with a bias instead of BatchNorm is as it is.
 pub fn fold(net: &Net, conv: &Conv, weights: &Weights) -> Result<Folded, OnnxError> {
     let Tensor { data: weight, .. } = get(weights, &format!("{}.weight", conv.name), &shape(conv))?;
+    if conv.norm == Norm::Bias {
+        let bias = get(weights, &format!("{}.bias", conv.name), &[conv.outputs])?;
+        return Ok(Folded { weight: weight.clone(), bias: bias.data.clone() });
+    }
     let norm = |part: &str| get(weights, &format!("{}.bn.{part}", conv.name), &[conv.outputs]).map(|t| &t.data);
     let (gamma, beta, mean, variance) = (norm("weight")?, norm("bias")?, norm("running_mean")?, norm("running_var")?);
     if variance.iter().any(|v| *v < 0.0) {

@@ -12,7 +12,7 @@ mod ranges;
 
 use std::collections::BTreeMap;
 
-pub use float::export;
+pub use float::{export, export_trunk};
 pub use quantize::quantize;
 
 /// A float tensor, row-major.
@@ -65,8 +65,8 @@ pub fn blank_weights(net: &crate::nets::Net, classes: usize) -> Weights {
     for conv in net.convs() {
         let kernel = [conv.outputs, conv.inputs / conv.groups, conv.kernel, conv.kernel];
         weights.insert(format!("{}.weight", conv.name), tensor(&kernel, 0.0));
-        for (part, value) in [("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)] {
-            weights.insert(format!("{}.bn.{part}", conv.name), tensor(&[conv.outputs], value));
+        for (name, value) in conv.norm_weights() {
+            weights.insert(name, tensor(&[conv.outputs], value));
         }
     }
     weights.insert("head.weight".into(), tensor(&[classes, net.features], 0.0));

@@ -5,8 +5,8 @@
 //! Weights are int8, symmetric, one scale per output channel; activations uint8 with one scale and zero point per
 //! tensor; biases int32 at the product of both scales. Pooling, embedding and classifier stay in float.
 //!
-//! Invariant: no Clip is written; after ReLU6 the zero point is 0 and the range ends at 6 or below, so that the
-//! saturation of uint8 is the clipping.
+//! Invariant: no Clip is written; after ReLU and ReLU6 the zero point is 0, and after ReLU6 the range ends at 6 or below,
+//! so that the saturation of uint8 is the clipping.
 //!
 //! uint8 × int8 is what VNNI instructions multiply exactly. Older x86 CPUs (AVX2, AVX-512 without VNNI) add pairs of
 //! products in 16 bits, which saturates; `engine` sets `session.x64quantprecision` there, instead of weights of 7 bits
@@ -42,7 +42,7 @@ pub fn quantize(net: &Net, weights: &Weights, classes: usize, calibration: &[Vec
     for (index, block) in net.blocks.iter().enumerate() {
         let entry = value.clone();
         for conv in &block.convs {
-            let scale = Scale::of(next(), conv.activation == Activation::Relu6);
+            let scale = Scale::of(next(), conv.activation);
             value = convolve(&mut graph, conv, &fold(net, conv, weights)?, &value, scale);
         }
         if block.skip {
@@ -52,7 +52,7 @@ pub fn quantize(net: &Net, weights: &Weights, classes: usize, calibration: &[Vec
                 entry.dequantize(&mut graph, &format!("{name}.b")),
             );
             let sum = graph.node("Add", &name, &[&a, &b], vec![]);
-            value = Quantized::new(&mut graph, &sum, Scale::of(next(), false));
+            value = Quantized::new(&mut graph, &sum, Scale::of(next(), Activation::Linear));
         }
     }
     let trunk = value.dequantize(&mut graph, "trunk");
@@ -79,8 +79,12 @@ struct Scale {
 
 impl Scale {
     /// Spreads 0–255 over `range`, which is widened to hold 0 exactly: padding is 0.
-    fn of(range: Range, relu6: bool) -> Self {
-        let (low, high) = if relu6 { (0.0, range.high.min(6.0)) } else { (range.low.min(0.0), range.high.max(0.0)) };
+    fn of(range: Range, activation: Activation) -> Self {
+        let (low, high) = match activation {
+            Activation::Linear => (range.low.min(0.0), range.high.max(0.0)),
+            Activation::Relu => (0.0, range.high),
+            Activation::Relu6 => (0.0, range.high.min(6.0)),
+        };
         let scale = ((high - low) / 255.0).max(1e-6);
         Self { scale, zero: (-low / scale).round().clamp(0.0, 255.0) as u8 }
     }
@@ -127,7 +131,7 @@ fn input(graph: &mut Graph, net: &Net, image: &str, range: Range) -> Quantized {
         return Quantized { name: planes, scale: scale.scale, constants };
     }
     let normalised = normalise(graph, net, &planes);
-    Quantized::new(graph, &normalised, Scale::of(range, false))
+    Quantized::new(graph, &normalised, Scale::of(range, Activation::Linear))
 }
 
 fn convolve(graph: &mut Graph, conv: &Conv, folded: &Folded, input: &Quantized, output: Scale) -> Quantized {

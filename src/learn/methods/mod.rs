@@ -1,3 +1,121 @@
-//! One learning method per file: a pure loss, no optimizer, no files.
+//! One learning method per file: what it wants to see, and its loss. No optimizer, no files.
+//!
+//! Invariant: a method never sees the label of an unlabeled picture; what it claims about one is compared with the truth
+//! (where an experiment knows it) by the trainer, for the log only.
 
+pub mod distillation;
+pub mod fixmatch;
+pub mod noisy_student;
+pub mod pseudo_label;
 pub mod supervised;
+
+use tch::{Kind, Tensor};
+
+use crate::views::View;
+
+/// What a method is shown at every step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Wanted {
+    /// How labeled pictures are shown.
+    pub labeled: View,
+    /// How unlabeled pictures are shown: each of them once per entry, all in the same batch as the labeled ones.
+    pub unlabeled: &'static [View],
+    /// μ: unlabeled pictures per labeled one.
+    pub ratio: usize,
+    /// Whether [`Seen::guesses`] are wanted.
+    pub guesses: bool,
+}
+
+/// One step's outputs of the network, in training mode, from a single pass over everything wanted.
+#[derive(Debug)]
+pub struct Seen<'a> {
+    /// Steps done before this one.
+    pub step: usize,
+    /// Steps of the whole run.
+    pub steps: usize,
+    /// Labeled pictures, indices.
+    pub labeled: &'a [usize],
+    /// Their classes, int64 `[labeled]`.
+    pub targets: Tensor,
+    /// Their logits `[labeled, classes]`.
+    pub logits: Tensor,
+    /// Unlabeled pictures, indices.
+    pub unlabeled: &'a [usize],
+    /// What the network says of the first unlabeled view as it would in service: without noise, without gradient.
+    pub guesses: Option<Tensor>,
+    /// Logits `[unlabeled, classes]`, one tensor per entry of [`Wanted::unlabeled`].
+    pub views: Vec<Tensor>,
+}
+
+/// What is minimised, and what it is made of.
+#[derive(Debug)]
+pub struct Loss {
+    /// The scalar to differentiate.
+    pub total: Tensor,
+    /// Named scalars for the log.
+    pub parts: Vec<(&'static str, Tensor)>,
+    /// What the method took for the truth about the unlabeled pictures.
+    pub claims: Option<Claims>,
+}
+
+/// Pseudo-labels of one step.
+#[derive(Debug)]
+pub struct Claims {
+    /// Class per unlabeled picture, int64 `[unlabeled]`.
+    pub classes: Tensor,
+    /// 1 where it was used, 0 where it was not trusted, float `[unlabeled]`.
+    pub kept: Tensor,
+}
+
+/// A learning method.
+pub trait Method {
+    /// What it has to be shown.
+    fn wanted(&self) -> Wanted;
+    /// Its loss for one step.
+    fn loss(&self, seen: &Seen) -> Loss;
+}
+
+/// Cross-entropy per picture `[n]` of logits `[n, classes]` with classes int64 `[n]`.
+fn cross_entropy(logits: &Tensor, classes: &Tensor) -> Tensor {
+    -logits.log_softmax(1, Kind::Float).gather(1, &classes.unsqueeze(1), false).squeeze_dim(1)
+}
+
+/// Cross-entropy per picture `[n]` of logits with target probabilities, both `[n, classes]`.
+fn soft_cross_entropy(logits: &Tensor, targets: &Tensor) -> Tensor {
+    -(logits.log_softmax(1, Kind::Float) * targets).sum_dim_intlist(1i64, false, Kind::Float)
+}
+
+/// Rows of a table `[pictures, classes]` for some pictures.
+fn rows_of(table: &Tensor, pictures: &[usize]) -> Tensor {
+    table.index_select(0, &Tensor::from_slice(&pictures.iter().map(|&i| i as i64).collect::<Vec<_>>()))
+}
+
+fn mean(values: &Tensor) -> Tensor {
+    values.mean(Kind::Float)
+}
+
+/// Numbers from scalars and small tensors, for the tests of the methods.
+#[cfg(test)]
+pub mod testing {
+    use super::*;
+
+    /// A step of a run over two classes: logits of labeled pictures, their classes, logits of each unlabeled view.
+    pub fn seen<'a>(labeled: &[[f32; 2]], targets: &[i64], views: &[&[[f32; 2]]], pictures: &'a [usize]) -> Seen<'a> {
+        let table = |rows: &[[f32; 2]]| Tensor::from_slice(rows.as_flattened()).view([-1, 2]);
+        Seen {
+            step: 0,
+            steps: 1,
+            labeled: &pictures[..labeled.len()],
+            targets: Tensor::from_slice(targets),
+            logits: table(labeled),
+            unlabeled: &pictures[labeled.len()..],
+            guesses: None,
+            views: views.iter().map(|rows| table(rows)).collect(),
+        }
+    }
+
+    /// A scalar's value.
+    pub fn value(tensor: &Tensor) -> f64 {
+        tensor.double_value(&[])
+    }
+}

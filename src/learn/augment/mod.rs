@@ -1,6 +1,11 @@
-//! Weak views of a picture: flip, shift, and for photos a little scale, rotation and light.
+//! Views of a picture. Weak ones are here: flip, shift, and for photos a little scale, rotation and light; strong ones
+//! in `strong.rs`.
 //!
 //! Invariant: a view depends on (seed, epoch, picture) only, so that a resumed run sees what an unbroken one would.
+
+mod strong;
+
+pub use strong::{OPERATIONS, Strong, strong};
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -23,6 +28,11 @@ impl Weak {
     pub const FLIP_AND_SHIFT: Weak = Weak { shift: 0.125, scale: 0.0, degrees: 0.0, brightness: 0.0 };
     /// For photos that differ in distance, angle and light.
     pub const PHOTO: Weak = Weak { shift: 0.08, scale: 0.12, degrees: 10.0, brightness: 0.15 };
+
+    /// Photos from 96 pixels on, flip and shift for smaller crops.
+    pub fn for_side(side: usize) -> Weak {
+        if side >= 96 { Weak::PHOTO } else { Weak::FLIP_AND_SHIFT }
+    }
 }
 
 /// The generator of one view.
@@ -56,14 +66,23 @@ pub fn weak(picture: &[u8], side: usize, options: Weak, rng: &mut ChaCha8Rng) ->
 }
 
 fn bilinear(picture: &[u8], side: usize, x: f32, y: f32) -> [f32; 3] {
-    let (left, top) = (x.floor(), y.floor());
-    let (fx, fy) = (x - left, y - top);
-    let [x0, x1] = [mirror(left as i32, side), mirror(left as i32 + 1, side)];
-    let [y0, y1] = [mirror(top as i32, side), mirror(top as i32 + 1, side)];
+    let (left, top) = (floor(x), floor(y));
+    let (fx, fy) = (x - left as f32, y - top as f32);
+    let [x0, x1] = [mirror(left, side), mirror(left + 1, side)];
+    let [y0, y1] = [mirror(top, side), mirror(top + 1, side)];
+    let pixels = picture.as_chunks::<3>().0;
+    let at = |x: usize, y: usize| pixels[y * side + x].map(f32::from);
+    let [a, b, c, d] = [at(x0, y0), at(x1, y0), at(x0, y1), at(x1, y1)];
     std::array::from_fn(|channel| {
-        let at = |x: usize, y: usize| f32::from(picture[(y * side + x) * 3 + channel]);
-        (at(x0, y0) * (1.0 - fx) + at(x1, y0) * fx) * (1.0 - fy) + (at(x0, y1) * (1.0 - fx) + at(x1, y1) * fx) * fy
+        let [a, b, c, d] = [a[channel], b[channel], c[channel], d[channel]];
+        (a * (1.0 - fx) + b * fx) * (1.0 - fy) + (c * (1.0 - fx) + d * fx) * fy
     })
+}
+
+/// Plain `f32::floor` is a call into the C library on the oldest x86-64.
+fn floor(place: f32) -> i32 {
+    let whole = place as i32;
+    if place < whole as f32 { whole - 1 } else { whole }
 }
 
 /// … 2 1 | 0 1 2 … n−1 | n−2 …
@@ -96,5 +115,18 @@ mod tests {
         let views: Vec<_> = (0..20).map(|i| weak(&picture, 8, still, &mut generator(0, 0, i))).collect();
         assert!(views.iter().all(|v| *v == picture || *v == mirrored));
         assert!(views.contains(&picture) && views.contains(&mirrored));
+    }
+
+    #[test]
+    fn weak_views_keep_the_bytes_that_the_shipped_student_saw() {
+        let picture: Vec<u8> = (0..96 * 96 * 3_u32).map(|i| (i * i / 7 % 253) as u8).collect();
+        let checksum = |options| {
+            let views = (0..16).flat_map(|i| weak(&picture, 96, options, &mut generator(5, 1, i)));
+            views.fold(0_u64, |sum, v| sum.wrapping_mul(31).wrapping_add(u64::from(v)))
+        };
+        assert_eq!(
+            [checksum(Weak::FLIP_AND_SHIFT), checksum(Weak::PHOTO)],
+            [16744462047350870578, 6755875006500634287]
+        );
     }
 }

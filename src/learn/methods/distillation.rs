@@ -1,0 +1,103 @@
+//! Distillation (Hinton, Vinyals & Dean 2015, arXiv:1503.02531): the student learns the teacher's softened answers.
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+use super::{Loss, Method, Seen, Wanted, cross_entropy, mean, rows_of};
+use crate::views::View;
+
+/// How much of the teacher, and how soft.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, Args)]
+pub struct Softness {
+    /// T: HIGHER is softer.
+    #[arg(long, default_value_t = 4.0)]
+    pub temperature: f64,
+    /// λ: weight of the teacher against the labels, 0 to 1.
+    #[arg(long, default_value_t = 0.9)]
+    pub soft: f64,
+    /// Unlabeled pictures per labeled one in a step.
+    #[arg(long, default_value_t = 3)]
+    pub mu: usize,
+}
+
+/// Distillation from a table of teacher logits.
+#[derive(Debug)]
+pub struct Distillation {
+    /// The teacher's logits `[pictures, classes]` for every plain picture.
+    pub teacher: Tensor,
+    /// Temperature and weights.
+    pub softness: Softness,
+}
+
+impl Distillation {
+    /// `T² · KL(p_teacher(T) ‖ p_student(T))` per picture `[n]`; T² keeps the gradient's size as T changes (§2.1).
+    fn divergence(&self, student: &Tensor, teacher: &Tensor) -> Tensor {
+        let t = self.softness.temperature;
+        let wanted = (teacher / t).log_softmax(1, Kind::Float);
+        let found = (student / t).log_softmax(1, Kind::Float);
+        (wanted.exp() * (&wanted - found)).sum_dim_intlist(1i64, false, Kind::Float) * (t * t)
+    }
+}
+
+impl Method for Distillation {
+    fn wanted(&self) -> Wanted {
+        Wanted { labeled: View::Weak, unlabeled: &[View::Weak], ratio: self.softness.mu, guesses: false }
+    }
+
+    /// `λ · mean over all pictures of T² KL + (1 − λ) · mean CE(y_l, student)`.
+    fn loss(&self, seen: &Seen) -> Loss {
+        let all = Tensor::cat(&[&seen.logits, &seen.views[0]], 0);
+        let pictures = [seen.labeled, seen.unlabeled].concat();
+        let teacher = mean(&self.divergence(&all, &rows_of(&self.teacher, &pictures)));
+        let labeled = mean(&cross_entropy(&seen.logits, &seen.targets));
+        Loss {
+            total: &teacher * self.softness.soft + &labeled * (1.0 - self.softness.soft),
+            parts: vec![("teacher", teacher), ("labeled", labeled)],
+            claims: None,
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::methods::testing::{seen, value};
+
+    fn method(teacher: &[f32], temperature: f64, soft: f64) -> Distillation {
+        let softness = Softness { temperature, soft, mu: 1 };
+        Distillation { teacher: Tensor::from_slice(teacher).view([-1, 2]), softness }
+    }
+
+    #[test]
+    fn it_has_the_value_of_the_formula() {
+        // T = 2: teacher (ln 9, 0) softens to 0.75, 0.25; the student says 0.5, 0.5.
+        let method = method(&[9f32.ln(), 0.0, 9f32.ln(), 0.0], 2.0, 0.6);
+        let found = value(&method.loss(&seen(&[[0.0, 0.0]], &[0], &[&[[0.0, 0.0]]], &[0, 1])).total);
+        let kl = 0.75 * (0.75f64 / 0.5).ln() + 0.25 * (0.25f64 / 0.5).ln();
+        assert!((found - (0.6 * 4.0 * kl + 0.4 * 2f64.ln())).abs() < 1e-6);
+    }
+
+    #[test]
+    fn the_gradient_keeps_its_size_as_the_temperature_rises() {
+        let size = |temperature: f64| {
+            let student = Tensor::from_slice(&[0.3f32, -0.2]).view([1, 2]).set_requires_grad(true);
+            let method = method(&[1.0, -1.0], temperature, 1.0);
+            method.divergence(&student, &method.teacher).sum(Kind::Float).backward();
+            student.grad().norm().double_value(&[])
+        };
+        // For high T the gradient tends to (z_student − z_teacher) / classes, logits centred (§2.1, eq. 4).
+        let limit = ((0.25f64 - 1.0) / 2.0).abs() * 2f64.sqrt();
+        for temperature in [5.0, 20.0, 100.0] {
+            assert!((size(temperature) / limit - 1.0).abs() < 0.03, "T = {temperature}: {}", size(temperature) / limit);
+        }
+    }
+
+    #[test]
+    fn higher_temperatures_are_softer() {
+        let teacher = Tensor::from_slice(&[4f32, 0.0]).view([1, 2]);
+        let top = |t: f64| (&teacher / t).softmax(1, Kind::Float).max().double_value(&[]);
+        assert!(top(1.0) > top(4.0) && top(4.0) > top(20.0));
+    }
+}

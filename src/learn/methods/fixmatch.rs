@@ -1,0 +1,77 @@
+//! FixMatch (Sohn et al. 2020, arXiv:2001.07685): the class that a weak view makes the network sure of is the target
+//! for a strong view of the same picture.
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use tch::Kind;
+
+use super::{Claims, Loss, Method, Seen, Wanted, cross_entropy, mean};
+use crate::views::View;
+
+/// FixMatch's loss, eq. 3 and 4.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, Args)]
+pub struct FixMatch {
+    /// τ: least probability of a target.
+    #[arg(long, default_value_t = 0.95)]
+    pub threshold: f64,
+    /// λ_u: weight of the unlabeled part.
+    #[arg(long, default_value_t = 1.0)]
+    pub lambda: f64,
+    /// μ: unlabeled pictures per labeled one in a step.
+    #[arg(long, default_value_t = 7)]
+    pub mu: usize,
+}
+
+impl Method for FixMatch {
+    fn wanted(&self) -> Wanted {
+        Wanted { labeled: View::Weak, unlabeled: &[View::Weak, View::Strong], ratio: self.mu, guesses: false }
+    }
+
+    /// `mean CE(y_l, f(x_l)) + λ_u · mean over ALL unlabeled of 1[max q ≥ τ] · CE(argmax q, f(strong))`,
+    /// `q = softmax f(weak)` without gradient.
+    fn loss(&self, seen: &Seen) -> Loss {
+        let (weak, strong) = (seen.views[0].detach(), &seen.views[1]);
+        let (confidence, guess) = weak.softmax(1, Kind::Float).max_dim(1, false);
+        let kept = confidence.ge(self.threshold).to_kind(Kind::Float);
+        let labeled = mean(&cross_entropy(&seen.logits, &seen.targets));
+        let unlabeled = mean(&(cross_entropy(strong, &guess) * &kept));
+        Loss {
+            total: &labeled + &unlabeled * self.lambda,
+            parts: vec![("labeled", labeled), ("unlabeled", unlabeled), ("kept", mean(&kept))],
+            claims: Some(Claims { classes: guess, kept }),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::methods::testing::{seen, value};
+
+    const PAPER: FixMatch = FixMatch { threshold: 0.95, lambda: 1.0, mu: 7 };
+
+    #[test]
+    fn masked_pictures_stay_in_the_denominator_and_targets_come_from_the_weak_view() {
+        // Weak views: 0.96 for class 0, 0.9 for class 0 (too unsure), 0.97 for class 1.
+        let odds = |p: f32| (p / (1.0 - p)).ln();
+        let weak = [[odds(0.96), 0.0], [odds(0.9), 0.0], [0.0, odds(0.97)]];
+        let strong = [[0.0, 0.0], [0.0, 5.0], [3f32.ln(), 0.0]];
+        let loss = PAPER.loss(&seen(&[[0.0, 0.0]], &[1], &[&weak, &strong], &[0, 1, 2, 3]));
+        let wanted = 2f64.ln() + (2f64.ln() - 0.25f64.ln()) / 3.0;
+        assert!((value(&loss.total) - wanted).abs() < 1e-5, "{} instead of {wanted}", value(&loss.total));
+        let claims = loss.claims.unwrap();
+        assert_eq!(Vec::<i64>::try_from(&claims.classes).unwrap(), [0, 0, 1]);
+        assert_eq!(Vec::<f32>::try_from(&claims.kept).unwrap(), [1.0, 0.0, 1.0]);
+    }
+
+    #[test]
+    fn no_gradient_flows_through_the_targets() {
+        let step = seen(&[[0.0, 0.0]], &[1], &[&[[4.0, 0.0]], &[[0.0, 0.0]]], &[0, 1]);
+        let views: Vec<_> = step.views.iter().map(|v| v.set_requires_grad(true)).collect();
+        let loss = PAPER.loss(&Seen { views: views.iter().map(|v| v.shallow_clone()).collect(), ..step });
+        loss.total.backward();
+        assert!(!views[0].grad().defined());
+        assert_eq!(Vec::<f32>::try_from(views[1].grad().view(-1)).unwrap(), [-0.5, 0.5]);
+    }
+}
