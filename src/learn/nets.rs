@@ -71,11 +71,11 @@ impl Model {
         let mut params = Params::new();
         for conv in net.convs() {
             let shape = kernel_shape(conv).map(|n| n as i64);
-            let fan = (conv.kernel * conv.kernel / conv.groups) as f64
-                * match conv.norm {
-                    Norm::Batch => conv.outputs,
-                    Norm::Bias => conv.inputs,
-                } as f64;
+            let area = conv.kernel * conv.kernel;
+            let fan = match conv.norm {
+                Norm::Batch => area * conv.outputs / conv.groups,
+                Norm::Bias => area * conv.inputs / conv.groups,
+            } as f64;
             let values: Vec<f32> = (0..shape.iter().product()).map(|_| normal(&mut rng)).collect();
             let kernel = Tensor::from_slice(&values).view(shape) * (2.0 / fan).sqrt();
             params.insert(format!("{}.weight", conv.name), kernel);
