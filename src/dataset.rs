@@ -156,7 +156,7 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
     Ok(paths)
 }
 
-fn is_picture(path: &PathBuf) -> bool {
+fn is_picture(path: &Path) -> bool {
     path.extension()
         .is_some_and(|e| ["jpg", "jpeg", "png", "webp"].contains(&e.to_string_lossy().to_lowercase().as_str()))
 }
@@ -168,7 +168,7 @@ fn read_folders(root: &Path) -> Result<Vec<Sample>, DataError> {
         return Err(DataError::Unlabeled(path));
     }
     for folder in entries(root)?.into_iter().filter(|p| p.is_dir()) {
-        for path in entries(&folder)?.into_iter().filter(is_picture) {
+        for path in entries(&folder)?.into_iter().filter(|p| is_picture(p)) {
             let file = format!("{}/{}", name(&folder), name(&path));
             samples.push(Sample { class: name(&folder), group: file.clone(), file });
         }

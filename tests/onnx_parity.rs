@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 use beltsight::{
-    engine::{Device, Engine, Outputs, softmax},
-    nets::{self, Activation, Conv, Net},
+    engine::{Device, Engine, Outputs, Trunk, softmax},
+    nets::{self, Activation, Conv, Net, Norm},
     onnx::{self, Tensor, Weights},
 };
 use rand::{RngExt, SeedableRng};
@@ -25,6 +25,10 @@ fn random_weights(net: &Net, seed: u64) -> Weights {
         let reach = (6.0 / fan_in as f32).sqrt();
         let shape = vec![conv.outputs, conv.inputs / conv.groups, conv.kernel, conv.kernel];
         put(format!("{}.weight", conv.name), shape, -reach, reach);
+        if conv.norm == Norm::Bias {
+            put(format!("{}.bias", conv.name), vec![conv.outputs], -0.3, 0.5);
+            continue;
+        }
         put(format!("{}.bn.weight", conv.name), vec![conv.outputs], 0.5, 1.5);
         put(format!("{}.bn.bias", conv.name), vec![conv.outputs], -0.3, 0.5);
         put(format!("{}.bn.running_mean", conv.name), vec![conv.outputs], -0.3, 0.3);
@@ -60,7 +64,7 @@ fn pictures(count: usize, side: usize, seed: u64) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// One convolution with live BatchNorm and activation, written down as its definition; planes are `[channels][h][w]`.
+/// One convolution with live BatchNorm or its bias, and activation, written down as its definition; planes are `[channels][h][w]`.
 fn convolve(net: &Net, conv: &Conv, weights: &Weights, input: &[f64], side: usize) -> (Vec<f64>, usize) {
     let get = |part: &str| &weights[&format!("{}.{part}", conv.name)].data;
     let (kernel, per_group) = (conv.kernel, conv.inputs / conv.groups);
@@ -70,7 +74,14 @@ fn convolve(net: &Net, conv: &Conv, weights: &Weights, input: &[f64], side: usiz
     let mut output = Vec::with_capacity(conv.outputs * out_side * out_side);
     for o in 0..conv.outputs {
         let first = o / (conv.outputs / conv.groups) * per_group;
-        let scale = f64::from(get("bn.weight")[o]) / (f64::from(get("bn.running_var")[o]) + net.bn_eps).sqrt();
+        let (scale, mean, shift) = match conv.norm {
+            Norm::Bias => (1.0, 0.0, f64::from(get("bias")[o])),
+            Norm::Batch => {
+                let deviation = (f64::from(get("bn.running_var")[o]) + net.bn_eps).sqrt();
+                let shift = f64::from(get("bn.bias")[o]);
+                (f64::from(get("bn.weight")[o]) / deviation, f64::from(get("bn.running_mean")[o]), shift)
+            }
+        };
         for y in 0..out_side {
             for x in 0..out_side {
                 let mut sum = 0.0;
@@ -86,9 +97,10 @@ fn convolve(net: &Net, conv: &Conv, weights: &Weights, input: &[f64], side: usiz
                         }
                     }
                 }
-                let normed = (sum - f64::from(get("bn.running_mean")[o])) * scale + f64::from(get("bn.bias")[o]);
+                let normed = (sum - mean) * scale + shift;
                 output.push(match conv.activation {
                     Activation::Linear => normed,
+                    Activation::Relu => normed.max(0.0),
                     Activation::Relu6 => normed.clamp(0.0, 6.0),
                 });
             }
@@ -145,10 +157,11 @@ fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
 
 #[test]
 fn onnx_runtime_computes_what_the_definition_computes() {
-    for name in nets::NAMES {
-        let net = nets::by_name(name, Some(32)).unwrap();
+    let named = nets::NAMES.map(|name| nets::by_name(name, Some(32)).unwrap());
+    for net in named.into_iter().chain([nets::digits(&[40, 30], 0.5)]) {
+        let name = net.name;
         let weights = random_weights(&net, 7);
-        let pictures = pictures(3, 32, 8);
+        let pictures = pictures(3, net.input, 8);
         let outputs = run(&onnx::export(&net, &weights, CLASSES).unwrap(), &pictures, 3);
         assert_eq!(outputs.embedding.dim(), (3, net.features));
         for (row, picture) in pictures.iter().enumerate() {
@@ -163,6 +176,21 @@ fn onnx_runtime_computes_what_the_definition_computes() {
         // The pictures are told apart at all, or agreement would mean nothing.
         assert!(largest_difference(&probabilities(&outputs, 0), &probabilities(&outputs, 1)) > 1e-3);
     }
+}
+
+#[test]
+fn a_trunk_and_the_rest_make_the_whole() {
+    let net = nets::small(32);
+    let weights = random_weights(&net, 7);
+    let pictures = pictures(3, 32, 8);
+    let blocks = net.blocks.len();
+    let pooled = Trunk::open(&onnx::export_trunk(&net, &weights, blocks).unwrap(), 32).unwrap().run(&pictures).unwrap();
+    let whole = run(&onnx::export(&net, &weights, CLASSES).unwrap(), &pictures, 3);
+    assert_eq!(pooled.0, [3, 128, 1, 1]);
+    assert!(largest_difference(&pooled.1, whole.embedding.as_slice().unwrap()) < 1e-5);
+    let (shape, _) = Trunk::open(&onnx::export_trunk(&net, &weights, 2).unwrap(), 32).unwrap().run(&pictures).unwrap();
+    let last = net.blocks[1].convs.last().unwrap();
+    assert_eq!(shape, [3, last.outputs, 16, 16], "the stem halves the side, block 1 keeps it");
 }
 
 #[test]

@@ -94,13 +94,14 @@ pub fn run(options: &Options, splits: &Splits, recipe: &Recipe, teacher: Option<
     }
     let (model, labeled) = last.context("no fold was trained")?;
 
+    let net = model.net.name.to_string();
     let student = export::Student {
         model,
         classes: data.classes.clone(),
         thresholds: validation.thresholds.clone(),
         lineage: Lineage {
             method: recipe.name().into(),
-            net: setup.start.net.name.into(),
+            net,
             data_sha256: data.sha256.clone(),
             labeled,
             seed: options.seed,

@@ -1,0 +1,197 @@
+//! Every learning method, in miniature, by the commands that a user types: it runs to its end, leaves a student that
+//! serves, and says what it did. Whether a method helps is measured by `beltsight compare`, not here.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use beltsight::{draw, engine::Device, line::swap, model::Manifest};
+use serde_json::Value;
+
+const SMALL: [&str; 8] = ["--net", "small", "--input", "32", "--steps", "8", "--batch", "8"];
+
+fn beltsight(arguments: &[&str], data: &Path, out: &Path) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_beltsight"))
+        .args(arguments)
+        .arg("--data")
+        .arg(data)
+        .arg("--out")
+        .arg(out)
+        .output()
+        .unwrap()
+}
+
+fn succeeds(arguments: &[&str], data: &Path, out: &Path) -> String {
+    let done = beltsight(arguments, data, out);
+    assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8_lossy(&done.stdout).into_owned()
+}
+
+/// A drawn data set of `items` in a fresh folder, which is deleted with the guard.
+fn drawn(items: usize) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    draw::write(&data, 5, items).unwrap();
+    (folder, data)
+}
+
+fn metrics(run: &Path) -> Vec<Value> {
+    fs::read_to_string(run.join("metrics.jsonl"))
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[test]
+fn every_method_leaves_a_student_that_serves() {
+    let (folder, data) = drawn(100);
+    for (method, parts) in [
+        ("pseudo-label", vec!["alpha", "labeled", "unlabeled"]),
+        ("thresholded-pseudo-label", vec!["kept", "labeled", "unlabeled"]),
+        ("noisy-student", vec!["labeled", "unlabeled"]),
+        ("fixmatch", vec!["kept", "labeled", "unlabeled"]),
+    ] {
+        let out = folder.path().join(method);
+        let mut options = [&["train", method, "--labels", "3"][..], &SMALL].concat();
+        if method == "noisy-student" {
+            options.extend(["--threshold", "0.1"]); // after eight steps a teacher is sure of little
+        }
+        succeeds(&options, &data, &out);
+        let student = swap::open(&out.join("model"), None, Device::Cpu, 1, 2).unwrap();
+        assert_eq!(student.card.classes.len(), 5, "{method}");
+        let lineage = Manifest::read(&out.join("model")).unwrap().lineage;
+        assert_eq!((lineage.method.as_str(), lineage.labeled), (method, 15));
+        let last = metrics(&out).pop().unwrap();
+        let named: Vec<&str> = last["parts"].as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(named, parts, "{method}");
+        assert!((0.0..=1.0).contains(&last["coverage"].as_f64().unwrap()), "{method}: {last}");
+        assert!(last["waiting"].as_f64().unwrap() < 1.0 && last["backward"].as_f64().unwrap() > 0.0, "{method}");
+        let page = fs::read_to_string(out.join("report.html")).unwrap();
+        assert!(page.contains("Views of one picture") && page.contains("pseudo-labels used"), "{method}");
+    }
+    let rounds = metrics(&folder.path().join("noisy-student"));
+    for run in ["final teacher", "final round 1", "final round 2", "final round 3"] {
+        assert!(rounds.iter().any(|line| line["run"] == run), "{run}");
+    }
+}
+
+#[test]
+fn a_student_grows_between_rounds() {
+    let (folder, data) = drawn(60);
+    let out = folder.path().join("grown");
+    let options = ["train", "noisy-student", "--labels", "3", "--rounds", "1", "--students", "small_wide"];
+    let refused = beltsight(&[&options[..], &["--threshold", "0.999"], &SMALL].concat(), &data, &out);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("lower --threshold"), "a pool of nothing is no lesson");
+    succeeds(&[&options[..], &["--threshold", "0.1"], &SMALL].concat(), &data, &out);
+    let manifest = Manifest::read(&out.join("model")).unwrap();
+    assert_eq!(manifest.lineage.net, "small_wide");
+}
+
+#[test]
+fn unlabeled_pictures_come_from_a_folder_and_are_part_of_the_snapshot() {
+    let (folder, data) = drawn(60);
+    let (_guard, more) = drawn(30);
+    let run = |name: &str, unlabeled: Option<&Path>| {
+        let out = folder.path().join(name);
+        let path = unlabeled.map(|p| p.display().to_string());
+        let mut options = [&["train", "fixmatch", "--labels", "4"][..], &SMALL].concat();
+        options.extend(path.iter().flat_map(|p| ["--unlabeled", p.as_str()]));
+        succeeds(&options, &data, &out);
+        Manifest::read(&out.join("model")).unwrap().lineage.data_sha256
+    };
+    assert_ne!(run("without", None), run("with", Some(&more)));
+    let refused = beltsight(&[&["train", "fixmatch"][..], &SMALL].concat(), &data, &folder.path().join("no"));
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("give --unlabeled"), "{said}");
+}
+
+#[test]
+fn a_teacher_of_another_size_is_distilled_and_one_of_other_classes_refused() {
+    let (folder, data) = drawn(60);
+    let (teacher, out) = (folder.path().join("teacher"), folder.path().join("student"));
+    let options = ["train", "supervised", "--net", "small_wide", "--input", "48", "--steps", "6"];
+    succeeds(&options, &data, &teacher);
+    let name = teacher.display().to_string();
+    let said = succeeds(&[&["distill", "--teacher", &name][..], &SMALL].concat(), &data, &out);
+    assert!(said.contains("teacher teacher") && said.contains("student, int8"), "{said}");
+    let lineage = Manifest::read(&out.join("model")).unwrap().lineage;
+    assert_eq!((lineage.method.as_str(), lineage.teacher.as_deref()), ("distillation", Some("teacher")));
+    assert!(fs::read_to_string(out.join("report.html")).unwrap().contains("What distilling bought"));
+
+    // The same network as a bare ONNX file from anywhere.
+    let bare = teacher.join("model/student.onnx").display().to_string();
+    succeeds(&[&["distill", "--teacher", &bare][..], &SMALL].concat(), &data, &folder.path().join("bare"));
+
+    let other = folder.path().join("other");
+    fs::create_dir_all(other.join("a")).unwrap();
+    fs::create_dir_all(other.join("b")).unwrap();
+    let files: Vec<PathBuf> = walk(&data);
+    for (i, file) in files.iter().take(20).enumerate() {
+        fs::copy(file, other.join(["a", "b"][i % 2]).join(format!("{i}.jpg"))).unwrap();
+    }
+    let options = [&["distill", "--accept", "a", "--teacher", &name][..], &SMALL].concat();
+    let refused = beltsight(&options, &other, &folder.path().join("no"));
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("the teacher knows the classes"), "{said}");
+}
+
+fn walk(folder: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = Vec::new();
+    for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        if path.is_dir() {
+            found.extend(walk(&path));
+        } else if path.extension().is_some_and(|e| e == "jpg") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn a_comparison_writes_its_page_and_goes_on_where_it_was() {
+    let (folder, data) = drawn(60);
+    let out = folder.path().join("compared");
+    let options = ["compare", "--labels", "2", "--seeds", "1", "--methods", "supervised,fixmatch --threshold 0.5"];
+    let distil = ["--distill", "1", "--student-input", "32", "--student-steps", "4"];
+    let all = [&options[..], &distil, &SMALL].concat();
+    let said = succeeds(&all, &data, &out);
+    assert!(said.contains("| 2 | supervised |") && said.contains("| 2 | fixmatch --threshold 0.5 |"), "{said}");
+    let results = || -> Value { serde_json::from_slice(&fs::read(out.join("results.json")).unwrap()).unwrap() };
+    let first = results();
+    let cells = first["cells"].as_array().unwrap();
+    assert_eq!(cells.len(), 2);
+    for cell in cells {
+        assert_eq!(cell["score"]["corrupted"].as_object().unwrap().len(), 7);
+        assert!(cell["distilled"]["score"]["accuracy"].as_f64().is_some());
+    }
+    assert!(fs::read_to_string(out.join("comparison.html")).unwrap().contains("Error on damaged pictures"));
+    succeeds(&[&all[..], &["--resume"]].concat(), &data, &out);
+    assert_eq!(results()["cells"], first["cells"], "nothing is trained twice");
+}
+
+/// Two labels' worth of Lee's experiment on real digits, so small that only its plumbing is shown.
+#[test]
+fn the_experiments_on_digits_run() {
+    let mnist = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/mnist");
+    if !mnist.is_dir() {
+        eprintln!("skipped: {} is not here", mnist.display());
+        return;
+    }
+    let out = tempfile::tempdir().unwrap();
+    let small = ["--steps", "100", "--units", "60", "--seeds", "1"];
+    let lee = [&["reproduce", "lee2013", "--labels", "100"][..], &small].concat();
+    succeeds(&lee, &mnist, out.path());
+    let result: Value = serde_json::from_slice(&fs::read(out.path().join("lee2013.json")).unwrap()).unwrap();
+    let error = result["result"][0]["pseudo_label_error_percent"][0].as_f64().unwrap();
+    assert!(error < 80.0, "guessing errs on 90 %; found {error}");
+    succeeds(&[&["reproduce", "hinton2015"][..], &small].concat(), &mnist, out.path());
+    let result: Value = serde_json::from_slice(&fs::read(out.path().join("hinton2015.json")).unwrap()).unwrap();
+    let run = &result["result"]["errors"][0];
+    let errors = |name: &str| run[name].as_u64().unwrap();
+    assert!(errors("distilled") < 9000 && errors("of_which_threes") > errors("of_which_threes_with_bias"), "{run}");
+}
