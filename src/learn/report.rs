@@ -105,6 +105,7 @@ pub fn render(
     section(&mut page, "Calibration", &calibration);
     section(&mut page, "Worst mistakes, then the narrowest escapes", &mistakes(validation, data)?);
     section(&mut page, "Scorecard", &scorecard(validation));
+    section(&mut page, "Speed", &speed(metrics));
     page += &sheet::section(&data.pictures[0], student.model.net.input, lineage.seed)?;
     let settings = escape(&serde_json::to_string_pretty(config)?);
     section(&mut page, "Settings", &format!("<p><code>{}</code></p><pre>{settings}</pre>", escape(&lineage.command)));
@@ -217,6 +218,29 @@ fn confusion(card: &Scorecard) -> String {
         table += &format!("<th>{:.3}</th></tr>", card.recall_per_class[truth]);
     }
     format!("<div class=\"scroll\">{table}</table></div>")
+}
+
+/// Where the time of each run went: the mean over its lines.
+fn speed(metrics: &[Metric]) -> String {
+    let mut runs: Vec<&str> = metrics.iter().map(|m| m.run.as_str()).collect();
+    runs.dedup();
+    let rows: String = runs
+        .into_iter()
+        .map(|run| {
+            let of_run: Vec<&Metric> = metrics.iter().filter(|m| m.run == run).collect();
+            let mean = |value: fn(&Metric) -> f64| of_run.iter().map(|m| value(m)).sum::<f64>() / of_run.len() as f64;
+            format!(
+                "<tr><th>{}</th><td>{:.0}</td><td>{:.1} %</td><td>{:.1} %</td></tr>",
+                escape(run),
+                mean(|m| m.pictures_per_second),
+                100.0 * mean(|m| m.backward),
+                100.0 * mean(|m| m.waiting)
+            )
+        })
+        .collect();
+    format!(
+        "<table><tr><th></th><th>views/s</th><th>time in backward</th><th>waiting for views</th></tr>{rows}</table>"
+    )
 }
 
 fn bought(gain: &Gain) -> String {

@@ -1,5 +1,7 @@
 //! Noisy Student's rounds (Xie et al. 2020, arXiv:1911.04252, algorithm 1).
 
+use std::time::Instant;
+
 use anyhow::ensure;
 use beltsight::nets as architectures;
 use clap::Args;
@@ -54,9 +56,16 @@ pub fn noisy_student(ground: &Ground, name: &str, settings: &Rounds, pools: &Poo
     let mut teacher = ground.train(&format!("{name} teacher"), ground.start, &ground.plan, &supervised, pools)?;
     for round in 1..=settings.rounds {
         // The teacher sees plain pictures and has no noise: its labels are as good as it can make them.
+        let began = Instant::now();
         let logits = answers(&teacher, ground, pools.unlabeled)?;
         let probabilities = rows(&logits.softmax(1, Kind::Float));
         let kept = filter_and_balance(pools.unlabeled, &probabilities, settings.threshold);
+        println!(
+            "{name} round {round}: {} pictures labeled in {:.1} s, {} kept and balanced",
+            pools.unlabeled.len(),
+            began.elapsed().as_secs_f64(),
+            kept.len()
+        );
         ensure!(!kept.is_empty(), "round {round}: the teacher is sure of no picture; lower --threshold");
         let student =
             NoisyStudent { teacher: table(&probabilities, pools.unlabeled, ground, settings.hard), ratio: settings.mu };
