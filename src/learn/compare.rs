@@ -194,8 +194,8 @@ pub fn run(command: &Command) -> anyhow::Result<()> {
     let file = options.out.join("results.json");
     let fold_of = data::folds(&setup.data.labels, &setup.data.groups, 5, options.seed).map_err(anyhow::Error::msg)?;
     let (training, validation) = data::split(&fold_of, 0);
-    options.adapt(&mut setup, &training)?;
     let data = &setup.data;
+    let mut date = String::new();
     let mut results = Results {
         date: String::new(),
         machine: machine(),
@@ -209,12 +209,23 @@ pub fn run(command: &Command) -> anyhow::Result<()> {
         cells: if options.resume && file.is_file() {
             let earlier: Results = serde_json::from_slice(&fs::read(&file)?)?;
             ensure!(earlier.data_sha256 == data.sha256, "{} is of other data", file.display());
+            date = earlier.date;
             earlier.cells
         } else {
             Vec::new()
         },
     };
 
+    results.date = date;
+    let missing = |each: &Labels, seed: u64, text: &String, cells: &[Cell]| {
+        !cells.iter().any(|c| c.method == *text && c.labels == *each && c.seed == seed)
+    };
+    let all = command.labels.iter().flat_map(|each| (1..=command.seeds).map(move |seed| (each, seed)));
+    if !all.clone().any(|(each, seed)| command.methods.iter().any(|text| missing(each, seed, text, &results.cells))) {
+        return finish(&results, options, began);
+    }
+    options.adapt(&mut setup, &training)?;
+    let data = &setup.data;
     let plan = options.plan(&setup, &recipes[0], training.len());
     let mut kinds: Vec<View> = recipes.iter().flat_map(|recipe| recipe.views()).copied().collect();
     kinds.sort_unstable();
@@ -225,7 +236,7 @@ pub fn run(command: &Command) -> anyhow::Result<()> {
     results.preparing_seconds = began.elapsed().as_secs_f64();
 
     let labels = data.known();
-    for (&each, seed) in command.labels.iter().flat_map(|each| (1..=command.seeds).map(move |seed| (each, seed))) {
+    for (&each, seed) in all {
         let (labeled, unlabeled) = match each {
             Labels::All => (training.clone(), training.clone()),
             Labels::Each(n) => {
@@ -235,7 +246,7 @@ pub fn run(command: &Command) -> anyhow::Result<()> {
             }
         };
         for (recipe, text) in recipes.iter().zip(&command.methods) {
-            if results.cells.iter().any(|c| c.method == *text && c.labels == each && c.seed == seed) {
+            if !missing(&each, seed, text, &results.cells) {
                 continue;
             }
             let began = Instant::now();
@@ -292,9 +303,14 @@ pub fn run(command: &Command) -> anyhow::Result<()> {
             }
         }
     }
-    let page = compare_page::render(&results)?;
+    finish(&results, options, began)
+}
+
+/// Writes the page and prints the table.
+fn finish(results: &Results, options: &Options, began: Instant) -> anyhow::Result<()> {
+    let page = compare_page::render(results)?;
     weights::write_atomically(&options.out.join("comparison.html"), page.as_bytes())?;
-    println!("{}", compare_page::table(&results));
+    println!("{}", compare_page::table(results));
     println!("{} in {:.0} s", options.out.join("comparison.html").display(), began.elapsed().as_secs_f64());
     Ok(())
 }

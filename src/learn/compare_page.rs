@@ -49,17 +49,20 @@ impl Results {
     fn bought(&self) -> Vec<String> {
         let accuracy = |method: &str, labels| self.spread(method, labels, |c| Some(c.score.accuracy)).map(|s| s.0);
         let mut lines = Vec::new();
-        for method in self.names().into_iter().filter(|m| *m != "supervised") {
-            for labels in self.labels() {
+        for labels in self.labels() {
+            for method in self.names().into_iter().filter(|m| *m != "supervised") {
                 let Some(reached) = accuracy(method, labels) else { continue };
                 let enough =
                     self.labels().into_iter().find(|&n| accuracy("supervised", n).is_some_and(|a| a >= reached));
                 let needs = match enough {
-                    Some(n) if n > labels => format!("what supervised learning needs {n} for"),
+                    Some(n) if n > labels => {
+                        format!("what supervised learning needs {n} for").replace("needs all", "needs all labels")
+                    }
                     Some(_) => continue,
                     None => "what supervised learning does not reach with any number tried".into(),
                 };
-                lines.push(format!("With {labels} labels a class {method} reaches {reached:.4}: {needs}."));
+                let noun = if labels == Labels::Each(1) { "label" } else { "labels" };
+                lines.push(format!("With {labels} {noun} a class {method} reaches {reached:.4}: {needs}."));
             }
         }
         lines
@@ -75,7 +78,7 @@ pub fn table(results: &Results) -> String {
         spread.map_or(String::new(), |(mean, sd)| format!("{mean:.digits$} ± {sd:.digits$}"))
     };
     for labels in results.labels() {
-        for method in results.names() {
+        for method in results.names().into_iter().filter(|method| results.of(method, labels).next().is_some()) {
             let of = |value: fn(&Cell) -> Option<f64>, digits| show(results.spread(method, labels, value), digits);
             let _ = writeln!(
                 text,
@@ -121,8 +124,12 @@ pub fn render(results: &Results) -> anyhow::Result<String> {
         &if bought.is_empty() { "<p>Nothing here.</p>".into() } else { format!("<ul>{list}</ul>") },
     );
     section("Table", &html_table(results));
-    let curves = results.labels().into_iter().map(|n| pseudo_labels(results, n)).collect::<anyhow::Result<String>>()?;
-    section("Pseudo-labels over the run: share used, and share of the used that was right", &curves);
+    let curves = results
+        .labels()
+        .into_iter()
+        .filter(|&n| results.cells.iter().any(|c| c.labels == n && !c.precision.is_empty()));
+    let curves = curves.map(|n| pseudo_labels(results, n)).collect::<anyhow::Result<String>>()?;
+    section("Pseudo-labels over the run: share that was right (thick), share that was used (thin)", &curves);
     let robust: String = results.labels().into_iter().map(|n| robustness(results, n)).collect();
     section("Error on damaged pictures, mean over five strengths", &robust);
     let settings = escape(&serde_json::to_string_pretty(&results.methods)?);
@@ -161,6 +168,7 @@ fn over_labels(results: &Results) -> anyhow::Result<String> {
             .disable_x_mesh()
             .light_line_style(WHITE)
             .x_labels(labels.len() * 10)
+            .set_tick_mark_size(LabelAreaPosition::Bottom, 0)
             .x_label_formatter(&name)
             .x_desc("labels a class")
             .y_desc("accuracy")
