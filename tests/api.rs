@@ -5,7 +5,7 @@ mod common;
 
 use std::{
     collections::BTreeSet,
-    io::{Cursor, Read, Write},
+    io::{BufRead, BufReader, Cursor, Read, Write},
     net::TcpStream,
     time::{Duration, Instant},
 };
@@ -190,6 +190,49 @@ async fn overload_is_answered_at_once_and_passes() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     panic!("the places of clients that went away were not given back");
+}
+
+/// Reads one answer with a `Content-Length` and returns its status line.
+fn answer(stream: &mut BufReader<TcpStream>) -> String {
+    let mut head = Vec::new();
+    loop {
+        let mut line = String::new();
+        stream.read_line(&mut line).unwrap();
+        if line.trim().is_empty() {
+            break;
+        }
+        head.push(line.trim().to_lowercase());
+    }
+    let length = head.iter().find_map(|l| l.strip_prefix("content-length: ")).expect("a whole answer");
+    stream.read_exact(&mut vec![0; length.parse().unwrap()]).unwrap();
+    head.swap_remove(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_client_can_send_to_the_end_and_keeps_its_connection() {
+    let server = start_with(Settings { max_in_flight: 0, ..Settings::default() }).await;
+    let connect = || {
+        let stream = TcpStream::connect(server.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        BufReader::new(stream)
+    };
+    let half = vec![7; 200_000];
+    let mut stream = connect();
+    for _ in 0..3 {
+        write!(stream.get_mut(), "POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 400000\r\n\r\n").unwrap();
+        stream.get_mut().write_all(&half).unwrap();
+        std::thread::sleep(Duration::from_millis(5)); // a server that answers and closes has done so by now
+        stream.get_mut().write_all(&half).unwrap();
+        assert_eq!(answer(&mut stream), "http/1.1 429 too many requests");
+    }
+    write!(stream.get_mut(), "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    assert_eq!(answer(&mut stream), "http/1.1 200 ok");
+
+    let mut never_ends = connect();
+    let asked = Instant::now();
+    write!(never_ends.get_mut(), "POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nslow").unwrap();
+    assert_eq!(answer(&mut never_ends), "http/1.1 429 too many requests");
+    assert!(asked.elapsed() < Duration::from_millis(500), "{:?}", asked.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
