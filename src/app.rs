@@ -70,7 +70,7 @@ async fn run(config: Config) -> Result<()> {
         cores = engine::cores(),
         "model is warm"
     );
-    let (infer, worker) = Infer::start(student, config.infer.clone(), metrics.clone())?;
+    let (infer, workers) = Infer::start(student, config.infer.clone(), metrics.clone())?;
 
     let store = Store::open(&config.store.folder).await?;
     let (recorded, _) = broadcast::channel::<Arc<Verdict>>(1024);
@@ -149,7 +149,9 @@ async fn run(config: Config) -> Result<()> {
         let _ = tokio::task::spawn_blocking(move || thread.join()).await; // a panicked camera must not keep us
     }
     infer.stop();
-    let _ = tokio::task::spawn_blocking(move || worker.join()).await;
+    for worker in workers {
+        let _ = tokio::task::spawn_blocking(move || worker.join()).await;
+    }
     belt.shutdown_background();
     drop(line);
     stop_recording.cancel();

@@ -4,15 +4,16 @@
 mod common;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io::{BufRead, BufReader, Cursor, Read, Write},
     net::TcpStream,
     time::{Duration, Instant},
 };
 
-use beltsight::{api::Settings, model::MANIFEST};
+use beltsight::{api::Settings, domain::Source, engine::Device, line::swap, model::MANIFEST};
 use common::{CLASSES, SIDE, jpeg, picture, start, start_with, test_model_folder};
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 /// An 8×8 CMYK JPEG made with ImageMagick: `convert -size 8x8 xc:'#4080c0' -colorspace CMYK -strip`.
 const CMYK: &str = concat!(
@@ -391,6 +392,53 @@ async fn a_broken_model_is_refused_in_words_while_the_old_one_serves() {
     assert_eq!(answer["model"], loaded["model"]);
     let index: Value = server.post("/v2/repository/index", "{}").await.json().await.unwrap();
     assert!(index.as_array().unwrap().contains(&json!({"name": "two", "state": "READY"})), "{index}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_models_change_every_item_is_scored_by_the_one_its_verdict_names() {
+    let server = start().await;
+    let open = |name: &str, seed| {
+        let folder = test_model_folder(&server.models, name, seed);
+        swap::open(&folder, None, Device::Cpu, 2, 2).unwrap()
+    };
+    let pixels = picture(SIDE, 4).rgb;
+    let ask = |n: usize| {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let source = if n.is_multiple_of(4) { Source::Belt } else { Source::Http };
+        let answer = server.infer.submit(pixels.clone(), source, deadline).unwrap();
+        async move {
+            let scored = answer.await.unwrap();
+            (scored.model.unwrap().label.clone(), scored.scores.unwrap().probabilities)
+        }
+    };
+    let mut expected = BTreeMap::new();
+    for (name, seed) in [("two", 2), ("three", 3)] {
+        server.infer.exchange(open(name, seed));
+        let (label, scores) = ask(1).await;
+        assert!(label.starts_with(name), "{label} serves from the next item on");
+        expected.insert(label, scores);
+    }
+    let mut answers = JoinSet::new();
+    for round in 0..12 {
+        for n in 0..16 {
+            answers.spawn(ask(n));
+        }
+        let (name, seed) = [("two", 2), ("three", 3)][round % 2];
+        server.infer.exchange(open(name, seed));
+        let serving = server.infer.card().label.clone();
+        assert!(serving.starts_with(name));
+        let (label, _) = ask(0).await;
+        assert_eq!(label, serving, "what is asked after the exchange is answered by the new model");
+    }
+    let mut counts = BTreeMap::new();
+    while let Some(answer) = answers.join_next().await {
+        let (label, scores) = answer.unwrap();
+        let wanted = &expected[&label];
+        assert!(scores.iter().zip(wanted).all(|(a, b)| (a - b).abs() < 1e-5), "{label}: {scores:?} {wanted:?}");
+        *counts.entry(label).or_insert(0) += 1;
+    }
+    assert_eq!(counts.values().sum::<usize>(), 12 * 16);
+    assert_eq!(counts.len(), 2, "both served: {counts:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

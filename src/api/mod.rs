@@ -57,7 +57,7 @@ pub struct Settings {
     /// From arrival to answer, the reading of the body included; later is answered 503.
     #[serde(with = "humantime_serde")]
     pub deadline: Duration,
-    /// Threads that decode pictures, at lower priority than the belt; 0 means one a core.
+    /// Threads that decode pictures, at low priority while the belt runs; 0 means one a core.
     pub decode_threads: usize,
     /// Most event streams open at once.
     pub max_streams: usize,
@@ -134,7 +134,7 @@ impl Api {
         Ok(Self(Arc::new(State {
             admission: Arc::new(Semaphore::new(settings.max_in_flight)),
             streams: Arc::new(Semaphore::new(settings.max_streams)),
-            decoders: Decoders::start(threads)?,
+            decoders: Decoders::start(threads, parts.infer.clone())?,
             loading: AtomicBool::new(false),
             parts,
             settings,
