@@ -6,7 +6,7 @@
 //! | belt items | line → worker | `infer.belt_queue` | the item is rejected (fault `overloaded`) |
 //! | HTTP items | API → worker | `infer.http_queue` | 429 |
 //! | admission | network → API | `api.max_in_flight` | 429; the body is thrown away as it comes |
-//! | records | line, API → store | `record.queue` | dropped and counted: the line never waits for the disk |
+//! | records | line, API → store | `record.queue` | dropped and counted: the line never waits for the disk; HTTP leaves the belt a quarter |
 //! | recorded | store → streams | 1,024 verdicts | slow readers skip |
 //! | live | line → page | 1 frame | the newest replaces the old |
 

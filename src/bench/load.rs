@@ -76,7 +76,7 @@ pub async fn overload(model: &std::path::Path, pictures: Vec<Bytes>, factor: f64
     let belt = Belt::since(start, &service).await?;
     let refused = out.times(429);
     let metrics = reqwest::get(service.at("/metrics")).await?.text().await?;
-    let lost = ["beltsight_record_dropped_total", "beltsight_frames_dropped_total", "beltsight_verdicts_total"];
+    let lost = ["beltsight_record_dropped_total", "beltsight_frames_dropped_total"];
     let dropped = metrics
         .lines()
         .filter(|l| lost.iter().any(|name| l.starts_with(name)))
