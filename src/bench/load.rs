@@ -12,7 +12,7 @@ use super::{
     client::{self, Outcomes},
     machine, quantile, resident,
 };
-use crate::domain::{Verdict, ms};
+use crate::domain::{Timings, Verdict, ms};
 
 /// A belt as full as it can be without fish that touch, so that a minute's p99 rests on hundreds of items.
 const BELT: &str = "[[camera]]\nname = 'belt'\nsource = 'simulated'
@@ -52,8 +52,8 @@ pub struct Belt {
     pub p50_ms: f64,
     /// p99.
     pub p99_ms: f64,
-    /// The slowest.
-    pub max_ms: f64,
+    /// Where the time of the slowest went.
+    pub slowest: Timings,
 }
 
 /// Offers `factor` times the capacity for `span` beside a running simulated belt.
@@ -132,7 +132,11 @@ impl Belt {
             faults: found.iter().filter(|v| v.fault.is_some()).count(),
             p50_ms: ms(quantile(&times, 0.5)),
             p99_ms: ms(quantile(&times, 0.99)),
-            max_ms: ms(times.last().copied().unwrap_or_default()),
+            slowest: found
+                .iter()
+                .map(|v| v.timings)
+                .max_by(|a, b| a.total_ms.total_cmp(&b.total_ms))
+                .unwrap_or_default(),
         })
     }
 }

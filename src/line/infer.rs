@@ -303,22 +303,24 @@ fn announce(metrics: &Metrics, student: &Student) {
 
 fn work(shared: &Shared) {
     priority::set(priority::BELT);
-    while let Some((mut seat, batch)) = next(shared) {
-        let http = batch.first().is_some_and(|job| job.source == Source::Http);
-        if http {
+    while let Some((mut seat, batch, belt_runs)) = next(shared) {
+        // While the belt runs, an item may have to wait for an HTTP batch, so that goes first too; otherwise it would
+        // only take the cores from the threads that feed it.
+        if !belt_runs {
             priority::set(priority::NORMAL);
         }
         run(&mut seat, batch, &shared.metrics);
         let retired = lock(&shared.inside).seats.put(seat);
         drop(retired);
-        if http {
+        if !belt_runs {
             priority::set(priority::BELT);
         }
     }
 }
 
-/// Waits for something to do and a session to do it in; `None` when the workers are to end.
-fn next(shared: &Shared) -> Option<(Seat, Vec<Job>)> {
+/// Waits for something to do and a session to do it in, and says whether the belt runs; `None` when the workers are to
+/// end.
+fn next(shared: &Shared) -> Option<(Seat, Vec<Job>, bool)> {
     let keep_warm = shared.settings.keep_warm;
     let mut inside = lock(&shared.inside);
     loop {
@@ -337,11 +339,13 @@ fn next(shared: &Shared) -> Option<(Seat, Vec<Job>)> {
         {
             let share = if seat.lane { items.div_ceil(seats.lanes.len() + 1).min(LANE_BATCH) } else { items };
             let most = share.min(shared.settings.max_batch);
-            let batch = take_batch(waiting, most, &shared.settings, seat.cost, Instant::now());
+            let now = Instant::now();
+            let batch = take_batch(waiting, most, &shared.settings, seat.cost, now);
             for (name, depth) in [("belt", waiting.belt.len()), ("http", waiting.http.len())] {
                 shared.metrics.queue_depth.with_label_values(&[name]).set(depth as i64);
             }
-            return Some((seat, batch));
+            let belt_runs = waiting.belt_runs(now);
+            return Some((seat, batch, belt_runs));
         }
         if keep_warm.is_zero() {
             inside = shared.work.wait(inside).unwrap_or_else(PoisonError::into_inner);
