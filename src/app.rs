@@ -5,8 +5,8 @@
 //! | frames | camera → line | 2 frames | the oldest is dropped and counted: the newest picture matters |
 //! | belt items | line → worker | `infer.belt_queue` | the item is rejected (fault `overloaded`) |
 //! | HTTP items | API → worker | `infer.http_queue` | 429 |
-//! | admission | network → API | `api.max_in_flight` | 429 before the body is read |
-//! | records | line, API → store | `record.queue` | dropped and counted: the line never waits for the disk |
+//! | admission | network → API | `api.max_in_flight` | 429; the body is thrown away as it comes |
+//! | records | line, API → store | `record.queue` | dropped and counted: the line never waits for the disk; HTTP leaves the belt a quarter |
 //! | recorded | store → streams | 1,024 verdicts | slow readers skip |
 //! | live | line → page | 1 frame | the newest replaces the old |
 
@@ -70,7 +70,7 @@ async fn run(config: Config) -> Result<()> {
         cores = engine::cores(),
         "model is warm"
     );
-    let (infer, worker) = Infer::start(student, config.infer.clone(), metrics.clone())?;
+    let (infer, workers) = Infer::start(student, config.infer.clone(), metrics.clone())?;
 
     let store = Store::open(&config.store.folder).await?;
     let (recorded, _) = broadcast::channel::<Arc<Verdict>>(1024);
@@ -149,7 +149,9 @@ async fn run(config: Config) -> Result<()> {
         let _ = tokio::task::spawn_blocking(move || thread.join()).await; // a panicked camera must not keep us
     }
     infer.stop();
-    let _ = tokio::task::spawn_blocking(move || worker.join()).await;
+    for worker in workers {
+        let _ = tokio::task::spawn_blocking(move || worker.join()).await;
+    }
     belt.shutdown_background();
     drop(line);
     stop_recording.cancel();

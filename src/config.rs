@@ -68,7 +68,8 @@ pub struct Model {
     pub precision: Option<String>,
     /// `auto`, `cpu`, `cuda[:n]` or `tensorrt`; anything but `auto` fails to start if it can't run.
     pub device: Device,
-    /// Threads inside an operator; 0: as many as the cgroup allows.
+    /// Threads for inference: all in one session for a lone item, else a session each; 0: as many as the cgroup allows
+    /// cores.
     pub threads: usize,
 }
 

@@ -4,15 +4,16 @@
 mod common;
 
 use std::{
-    collections::BTreeSet,
-    io::{Cursor, Read, Write},
+    collections::{BTreeMap, BTreeSet},
+    io::{BufRead, BufReader, Cursor, Read, Write},
     net::TcpStream,
     time::{Duration, Instant},
 };
 
-use beltsight::{api::Settings, model::MANIFEST};
+use beltsight::{api::Settings, domain::Source, engine::Device, line::swap, model::MANIFEST};
 use common::{CLASSES, SIDE, jpeg, picture, start, start_with, test_model_folder};
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 /// An 8×8 CMYK JPEG made with ImageMagick: `convert -size 8x8 xc:'#4080c0' -colorspace CMYK -strip`.
 const CMYK: &str = concat!(
@@ -192,6 +193,49 @@ async fn overload_is_answered_at_once_and_passes() {
     panic!("the places of clients that went away were not given back");
 }
 
+/// Reads one answer with a `Content-Length` and returns its status line.
+fn answer(stream: &mut BufReader<TcpStream>) -> String {
+    let mut head = Vec::new();
+    loop {
+        let mut line = String::new();
+        stream.read_line(&mut line).unwrap();
+        if line.trim().is_empty() {
+            break;
+        }
+        head.push(line.trim().to_lowercase());
+    }
+    let length = head.iter().find_map(|l| l.strip_prefix("content-length: ")).expect("a whole answer");
+    stream.read_exact(&mut vec![0; length.parse().unwrap()]).unwrap();
+    head.swap_remove(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_client_can_send_to_the_end_and_keeps_its_connection() {
+    let server = start_with(Settings { max_in_flight: 0, ..Settings::default() }).await;
+    let connect = || {
+        let stream = TcpStream::connect(server.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        BufReader::new(stream)
+    };
+    let half = vec![7; 200_000];
+    let mut stream = connect();
+    for _ in 0..3 {
+        write!(stream.get_mut(), "POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 400000\r\n\r\n").unwrap();
+        stream.get_mut().write_all(&half).unwrap();
+        std::thread::sleep(Duration::from_millis(5)); // a server that answers and closes has done so by now
+        stream.get_mut().write_all(&half).unwrap();
+        assert_eq!(answer(&mut stream), "http/1.1 429 too many requests");
+    }
+    write!(stream.get_mut(), "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    assert_eq!(answer(&mut stream), "http/1.1 200 ok");
+
+    let mut never_ends = connect();
+    let asked = Instant::now();
+    write!(never_ends.get_mut(), "POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nslow").unwrap();
+    assert_eq!(answer(&mut never_ends), "http/1.1 429 too many requests");
+    assert!(asked.elapsed() < Duration::from_millis(500), "{:?}", asked.elapsed());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_sends_slowly_is_cut_off_at_the_deadline() {
     let server = start_with(Settings { deadline: Duration::from_millis(300), ..Settings::default() }).await;
@@ -348,6 +392,53 @@ async fn a_broken_model_is_refused_in_words_while_the_old_one_serves() {
     assert_eq!(answer["model"], loaded["model"]);
     let index: Value = server.post("/v2/repository/index", "{}").await.json().await.unwrap();
     assert!(index.as_array().unwrap().contains(&json!({"name": "two", "state": "READY"})), "{index}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_models_change_every_item_is_scored_by_the_one_its_verdict_names() {
+    let server = start().await;
+    let open = |name: &str, seed| {
+        let folder = test_model_folder(&server.models, name, seed);
+        swap::open(&folder, None, Device::Cpu, 2, 2).unwrap()
+    };
+    let pixels = picture(SIDE, 4).rgb;
+    let ask = |n: usize| {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let source = if n.is_multiple_of(4) { Source::Belt } else { Source::Http };
+        let answer = server.infer.submit(pixels.clone(), source, deadline).unwrap();
+        async move {
+            let scored = answer.await.unwrap();
+            (scored.model.unwrap().label.clone(), scored.scores.unwrap().probabilities)
+        }
+    };
+    let mut expected = BTreeMap::new();
+    for (name, seed) in [("two", 2), ("three", 3)] {
+        server.infer.exchange(open(name, seed));
+        let (label, scores) = ask(1).await;
+        assert!(label.starts_with(name), "{label} serves from the next item on");
+        expected.insert(label, scores);
+    }
+    let mut answers = JoinSet::new();
+    for round in 0..12 {
+        for n in 0..16 {
+            answers.spawn(ask(n));
+        }
+        let (name, seed) = [("two", 2), ("three", 3)][round % 2];
+        server.infer.exchange(open(name, seed));
+        let serving = server.infer.card().label.clone();
+        assert!(serving.starts_with(name));
+        let (label, _) = ask(0).await;
+        assert_eq!(label, serving, "what is asked after the exchange is answered by the new model");
+    }
+    let mut counts = BTreeMap::new();
+    while let Some(answer) = answers.join_next().await {
+        let (label, scores) = answer.unwrap();
+        let wanted = &expected[&label];
+        assert!(scores.iter().zip(wanted).all(|(a, b)| (a - b).abs() < 1e-5), "{label}: {scores:?} {wanted:?}");
+        *counts.entry(label).or_insert(0) += 1;
+    }
+    assert_eq!(counts.values().sum::<usize>(), 12 * 16);
+    assert_eq!(counts.len(), 2, "both served: {counts:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

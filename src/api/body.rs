@@ -1,22 +1,35 @@
 //! Admission and the reading of request bodies.
 //!
-//! Invariant: nothing of a body is read without a permit, and never more of it than the limit.
+//! Invariant: nothing of a body is kept without a permit, and never more of it than the limit.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::{Bytes, to_bytes},
     extract::{FromRequest, Multipart, Request, multipart::MultipartError},
     http::header,
 };
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::{sync::OwnedSemaphorePermit, time::timeout};
+use tokio_stream::StreamExt;
 
 use super::{Api, error::ApiError};
 use crate::pixels::PixelError;
 
-/// A place among the requests in progress.
-pub(super) fn admit(api: &Api) -> Result<Arc<OwnedSemaphorePermit>, ApiError> {
-    api.0.admission.clone().try_acquire_owned().map(Arc::new).map_err(|_| ApiError::Busy)
+/// How long a refused request's body is waited for.
+const DRAIN: Duration = Duration::from_millis(30);
+
+/// A place among the requests in progress. If there is none, the body is read and thrown away first: a server that
+/// answers and closes while its client still sends resets the connection, and some clients then lose the answer. A body
+/// that takes longer than [`DRAIN`] is left, and its connection is closed.
+pub(super) async fn admit(api: &Api, request: &mut Request) -> Result<Arc<OwnedSemaphorePermit>, ApiError> {
+    if let Ok(permit) = api.0.admission.clone().try_acquire_owned() {
+        return Ok(Arc::new(permit));
+    }
+    if check_length(request, api.0.settings.max_body).is_ok() {
+        let mut body = std::mem::take(request.body_mut()).into_data_stream();
+        let _ = timeout(DRAIN, async { while let Some(Ok(_)) = body.next().await {} }).await;
+    }
+    Err(ApiError::Busy)
 }
 
 /// The whole body. A `Content-Length` above the limit is refused before a byte is read.

@@ -67,12 +67,12 @@ struct Prepared {
 pub(super) async fn classify(
     State(api): State<Api>,
     options: Result<Query<Options>, QueryRejection>,
-    request: Request,
+    mut request: Request,
 ) -> Result<Json<Classified>, ApiError> {
     let arrived = Instant::now();
     let wall = OffsetDateTime::now_utc();
     let Query(options) = options.map_err(|e| ApiError::Malformed(e.body_text()))?;
-    let permit = body::admit(&api)?;
+    let permit = body::admit(&api, &mut request).await?;
     let bytes = body::picture(&api, request).await?;
     let side = api.infer.card().side;
     let prepared = api.0.decoders.run(permit.clone(), move || prepare(bytes, options.locate, side)).await??;

@@ -1,23 +1,26 @@
-//! A few threads of low priority that decode pictures, so that HTTP load never takes the cores from the belt.
+//! A few threads that decode pictures; while the belt runs they have low priority, so that HTTP load never takes the
+//! cores from it.
 
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::error::ApiError;
-use crate::line::priority;
+use crate::line::{infer::Infer, priority};
 
 /// The threads; jobs wait in order. There are never more of them than admission permits, because each holds one.
-pub(super) struct Decoders(rayon::ThreadPool);
+pub(super) struct Decoders {
+    threads: rayon::ThreadPool,
+    infer: Infer,
+}
 
 impl Decoders {
-    pub(super) fn start(threads: usize) -> std::io::Result<Self> {
+    pub(super) fn start(threads: usize, infer: Infer) -> std::io::Result<Self> {
         rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|i| format!("decode-{i}"))
-            .start_handler(|_| priority::set(priority::DECODE))
             .build()
-            .map(Self)
+            .map(|threads| Self { threads, infer })
             .map_err(std::io::Error::other)
     }
 
@@ -29,9 +32,12 @@ impl Decoders {
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ApiError> {
         let (reply, answer) = oneshot::channel();
-        self.0.spawn(move || {
+        let infer = self.infer.clone();
+        self.threads.spawn(move || {
             let _held = permit;
             if !reply.is_closed() {
+                // Lowered without need, inference would starve it and then have nothing to run.
+                priority::set(if infer.belt_runs() { priority::DECODE } else { priority::NORMAL });
                 // Caught here, because a panic in a rayon thread would abort the process.
                 if let Ok(done) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job)) {
                     let _ = reply.send(done);

@@ -1,6 +1,6 @@
 //! HTTP: one file per resource; `error.rs` alone knows status codes.
 //!
-//! Invariant: work is admitted before its body is read, so that overload costs next to nothing; every wait is bounded
+//! Invariant: work is admitted before its body is kept or looked at, so that overload costs next to nothing; every wait is bounded
 //! by [`Settings`]; no handler decodes or opens a model on the async threads.
 
 mod body;
@@ -52,12 +52,12 @@ pub use error::{ApiError, Problem};
 pub struct Settings {
     /// Largest request body in bytes; more is answered 413.
     pub max_body: usize,
-    /// Most requests that may be read, decoded or judged at once; more are answered 429 before their body is read.
+    /// Most requests that may be read, decoded or judged at once; more are answered 429.
     pub max_in_flight: usize,
     /// From arrival to answer, the reading of the body included; later is answered 503.
     #[serde(with = "humantime_serde")]
     pub deadline: Duration,
-    /// Threads that decode pictures, at lower priority than the belt; 0 means one a core.
+    /// Threads that decode pictures, at low priority while the belt runs; 0 means one a core.
     pub decode_threads: usize,
     /// Most event streams open at once.
     pub max_streams: usize,
@@ -134,7 +134,7 @@ impl Api {
         Ok(Self(Arc::new(State {
             admission: Arc::new(Semaphore::new(settings.max_in_flight)),
             streams: Arc::new(Semaphore::new(settings.max_streams)),
-            decoders: Decoders::start(threads)?,
+            decoders: Decoders::start(threads, parts.infer.clone())?,
             loading: AtomicBool::new(false),
             parts,
             settings,

@@ -142,11 +142,11 @@ pub(super) async fn model_ready(
 pub(super) async fn infer(
     State(api): State<Api>,
     Path(model): Path<String>,
-    request: Request,
+    mut request: Request,
 ) -> Result<Json<InferResponse>, ApiError> {
     let deadline = Instant::now() + api.0.settings.deadline;
     let card = serving(&api, &model)?;
-    let permit = body::admit(&api)?;
+    let permit = body::admit(&api, &mut request).await?;
     let bytes = body::whole(&api, request).await?;
     let side = card.side as usize;
     let (wanted, pictures) = api

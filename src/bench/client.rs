@@ -13,10 +13,12 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 
 /// What happened to one request.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Outcome {
-    /// HTTP status; 0 when the connection failed.
+    /// HTTP status; 0 when no whole answer came.
     pub status: u16,
+    /// Why no whole answer came.
+    pub failure: Option<String>,
     /// From sending to the whole answer.
     pub took: Duration,
 }
@@ -105,6 +107,9 @@ async fn post(client: &reqwest::Client, url: &str, body: Bytes) -> Outcome {
         response.bytes().await?;
         Ok::<u16, reqwest::Error>(status)
     };
-    let status = answer.await.unwrap_or(0);
-    Outcome { status, took: sent.elapsed() }
+    let (status, failure) = match answer.await {
+        Ok(status) => (status, None),
+        Err(e) => (0, Some(format!("{e:?}"))),
+    };
+    Outcome { status, failure, took: sent.elapsed() }
 }

@@ -1,19 +1,22 @@
 //! Overload beside a running belt, and a long soak.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use bytes::Bytes;
 use serde::Serialize;
+use time::OffsetDateTime;
 
 use super::{
     classify::Service,
     client::{self, Outcomes},
     machine, quantile, resident,
 };
-use crate::domain::ms;
+use crate::domain::{Timings, Verdict, ms};
 
-const BELT: &str = "[[camera]]\nname = 'belt'\nsource = 'simulated'\n[line]\ndeadline = '200ms'";
+/// A belt as full as it can be without fish that touch, so that a minute's p99 rests on hundreds of items.
+const BELT: &str = "[[camera]]\nname = 'belt'\nsource = 'simulated'
+belt = { speed = 1650.0, items_per_minute = 300.0, empty_share = 0.0 }\n[line]\ndeadline = '200ms'";
 
 /// What an overload did.
 #[derive(Debug, Serialize)]
@@ -22,97 +25,119 @@ pub struct Overload {
     pub capacity: f64,
     /// Requests a second offered.
     pub offered: f64,
-    /// Answers by status.
-    pub answers: std::collections::BTreeMap<u16, usize>,
+    /// Answers by status; 0: no whole answer.
+    pub answers: BTreeMap<u16, usize>,
+    /// Why there was no whole answer.
+    pub failures: BTreeMap<String, usize>,
     /// p99 and slowest of the 429 answers.
     pub refused_p99_ms: f64,
     /// The slowest 429 answer.
     pub refused_max_ms: f64,
-    /// The belt's capture→verdict p99 without HTTP load, from the service's histogram.
-    pub belt_p99_alone_ms: f64,
+    /// Verdicts that were not recorded for want of room, and camera frames not looked at, over the whole run.
+    pub dropped: BTreeMap<String, f64>,
+    /// The belt without HTTP load.
+    pub belt_alone: Belt,
     /// The same under overload.
-    pub belt_p99_ms: f64,
-    /// Belt verdicts with a fault, under overload.
-    pub belt_faults: f64,
+    pub belt: Belt,
+}
+
+/// Recorded verdicts of the belt in one span.
+#[derive(Debug, Serialize)]
+pub struct Belt {
+    /// How many.
+    pub items: usize,
+    /// How many of them with a fault.
+    pub faults: usize,
+    /// Capture to verdict: median.
+    pub p50_ms: f64,
+    /// p99.
+    pub p99_ms: f64,
+    /// Where the time of the slowest went.
+    pub slowest: Timings,
 }
 
 /// Offers `factor` times the capacity for `span` beside a running simulated belt.
 ///
 /// # Errors
-/// When the service can't be started or its metrics read.
+/// When the service can't be started or its verdicts read.
 pub async fn overload(model: &std::path::Path, pictures: Vec<Bytes>, factor: f64, span: Duration) -> Result<Overload> {
     println!("machine: {}", machine());
     let pictures = Arc::new(pictures);
     let service = Service::with_config(model, "", BELT)?;
     service.ready().await?;
     tokio::time::sleep(Duration::from_secs(5)).await; // the belt's background model settles
-    let before = Scrape::take(&service).await?;
+    let start = OffsetDateTime::now_utc();
     tokio::time::sleep(span).await;
-    let alone = Scrape::take(&service).await?;
+    let belt_alone = Belt::since(start, &service).await?;
     let capacity =
         client::closed_loop(&service.url, pictures.clone(), 8, Duration::from_secs(10), usize::MAX).await?.rate();
-    let start = Scrape::take(&service).await?;
+    let start = OffsetDateTime::now_utc();
     let out = client::open_loop(&service.url, pictures, capacity * factor, span).await?;
-    let end = Scrape::take(&service).await?;
+    let belt = Belt::since(start, &service).await?;
     let refused = out.times(429);
+    let metrics = reqwest::get(service.at("/metrics")).await?.text().await?;
+    let lost = ["beltsight_record_dropped_total", "beltsight_frames_dropped_total"];
+    let dropped = metrics
+        .lines()
+        .filter(|l| lost.iter().any(|name| l.starts_with(name)))
+        .filter_map(|l| l.rsplit_once(' ').and_then(|(name, n)| Some((name.to_string(), n.parse().ok()?))))
+        .collect();
+    let mut failures = BTreeMap::new();
+    for why in out.all.iter().filter_map(|o| o.failure.clone()) {
+        *failures.entry(why).or_default() += 1;
+    }
     let report = Overload {
         capacity,
         offered: out.all.len() as f64 / span.as_secs_f64(),
         answers: answers(&out),
+        failures,
+        dropped,
         refused_p99_ms: ms(quantile(&refused, 0.99)),
         refused_max_ms: ms(refused.last().copied().unwrap_or_default()),
-        belt_p99_alone_ms: alone.belt_p99_ms(&before),
-        belt_p99_ms: end.belt_p99_ms(&start),
-        belt_faults: end.belt_faults - start.belt_faults,
+        belt_alone,
+        belt,
     };
     println!("{}", serde_json::to_string_pretty(&report)?);
     Ok(report)
 }
 
-fn answers(out: &Outcomes) -> std::collections::BTreeMap<u16, usize> {
+fn answers(out: &Outcomes) -> BTreeMap<u16, usize> {
     out.all.iter().fold(Default::default(), |mut counts, o| {
         *counts.entry(o.status).or_default() += 1;
         counts
     })
 }
 
-/// What the service's `/metrics` say about the belt.
-struct Scrape {
-    buckets: Vec<(f64, f64)>,
-    belt_faults: f64,
-}
-
-impl Scrape {
-    async fn take(service: &Service) -> Result<Self> {
-        let text = reqwest::get(service.at("/metrics")).await?.text().await?;
-        let mut buckets = Vec::new();
-        let mut belt_faults = 0.0;
-        for line in text.lines() {
-            let Some((series, value)) = line.rsplit_once(' ') else { continue };
-            if series.starts_with("beltsight_verdict_seconds_bucket{") && series.contains("source=\"belt\"") {
-                let le =
-                    series.split("le=\"").nth(1).and_then(|s| s.split('"').next()).context("a bucket without le")?;
-                buckets.push((le.replace("+Inf", "inf").parse()?, value.parse()?));
-            } else if series.starts_with("beltsight_faults_total{") && series.contains("source=\"belt\"") {
-                belt_faults += value.parse::<f64>()?;
+impl Belt {
+    /// What the service recorded about items captured since `start`.
+    async fn since(start: OffsetDateTime, service: &Service) -> Result<Self> {
+        tokio::time::sleep(Duration::from_secs(1)).await; // the last ones are still being recorded
+        let (mut found, mut before) = (Vec::<Verdict>::new(), String::new());
+        loop {
+            let page = reqwest::get(service.at(&format!("/verdicts?source=belt&limit=500{before}"))).await?;
+            let page: serde_json::Value = page.error_for_status()?.json().await?;
+            let verdicts: Vec<Verdict> = serde_json::from_value(page["verdicts"].clone())?;
+            let older = verdicts.last().is_none_or(|v| v.time < start);
+            found.extend(verdicts.into_iter().filter(|v| v.time >= start));
+            match page["next"].as_i64() {
+                Some(next) if !older => before = format!("&before={next}"),
+                _ => break,
             }
         }
-        Ok(Self { buckets, belt_faults })
-    }
-
-    /// p99 between two scrapes, interpolated inside its bucket as Prometheus does.
-    fn belt_p99_ms(&self, before: &Scrape) -> f64 {
-        let counts: Vec<(f64, f64)> =
-            self.buckets.iter().zip(&before.buckets).map(|(now, then)| (now.0, now.1 - then.1)).collect();
-        let wanted = 0.99 * counts.last().map_or(0.0, |b| b.1);
-        let (mut low, mut below) = (0.0, 0.0);
-        for (le, count) in counts {
-            if count >= wanted && count > below {
-                return 1e3 * if le.is_finite() { low + (le - low) * (wanted - below) / (count - below) } else { low };
-            }
-            (low, below) = (le, count);
-        }
-        f64::NAN
+        let mut times: Vec<Duration> =
+            found.iter().filter_map(|v| Duration::try_from_secs_f64(v.timings.total_ms / 1e3).ok()).collect();
+        times.sort();
+        Ok(Self {
+            items: found.len(),
+            faults: found.iter().filter(|v| v.fault.is_some()).count(),
+            p50_ms: ms(quantile(&times, 0.5)),
+            p99_ms: ms(quantile(&times, 0.99)),
+            slowest: found
+                .iter()
+                .map(|v| v.timings)
+                .max_by(|a, b| a.total_ms.total_cmp(&b.total_ms))
+                .unwrap_or_default(),
+        })
     }
 }
 

@@ -1,11 +1,17 @@
-//! The inference worker: one thread owns the ONNX session, items reach it through bounded queues.
+//! The inference workers: each runs one batch at a time in a session of its own; items reach them through bounded
+//! queues.
 //!
-//! Items are grouped into micro-batches: whatever waits is taken at once, belt items first, and the worker never waits
-//! for more to come. A batch is cut so that its expected time fits before the earliest deadline in it; belt and HTTP
-//! items are never mixed, and while the belt runs HTTP batches stay short ([`Settings::http_batch_time`]), because a
-//! belt item that arrives meanwhile has to wait for the rest.
+//! A student is open several times. One session gives all threads to one batch, which is fastest for an item that comes
+//! alone. The others have one thread each: side by side they do more pictures a second than the first, because no
+//! operator waits for its slowest part, so they run whatever comes while others wait or run.
 //!
-//! Invariant: nothing here waits for disk, network or learning; each queue has a fixed capacity and refuses when full.
+//! Items are grouped into micro-batches: whatever waits is taken at once, belt items first, and no worker waits for
+//! more to come. What waits is shared among the sessions that are free. A batch is cut so that its expected time fits
+//! before the earliest deadline in it; belt and HTTP items are never mixed, and while the belt runs HTTP batches stay
+//! short ([`Settings::http_batch_time`]), because a belt item that arrives meanwhile may have to wait for the rest.
+//!
+//! Invariant: nothing here waits for disk, network or learning; each queue has a fixed capacity and refuses when full;
+//! an item is scored by one session, and its card is the one that the session was opened with.
 
 use std::{
     collections::VecDeque,
@@ -54,13 +60,20 @@ impl Default for Settings {
     }
 }
 
+/// Most items in a batch of a one-thread session: two at once cost such a session 4 % less than one by one, more save
+/// no more and wait for each other.
+const LANE_BATCH: usize = 2;
+
 /// The belt counts as running for this long after its last item.
 const BELT_RUNS: Duration = Duration::from_secs(10);
 
 /// One loaded, verified and warmed-up student.
 pub struct Student {
-    /// The open session.
+    /// The session for an item that comes alone.
     pub engine: Engine,
+    /// Sessions of one thread each, for when there is more to do. None where one session does best: on a GPU, or with
+    /// one thread.
+    pub lanes: Vec<Engine>,
     /// Classes and thresholds.
     pub card: Arc<Card>,
 }
@@ -73,30 +86,104 @@ struct Job {
     reply: oneshot::Sender<Scored>,
 }
 
+/// A session that can run a batch.
+struct Seat {
+    engine: Engine,
+    card: Arc<Card>,
+    /// Seconds per item, learnt from the batches that ran here.
+    cost: f64,
+    lane: bool,
+}
+
+/// The sessions of the serving student.
+struct Seats {
+    card: Arc<Card>,
+    provider: &'static str,
+    wide: Option<Seat>,
+    lanes: Vec<Seat>,
+    /// How many lanes there are, free or not.
+    all_lanes: usize,
+    /// Batches that run now, those of a student that served before included.
+    busy: usize,
+    last_run: Instant,
+}
+
+impl Seats {
+    fn new(student: Student, busy: usize) -> Self {
+        let Student { engine, lanes, card } = student;
+        let seat = |engine, lane| Seat { engine, card: card.clone(), cost: 0.005, lane };
+        Self {
+            provider: engine.provider(),
+            wide: Some(seat(engine, false)),
+            all_lanes: lanes.len(),
+            lanes: lanes.into_iter().map(|engine| seat(engine, true)).collect(),
+            card: card.clone(),
+            busy,
+            last_run: Instant::now(),
+        }
+    }
+
+    /// A free session for `waiting` items, if there is one.
+    fn take(&mut self, waiting: usize) -> Option<Seat> {
+        let seat = if alone(waiting, self.busy, self.all_lanes) { self.wide.take() } else { self.lanes.pop() };
+        self.busy += usize::from(seat.is_some());
+        seat
+    }
+
+    /// Takes a session back; returns it when its student serves no more.
+    fn put(&mut self, seat: Seat) -> Option<Seat> {
+        self.busy -= 1;
+        self.last_run = Instant::now();
+        if !Arc::ptr_eq(&seat.card, &self.card) {
+            return Some(seat);
+        }
+        if seat.lane {
+            self.lanes.push(seat)
+        } else {
+            self.wide = Some(seat)
+        }
+        None
+    }
+}
+
+/// Whether the session with all threads is to run: always where it is the only one, otherwise for an item that is alone
+/// in the service.
+fn alone(waiting: usize, busy: usize, lanes: usize) -> bool {
+    lanes == 0 || (waiting <= 1 && busy == 0)
+}
+
 #[derive(Default)]
 struct Waiting {
     belt: VecDeque<Job>,
     http: VecDeque<Job>,
     last_belt: Option<Instant>,
-    swap: Option<Box<Student>>,
     stopped: bool,
+}
+
+impl Waiting {
+    fn belt_runs(&self, now: Instant) -> bool {
+        self.last_belt.is_some_and(|last| now.saturating_duration_since(last) < BELT_RUNS)
+    }
+}
+
+struct Inside {
+    waiting: Waiting,
+    seats: Seats,
 }
 
 struct Shared {
     settings: Settings,
     metrics: Metrics,
-    waiting: Mutex<Waiting>,
+    inside: Mutex<Inside>,
     work: Condvar,
-    card: Mutex<Arc<Card>>,
-    provider: Mutex<&'static str>,
 }
 
-/// A handle to the worker; clones share it.
+/// A handle to the workers; clones share it.
 #[derive(Clone)]
 pub struct Infer(Arc<Shared>);
 
 impl Infer {
-    /// Starts the worker thread on a warmed-up student.
+    /// Starts the worker threads, one for each session that may run beside others, on a warmed-up student.
     ///
     /// # Errors
     /// The system's, when no thread can be started.
@@ -104,29 +191,38 @@ impl Infer {
         student: Student,
         settings: Settings,
         metrics: Metrics,
-    ) -> std::io::Result<(Self, thread::JoinHandle<()>)> {
-        let shared = Arc::new(Shared {
-            card: Mutex::new(student.card.clone()),
-            provider: Mutex::new(student.engine.provider()),
-            settings,
-            metrics,
-            waiting: Mutex::default(),
-            work: Condvar::new(),
-        });
-        announce(&shared.metrics, &student);
-        let worker = shared.clone();
-        let thread = thread::Builder::new().name("infer".into()).spawn(move || work(&worker, student))?;
-        Ok((Self(shared), thread))
+    ) -> std::io::Result<(Self, Vec<thread::JoinHandle<()>>)> {
+        announce(&metrics, &student);
+        let workers = student.lanes.len().max(1);
+        let inside = Mutex::new(Inside { waiting: Waiting::default(), seats: Seats::new(student, 0) });
+        let infer = Self(Arc::new(Shared { settings, metrics, inside, work: Condvar::new() }));
+        let mut threads = Vec::new();
+        for n in 0..workers {
+            let shared = infer.0.clone();
+            match thread::Builder::new().name(format!("infer-{n}")).spawn(move || work(&shared)) {
+                Ok(thread) => threads.push(thread),
+                Err(e) => {
+                    infer.stop(); // those that were started end too
+                    return Err(e);
+                }
+            }
+        }
+        Ok((infer, threads))
     }
 
     /// The serving model's classes, thresholds and input side.
     pub fn card(&self) -> Arc<Card> {
-        lock(&self.0.card).clone()
+        lock(&self.0.inside).seats.card.clone()
     }
 
     /// The execution provider that runs: `cpu`, `cuda` or `tensorrt`.
     pub fn provider(&self) -> &'static str {
-        *lock(&self.0.provider)
+        lock(&self.0.inside).seats.provider
+    }
+
+    /// Whether a belt item came a short while ago.
+    pub fn belt_runs(&self) -> bool {
+        lock(&self.0.inside).waiting.belt_runs(Instant::now())
     }
 
     /// Queues one picture of `side * side * 3` RGB bytes (see [`Infer::card`]); the answer comes through the receiver.
@@ -141,7 +237,8 @@ impl Infer {
         deadline: Instant,
     ) -> Result<oneshot::Receiver<Scored>, Fault> {
         let (reply, answer) = oneshot::channel();
-        let mut waiting = lock(&self.0.waiting);
+        let mut inside = lock(&self.0.inside);
+        let waiting = &mut inside.waiting;
         if waiting.stopped {
             return Err(Fault::Stopping);
         }
@@ -158,20 +255,26 @@ impl Infer {
         if source == Source::Belt {
             waiting.last_belt = Some(queued);
         }
-        drop(waiting);
+        drop(inside);
         self.0.work.notify_one();
         Ok(answer)
     }
 
-    /// Hands over a warmed-up student; it serves from the next batch on.
+    /// Hands over a warmed-up student: every batch that starts from now on is its, and what runs is finished by the
+    /// one before.
     pub fn exchange(&self, student: Student) {
-        lock(&self.0.waiting).swap = Some(Box::new(student));
-        self.0.work.notify_one();
+        announce(&self.0.metrics, &student);
+        let mut inside = lock(&self.0.inside);
+        let next = Seats::new(student, inside.seats.busy);
+        let before = std::mem::replace(&mut inside.seats, next);
+        drop(inside);
+        self.0.work.notify_all();
+        drop(before); // closing sessions takes a while, so not under the lock
     }
 
-    /// Stops the worker after the current batch; whatever waits is answered with [`Fault::Stopping`].
+    /// Stops the workers after their current batch; whatever waits is answered with [`Fault::Stopping`].
     pub fn stop(&self) {
-        lock(&self.0.waiting).stopped = true;
+        lock(&self.0.inside).waiting.stopped = true;
         self.0.work.notify_all();
     }
 }
@@ -198,58 +301,78 @@ fn announce(metrics: &Metrics, student: &Student) {
     metrics.model_info.with_label_values(&[&card.version, &card.precision, student.engine.provider()]).set(1);
 }
 
-fn work(shared: &Shared, mut student: Student) {
+fn work(shared: &Shared) {
     priority::set(priority::BELT);
-    // Seconds per item, learnt from the batches that ran.
-    let mut cost = 0.005;
-    loop {
-        let mut waiting = lock(&shared.waiting);
-        while waiting.belt.is_empty() && waiting.http.is_empty() && waiting.swap.is_none() && !waiting.stopped {
-            let keep_warm = shared.settings.keep_warm;
-            if keep_warm.is_zero() {
-                waiting = shared.work.wait(waiting).unwrap_or_else(PoisonError::into_inner);
-                continue;
-            }
-            let (guard, idle) = shared.work.wait_timeout(waiting, keep_warm).unwrap_or_else(PoisonError::into_inner);
-            waiting = guard;
-            if idle.timed_out() && waiting.belt.is_empty() && waiting.http.is_empty() {
-                drop(waiting);
-                if let Err(e) = warm_up(&mut student.engine, 1) {
-                    tracing::warn!("keep-warm run failed: {e}");
-                }
-                waiting = lock(&shared.waiting);
-            }
+    while let Some((mut seat, batch, belt_runs)) = next(shared) {
+        // While the belt runs, an item may have to wait for an HTTP batch, so that goes first too; otherwise it would
+        // only take the cores from the threads that feed it.
+        if !belt_runs {
+            priority::set(priority::NORMAL);
         }
-        if let Some(next) = waiting.swap.take() {
-            announce(&shared.metrics, &next);
-            *lock(&shared.card) = next.card.clone();
-            *lock(&shared.provider) = next.engine.provider();
-            student = *next;
+        run(&mut seat, batch, &shared.metrics);
+        let retired = lock(&shared.inside).seats.put(seat);
+        drop(retired);
+        if !belt_runs {
+            priority::set(priority::BELT);
         }
-        if waiting.stopped {
-            let left: Vec<Job> =
-                waiting.belt.drain(..).collect::<Vec<_>>().into_iter().chain(waiting.http.drain(..)).collect();
-            drop(waiting);
-            for job in left {
-                refuse(job, Fault::Stopping);
-            }
-            return;
-        }
-        let batch = take_batch(&mut waiting, &shared.settings, cost, Instant::now());
-        for (name, depth) in [("belt", waiting.belt.len()), ("http", waiting.http.len())] {
-            shared.metrics.queue_depth.with_label_values(&[name]).set(depth as i64);
-        }
-        drop(waiting);
-        run(&mut student, batch, &mut cost, &shared.metrics);
     }
 }
 
-/// Takes what waits, belt first, cut so that the batch's expected time keeps the earliest deadline in it.
-fn take_batch(waiting: &mut Waiting, settings: &Settings, cost: f64, now: Instant) -> Vec<Job> {
+/// Waits for something to do and a session to do it in, and says whether the belt runs; `None` when the workers are to
+/// end.
+fn next(shared: &Shared) -> Option<(Seat, Vec<Job>, bool)> {
+    let keep_warm = shared.settings.keep_warm;
+    let mut inside = lock(&shared.inside);
+    loop {
+        let Inside { waiting, seats } = &mut *inside;
+        if waiting.stopped {
+            let left: Vec<Job> = waiting.belt.drain(..).chain(waiting.http.drain(..)).collect();
+            drop(inside);
+            for job in left {
+                refuse(job, Fault::Stopping);
+            }
+            return None;
+        }
+        let items = waiting.belt.len() + waiting.http.len();
+        if items > 0
+            && let Some(seat) = seats.take(items)
+        {
+            let share = if seat.lane { items.div_ceil(seats.lanes.len() + 1).min(LANE_BATCH) } else { items };
+            let most = share.min(shared.settings.max_batch);
+            let now = Instant::now();
+            let batch = take_batch(waiting, most, &shared.settings, seat.cost, now);
+            for (name, depth) in [("belt", waiting.belt.len()), ("http", waiting.http.len())] {
+                shared.metrics.queue_depth.with_label_values(&[name]).set(depth as i64);
+            }
+            let belt_runs = waiting.belt_runs(now);
+            return Some((seat, batch, belt_runs));
+        }
+        if keep_warm.is_zero() {
+            inside = shared.work.wait(inside).unwrap_or_else(PoisonError::into_inner);
+            continue;
+        }
+        let idle = seats.busy == 0 && seats.last_run.elapsed() >= keep_warm;
+        if let Some(mut seat) = if idle { seats.take(0) } else { None } {
+            drop(inside);
+            if let Err(e) = warm_up(&mut seat.engine, 1) {
+                tracing::warn!("keep-warm run failed: {e}");
+            }
+            inside = lock(&shared.inside);
+            let retired = inside.seats.put(seat);
+            drop(retired);
+            continue;
+        }
+        inside = shared.work.wait_timeout(inside, keep_warm).unwrap_or_else(PoisonError::into_inner).0;
+    }
+}
+
+/// Takes at most `most` of what waits (one at least), belt first, cut so that the batch's expected time keeps the
+/// earliest deadline in it.
+fn take_batch(waiting: &mut Waiting, most: usize, settings: &Settings, cost: f64, now: Instant) -> Vec<Job> {
     let mut batch: Vec<Job> = Vec::new();
     let mut budget = f64::INFINITY;
-    let belt_runs = waiting.last_belt.is_some_and(|last| now.saturating_duration_since(last) < BELT_RUNS);
-    while batch.len() < settings.max_batch.max(1) {
+    let belt_runs = waiting.belt_runs(now);
+    while batch.len() < most.max(1) {
         let Some(job) = waiting.belt.front().or(waiting.http.front()) else { break };
         let left = job.deadline.saturating_duration_since(now).as_secs_f64();
         budget = budget.min(if left > 0.0 { left } else { f64::INFINITY }); // an expired one is answered without running
@@ -274,9 +397,9 @@ fn refuse(job: Job, fault: Fault) {
     let _ = job.reply.send(Scored { scores: Err(fault), model: None, timings });
 }
 
-fn run(student: &mut Student, batch: Vec<Job>, cost: &mut f64, metrics: &Metrics) {
+fn run(seat: &mut Seat, batch: Vec<Job>, metrics: &Metrics) {
     let started = Instant::now();
-    let bytes = student.engine.side() * student.engine.side() * 3;
+    let bytes = seat.engine.side() * seat.engine.side() * 3;
     let mut jobs = Vec::with_capacity(batch.len());
     for job in batch {
         if job.reply.is_closed() {
@@ -294,17 +417,17 @@ fn run(student: &mut Student, batch: Vec<Job>, cost: &mut f64, metrics: &Metrics
         return;
     }
     let pictures: Vec<Vec<u8>> = jobs.iter_mut().map(|job| std::mem::take(&mut job.pixels)).collect();
-    let outputs = stack(&pictures, student.engine.side()).and_then(|batch| student.engine.run(batch.view()));
+    let outputs = stack(&pictures, seat.engine.side()).and_then(|batch| seat.engine.run(batch.view()));
     let elapsed = started.elapsed();
     metrics.batch_size.observe(jobs.len() as f64);
-    *cost = 0.9 * *cost + 0.1 * elapsed.as_secs_f64() / jobs.len() as f64;
+    seat.cost = 0.9 * seat.cost + 0.1 * elapsed.as_secs_f64() / jobs.len() as f64;
     if let Err(e) = &outputs {
         tracing::error!("a batch of {} failed: {e}", jobs.len());
     }
     for (i, job) in jobs.into_iter().enumerate() {
         let scores = match &outputs {
             Ok(out) => Ok(Scores {
-                probabilities: softmax(&out.logits.row(i).to_vec(), student.card.thresholds.temperature),
+                probabilities: softmax(&out.logits.row(i).to_vec(), seat.card.thresholds.temperature),
                 embedding: out.embedding.row(i).to_vec(),
             }),
             Err(e) => Err(Fault::Inference(e.to_string())),
@@ -314,7 +437,7 @@ fn run(student: &mut Student, batch: Vec<Job>, cost: &mut f64, metrics: &Metrics
             metrics.stage_seconds.with_label_values(&[job.source.name(), stage]).observe(time.as_secs_f64());
         }
         let timings = Timings { queue_ms: ms(queued), infer_ms: ms(elapsed), ..Timings::default() };
-        let _ = job.reply.send(Scored { scores, model: Some(student.card.clone()), timings });
+        let _ = job.reply.send(Scored { scores, model: Some(seat.card.clone()), timings });
     }
 }
 
@@ -336,9 +459,18 @@ mod tests {
         let mut waiting = Waiting::default();
         waiting.http.extend((0..3).map(|_| job(Source::Http, Duration::from_secs(1), now)));
         waiting.belt.push_back(job(Source::Belt, Duration::from_secs(1), now));
-        let batch = take_batch(&mut waiting, &Settings { max_batch: 2, ..Settings::default() }, 0.001, now);
+        let batch = take_batch(&mut waiting, 2, &Settings::default(), 0.001, now);
         assert_eq!(sources(&batch), [Source::Belt], "and is not mixed with it");
         assert_eq!(waiting.http.len(), 3);
+    }
+
+    #[test]
+    fn all_threads_go_to_an_item_that_is_alone_and_to_no_other() {
+        assert!(alone(1, 0, 2));
+        for (waiting, busy) in [(2, 0), (1, 1), (8, 2)] {
+            assert!(!alone(waiting, busy, 2), "{waiting} waiting, {busy} running");
+            assert!(alone(waiting, busy, 0), "a GPU has one session");
+        }
     }
 
     #[test]
@@ -346,7 +478,7 @@ mod tests {
         let now = Instant::now();
         let mut waiting = Waiting::default();
         waiting.belt.extend((0..8).map(|_| job(Source::Belt, Duration::from_millis(35), now)));
-        assert_eq!(take_batch(&mut waiting, &Settings::default(), 0.010, now).len(), 3);
+        assert_eq!(take_batch(&mut waiting, 8, &Settings::default(), 0.010, now).len(), 3);
         assert_eq!(waiting.belt.len(), 5);
     }
 
@@ -356,9 +488,9 @@ mod tests {
         let mut waiting = Waiting::default();
         waiting.http.extend((0..16).map(|_| job(Source::Http, Duration::from_secs(5), now)));
         let settings = Settings { http_batch_time: Duration::from_millis(10), ..Settings::default() };
-        assert_eq!(take_batch(&mut waiting, &settings, 0.004, now).len(), 8, "no belt, no need to hurry");
+        assert_eq!(take_batch(&mut waiting, 8, &settings, 0.004, now).len(), 8, "no belt, no need to hurry");
         waiting.last_belt = Some(now);
-        assert_eq!(take_batch(&mut waiting, &settings, 0.004, now).len(), 2);
-        assert_eq!(take_batch(&mut waiting, &settings, 1.0, now).len(), 1, "at least one always runs");
+        assert_eq!(take_batch(&mut waiting, 8, &settings, 0.004, now).len(), 2);
+        assert_eq!(take_batch(&mut waiting, 8, &settings, 1.0, now).len(), 1, "at least one always runs");
     }
 }

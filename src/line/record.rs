@@ -15,7 +15,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    domain::{Action, Raw, Verdict},
+    domain::{Action, Raw, Source, Verdict},
     metrics::Metrics,
     pixels,
     store::{Store, StoreError, frame_key},
@@ -25,7 +25,7 @@ use crate::{
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// Verdicts that may wait for the store; when full, new ones are dropped and counted.
+    /// Verdicts that may wait for the store; when full, new ones are dropped and counted. A quarter is the belt's.
     pub queue: usize,
     /// Bytes of pictures that may wait for the store; when full, verdicts are kept without their frame.
     pub frame_bytes: usize,
@@ -39,6 +39,8 @@ impl Default for Settings {
     }
 }
 
+/// This part of the places, a quarter, is kept for the belt, so that HTTP load does not cost its records.
+const BELT_SHARE: usize = 4;
 /// Most verdicts in one transaction.
 const BATCH: usize = 256;
 /// A failed commit is tried again after each of these pauses, then its verdicts are dropped and counted.
@@ -86,7 +88,11 @@ impl Recorder {
             }
             Some((raw, room.ok()?))
         });
-        if let Err(full) = self.queue.try_send(Record { verdict, frame }) {
+        let reserved = if verdict.source == Source::Http { self.queue.max_capacity() / BELT_SHARE } else { 0 };
+        let record = Record { verdict, frame };
+        if self.queue.capacity() <= reserved {
+            drop_record(&self.metrics, &record);
+        } else if let Err(full) = self.queue.try_send(record) {
             drop_record(&self.metrics, &full.into_inner());
         }
         self.metrics
@@ -249,13 +255,29 @@ mod tests {
         let (_folder, store, recorder, task, stop) =
             recorder(Settings { queue: 4, frame_bytes: 10 << 10, ..Settings::default() }).await;
         for shade in 0..10 {
-            recorder.record(verdict(Action::Reject), picture(shade));
+            recorder.record(Verdict { source: Source::Belt, ..verdict(Action::Reject) }, picture(shade));
         }
         let dropped = |kind: &str| recorder.metrics.record_dropped.with_label_values(&[kind]).get();
         assert_eq!((dropped("verdict"), dropped("frame")), (6, 9), "4 places, memory for one frame of 9 KiB");
         stop.cancel();
         task.await.unwrap();
         assert_eq!(store.counts().await.unwrap().reject, 4);
+    }
+
+    #[tokio::test]
+    async fn http_load_leaves_a_quarter_of_the_queue_to_the_belt() {
+        let (_folder, store, recorder, task, stop) = recorder(Settings { queue: 8, ..Settings::default() }).await;
+        for _ in 0..20 {
+            recorder.record(verdict(Action::Reject), None);
+        }
+        for _ in 0..2 {
+            recorder.record(Verdict { source: Source::Belt, ..verdict(Action::Reject) }, None);
+        }
+        assert_eq!(recorder.metrics.record_dropped.with_label_values(&["verdict"]).get(), 14);
+        stop.cancel();
+        task.await.unwrap();
+        let belt = Page { limit: 10, source: Some(Source::Belt), ..Page::default() };
+        assert_eq!((store.counts().await.unwrap().verdicts, store.verdicts(belt).await.unwrap().len()), (8, 2));
     }
 
     #[tokio::test]

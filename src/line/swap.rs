@@ -5,13 +5,14 @@
 use std::{path::Path, sync::Arc};
 
 use crate::{
-    engine::{Device, Engine},
+    engine::{Device, Engine, cores},
     line::infer::{Student, warm_up},
     model::{Manifest, ModelError},
 };
 
 /// Opens the model in `folder` (the precision its manifest says serves, unless `precision` asks for another), checks
-/// hash, classes and input side against the graph, and warms it up with batches of 1 and `max_batch`.
+/// hash, classes and input side against the graph, and warms it up with batches of 1 and `max_batch`. On the CPU it is
+/// opened once with `threads` threads (0: as many as [`cores`]) and, if those are several, as often with one thread.
 ///
 /// # Errors
 /// [`ModelError`], each in words.
@@ -37,5 +38,14 @@ pub fn open(
         return Err(wrong(format!("`input.side` is {}, the graph takes {}", manifest.input.side, engine.side())));
     }
     warm_up(&mut engine, max_batch).map_err(refuse)?;
-    Ok(Student { engine, card: Arc::new(manifest.card(precision)) })
+    let threads = if threads == 0 { cores() } else { threads };
+    let mut lanes = Vec::new();
+    if engine.provider() == "cpu" && threads > 1 {
+        for _ in 0..threads {
+            let mut lane = Engine::open(&onnx, Device::Cpu, 1).map_err(refuse)?;
+            warm_up(&mut lane, max_batch).map_err(refuse)?;
+            lanes.push(lane);
+        }
+    }
+    Ok(Student { engine, lanes, card: Arc::new(manifest.card(precision)) })
 }

@@ -122,9 +122,9 @@ pub async fn start() -> Server {
 pub async fn start_with(settings: Settings) -> Server {
     let folder = tempfile::tempdir().unwrap();
     let models = folder.path().join("models");
-    let student = swap::open(&test_model_folder(&models, "one", 1), None, Device::Cpu, 1, 2).unwrap();
+    let student = swap::open(&test_model_folder(&models, "one", 1), None, Device::Cpu, 2, 2).unwrap();
     let metrics = Metrics::new().unwrap();
-    let (infer, _thread) = Infer::start(student, infer::Settings::default(), metrics.clone()).unwrap();
+    let (infer, _threads) = Infer::start(student, infer::Settings::default(), metrics.clone()).unwrap();
     let store = Store::open(&folder.path().join("store")).await.unwrap();
     let stop = CancellationToken::new();
     let recorded = broadcast::channel(64).0;
@@ -143,7 +143,7 @@ pub async fn start_with(settings: Settings) -> Server {
         stop: stop.clone(),
         models: models.clone(),
         device: Device::Cpu,
-        threads: 1,
+        threads: 2, // so that there are sessions side by side
         max_batch: 2,
     };
     let router = api::router(Api::new(parts, settings).unwrap());
