@@ -19,12 +19,12 @@ use crate::{
     data::{self, Dataset},
     evaluate,
     fit::{Ground, Pools, Recipe},
-    interrupt,
+    interrupt, log,
     methods::distillation::Softness,
     nets::{Model, rows},
     round::answers,
     setup::{Options, Setup, Trainable},
-    trainer::{self, Plan, TrainError},
+    trainer::{Plan, TrainError},
     views::{View, through_trunk},
     weights,
 };
@@ -276,8 +276,10 @@ pub fn run(command: &Command) -> anyhow::Result<()> {
                 }
                 _ => None,
             };
-            let of_run: Vec<trainer::Metric> =
-                trainer::metrics(&options.out)?.into_iter().filter(|m| m.run.starts_with(&name)).collect();
+            let of_run: Vec<log::Metric> = log::metrics(&options.out)?
+                .into_iter()
+                .filter(|m| m.run.strip_prefix(&name).is_some_and(|rest| rest.is_empty() || rest.starts_with(' ')))
+                .collect();
             println!(
                 "{each:>4} labels, seed {seed}, {text:<28} accuracy {:.4}, corrupted error {:.4}, {seconds:.0} s{}",
                 score.accuracy,

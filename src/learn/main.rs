@@ -11,6 +11,7 @@
 //! | [`methods`] | one method per file: what it sees, and its loss |
 //! | [`fit`], [`round`] | one student by a recipe; Noisy Student's rounds |
 //! | [`optim`], [`trainer`] | SGD, schedule, moving average; the loop, checkpoints, resume |
+//! | [`feed`], [`log`] | what every step shows, drawn ahead; `metrics.jsonl` |
 //! | [`evaluate`] | temperature and thresholds from out-of-fold logits |
 //! | [`export`], [`model_folder`], [`report`], [`sheet`], [`compare_page`] | what a run leaves behind: weights, what serves, pages |
 
@@ -22,8 +23,10 @@ mod data;
 mod distill;
 mod evaluate;
 mod export;
+mod feed;
 mod fit;
 mod interrupt;
+mod log;
 mod methods;
 mod model_folder;
 mod nets;

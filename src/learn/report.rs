@@ -18,8 +18,8 @@ use crate::{
     distill::Gain,
     evaluate::{Prediction, Validation},
     export::Student,
+    log::Metric,
     sheet,
-    trainer::Metric,
 };
 
 const WORST: usize = 18;

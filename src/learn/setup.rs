@@ -11,11 +11,12 @@ use serde::Serialize;
 use crate::{
     augment::Weak,
     data::{self, Dataset},
+    feed::steps_per_pass,
     fit::Recipe,
     interrupt,
     nets::{Model, to_batch},
     optim::Schedule,
-    trainer::{Plan, TrainError, steps_per_pass},
+    trainer::{Plan, TrainError},
     views::{Camera, View, Views},
     weights,
 };

@@ -15,9 +15,9 @@ use crate::{
     evaluate::{self, Prediction, Validation},
     export,
     fit::{Ground, Pools, Recipe},
-    model_folder, report,
+    log, model_folder, report,
     setup::{Options, Setup},
-    trainer, weights,
+    weights,
 };
 
 /// How the labeled pictures are divided.
@@ -34,7 +34,7 @@ pub struct Splits {
 /// Makes a student by `recipe` and leaves config, metrics, checkpoints, report, weights and model folder behind.
 ///
 /// # Errors
-/// In words; [`trainer::TrainError::Stopped`] inside when the user asked to stop.
+/// In words; [`crate::trainer::TrainError::Stopped`] inside when the user asked to stop.
 pub fn run(options: &Options, splits: &Splits, recipe: &Recipe, teacher: Option<&mut Teacher>) -> anyhow::Result<()> {
     let began = Instant::now();
     let mut setup = options.open()?;
@@ -117,7 +117,7 @@ pub fn run(options: &Options, splits: &Splits, recipe: &Recipe, teacher: Option<
     let version = options.out.file_name().map_or("student".into(), |name| name.to_string_lossy());
     let manifest = model_folder::write(&student, &pictures, &version, &options.out)?;
     let gain = taught.map(|t| t.against(&manifest, &options.out, data, &validation)).transpose()?;
-    let metrics = trainer::metrics(&options.out)?;
+    let metrics = log::metrics(&options.out)?;
     let page = report::render(&student, &validation, data, &metrics, &config, gain.as_ref())?;
     weights::write_atomically(&options.out.join("report.html"), page.as_bytes())?;
     println!("\n{}", validation.pooled);

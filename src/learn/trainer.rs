@@ -4,7 +4,7 @@
 //! run ends with the same weights as an unbroken one.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     fs, io,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -12,16 +12,17 @@ use std::{
 
 use beltsight::scorecard::argmax;
 use indicatif::{ProgressBar, ProgressStyle};
-use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 use tch::{Tensor, no_grad};
 
 use crate::{
     augment::generator,
-    methods::{Loss, Method, Seen, Wanted},
+    feed::{Feed, Order, Shown},
+    log::{self, Tally},
+    methods::{Loss, Method, Seen},
     nets::{Model, Noise, from_host, rows, to_host},
     optim::{Ema, Schedule, Sgd},
-    views::{Camera, Pick, Views, to_tensor},
+    views::{Views, to_tensor},
     weights::{self, Weights, WeightsError},
 };
 
@@ -56,12 +57,6 @@ pub struct Plan {
     pub identity: String,
 }
 
-/// Steps that show every one of `labeled` pictures once; the rest that fills no batch is left out (it is another one each
-/// time).
-pub fn steps_per_pass(labeled: usize, batch: usize) -> usize {
-    (labeled / batch).max(1)
-}
-
 /// Why a run ended without a student.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
@@ -85,37 +80,6 @@ pub enum TrainError {
     /// The run's log can't be written.
     #[error("metrics.jsonl: {0}")]
     Log(#[from] io::Error),
-}
-
-/// One line of `metrics.jsonl`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Metric {
-    /// Which run: `fold 1`, …, `final`.
-    pub run: String,
-    /// Lines of this run so far; for supervised learning the passes over the pictures.
-    pub epoch: usize,
-    /// Steps done.
-    pub step: usize,
-    /// Mean training loss since the line before.
-    pub loss: f64,
-    /// What it is made of.
-    pub parts: BTreeMap<String, f64>,
-    /// Share of the unlabeled pictures whose pseudo-labels were used.
-    pub coverage: Option<f64>,
-    /// Share of the used pseudo-labels that were right, where the truth is known.
-    pub precision: Option<f64>,
-    /// Learning rate of the last step.
-    pub lr: f64,
-    /// Validation: loss of the averaged weights.
-    pub validation_loss: Option<f64>,
-    /// Validation: accuracy of the averaged weights.
-    pub validation_accuracy: Option<f64>,
-    /// Views per second that went forward and back.
-    pub pictures_per_second: f64,
-    /// Share of the time spent waiting for views.
-    pub waiting: f64,
-    /// Share of the time spent in the backward pass.
-    pub backward: f64,
 }
 
 /// Where a run keeps its state and tells of itself.
@@ -142,98 +106,6 @@ pub struct Material<'a> {
     pub unlabeled: &'a [usize],
     /// Labeled pictures to check with at every line of the log; may be empty.
     pub validation: &'a [usize],
-}
-
-/// Endless shuffled passes over a pool, cut into batches; a function of (seed, step).
-struct Order<'a> {
-    pool: &'a [usize],
-    batch: usize,
-    seed: u64,
-    stream: u64,
-}
-
-impl Order<'_> {
-    /// The batch of a step: of a pool smaller than a batch several passes go into it.
-    fn picks(&self, step: usize) -> Vec<Pick> {
-        if self.pool.is_empty() || self.batch == 0 {
-            return Vec::new();
-        }
-        let per_pass = steps_per_pass(self.pool.len(), self.batch);
-        let passes = self.batch.div_ceil(self.pool.len());
-        let (first, place) = if passes > 1 { (step * passes, 0) } else { (step / per_pass, step % per_pass) };
-        let mut picks = Vec::with_capacity(passes * self.pool.len());
-        for pass in first..first + passes {
-            let mut order = self.pool.to_vec();
-            order.shuffle(&mut generator(self.seed, pass as u64, self.stream));
-            picks.extend(order.into_iter().map(|picture| Pick { picture, pass }));
-        }
-        picks.into_iter().skip(place * self.batch).take(self.batch).collect()
-    }
-}
-
-/// What a step shows.
-struct Shown {
-    labeled: Vec<Pick>,
-    unlabeled: Vec<Pick>,
-    /// Fresh views in the order in which they go through the network; none where they are cached.
-    drawn: Option<Vec<Vec<u8>>>,
-}
-
-/// Draws the steps ahead of the loop, on a thread of its own.
-struct Feed<'a> {
-    wanted: Wanted,
-    labeled: Order<'a>,
-    unlabeled: Order<'a>,
-    camera: Option<Camera<'a>>,
-}
-
-impl Feed<'_> {
-    fn show(&self, step: usize) -> Shown {
-        let (labeled, unlabeled) = (self.labeled.picks(step), self.unlabeled.picks(step));
-        let drawn = self.camera.map(|camera| {
-            let mut all = camera.draw_all(self.wanted.labeled, &labeled);
-            for &view in self.wanted.unlabeled {
-                all.extend(camera.draw_all(view, &unlabeled));
-            }
-            all
-        });
-        Shown { labeled, unlabeled, drawn }
-    }
-}
-
-/// Sums since the last line of the log.
-#[derive(Default)]
-struct Tally {
-    steps: f64,
-    shown: usize,
-    loss: f64,
-    parts: BTreeMap<String, f64>,
-    unlabeled: f64,
-    kept: f64,
-    checked: f64,
-    right: f64,
-    waiting: Duration,
-    backward: Duration,
-}
-
-impl Tally {
-    fn add(&mut self, loss: &Loss, unlabeled: &[usize], labels: &[Option<usize>]) {
-        self.steps += 1.0;
-        self.loss += loss.total.double_value(&[]);
-        for (name, value) in &loss.parts {
-            *self.parts.entry(name.to_string()).or_default() += value.double_value(&[]);
-        }
-        let Some(claims) = &loss.claims else { return };
-        self.unlabeled += unlabeled.len() as f64;
-        let (kept, classes) = (to_host(&claims.kept).1, to_host(&claims.classes).1);
-        for ((&picture, class), _) in unlabeled.iter().zip(classes).zip(kept).filter(|(_, kept)| *kept > 0.0) {
-            self.kept += 1.0;
-            if let Some(truth) = labels[picture] {
-                self.checked += 1.0;
-                self.right += f64::from(u8::from(class as usize == truth));
-            }
-        }
-    }
 }
 
 /// Names of the weights that are trained and, after them, of the BatchNorm buffers that move along.
@@ -269,7 +141,7 @@ pub fn train(
     if desk.resume && checkpoint.is_file() {
         done = load(&checkpoint, plan, material, &mut model, &mut sgd, &mut ema)?;
     }
-    forget(desk, done)?;
+    log::forget(desk.out, desk.run, done)?;
 
     let wanted = method.wanted();
     let order = |pool, batch, stream| Order { pool, batch, seed: plan.seed, stream };
@@ -311,9 +183,9 @@ pub fn train(
             if done % plan.pass == 0 || done == total {
                 let checked = check(&averaged(&model, &ema), plan.cut, material);
                 let metric =
-                    line(std::mem::take(&mut tally), began.elapsed(), (desk.run, done, plan.pass), lr, checked);
+                    log::line(std::mem::take(&mut tally), began.elapsed(), (desk.run, done, plan.pass), lr, checked);
                 bar.set_message(format!("loss {:.3}, {:.0} views/s", metric.loss, metric.pictures_per_second));
-                note(desk.out, &metric)?;
+                log::note(desk.out, &metric)?;
                 began = Instant::now();
             }
             let stop = done < total && (desk.stop)(done);
@@ -403,32 +275,6 @@ fn check(model: &Model, cut: usize, material: &Material) -> Option<(f64, f64)> {
     Some((loss, right as f64 / indices.len() as f64))
 }
 
-fn line(
-    tally: Tally,
-    took: Duration,
-    (run, step, pass): (&str, usize, usize),
-    lr: f64,
-    checked: Option<(f64, f64)>,
-) -> Metric {
-    let seconds = took.as_secs_f64().max(1e-9);
-    let share = |part: f64, whole: f64| (whole > 0.0).then(|| part / whole);
-    Metric {
-        run: run.into(),
-        epoch: step.div_ceil(pass),
-        step,
-        loss: tally.loss / tally.steps,
-        parts: tally.parts.into_iter().map(|(name, sum)| (name, sum / tally.steps)).collect(),
-        coverage: share(tally.kept, tally.unlabeled),
-        precision: share(tally.right, tally.checked),
-        lr,
-        validation_loss: checked.map(|c| c.0),
-        validation_accuracy: checked.map(|c| c.1),
-        pictures_per_second: tally.shown as f64 / seconds,
-        waiting: tally.waiting.as_secs_f64() / seconds,
-        backward: tally.backward.as_secs_f64() / seconds,
-    }
-}
-
 fn bar(run: &str, total: usize, done: usize) -> ProgressBar {
     let style = ProgressStyle::with_template("{prefix:>8} {wide_bar} {pos}/{len} steps, {eta} left, {msg}");
     let bar = ProgressBar::new(total as u64).with_prefix(run.to_string()).with_position(done as u64);
@@ -491,40 +337,13 @@ fn load(
     metadata.get("step").and_then(|s| s.parse().ok()).ok_or_else(other)
 }
 
-/// All lines of `metrics.jsonl`; none when there is no such file.
-///
-/// # Errors
-/// The system's, or a line that is no metric.
-pub fn metrics(out: &Path) -> io::Result<Vec<Metric>> {
-    match fs::read_to_string(out.join("metrics.jsonl")) {
-        Ok(text) => text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect(),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(e) => Err(e),
-    }
-}
-
-fn note(out: &Path, metric: &Metric) -> io::Result<()> {
-    let mut file = fs::File::options().create(true).append(true).open(out.join("metrics.jsonl"))?;
-    io::Write::write_all(&mut file, format!("{}\n", serde_json::to_string(metric)?).as_bytes())
-}
-
-/// Takes out what the run wrote after its checkpoint, because it is about to be written again.
-fn forget(desk: &Desk, done: usize) -> io::Result<()> {
-    let mut text = String::new();
-    for metric in metrics(desk.out)?.iter().filter(|m| m.run != desk.run || m.step <= done) {
-        text += &format!("{}\n", serde_json::to_string(metric)?);
-    }
-    fs::create_dir_all(desk.out)?;
-    weights::write_atomically(&desk.out.join("metrics.jsonl"), text.as_bytes())
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use beltsight::nets;
 
     use super::*;
-    use crate::{augment::Weak, methods::fixmatch::FixMatch};
+    use crate::{augment::Weak, methods::fixmatch::FixMatch, views::Camera};
 
     #[test]
     fn a_resumed_run_ends_with_the_weights_of_an_unbroken_one() {
@@ -561,25 +380,12 @@ mod tests {
         let found = run(broken.path(), true, &|_| false).unwrap();
         assert_eq!(wanted.weights(), found.weights());
         assert_ne!(wanted.weights(), Model::random(&net, 2, 8).weights());
-        let steps: Vec<usize> = metrics(broken.path()).unwrap().iter().map(|m| m.step).collect();
+        let steps: Vec<usize> = log::metrics(broken.path()).unwrap().iter().map(|m| m.step).collect();
         assert_eq!(steps, [2, 4, 6]); // no epoch twice
         let other = Plan { lr: 0.2, ..plan.clone() };
         let desk = Desk { run: "final", out: broken.path(), resume: true, stop: &|_| false };
         let refused = train(Model::random(&net, 2, 8), &other, &material, &method, &desk);
         assert!(matches!(refused, Err(TrainError::OtherRun(_))));
-    }
-
-    #[test]
-    fn every_picture_comes_once_a_pass_and_a_small_pool_fills_the_batch_evenly() {
-        let pool: Vec<usize> = (0..10).collect();
-        let order = Order { pool: &pool, batch: 5, seed: 1, stream: 0 };
-        let mut seen: Vec<usize> = [2, 3].map(|step| order.picks(step)).concat().iter().map(|p| p.picture).collect();
-        seen.sort_unstable();
-        assert_eq!(seen, pool);
-        assert!(order.picks(2).iter().all(|p| p.pass == 1));
-        let few = Order { pool: &pool[..4], batch: 8, ..order }.picks(3);
-        assert_eq!(few.iter().map(|p| p.pass).collect::<Vec<_>>(), [6, 6, 6, 6, 7, 7, 7, 7]);
-        assert!((0..4).all(|picture| few.iter().filter(|p| p.picture == picture).count() == 2));
     }
 
     #[test]
