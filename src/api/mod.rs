@@ -1,7 +1,7 @@
 //! HTTP: one file per resource; `error.rs` alone knows status codes.
 //!
-//! Invariant: work is admitted before its body is kept or looked at, so that overload costs next to nothing; every wait is bounded
-//! by [`Settings`]; no handler decodes or opens a model on the async threads.
+//! Invariant: work is admitted before its body is kept or looked at, so that overload costs next to nothing; every wait
+//! is bounded by [`Settings`]; no handler decodes or opens a model on the async threads.
 
 mod body;
 mod classify;
