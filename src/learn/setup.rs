@@ -176,6 +176,7 @@ impl Options {
             );
         }
         let started_from = path.map_or("random weights".into(), |path| path.display().to_string());
+        println!("{} starts from {started_from}", net.name);
         Ok(Setup { data, start, started_from, trainable, pretrained })
     }
 
