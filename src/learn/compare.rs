@@ -195,9 +195,18 @@ pub fn run(command: &Command) -> anyhow::Result<()> {
     let fold_of = data::folds(&setup.data.labels, &setup.data.groups, 5, options.seed).map_err(anyhow::Error::msg)?;
     let (training, validation) = data::split(&fold_of, 0);
     let data = &setup.data;
-    let mut date = String::new();
+    let earlier: Option<Results> = match options.resume && file.is_file() {
+        true => Some(serde_json::from_slice(&fs::read(&file)?)?),
+        false => None,
+    };
+    ensure!(
+        earlier.as_ref().is_none_or(|earlier| earlier.data_sha256 == data.sha256),
+        "{} is of other data",
+        file.display()
+    );
+    let (date, cells) = earlier.map_or_else(Default::default, |earlier| (earlier.date, earlier.cells));
     let mut results = Results {
-        date: String::new(),
+        date,
         machine: machine(),
         command: std::env::args().skip(1).collect::<Vec<_>>().join(" "),
         data_sha256: data.sha256.clone(),
@@ -206,17 +215,8 @@ pub fn run(command: &Command) -> anyhow::Result<()> {
         network: format!("{} at {}, {:?} trained", setup.start.net.name, setup.start.net.input, setup.trainable),
         methods: recipes.clone(),
         preparing_seconds: 0.0,
-        cells: if options.resume && file.is_file() {
-            let earlier: Results = serde_json::from_slice(&fs::read(&file)?)?;
-            ensure!(earlier.data_sha256 == data.sha256, "{} is of other data", file.display());
-            date = earlier.date;
-            earlier.cells
-        } else {
-            Vec::new()
-        },
+        cells,
     };
-
-    results.date = date;
     let missing = |each: &Labels, seed: u64, text: &String, cells: &[Cell]| {
         !cells.iter().any(|c| c.method == *text && c.labels == *each && c.seed == seed)
     };

@@ -61,7 +61,7 @@ pub fn run(options: &Options, splits: &Splits, recipe: &Recipe, teacher: Option<
     let taught = teacher.map(|teacher| teacher.teach(options, &setup)).transpose()?;
     let views = options.views(&setup, plan.cut, recipe.views())?;
     let labels = data.known();
-    let ground = Ground {
+    let mut ground = Ground {
         views: &views,
         labels: &labels,
         classes: data.classes.len(),
@@ -79,6 +79,7 @@ pub fn run(options: &Options, splits: &Splits, recipe: &Recipe, teacher: Option<
         let name = if splits.folds.is_some() { format!("fold {}", fold + 1) } else { "final".into() };
         let (labeled, unlabeled) = pools(&setup, splits, options.seed, &training)?;
         let pools = Pools { labeled: &labeled, unlabeled: &unlabeled, validation: &validation };
+        ground.plan = options.plan(&setup, recipe, labeled.len()); // passes are counted over what is labeled
         let student = ground.fit(&name, recipe, &pools)?;
         let logits = ground.logits(&student, &validation);
         held_out.extend(validation.iter().zip(logits).map(|(&picture, row)| (picture, fold, row)));
@@ -90,6 +91,7 @@ pub fn run(options: &Options, splits: &Splits, recipe: &Recipe, teacher: Option<
         let all: Vec<usize> = (0..data.files.len()).collect();
         let (labeled, unlabeled) = pools(&setup, splits, options.seed, &all)?;
         let pools = Pools { labeled: &labeled, unlabeled: &unlabeled, validation: &[] };
+        ground.plan = options.plan(&setup, recipe, labeled.len());
         last = Some((ground.fit("final", recipe, &pools)?, labeled.len()));
     }
     let (model, labeled) = last.context("no fold was trained")?;
