@@ -11,6 +11,10 @@ use anyhow::{Context, Result, bail};
 use beltsight::{app, bench, config::Config, dataset, doctor, draw, evaluate, model, probe};
 use clap::{Parser, Subcommand};
 
+/// Pictures come and go between many threads: glibc keeps an arena for each and fragments it by tens of megabytes.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[derive(Parser)]
 #[command(version, about)]
 struct Cli {

@@ -316,6 +316,10 @@ pub struct Verdict {
     pub frame: Option<String>,
     /// The species that really was there, on a simulated belt.
     pub truth: Option<String>,
+    /// Distance of the embedding from what the model was trained on: 1 is the edge of it; `None` where the model does
+    /// not say what that was.
+    #[serde(default)]
+    pub novelty: Option<f32>,
 }
 
 /// One class and its probability.

@@ -55,6 +55,7 @@ pub fn assemble(origin: Origin, scored: &Scored, timings: Timings) -> Verdict {
         timings: Timings { queue_ms: scored.timings.queue_ms, infer_ms: scored.timings.infer_ms, ..timings },
         frame: None,
         truth: origin.truth,
+        novelty: None,
     }
 }
 
@@ -85,6 +86,7 @@ pub(crate) mod tests {
             timings: Timings { decode_ms: 1.5, locate_ms: 0.1, queue_ms: 0.2, infer_ms: 7.0, total_ms: 8.8 },
             frame: None,
             truth: None,
+            novelty: None,
         }
     }
 
