@@ -12,7 +12,9 @@
 //! | [`model`] | a model folder: manifest, hashes, what makes it loadable |
 //! | [`line`] | the hot path: camera, locate, infer, decide, record |
 //! | [`belt`] | the simulated belt: seeded fish with exact truth |
-//! | [`store`] | verdicts in SQLite, frames as files |
+//! | [`store`] | verdicts and labels in SQLite, frames as files |
+//! | [`snapshot`] | what people labeled, and what they did not, as a data set to learn from |
+//! | [`labels`] | labels in and out: Label Studio, CSV |
 //! | [`api`] | HTTP: one file per resource |
 //! | [`app`] | wires channels and tasks into a service |
 //! | [`nets`] | network architectures as data |
@@ -32,6 +34,7 @@ pub mod domain;
 pub mod draw;
 pub mod engine;
 pub mod evaluate;
+pub mod labels;
 pub mod line;
 pub mod metrics;
 pub mod model;
@@ -40,4 +43,5 @@ pub mod onnx;
 pub mod pixels;
 pub mod probe;
 pub mod scorecard;
+pub mod snapshot;
 pub mod store;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use beltsight::{app, bench, config::Config, dataset, doctor, draw, evaluate, model, probe};
+use beltsight::{app, bench, config::Config, dataset, doctor, draw, evaluate, labels, model, probe};
 use clap::{Parser, Subcommand};
 
 /// Pictures come and go between many threads: glibc keeps an arena for each and fragments it by tens of megabytes.
@@ -81,6 +81,14 @@ enum Cmd {
     /// Repeat a published experiment (runs beltsight-learn).
     #[command(disable_help_flag = true)]
     Reproduce(HandedOn),
+    /// Labels in and out: a data set to learn from, Label Studio's JSON, CSV.
+    Labels {
+        #[command(subcommand)]
+        command: labels::Command,
+        /// Configuration file, for the store and the classes.
+        #[arg(long, default_value = "deploy/beltsight.toml", global = true)]
+        config: PathBuf,
+    },
     /// Measure speed; the README's figures come from here.
     Bench {
         #[command(subcommand)]
@@ -224,6 +232,9 @@ fn run(command: Cmd) -> Result<ExitCode> {
         Cmd::Distill(arguments) => return Err(learn("distill", &arguments)),
         Cmd::Compare(arguments) => return Err(learn("compare", &arguments)),
         Cmd::Reproduce(arguments) => return Err(learn("reproduce", &arguments)),
+        Cmd::Labels { command, config } => {
+            tokio::runtime::Runtime::new()?.block_on(labels::run(command, &Config::read(&config)?))?;
+        }
         Cmd::Bench { command } => tokio::runtime::Runtime::new()?.block_on(measure(command))?,
     }
     Ok(ExitCode::SUCCESS)

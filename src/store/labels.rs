@@ -157,6 +157,16 @@ impl Store {
         Ok(query.build_query_as::<Row>().fetch_all(&self.database).await?.into_iter().map(label).collect())
     }
 
+    /// Every label that the item ever had, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn history(&self, verdict: i64) -> Result<Vec<Label>, StoreError> {
+        let mut query = QueryBuilder::<Sqlite>::new(COLUMNS);
+        query.push(" AND l.verdict = ").push_bind(verdict).push(" ORDER BY l.id");
+        Ok(query.build_query_as::<Row>().fetch_all(&self.database).await?.into_iter().map(label).collect())
+    }
+
     /// What people say now about every item from verdict `from` on: verdict → labels, oldest first.
     ///
     /// # Errors
