@@ -8,7 +8,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use beltsight::{app, bench, config::Config, dataset, doctor, draw, evaluate, labels, model, probe};
+use beltsight::{
+    app, bench, config::Config, dataset, doctor, draw, evaluate, labels, model, probe, promote::registry::Registry,
+};
 use clap::{Parser, Subcommand};
 
 /// Pictures come and go between many threads: glibc keeps an arena for each and fragments it by tens of megabytes.
@@ -36,7 +38,7 @@ enum Cmd {
         #[arg(long, default_value = "deploy/beltsight.toml")]
         config: PathBuf,
     },
-    /// List, verify or show model folders.
+    /// List, verify or show model folders; say which serves.
     Models {
         #[command(subcommand)]
         command: ModelsCmd,
@@ -110,6 +112,34 @@ enum ModelsCmd {
         /// Version.
         version: String,
     },
+    /// Print every change of the serving student.
+    History,
+    /// Make a version serve; a running service takes it over at once.
+    Promote {
+        /// Version.
+        version: String,
+        #[command(flatten)]
+        order: Order,
+    },
+    /// Make the student serve again that served before; a running service takes it over at once.
+    Rollback {
+        #[command(flatten)]
+        order: Order,
+    },
+}
+
+/// Who changes what serves, from where on.
+#[derive(clap::Args)]
+struct Order {
+    /// Configuration file, for the version that serves when none was ever promoted.
+    #[arg(long, default_value = "deploy/beltsight.toml")]
+    config: PathBuf,
+    /// Name of the person.
+    #[arg(long)]
+    by: String,
+    /// Why, for the record.
+    #[arg(long, default_value = "")]
+    why: String,
 }
 
 #[derive(Subcommand)]
@@ -261,6 +291,20 @@ fn models(command: ModelsCmd, root: &Path) -> Result<ExitCode> {
         ModelsCmd::Show { version } => {
             let manifest = model::Manifest::read(&root.join(version))?;
             println!("{}", toml::to_string_pretty(&manifest)?);
+        }
+        ModelsCmd::History => {
+            for e in (Registry { root: root.into(), first: String::new() }).history()? {
+                println!("{}  {:<8} {:<24} by {}: {}", e.at, e.change.name(), e.version, e.by, e.why);
+            }
+        }
+        ModelsCmd::Promote { version, order } => {
+            let registry = Registry { root: root.into(), first: Config::read(&order.config)?.model.version };
+            registry.promote(&version, &order.by, &order.why)?;
+            println!("{version} serves from now on");
+        }
+        ModelsCmd::Rollback { order } => {
+            let registry = Registry { root: root.into(), first: Config::read(&order.config)?.model.version };
+            println!("{} serves again", registry.rollback(&order.by, &order.why)?);
         }
         ModelsCmd::List => {
             for folder in model::list(root).with_context(|| root.display().to_string())? {
