@@ -152,6 +152,7 @@ pub async fn start_with(settings: Settings) -> Server {
             max_batch: 2,
             loading: Mutex::new(()),
         }),
+        labels: api::LabelSettings { classes: vec!["hake".into()], second_share: 0.1 },
         registry: Registry { root: models.clone(), first: "one".into() },
     };
     let router = api::router(Api::new(parts, settings).unwrap());
