@@ -35,6 +35,8 @@ pub mod domain;
 pub mod draw;
 pub mod engine;
 pub mod evaluate;
+pub mod exam;
+pub mod learner;
 pub mod line;
 pub mod metrics;
 pub mod model;
