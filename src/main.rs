@@ -9,7 +9,8 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use beltsight::{
-    app, bench, config::Config, dataset, doctor, draw, evaluate, learner, model, probe, promote::registry::Registry,
+    app, bench, config::Config, dataset, doctor, draw, evaluate, labels, learner, model, probe,
+    promote::registry::Registry, rounds,
 };
 use clap::{Parser, Subcommand};
 
@@ -45,6 +46,11 @@ enum Cmd {
         /// Folder with a folder per version.
         #[arg(long, default_value = "models", global = true)]
         root: PathBuf,
+    },
+    /// Run, or go on with, the round in a folder (the service starts it this way).
+    Round {
+        /// The round's folder, `<store>/rounds/<number>`.
+        folder: PathBuf,
     },
     /// Measure a model on labeled pictures.
     Evaluate {
@@ -83,6 +89,14 @@ enum Cmd {
     /// Repeat a published experiment (runs beltsight-learn).
     #[command(disable_help_flag = true)]
     Reproduce(HandedOn),
+    /// Labels in and out: a data set to learn from, Label Studio's JSON, CSV.
+    Labels {
+        #[command(subcommand)]
+        command: labels::Command,
+        /// Configuration file, for the store and the classes.
+        #[arg(long, default_value = "deploy/beltsight.toml", global = true)]
+        config: PathBuf,
+    },
     /// Measure speed; the README's figures come from here.
     Bench {
         #[command(subcommand)]
@@ -242,6 +256,11 @@ fn run(command: Cmd) -> Result<ExitCode> {
         Cmd::Serve { config } => app::serve(Config::read(&config)?)?,
         Cmd::Doctor { config } => return examine(&Config::read(&config)?),
         Cmd::Models { command, root } => return models(command, &root),
+        Cmd::Round { folder } => {
+            let number = folder.file_name().and_then(|name| name.to_str()?.parse().ok());
+            let number = number.with_context(|| format!("{} is no round's folder", folder.display()))?;
+            rounds::run::run(&rounds::Folder { path: std::path::absolute(folder)?, number })?;
+        }
         Cmd::Evaluate { model, data, precision, json } => {
             let card = evaluate::evaluate(&model, precision.as_deref(), &data)?;
             if json { println!("{}", serde_json::to_string_pretty(&card)?) } else { print!("{card}") }
@@ -254,6 +273,9 @@ fn run(command: Cmd) -> Result<ExitCode> {
         Cmd::Distill(arguments) => return Err(learn("distill", &arguments)),
         Cmd::Compare(arguments) => return Err(learn("compare", &arguments)),
         Cmd::Reproduce(arguments) => return Err(learn("reproduce", &arguments)),
+        Cmd::Labels { command, config } => {
+            tokio::runtime::Runtime::new()?.block_on(labels::run(command, &Config::read(&config)?))?;
+        }
         Cmd::Bench { command } => tokio::runtime::Runtime::new()?.block_on(measure(command))?,
     }
     Ok(ExitCode::SUCCESS)
