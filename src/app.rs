@@ -41,6 +41,7 @@ use crate::{
     },
     metrics::Metrics,
     promote::registry::Registry,
+    rounds::keeper,
     store::Store,
 };
 
@@ -117,6 +118,18 @@ async fn run(config: Config) -> Result<()> {
         threads.extend(start_line(&line, camera, &stop, &stop_cameras)?);
     }
 
+    let rounds = keeper::Parts {
+        settings: config.rounds,
+        store: store.clone(),
+        folder: config.store.folder,
+        registry: registry.clone(),
+        swapper: swapper.clone(),
+        metrics: metrics.clone(),
+        recorded: recorded.subscribe(),
+        deadline: config.line.deadline,
+    };
+    let (rounds_handle, learning) = keeper::start(rounds, stop.clone());
+
     let (ready, ready_reader) = watch::channel(true);
     metrics.ready.set(1);
     let parts = api::Parts {
@@ -131,6 +144,7 @@ async fn run(config: Config) -> Result<()> {
         swapper: swapper.clone(),
         registry: registry.clone(),
         labels: config.labels,
+        rounds: rounds_handle,
     };
     tokio::spawn(count_labels(store.clone(), metrics.clone(), stop.clone()));
     let following = tokio::spawn(follow(registry, swapper, stop.clone()));
@@ -161,6 +175,7 @@ async fn run(config: Config) -> Result<()> {
 
     stop.cancel();
     following.await?;
+    learning.await?;
     stop_cameras.store(true, Ordering::Relaxed);
     for thread in threads {
         let _ = tokio::task::spawn_blocking(move || thread.join()).await; // a panicked camera must not keep us

@@ -20,6 +20,8 @@
 //! | [`nets`] | network architectures as data |
 //! | [`onnx`] | named weights → ONNX bytes, float32 and int8 |
 //! | [`corrupt`] | what a factory does to pictures, to examine students with |
+//! | [`rounds`] | unlabeled frames and labels → a candidate, beside the line |
+//! | [`exam`] | two students on the same held-out pictures |
 //! | [`promote`] | the gate that weighs a candidate, the registry of what serves |
 //! | [`scorecard`] | AUC, recall at fixed false accepts, calibration, confusion |
 //!
@@ -37,7 +39,9 @@ pub mod domain;
 pub mod draw;
 pub mod engine;
 pub mod evaluate;
+pub mod exam;
 pub mod labels;
+pub mod learner;
 pub mod line;
 pub mod metrics;
 pub mod model;
@@ -46,6 +50,7 @@ pub mod onnx;
 pub mod pixels;
 pub mod probe;
 pub mod promote;
+pub mod rounds;
 pub mod scorecard;
 pub mod snapshot;
 pub mod store;

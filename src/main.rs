@@ -3,13 +3,14 @@
 use std::{
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Command, ExitCode},
+    process::ExitCode,
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 use beltsight::{
-    app, bench, config::Config, dataset, doctor, draw, evaluate, labels, model, probe, promote::registry::Registry,
+    app, bench, config::Config, dataset, doctor, draw, evaluate, labels, learner, model, probe,
+    promote::registry::Registry, rounds,
 };
 use clap::{Parser, Subcommand};
 
@@ -45,6 +46,11 @@ enum Cmd {
         /// Folder with a folder per version.
         #[arg(long, default_value = "models", global = true)]
         root: PathBuf,
+    },
+    /// Run, or go on with, the round in a folder (the service starts it this way).
+    Round {
+        /// The round's folder, `<store>/rounds/<number>`.
+        folder: PathBuf,
     },
     /// Measure a model on labeled pictures.
     Evaluate {
@@ -250,6 +256,11 @@ fn run(command: Cmd) -> Result<ExitCode> {
         Cmd::Serve { config } => app::serve(Config::read(&config)?)?,
         Cmd::Doctor { config } => return examine(&Config::read(&config)?),
         Cmd::Models { command, root } => return models(command, &root),
+        Cmd::Round { folder } => {
+            let number = folder.file_name().and_then(|name| name.to_str()?.parse().ok());
+            let number = number.with_context(|| format!("{} is no round's folder", folder.display()))?;
+            rounds::run::run(&rounds::Folder { path: std::path::absolute(folder)?, number })?;
+        }
         Cmd::Evaluate { model, data, precision, json } => {
             let card = evaluate::evaluate(&model, precision.as_deref(), &data)?;
             if json { println!("{}", serde_json::to_string_pretty(&card)?) } else { print!("{card}") }
@@ -357,30 +368,15 @@ struct HandedOn {
     arguments: Vec<String>,
 }
 
-/// Replaces this process by `beltsight-learn`, with the libtorch that `deploy/setup` fetched on the library path.
-/// Returns only when that fails.
+/// Replaces this process by `beltsight-learn`. Returns only when that fails.
 fn learn(what: &str, HandedOn { arguments }: &HandedOn) -> anyhow::Error {
-    let Ok(program) = std::env::current_exe().map(|exe| exe.with_file_name("beltsight-learn")) else {
-        return anyhow::anyhow!("this program's own path is unknown");
-    };
-    if !program.is_file() {
-        return anyhow::anyhow!(
-            "{} is not built: run `deploy/setup --learn`, then `. .vendor/env && cargo build --features learn`",
-            program.display()
-        );
+    match learner::command() {
+        Ok(mut command) => {
+            let failed = command.arg(what).args(arguments).exec();
+            anyhow::Error::new(failed).context(command.get_program().to_string_lossy().into_owned())
+        }
+        Err(e) => e.into(),
     }
-    let mut command = Command::new(&program);
-    if std::env::var_os("OMP_WAIT_POLICY").is_none() {
-        // libtorch's threads otherwise spin while they wait for each other: beside any other work on the same cores
-        // training then fell from 210 to 50 pictures/s.
-        command.env("OMP_WAIT_POLICY", "passive");
-    }
-    let vendored = program.ancestors().map(|a| a.join(".vendor/libtorch/lib")).find(|p| p.is_dir());
-    if let Some(folder) = vendored {
-        let rest = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
-        command.env("LD_LIBRARY_PATH", format!("{}:{rest}", folder.display()));
-    }
-    anyhow::Error::new(command.arg(what).args(arguments).exec()).context(program.display().to_string())
 }
 
 async fn measure(command: BenchCmd) -> Result<()> {

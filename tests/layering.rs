@@ -25,8 +25,11 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("snapshot", &["dataset", "domain", "model", "pixels", "store"]),
     ("belt", &["domain", "pixels"]),
     ("line", &["belt", "domain", "engine", "metrics", "model", "pixels", "scorecard", "store"]),
-    ("config", &["api", "engine", "line"]),
-    ("api", &["domain", "engine", "line", "metrics", "model", "pixels", "promote", "store"]),
+    ("exam", &["corrupt", "dataset", "domain", "engine", "line", "model", "pixels", "promote"]),
+    ("learner", &[]),
+    ("rounds", &["dataset", "domain", "exam", "learner", "line", "metrics", "model", "promote", "snapshot", "store"]),
+    ("config", &["api", "engine", "line", "rounds"]),
+    ("api", &["domain", "engine", "line", "metrics", "model", "pixels", "promote", "rounds", "store"]),
 ];
 
 /// A crate that only one room may import.

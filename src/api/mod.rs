@@ -16,6 +16,7 @@ mod measure;
 mod models;
 mod openapi;
 mod page;
+mod rounds;
 mod streams;
 mod tensors;
 mod v2;
@@ -39,6 +40,7 @@ use crate::{
     line::{infer::Infer, live::LiveFrame, record::Recorder, swap::Swapper},
     metrics::Metrics,
     promote::registry::Registry,
+    rounds::keeper::Handle,
     store::Store,
 };
 use decoders::Decoders;
@@ -98,6 +100,8 @@ pub struct Parts {
     pub swapper: Arc<Swapper>,
     /// Which student serves and which served before.
     pub registry: Registry,
+    /// The learning beside the line.
+    pub rounds: Handle,
 }
 
 /// State of the API; clones share it.
@@ -162,6 +166,10 @@ pub fn router(api: Api) -> Router {
         .route("/models", get(models::list))
         .route("/models/rollback", post(models::rollback))
         .route("/models/{version}/promote", post(models::promote))
+        .route("/rounds", get(rounds::list))
+        .route("/rounds", post(rounds::start))
+        .route("/rounds/stop", post(rounds::stop))
+        .route("/rounds/approve", post(rounds::approve))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics))
@@ -183,4 +191,11 @@ pub fn router(api: Api) -> Router {
         .layer(CatchPanicLayer::custom(error::panicked))
         .layer(from_fn_with_state(api.clone(), measure::measure))
         .with_state(api)
+}
+
+/// Runs what reads the disk or waits for long on a thread where it may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| ApiError::Internal(e.to_string()))?
 }

@@ -3,7 +3,7 @@
 use axum::Json;
 use utoipa::OpenApi;
 
-use super::{classify, error::Problem, frames, health, items, labels, live, models, page, v2, verdicts};
+use super::{classify, error::Problem, frames, health, items, labels, live, models, page, rounds, v2, verdicts};
 
 /// Collects what the handlers say about themselves; a test compares it with the router.
 #[derive(OpenApi)]
@@ -44,6 +44,10 @@ use super::{classify, error::Problem, frames, health, items, labels, live, model
         models::list,
         models::promote,
         models::rollback,
+        rounds::list,
+        rounds::start,
+        rounds::stop,
+        rounds::approve,
         page::html,
         page::css,
         page::js,

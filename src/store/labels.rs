@@ -126,6 +126,18 @@ impl Store {
         self.one_label(id).await
     }
 
+    /// Items that somebody could tell the class of.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn labeled_items(&self) -> Result<usize, StoreError> {
+        let (items,): (i64,) =
+            sqlx::query_as("SELECT count(DISTINCT verdict) FROM current_labels WHERE class IS NOT NULL")
+                .fetch_one(&self.database)
+                .await?;
+        Ok(usize::try_from(items).unwrap_or(0)) // a count is never negative
+    }
+
     /// The label `id`, whether it still holds or not.
     ///
     /// # Errors
