@@ -51,6 +51,9 @@ use super::{classify, error::Problem, frames, health, items, labels, live, model
         page::html,
         page::css,
         page::js,
+        page::label_html,
+        page::label_css,
+        page::label_js,
     ),
     components(schemas(Problem))
 )]
