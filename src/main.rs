@@ -195,6 +195,12 @@ enum BenchCmd {
         #[arg(long, default_value_t = 100_000)]
         requests: usize,
     },
+    /// The record: verdicts written and verified a second.
+    Record {
+        /// Number of verdicts.
+        #[arg(long, default_value_t = 400_000)]
+        verdicts: usize,
+    },
 }
 
 fn main() -> ExitCode {
@@ -348,6 +354,9 @@ async fn measure(command: BenchCmd) -> Result<()> {
         }
         BenchCmd::Soak { model, data, requests } => {
             bench::load::soak(&model, bench::jpegs(&data)?, requests).await?;
+        }
+        BenchCmd::Record { verdicts } => {
+            println!("{}", serde_json::to_string_pretty(&bench::record::run(verdicts).await?)?);
         }
     }
     Ok(())
