@@ -17,6 +17,8 @@
 //! | [`app`] | wires channels and tasks into a service |
 //! | [`nets`] | network architectures as data |
 //! | [`onnx`] | named weights → ONNX bytes, float32 and int8 |
+//! | [`corrupt`] | what a factory does to pictures, to examine students with |
+//! | [`promote`] | the gate that weighs a candidate, the registry of what serves |
 //! | [`scorecard`] | AUC, recall at fixed false accepts, calibration, confusion |
 //!
 //! Training lives in the program `beltsight-learn` (`src/learn`), so that serving never loads libtorch.
@@ -26,6 +28,7 @@ pub mod app;
 pub mod belt;
 pub mod bench;
 pub mod config;
+pub mod corrupt;
 pub mod dataset;
 pub mod doctor;
 pub mod domain;
@@ -39,5 +42,6 @@ pub mod nets;
 pub mod onnx;
 pub mod pixels;
 pub mod probe;
+pub mod promote;
 pub mod scorecard;
 pub mod store;

@@ -19,6 +19,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("model", &["domain", "engine", "scorecard"]),
     ("dataset", &["model", "pixels"]),
     ("onnx", &["engine", "nets"]),
+    ("corrupt", &["domain", "pixels"]),
+    ("promote", &["domain", "model", "scorecard"]),
     ("store", &["domain", "model"]),
     ("belt", &["domain", "pixels"]),
     ("line", &["belt", "domain", "engine", "metrics", "model", "pixels", "scorecard", "store"]),
