@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use beltsight::{app, bench, config::Config, dataset, doctor, draw, evaluate, model, probe};
+use beltsight::{app, bench, config::Config, dataset, doctor, draw, evaluate, model, probe, store};
 use clap::{Parser, Subcommand};
 
 /// Pictures come and go between many threads: glibc keeps an arena for each and fragments it by tens of megabytes.
@@ -81,6 +81,11 @@ enum Cmd {
     /// Repeat a published experiment (runs beltsight-learn).
     #[command(disable_help_flag = true)]
     Reproduce(HandedOn),
+    /// The record: verify it.
+    Record {
+        #[command(subcommand)]
+        command: RecordCmd,
+    },
     /// Measure speed; the README's figures come from here.
     Bench {
         #[command(subcommand)]
@@ -136,6 +141,22 @@ enum CameraCmd {
         /// Write the last picture here as JPEG.
         #[arg(long)]
         save: Option<PathBuf>,
+    },
+}
+
+#[derive(Subcommand)]
+enum RecordCmd {
+    /// Check every entry, verdict and signature of a record; also beside a running service.
+    Verify {
+        /// The store's folder.
+        #[arg(long, default_value = "data")]
+        store: PathBuf,
+        /// The public key, kept elsewhere; absent: the store's own record.pub.
+        #[arg(long)]
+        public_key: Option<PathBuf>,
+        /// Print JSON instead of text.
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -230,6 +251,7 @@ fn run(command: Cmd) -> Result<ExitCode> {
         Cmd::Distill(arguments) => return Err(learn("distill", &arguments)),
         Cmd::Compare(arguments) => return Err(learn("compare", &arguments)),
         Cmd::Reproduce(arguments) => return Err(learn("reproduce", &arguments)),
+        Cmd::Record { command } => return tokio::runtime::Runtime::new()?.block_on(record(command)),
         Cmd::Bench { command } => tokio::runtime::Runtime::new()?.block_on(measure(command))?,
     }
     Ok(ExitCode::SUCCESS)
@@ -332,6 +354,17 @@ fn learn(what: &str, HandedOn { arguments }: &HandedOn) -> anyhow::Error {
         command.env("LD_LIBRARY_PATH", format!("{}:{rest}", folder.display()));
     }
     anyhow::Error::new(command.arg(what).args(arguments).exec()).context(program.display().to_string())
+}
+
+async fn record(command: RecordCmd) -> Result<ExitCode> {
+    let RecordCmd::Verify { store, public_key, json } = command;
+    let found = store::verify(&store, public_key.as_deref()).await?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&found)?)
+    } else {
+        print!("{found}")
+    }
+    Ok(if found.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn measure(command: BenchCmd) -> Result<()> {

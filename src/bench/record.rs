@@ -2,14 +2,14 @@
 
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::machine;
 use crate::{
     domain::{Action, ClassScore, Decision, Reason, Region, Source, Timings, Verdict},
-    store::Store,
+    store::{Store, verify},
 };
 
 /// Verdicts in a transaction, as the recorder commits them when it is behind.
@@ -26,9 +26,13 @@ pub struct Report {
     pub written_per_second: f64,
     /// Verdicts a second when each is a transaction of its own.
     pub single_per_second: f64,
+    /// Entries verified.
+    pub entries: i64,
+    /// Entries verified a second, the verdicts they hold included; three times.
+    pub verified_per_second: [f64; 3],
 }
 
-/// Writes `verdicts` verdicts into a new store.
+/// Writes `verdicts` verdicts into a new store and verifies its record.
 ///
 /// # Errors
 /// The store's.
@@ -51,7 +55,16 @@ pub async fn run(verdicts: usize) -> Result<Report> {
     }
     let single_per_second = f64::from(singles) / started.elapsed().as_secs_f64();
     store.close().await;
-    Ok(Report { machine: machine(), verdicts, written_per_second, single_per_second })
+    let mut verified_per_second = [0.0; 3];
+    let mut entries = 0;
+    for rate in &mut verified_per_second {
+        let started = Instant::now();
+        let found = verify(folder.path(), None).await?;
+        ensure!(found.findings.is_empty(), "{:?}", found.findings);
+        entries = found.entries;
+        *rate = entries as f64 / started.elapsed().as_secs_f64();
+    }
+    Ok(Report { machine: machine(), verdicts, written_per_second, single_per_second, entries, verified_per_second })
 }
 
 /// A verdict of usual size.

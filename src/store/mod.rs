@@ -9,6 +9,7 @@ mod frames;
 mod lots;
 mod signer;
 mod verdicts;
+mod verify;
 
 use std::{
     path::{Path, PathBuf},
@@ -23,6 +24,7 @@ pub use event::{Entry, Event};
 pub use frames::frame_key;
 pub use signer::{KeyError, PUBLIC, SECRET};
 pub use verdicts::{Counts, MAX_PAGE, Page};
+pub use verify::{Finding, Verification, verify};
 
 /// How long a reader or writer waits for another one's lock.
 const BUSY: Duration = Duration::from_secs(5);
