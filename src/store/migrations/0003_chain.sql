@@ -8,7 +8,9 @@ CREATE TABLE record (
     kind    TEXT AS (CASE WHEN verdict IS NULL THEN json_extract(body, '$.kind') END),
     lot     INTEGER AS (CASE WHEN verdict IS NULL THEN json_extract(body, '$.lot') END)
 );
-CREATE INDEX record_events ON record (kind, seq) WHERE verdict IS NULL;
+CREATE INDEX record_events ON record (seq) WHERE verdict IS NULL;
+CREATE INDEX record_events_by_kind ON record (kind, seq) WHERE verdict IS NULL;
+CREATE INDEX record_events_by_lot ON record (lot, seq) WHERE verdict IS NULL;
 
 -- The newest entry, signed with every commit.
 CREATE TABLE head (
