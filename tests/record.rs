@@ -131,7 +131,7 @@ async fn kills_at_random_moments_lose_no_shown_verdict_and_leave_a_whole_record(
         page.before = Some(last.id);
         kept.extend(found.into_iter().map(|v| (v.id, v)));
     }
-    let shown = shown.lock().unwrap();
+    let shown = std::mem::take(&mut *shown.lock().unwrap());
     for (id, verdict) in shown.iter() {
         assert_eq!(kept.get(id), Some(verdict), "verdict {id} was shown, so it is there, word for word");
     }
