@@ -1,12 +1,15 @@
-//! Verdicts and the record in SQLite, frames as files beside it.
+//! Verdicts, labels and the record in SQLite, frames as files beside it.
 //!
 //! Invariant: what was committed survives `kill -9` of the process (write-ahead log; a power cut may take the newest
 //! commits, `synchronous=NORMAL`), and no verdict names a frame that was not written before it.
 
+mod agreement;
 mod chain;
 mod event;
 mod frames;
+mod labels;
 mod lots;
+mod queue;
 mod signer;
 mod verdicts;
 mod verify;
@@ -20,8 +23,11 @@ use std::{
 use object_store::local::LocalFileSystem;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 
+pub use agreement::{Agreement, Consensus, consensus};
 pub use event::{Entry, Event};
 pub use frames::frame_key;
+pub use labels::{ItemPage, Label, LabelPage, LabeledItem};
+pub use queue::{Ask, Order, Queue, WINDOW, hash_share};
 pub use signer::{KeyError, PUBLIC, SECRET};
 pub use verdicts::{Counts, MAX_PAGE, Page};
 pub use verify::{Finding, Verification, verify};
