@@ -32,7 +32,7 @@ use crate::{
     domain::Verdict,
     engine,
     line::{
-        camera::{self, Event},
+        camera::{self, Event as CameraEvent},
         handover::Handover,
         infer::{self, Infer},
         inspect, priority,
@@ -42,7 +42,7 @@ use crate::{
     metrics::Metrics,
     promote::registry::Registry,
     rounds::keeper,
-    store::Store,
+    store::{Event, Store},
 };
 
 /// How often the registry of what serves is looked at.
@@ -87,6 +87,9 @@ async fn run(config: Config) -> Result<()> {
     });
 
     let store = Store::open(&config.store.folder).await?;
+    let started =
+        Event::Started { version: env!("CARGO_PKG_VERSION").into(), after_stop: store.ended_in_order().await? };
+    store.append(started).await?;
     let (recorded, _) = broadcast::channel::<Arc<Verdict>>(1024);
     // Recording outlives the line, so that the last verdicts are written too.
     let stop_recording = CancellationToken::new();
@@ -184,6 +187,9 @@ async fn run(config: Config) -> Result<()> {
     drop(line);
     stop_recording.cancel();
     writer.await?;
+    if let Err(e) = store.append(Event::Stopped).await {
+        tracing::error!("the end could not be recorded: {e}");
+    }
     store.close().await;
     Ok(())
 }
@@ -254,18 +260,18 @@ fn start_line(
     }
     let on_event = {
         let name = name.clone();
-        move |event: Event| match event {
-            Event::Frame => {
+        move |event: CameraEvent| match event {
+            CameraEvent::Frame => {
                 metrics.frames.with_label_values(&[&name]).inc();
                 metrics.camera_up.with_label_values(&[&name]).set(1);
             }
-            Event::Dropped => metrics.frames_dropped.with_label_values(&[&name, "stale"]).inc(),
-            Event::BadFrame(why) => {
+            CameraEvent::Dropped => metrics.frames_dropped.with_label_values(&[&name, "stale"]).inc(),
+            CameraEvent::BadFrame(why) => {
                 tracing::warn!(camera = &*name, "a frame was refused: {why}");
                 metrics.frames_dropped.with_label_values(&[&name, "driver"]).inc();
             }
-            Event::Opened => tracing::info!(camera = &*name, "camera opened"),
-            Event::Lost(why) => {
+            CameraEvent::Opened => tracing::info!(camera = &*name, "camera opened"),
+            CameraEvent::Lost(why) => {
                 tracing::warn!(camera = &*name, "camera lost: {why}");
                 metrics.camera_up.with_label_values(&[&name]).set(0);
                 metrics.camera_reconnects.with_label_values(&[&name]).inc();

@@ -184,7 +184,7 @@ impl Metrics {
         for queue in ["belt", "http", "record"] {
             all.queue_depth.with_label_values(&[queue]);
         }
-        for kind in ["verdict", "frame"] {
+        for kind in ["verdict", "frame", "event"] {
             all.record_dropped.with_label_values(&[kind]);
         }
         for outcome in ["loaded", "refused"] {

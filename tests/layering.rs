@@ -38,6 +38,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("tch", &["learn"]),
     ("axum", &["api", "app"]),
     ("sqlx", &["store"]),
+    ("ed25519_dalek", &["store"]),
     ("object_store", &["store"]),
     ("nokhwa", &["line"]),
     ("v4l", &["line"]),
