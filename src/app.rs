@@ -45,6 +45,8 @@ use crate::{
     store::{Event, Store},
 };
 
+/// How often labels are counted.
+const COUNT: Duration = Duration::from_secs(10);
 /// How often the registry of what serves is looked at.
 const FOLLOW: Duration = Duration::from_millis(200);
 
@@ -144,8 +146,10 @@ async fn run(config: Config) -> Result<()> {
         ready: ready_reader,
         swapper: swapper.clone(),
         registry: registry.clone(),
+        labels: config.labels,
         rounds: rounds_handle,
     };
+    tokio::spawn(count_labels(store.clone(), metrics.clone(), stop.clone()));
     let following = tokio::spawn(follow(registry, swapper, stop.clone()));
     let listen = config.server.listen;
     let listener = TcpListener::bind(listen).await.with_context(|| {
@@ -211,6 +215,23 @@ fn open_serving(registry: &Registry, config: &Config, metrics: &Metrics) -> Resu
                 }
                 tracing::error!("{version} is to serve but is refused: {e}; trying the one before");
             }
+        }
+    }
+}
+
+/// Keeps the gauges of what waits for a label and of how far people agree.
+async fn count_labels(store: Store, metrics: Metrics, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        match (store.unlabeled().await, store.agreement().await) {
+            (Ok(waiting), Ok(agreement)) => {
+                metrics.label_queue.set(waiting as i64);
+                metrics.label_kappa.set(agreement.kappa.unwrap_or(f64::NAN));
+            }
+            (Err(e), _) | (_, Err(e)) => tracing::warn!("labels can't be counted: {e}"),
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(COUNT) => {}
         }
     }
 }

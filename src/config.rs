@@ -41,6 +41,8 @@ pub struct Config {
     pub record: record::Settings,
     /// Where records are kept.
     pub store: Store,
+    /// How people label.
+    pub labels: api::LabelSettings,
     /// The learning beside the line.
     pub rounds: rounds::Settings,
 }
@@ -169,6 +171,12 @@ impl Config {
         if !(0.0..=1.0).contains(&self.record.keep_share) {
             return Err("record.keep_share must lie between 0 and 1".into());
         }
+        if !(0.0..=1.0).contains(&self.labels.second_share) {
+            return Err("labels.second_share must lie between 0 and 1".into());
+        }
+        if self.labels.classes.iter().any(|class| class.trim().is_empty()) {
+            return Err("labels.classes holds a class without a name".into());
+        }
         for (key, value) in [
             ("api.max_in_flight", self.api.max_in_flight),
             ("api.max_body", self.api.max_body),
@@ -239,6 +247,7 @@ mod tests {
         for text in [
             "[infer]\nhttp_queue = 0",
             "[record]\nkeep_share = nan",
+            "[labels]\nsecond_share = 1.5",
             "[line]\ndeadline = '0s'",
             "[locate]\nthreshold = 48.0",
         ] {

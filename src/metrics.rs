@@ -48,6 +48,9 @@ pub struct All {
     pub recorded: IntCounter,
     pub store_errors: IntCounter,
     pub store_seconds: Histogram,
+    pub labels: IntCounterVec,
+    pub label_queue: IntGauge,
+    pub label_kappa: Gauge,
     pub model_info: IntGaugeVec,
     pub model_loads: IntCounterVec,
     pub novelty: Histogram,
@@ -129,6 +132,18 @@ impl Metrics {
             recorded: counter(r, "recorded_total", "Verdicts committed to the store.")?,
             store_errors: counter(r, "store_errors_total", "Failed store operations.")?,
             store_seconds: histogram(r, "store_commit_seconds", "Time of one commit.", &LATENCY)?,
+            labels: counters(
+                r,
+                "labels_total",
+                "Labels that people gave, by class; cant_tell where they could not.",
+                &["class"],
+            )?,
+            label_queue: gauge(r, "label_queue_items", "Kept items among the newest 5,000 that nobody has labeled.")?,
+            label_kappa: float_gauge(
+                r,
+                "label_kappa_ratio",
+                "Cohen's kappa over items that two people labeled; NaN while there are too few.",
+            )?,
             model_info: gauges(r, "model_info", "1 for the model that serves.", &["version", "precision", "provider"])?,
             model_loads: counters(r, "model_loads_total", "Attempts to load a model, by outcome.", &["outcome"])?,
             novelty: histogram(
