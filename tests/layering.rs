@@ -21,7 +21,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("onnx", &["engine", "nets"]),
     ("store", &["domain", "model"]),
     ("belt", &["domain", "pixels"]),
-    ("line", &["belt", "domain", "engine", "metrics", "model", "pixels", "scorecard", "store"]),
+    ("output", &["domain", "metrics"]),
+    ("line", &["belt", "domain", "engine", "metrics", "model", "output", "pixels", "scorecard", "store"]),
     ("config", &["api", "engine", "line"]),
     ("api", &["domain", "engine", "line", "metrics", "model", "pixels", "store"]),
 ];
@@ -36,6 +37,8 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("nokhwa", &["line"]),
     ("v4l", &["line"]),
     ("tiny_skia", &["belt"]),
+    ("tokio_modbus", &["output"]),
+    ("rumqttc", &["output"]),
 ];
 
 fn sources() -> Vec<(String, PathBuf, String)> {
