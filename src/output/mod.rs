@@ -22,6 +22,9 @@ use crate::{
 };
 
 mod log;
+mod modbus;
+
+pub use modbus::Modbus;
 
 /// Commands that may wait for one output. At 800 items a minute more than a few means that it hangs.
 const QUEUE: usize = 64;
@@ -30,14 +33,18 @@ const QUEUE: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Target {
-    /// Modbus: a coil that is raised for `pulse`.
+    /// Modbus: a coil that is raised for a while.
     pub coil: Option<u16>,
+    /// Modbus: a holding register that gets another number, 1 to 65535, with each command.
+    pub register: Option<u16>,
 }
 
 /// One output. In TOML `kind = "modbus" | "mqtt" | "webhook" | "log"` chooses it.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Settings {
+    /// A PLC over Modbus TCP.
+    Modbus(Modbus),
     /// Lines in the service's log; moves nothing.
     Log {},
 }
@@ -46,21 +53,17 @@ impl Settings {
     /// Closed set of names for metrics.
     pub fn name(&self) -> &'static str {
         match self {
+            Settings::Modbus(_) => "modbus",
             Settings::Log {} => "log",
         }
     }
 
-    /// Whether it can stop the line.
-    pub fn can_stop(&self) -> bool {
-        match self {
-            Settings::Log {} => false,
-        }
-    }
-
-    /// Whether it can lead everything aside.
-    pub fn can_divert(&self) -> bool {
-        match self {
-            Settings::Log {} => false,
+    /// Whether it can stop the line, or lead everything aside.
+    pub fn can(&self, action: LineAction) -> bool {
+        match (self, action) {
+            (Settings::Modbus(modbus), LineAction::StopLine) => modbus.stop_line.is_some(),
+            (Settings::Modbus(modbus), LineAction::Divert) => modbus.divert.is_some(),
+            (Settings::Log {}, _) => false,
         }
     }
 
@@ -68,8 +71,11 @@ impl Settings {
     ///
     /// # Errors
     /// What the gate lacks.
-    pub fn check(&self, _target: &Target) -> Result<(), String> {
-        Ok(())
+    pub fn check(&self, target: &Target) -> Result<(), String> {
+        match self {
+            Settings::Modbus(modbus) => modbus.check(target),
+            Settings::Log {} => Ok(()),
+        }
     }
 }
 
@@ -133,11 +139,30 @@ pub struct Report {
     pub result: Result<(), String>,
 }
 
-/// What the line as a whole is asked: counts that only rise, so that a request is never lost in a full queue, and is
-/// made good after a broken connection.
+/// What the line as a whole can be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LineAction {
+    /// Stop.
+    StopLine,
+    /// Lead everything aside from now on.
+    Divert,
+}
+
+impl LineAction {
+    /// Closed set of names for metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            LineAction::StopLine => "stop_line",
+            LineAction::Divert => "divert",
+        }
+    }
+}
+
+/// How often the line was asked: counts that only rise, so that no full queue loses a request, and an output whose
+/// connection was broken makes it good.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Asked {
-    /// Times the line was to be stopped.
+    /// Times the line was to stop.
     pub stop: u64,
     /// Times everything was to be led aside.
     pub divert: u64,
@@ -148,16 +173,39 @@ pub struct Asked {
 /// What an output is given.
 struct Outlet {
     index: usize,
-    name: &'static str,
+    output: Settings,
     commands: mpsc::Receiver<Command>,
     asked: watch::Receiver<Asked>,
+    /// How much of that was acknowledged.
+    done: Asked,
     report: Arc<dyn Fn(Report) + Send + Sync>,
     metrics: Metrics,
 }
 
 impl Outlet {
     fn connected(&self, up: bool) {
-        self.metrics.output_up.with_label_values(&[self.name]).set(up.into());
+        self.metrics.output_up.with_label_values(&[self.output.name()]).set(up.into());
+    }
+
+    /// What was asked of the line and is not acknowledged, and how many times in all: a stop
+    /// first.
+    fn open(&self) -> Option<(LineAction, u64)> {
+        let asked = self.asked.borrow();
+        let open =
+            [(LineAction::StopLine, asked.stop, self.done.stop), (LineAction::Divert, asked.divert, self.done.divert)];
+        let mut open = open.into_iter().filter(|(action, asked, done)| asked > done && self.output.can(*action));
+        open.next().map(|(action, asked, _)| (action, asked))
+    }
+
+    /// The other side has acknowledged the first `upto` requests.
+    fn acknowledge(&mut self, action: LineAction, upto: u64) {
+        let done = match action {
+            LineAction::StopLine => &mut self.done.stop,
+            LineAction::Divert => &mut self.done.divert,
+        };
+        let more = upto.saturating_sub(*done);
+        *done = upto;
+        self.metrics.line_acknowledged.with_label_values(&[self.output.name(), action.name()]).inc_by(more);
     }
 
     fn report(&self, id: u64, result: Result<(), String>) {
@@ -184,9 +232,17 @@ pub fn start(
     for (index, output) in outputs.into_iter().enumerate() {
         let (sender, commands) = mpsc::channel(QUEUE);
         senders.push(sender);
-        let (name, asked) = (output.name(), asked.clone());
-        let outlet = Outlet { index, name, commands, asked, report: report.clone(), metrics: metrics.clone() };
+        let outlet = Outlet {
+            index,
+            output: output.clone(),
+            commands,
+            asked: asked.clone(),
+            done: Asked::default(),
+            report: report.clone(),
+            metrics: metrics.clone(),
+        };
         match output {
+            Settings::Modbus(modbus) => runtime.spawn(modbus::run(modbus, outlet)),
             Settings::Log {} => runtime.spawn(log::run(outlet)),
         };
     }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, de::Error};
 
 use crate::{
     domain::{Action, Region},
-    output,
+    output::{self, LineAction},
 };
 
 /// Longest way from capture to a gate that is believed; more is a wrong geometry or a standing belt.
@@ -108,6 +108,15 @@ impl OnLate {
             OnLate::Alarm => "alarm",
         }
     }
+
+    /// What it asks of the line.
+    pub fn asks(self) -> Option<LineAction> {
+        match self {
+            OnLate::StopLine => Some(LineAction::StopLine),
+            OnLate::Divert => Some(LineAction::Divert),
+            OnLate::Alarm => None,
+        }
+    }
 }
 
 impl Gate {
@@ -162,11 +171,7 @@ impl Settings {
             }
         }
         for outlet in &self.output {
-            let able = match outlet.on_late {
-                OnLate::StopLine => self.output.iter().any(|o| o.output.can_stop()),
-                OnLate::Divert => self.output.iter().any(|o| o.output.can_divert()),
-                OnLate::Alarm => true,
-            };
+            let able = outlet.on_late.asks().is_none_or(|action| self.output.iter().any(|o| o.output.can(action)));
             if !able {
                 return Err(format!("eject: no output can {}, as on_late asks", outlet.on_late.name()));
             }

@@ -22,7 +22,7 @@ use super::priority;
 use crate::{
     domain::{Action, Verdict},
     metrics::Metrics,
-    output::{self, Asked, Command, Report, Subject},
+    output::{self, Asked, Command, LineAction, Report, Subject},
 };
 
 mod gate;
@@ -53,15 +53,16 @@ struct Inner {
 /// What a late command leads to.
 #[derive(Clone)]
 struct Lates {
-    /// Name and `on_late` of each output.
-    outputs: Arc<[(&'static str, OnLate)]>,
+    /// Each output and its `on_late`.
+    outputs: Arc<[(output::Settings, OnLate)]>,
     asked: watch::Sender<Asked>,
     metrics: Metrics,
 }
 
 impl Lates {
     fn late(&self, output: usize, why: &Late, subject: &Subject) {
-        let (name, on_late) = self.outputs[output];
+        let (output, on_late) = &self.outputs[output];
+        let name = output.name();
         tracing::error!(
             gate = &*subject.gate,
             camera = subject.camera,
@@ -73,12 +74,17 @@ impl Lates {
         );
         self.metrics.eject_commands.with_label_values(&[name, why.name()]).inc();
         self.metrics.eject_late_actions.with_label_values(&[on_late.name()]).inc();
-        let said = || format!("{} at gate {}: {} {}", why.name(), subject.gate, subject.camera, subject.track);
-        match on_late {
-            OnLate::StopLine => self.asked.send_modify(|asked| (asked.stop, asked.why) = (asked.stop + 1, said())),
-            OnLate::Divert => self.asked.send_modify(|asked| (asked.divert, asked.why) = (asked.divert + 1, said())),
-            OnLate::Alarm => {}
+        let Some(action) = on_late.asks() else { return };
+        for (able, _) in self.outputs.iter().filter(|(output, _)| output.can(action)) {
+            self.metrics.line_asked.with_label_values(&[able.name(), action.name()]).inc();
         }
+        self.asked.send_modify(|asked| {
+            match action {
+                LineAction::StopLine => asked.stop += 1,
+                LineAction::Divert => asked.divert += 1,
+            }
+            asked.why = format!("{} at gate {}: {} {}", why.name(), subject.gate, subject.camera, subject.track);
+        });
     }
 }
 
@@ -128,7 +134,7 @@ impl Ejector {
 
     fn new(settings: &Settings, metrics: &Metrics) -> (Self, Receiver<Message>) {
         let (messages, received) = sync_channel(settings.queue * (1 + settings.output.len()));
-        let outputs = settings.output.iter().map(|outlet| (outlet.output.name(), outlet.on_late)).collect();
+        let outputs = settings.output.iter().map(|outlet| (outlet.output.clone(), outlet.on_late)).collect();
         let lates = Lates { outputs, asked: watch::Sender::new(Asked::default()), metrics: metrics.clone() };
         let gates = settings.gate.iter().map(|gate| (gate.clone(), gate.name.as_str().into())).collect();
         (Self(Arc::new(Inner { gates, messages, lates })), received)
@@ -215,7 +221,7 @@ fn keep_time(mut plan: Plan, received: &Receiver<Message>, senders: &[mpsc::Send
             Ok(Message::Order(order)) => plan.add(order, Instant::now()),
             Ok(Message::Report(Report { id, output, at, result })) => {
                 if let Some(late) = plan.reported(id, output, at, result) {
-                    let name = lates.outputs[output].0;
+                    let name = lates.outputs[output].0.name();
                     metrics.eject_commands.with_label_values(&[name, "acknowledged"]).inc();
                     metrics.eject_ack_late.with_label_values(&[name]).observe(late.as_secs_f64());
                 }

@@ -200,7 +200,11 @@ mod tests {
     fn order(due: Option<Instant>, track: u64) -> Order {
         let mut verdict = verdict(Action::Reject);
         verdict.track = track;
-        Order { target: Target { coil: Some(0) }, due, subject: Arc::new(Subject::new("out".into(), &verdict)) }
+        Order {
+            target: Target { coil: Some(0), register: None },
+            due,
+            subject: Arc::new(Subject::new("out".into(), &verdict)),
+        }
     }
 
     const MS: Duration = Duration::from_millis(1);
