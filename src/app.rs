@@ -14,10 +14,11 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -36,14 +37,18 @@ use crate::{
         camera::{self, Event},
         eject::Ejector,
         handover::Handover,
-        infer::Infer,
+        infer::{self, Infer},
         inspect, priority,
         record::Recorder,
-        swap,
+        swap::{self, Swapper},
     },
     metrics::Metrics,
+    promote::registry::Registry,
     store::Store,
 };
+
+/// How often the registry of what serves is looked at.
+const FOLLOW: Duration = Duration::from_millis(200);
 
 /// Runs the service until SIGINT or SIGTERM; returns after everything recorded is on disk.
 ///
@@ -60,20 +65,28 @@ async fn run(config: Config) -> Result<()> {
     metrics.cores.set(engine::cores() as i64);
     let stop = CancellationToken::new();
 
-    let model = &config.model;
-    let folder = model.root.join(&model.version);
-    let student = swap::open(&folder, model.precision.as_deref(), model.device, model.threads, config.infer.max_batch)
-        .inspect_err(|_| metrics.model_loads.with_label_values(&["refused"]).inc())?;
+    let registry = Registry { root: config.model.root.clone(), first: config.model.version.clone() };
+    let student = open_serving(&registry, &config, &metrics)?;
     metrics.model_loads.with_label_values(&["loaded"]).inc();
     tracing::info!(
         model = student.card.label,
         precision = student.card.precision,
         provider = student.engine.provider(),
-        asked = %model.device,
+        asked = %config.model.device,
         cores = engine::cores(),
         "model is warm"
     );
     let (infer, workers) = Infer::start(student, config.infer.clone(), metrics.clone())?;
+    let swapper = Arc::new(Swapper {
+        infer: infer.clone(),
+        metrics: metrics.clone(),
+        root: config.model.root.clone(),
+        precision: config.model.precision.clone(),
+        device: config.model.device,
+        threads: config.model.threads,
+        max_batch: config.infer.max_batch,
+        loading: Mutex::new(()),
+    });
 
     let store = Store::open(&config.store.folder).await?;
     let (recorded, _) = broadcast::channel::<Arc<Verdict>>(1024);
@@ -122,11 +135,10 @@ async fn run(config: Config) -> Result<()> {
         live: live_reader,
         stop: stop.clone(),
         ready: ready_reader,
-        models: config.model.root,
-        device: config.model.device,
-        threads: config.model.threads,
-        max_batch: config.infer.max_batch,
+        swapper: swapper.clone(),
+        registry: registry.clone(),
     };
+    let following = tokio::spawn(follow(registry, swapper, stop.clone()));
     let listen = config.server.listen;
     let listener = TcpListener::bind(listen).await.with_context(|| {
         format!("{listen} can't be listened on: is another service there? Choose another server.listen")
@@ -145,7 +157,7 @@ async fn run(config: Config) -> Result<()> {
     let server = axum::serve(listener, router).with_graceful_shutdown(told);
     let deadline = async {
         stop.cancelled().await;
-        tokio::time::sleep(std::time::Duration::from_secs(5)).await; // event streams never end by themselves
+        tokio::time::sleep(Duration::from_secs(5)).await; // event streams never end by themselves
     };
     tokio::select! {
         served = server.into_future() => served?,
@@ -153,6 +165,7 @@ async fn run(config: Config) -> Result<()> {
     }
 
     stop.cancel();
+    following.await?;
     stop_cameras.store(true, Ordering::Relaxed);
     for thread in threads {
         let _ = tokio::task::spawn_blocking(move || thread.join()).await; // a panicked camera must not keep us
@@ -170,6 +183,54 @@ async fn run(config: Config) -> Result<()> {
     writer.await?;
     store.close().await;
     Ok(())
+}
+
+/// Opens the student that the registry says is to serve; if it is refused, the one before it, and so on, because a line
+/// that stands still helps nobody.
+fn open_serving(registry: &Registry, config: &Config, metrics: &Metrics) -> Result<infer::Student> {
+    let model = &config.model;
+    let mut stack = registry.stack()?;
+    loop {
+        let version = stack.pop().unwrap_or_else(|| model.version.clone());
+        let folder = model.root.join(&version);
+        match swap::open(&folder, model.precision.as_deref(), model.device, model.threads, config.infer.max_batch) {
+            Ok(student) => return Ok(student),
+            Err(e) => {
+                metrics.model_loads.with_label_values(&["refused"]).inc();
+                if stack.is_empty() {
+                    return Err(e.into());
+                }
+                tracing::error!("{version} is to serve but is refused: {e}; trying the one before");
+            }
+        }
+    }
+}
+
+/// Follows the registry, so that `beltsight models promote` and `rollback` reach a running service.
+async fn follow(registry: Registry, swapper: Arc<Swapper>, stop: CancellationToken) {
+    let mut known = registry.history().unwrap_or_default();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(FOLLOW) => {}
+        }
+        let (registry, swapper, before) = (registry.clone(), swapper.clone(), known.len());
+        let look = move || -> Result<_> {
+            let history = registry.history()?;
+            let version = registry.stack()?.pop().context("no version")?;
+            // Only a new entry counts: between a load and its entry the registry is behind the line. A student that
+            // is refused is not tried again: the refusal is in the log, and the line goes on.
+            if history.len() != before && swapper.infer.card().version != version {
+                let _ = swapper.load(&version);
+            }
+            Ok(history)
+        };
+        match tokio::task::spawn_blocking(look).await {
+            Ok(Ok(history)) => known = history,
+            Ok(Err(e)) => tracing::error!("the registry of what serves can't be followed: {e:#}"),
+            Err(e) => tracing::error!("{e}"),
+        }
+    }
 }
 
 /// A camera's two threads: one drains the camera, one inspects.

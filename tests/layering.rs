@@ -19,12 +19,14 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("model", &["domain", "engine", "scorecard"]),
     ("dataset", &["model", "pixels"]),
     ("onnx", &["engine", "nets"]),
+    ("corrupt", &["domain", "pixels"]),
+    ("promote", &["domain", "model", "scorecard"]),
     ("store", &["domain", "model"]),
     ("belt", &["domain", "pixels"]),
     ("output", &["domain", "metrics"]),
     ("line", &["belt", "domain", "engine", "metrics", "model", "output", "pixels", "scorecard", "store"]),
     ("config", &["api", "engine", "line"]),
-    ("api", &["domain", "engine", "line", "metrics", "model", "pixels", "store"]),
+    ("api", &["domain", "engine", "line", "metrics", "model", "pixels", "promote", "store"]),
 ];
 
 /// A crate that only one room may import.

@@ -19,11 +19,7 @@ mod tensors;
 mod v2;
 mod verdicts;
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, atomic::AtomicBool},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -38,9 +34,9 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::{
     domain::Verdict,
-    engine::Device,
-    line::{infer::Infer, live::LiveFrame, record::Recorder},
+    line::{infer::Infer, live::LiveFrame, record::Recorder, swap::Swapper},
     metrics::Metrics,
+    promote::registry::Registry,
     store::Store,
 };
 use decoders::Decoders;
@@ -93,14 +89,10 @@ pub struct Parts {
     pub ready: watch::Receiver<bool>,
     /// Ends the event streams, so that a graceful shutdown is not held up by them.
     pub stop: CancellationToken,
-    /// Folder of the model folders.
-    pub models: PathBuf,
-    /// Where a newly loaded model runs.
-    pub device: Device,
-    /// Threads of a newly loaded model.
-    pub threads: usize,
-    /// Largest micro-batch, for warming up a newly loaded model.
-    pub max_batch: usize,
+    /// Loads students.
+    pub swapper: Arc<Swapper>,
+    /// Which student serves and which served before.
+    pub registry: Registry,
 }
 
 /// State of the API; clones share it.
@@ -113,7 +105,6 @@ struct State {
     admission: Arc<Semaphore>,
     streams: Arc<Semaphore>,
     decoders: Decoders,
-    loading: AtomicBool,
 }
 
 impl std::ops::Deref for Api {
@@ -135,7 +126,6 @@ impl Api {
             admission: Arc::new(Semaphore::new(settings.max_in_flight)),
             streams: Arc::new(Semaphore::new(settings.max_streams)),
             decoders: Decoders::start(threads, parts.infer.clone())?,
-            loading: AtomicBool::new(false),
             parts,
             settings,
         })))
@@ -152,6 +142,9 @@ pub fn router(api: Api) -> Router {
         .route("/frames/{key}", get(frames::frame))
         .route("/live", get(live::stream))
         .route("/live.jpg", get(live::picture))
+        .route("/models", get(models::list))
+        .route("/models/rollback", post(models::rollback))
+        .route("/models/{version}/promote", post(models::promote))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics))

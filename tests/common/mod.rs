@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -17,13 +17,14 @@ use beltsight::{
         infer::{self, Infer},
         live::LiveFrame,
         record::{self, Recorder},
-        swap,
+        swap::{self, Swapper},
     },
     metrics::Metrics,
     model::{File, Input, Lineage, Manifest, sha256},
     nets::{self, Net},
     onnx::{Tensor, Weights, export},
     pixels::encode_jpeg,
+    promote::registry::Registry,
     store::Store,
 };
 use tempfile::TempDir;
@@ -141,10 +142,17 @@ pub async fn start_with(settings: Settings) -> Server {
         live: newest,
         ready: is_ready,
         stop: stop.clone(),
-        models: models.clone(),
-        device: Device::Cpu,
-        threads: 2, // so that there are sessions side by side
-        max_batch: 2,
+        swapper: Arc::new(Swapper {
+            infer: infer.clone(),
+            metrics: metrics.clone(),
+            root: models.clone(),
+            precision: None,
+            device: Device::Cpu,
+            threads: 2, // so that there are sessions side by side
+            max_batch: 2,
+            loading: Mutex::new(()),
+        }),
+        registry: Registry { root: models.clone(), first: "one".into() },
     };
     let router = api::router(Api::new(parts, settings).unwrap());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
