@@ -7,6 +7,8 @@
 //! | HTTP items | API → worker | `infer.http_queue` | 429 |
 //! | admission | network → API | `api.max_in_flight` | 429; the body is thrown away as it comes |
 //! | records | line, API → store | `record.queue` | dropped and counted: the line never waits for the disk; HTTP leaves the belt a quarter |
+//! | orders | line → eject | `eject.queue` | the command is late and acted on as configured |
+//! | commands | eject → output | 64 commands | the same |
 //! | recorded | store → streams | 1,024 verdicts | slow readers skip |
 //! | live | line → page | 1 frame | the newest replaces the old |
 
@@ -33,6 +35,7 @@ use crate::{
     engine,
     line::{
         camera::{self, Event as CameraEvent},
+        eject::Ejector,
         handover::Handover,
         infer::{self, Infer},
         inspect, priority,
@@ -105,8 +108,14 @@ async fn run(config: Config) -> Result<()> {
         .on_thread_start(|| priority::set(priority::BELT))
         .enable_time()
         .build()?;
+    let (ejector, ejecting) = config
+        .eject
+        .map(|eject| Ejector::start(eject, &metrics))
+        .transpose()?
+        .map_or((None, None), |(e, r)| (Some(e), Some(r)));
     let line = inspect::Line {
         infer: infer.clone(),
+        ejector,
         recorder: recorder.clone(),
         metrics: metrics.clone(),
         live,
@@ -188,6 +197,9 @@ async fn run(config: Config) -> Result<()> {
         let _ = tokio::task::spawn_blocking(move || worker.join()).await;
     }
     belt.shutdown_background();
+    if let Some(ejecting) = ejecting {
+        let _ = tokio::task::spawn_blocking(move || ejecting.close()).await; // what was ordered is still done
+    }
     drop(line);
     stop_recording.cancel();
     writer.await?;
