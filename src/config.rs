@@ -15,7 +15,7 @@ use serde::Deserialize;
 use crate::{
     api,
     engine::Device,
-    line::{camera, infer, locate, record},
+    line::{camera, eject, infer, locate, record},
     rounds,
 };
 
@@ -37,6 +37,8 @@ pub struct Config {
     pub locate: locate::LocateConfig,
     /// Deadlines of the line.
     pub line: Line,
+    /// Acting on verdicts; absent: nothing is moved.
+    pub eject: Option<eject::Settings>,
     /// What is recorded, and how much may wait.
     pub record: record::Settings,
     /// Where records are kept.
@@ -207,10 +209,10 @@ impl Config {
         }
         let mut names: Vec<_> = self.camera.iter().map(camera::CameraConfig::name).collect();
         names.sort();
-        match names.windows(2).find(|pair| pair[0] == pair[1]) {
-            Some(pair) => Err(format!("two cameras are named {}", pair[0])),
-            None => Ok(()),
+        if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(format!("two cameras are named {}", pair[0]));
         }
+        self.eject.as_ref().map_or(Ok(()), |eject| eject.check(&names))
     }
 }
 
@@ -226,6 +228,16 @@ mod tests {
         assert_eq!(config.camera.len(), 1);
         config.camera.clear();
         assert_eq!(format!("{config:#?}"), format!("{:#?}", Config::default()));
+    }
+
+    #[test]
+    fn the_example_of_acting_loads() {
+        let text = include_str!("../deploy/beltsight.toml");
+        let (before, after) = text.split_once("# [eject]\n").unwrap();
+        let (example, after) = after.split_once("\n\n").unwrap();
+        let example: String = example.lines().map(|l| l.trim_start_matches('#').to_string() + "\n").collect();
+        let config = Config::parse(&format!("{before}[eject]\n{example}{after}"), std::iter::empty()).unwrap();
+        assert_eq!(config.eject.unwrap().gate.len(), 1);
     }
 
     #[test]

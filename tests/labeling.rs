@@ -50,6 +50,8 @@ async fn item(store: &Store, i: usize, look: &Picture, action: Action) -> i64 {
         frame: Some(key),
         truth: None,
         novelty: None,
+        thresholds: String::new(),
+        lot: None,
     };
     store.insert(&[verdict]).await.unwrap()[0]
 }
