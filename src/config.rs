@@ -48,11 +48,13 @@ pub struct Config {
 pub struct Server {
     /// Address and port; port 0 takes a free one, and the log says which.
     pub listen: SocketAddr,
+    /// File of the access tokens; absent: `tokens.toml` in the store's folder.
+    pub tokens: Option<PathBuf>,
 }
 
 impl Default for Server {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8080)) }
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8080)), tokens: None }
     }
 }
 
@@ -138,6 +140,11 @@ impl Config {
         let text =
             std::fs::read_to_string(path).map_err(|e| ConfigError::Read { path: path.into(), why: e.to_string() })?;
         Self::parse(&text, std::env::vars()).map_err(|why| ConfigError::Wrong { path: path.into(), why })
+    }
+
+    /// File of the access tokens.
+    pub fn tokens(&self) -> PathBuf {
+        self.server.tokens.clone().unwrap_or_else(|| self.store.folder.join("tokens.toml"))
     }
 
     fn parse(text: &str, environment: impl Iterator<Item = (String, String)>) -> Result<Self, String> {

@@ -13,6 +13,7 @@
 //! | [`line`] | the hot path: camera, locate, infer, decide, record |
 //! | [`belt`] | the simulated belt: seeded fish with exact truth |
 //! | [`store`] | verdicts in SQLite, frames as files |
+//! | [`tokens`] | access tokens and roles, hashed in a file |
 //! | [`api`] | HTTP: one file per resource |
 //! | [`app`] | wires channels and tasks into a service |
 //! | [`nets`] | network architectures as data |
@@ -41,3 +42,4 @@ pub mod pixels;
 pub mod probe;
 pub mod scorecard;
 pub mod store;
+pub mod tokens;

@@ -19,6 +19,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("model", &["domain", "engine", "scorecard"]),
     ("dataset", &["model", "pixels"]),
     ("onnx", &["engine", "nets"]),
+    ("tokens", &[]),
     ("store", &["domain", "model"]),
     ("belt", &["domain", "pixels"]),
     ("line", &["belt", "domain", "engine", "metrics", "model", "pixels", "scorecard", "store"]),
