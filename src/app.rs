@@ -18,7 +18,7 @@ use std::{
     thread,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use tokio::{
     net::TcpListener,
     sync::{broadcast, watch},
@@ -40,6 +40,7 @@ use crate::{
     },
     metrics::Metrics,
     store::Store,
+    tokens::Tokens,
 };
 
 /// Runs the service until SIGINT or SIGTERM; returns after everything recorded is on disk.
@@ -53,6 +54,8 @@ pub fn serve(config: Config) -> Result<()> {
 }
 
 async fn run(config: Config) -> Result<()> {
+    let listen = config.server.listen;
+    let tokens = guarded(&config)?;
     let metrics = Metrics::new()?;
     metrics.cores.set(engine::cores() as i64);
     let stop = CancellationToken::new();
@@ -106,6 +109,7 @@ async fn run(config: Config) -> Result<()> {
     metrics.ready.set(1);
     let parts = api::Parts {
         infer: infer.clone(),
+        tokens,
         store: store.clone(),
         recorder,
         metrics: metrics.clone(),
@@ -118,7 +122,6 @@ async fn run(config: Config) -> Result<()> {
         threads: config.model.threads,
         max_batch: config.infer.max_batch,
     };
-    let listen = config.server.listen;
     let listener = TcpListener::bind(listen).await.with_context(|| {
         format!("{listen} can't be listened on: is another service there? Choose another server.listen")
     })?;
@@ -158,6 +161,24 @@ async fn run(config: Config) -> Result<()> {
     writer.await?;
     store.close().await;
     Ok(())
+}
+
+/// The access tokens. Without any, nothing but this machine may be listened to.
+fn guarded(config: &Config) -> Result<Tokens> {
+    let (path, listen) = (config.tokens(), config.server.listen);
+    let tokens = Tokens::open(&path)?;
+    if !tokens.guarded() {
+        ensure!(
+            listen.ip().to_canonical().is_loopback(),
+            "server.listen is {listen}, which others can reach, and {} holds no access token, so everybody could run the \
+             line: make one with `beltsight tokens add --name NAME --role admin`, or listen on 127.0.0.1",
+            path.display()
+        );
+        tracing::warn!(
+            "no access token is set: this machine alone is served, without asking; `beltsight tokens add` makes one"
+        );
+    }
+    Ok(tokens)
 }
 
 /// A camera's two threads: one drains the camera, one inspects.

@@ -53,6 +53,7 @@ pub struct All {
     pub http_requests: IntCounterVec,
     pub http_seconds: HistogramVec,
     pub bad_input: IntCounterVec,
+    pub access_refused: IntCounterVec,
     pub ready: IntGauge,
     pub cores: IntGauge,
 }
@@ -129,6 +130,7 @@ impl Metrics {
             )?,
             http_seconds: histograms(r, "http_request_seconds", "Time to answer a request.", &["route"], &LATENCY)?,
             bad_input: counters(r, "bad_input_total", "Requests refused for what they carried, by kind.", &["kind"])?,
+            access_refused: counters(r, "access_refused_total", "Requests not let in, by reason.", &["reason"])?,
             ready: gauge(r, "ready", "1 while the service is ready.")?,
             cores: gauge(r, "cpu_cores", "CPU cores that the process may use.")?,
             registry: registry.clone(),
@@ -172,6 +174,9 @@ impl Metrics {
             "malformed",
         ] {
             all.bad_input.with_label_values(&[kind]);
+        }
+        for reason in ["no_token", "unknown_token", "expired_token", "role", "cross_site", "host", "no_rule"] {
+            all.access_refused.with_label_values(&[reason]);
         }
         for route in ["/classify", "/v2/models/{model}/infer"] {
             all.refused.with_label_values(&[route]);

@@ -24,7 +24,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("belt", &["domain", "pixels"]),
     ("line", &["belt", "domain", "engine", "metrics", "model", "pixels", "scorecard", "store"]),
     ("config", &["api", "engine", "line"]),
-    ("api", &["domain", "engine", "line", "metrics", "model", "pixels", "store"]),
+    ("api", &["domain", "engine", "line", "metrics", "model", "pixels", "store", "tokens"]),
 ];
 
 /// A crate that only one room may import.

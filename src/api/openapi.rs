@@ -3,7 +3,7 @@
 use axum::Json;
 use utoipa::OpenApi;
 
-use super::{classify, error::Problem, frames, health, live, models, page, v2, verdicts};
+use super::{classify, error::Problem, frames, health, live, login, models, page, v2, verdicts};
 
 /// Collects what the handlers say about themselves; a test compares it with the router.
 #[derive(OpenApi)]
@@ -11,7 +11,7 @@ use super::{classify, error::Problem, frames, health, live, models, page, v2, ve
     info(
         title = "beltsight",
         description = "Conveyor-belt inspection. Every error is a problem document (RFC 9457). `/v2` speaks the Open \
-                       Inference Protocol."
+                       Inference Protocol. Where access tokens are set, send one as `Authorization: Bearer …`."
     ),
     paths(
         classify::classify,
@@ -36,6 +36,9 @@ use super::{classify, error::Problem, frames, health, live, models, page, v2, ve
         page::html,
         page::css,
         page::js,
+        login::login,
+        login::logout,
+        login::whoami,
     ),
     components(schemas(Problem))
 )]

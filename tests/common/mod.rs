@@ -25,6 +25,7 @@ use beltsight::{
     onnx::{Tensor, Weights, export},
     pixels::encode_jpeg,
     store::Store,
+    tokens::Tokens,
 };
 use tempfile::TempDir;
 use tokio::sync::{broadcast, watch};
@@ -96,6 +97,8 @@ pub struct Server {
     pub client: reqwest::Client,
     pub metrics: Metrics,
     pub infer: Infer,
+    pub tokens: Tokens,
+    pub tokens_file: PathBuf,
     pub store: Store,
     pub models: PathBuf,
     pub live: watch::Sender<Option<LiveFrame>>,
@@ -132,8 +135,11 @@ pub async fn start_with(settings: Settings) -> Server {
     let (recorder, _task) = Recorder::start(store.clone(), &record, metrics.clone(), recorded.clone(), stop.clone());
     let (live, newest) = watch::channel(None);
     let (ready, is_ready) = watch::channel(true);
+    let tokens_file = folder.path().join("tokens.toml"); // none yet
+    let tokens = Tokens::open(&tokens_file).unwrap();
     let parts = Parts {
         infer: infer.clone(),
+        tokens: tokens.clone(),
         store: store.clone(),
         recorder: recorder.clone(),
         metrics: metrics.clone(),
@@ -157,6 +163,8 @@ pub async fn start_with(settings: Settings) -> Server {
         client: reqwest::Client::builder().timeout(Duration::from_secs(30)).build().unwrap(),
         metrics,
         infer,
+        tokens,
+        tokens_file,
         store,
         models,
         live,
