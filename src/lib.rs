@@ -18,6 +18,8 @@
 //! | [`app`] | wires channels and tasks into a service |
 //! | [`nets`] | network architectures as data |
 //! | [`onnx`] | named weights → ONNX bytes, float32 and int8 |
+//! | [`corrupt`] | what a factory does to pictures, to examine students with |
+//! | [`promote`] | the gate that weighs a candidate, the registry of what serves |
 //! | [`scorecard`] | AUC, recall at fixed false accepts, calibration, confusion |
 //!
 //! Training lives in the program `beltsight-learn` (`src/learn`), so that serving never loads libtorch.
@@ -27,6 +29,7 @@ pub mod app;
 pub mod belt;
 pub mod bench;
 pub mod config;
+pub mod corrupt;
 pub mod dataset;
 pub mod doctor;
 pub mod domain;
@@ -40,6 +43,7 @@ pub mod nets;
 pub mod onnx;
 pub mod pixels;
 pub mod probe;
+pub mod promote;
 pub mod scorecard;
 pub mod store;
 pub mod tokens;

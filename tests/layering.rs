@@ -20,6 +20,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("dataset", &["model", "pixels"]),
     ("onnx", &["engine", "nets"]),
     ("tokens", &[]),
+    ("corrupt", &["domain", "pixels"]),
+    ("promote", &["domain", "model", "scorecard"]),
     ("store", &["domain", "model"]),
     ("belt", &["domain", "pixels"]),
     ("line", &["belt", "domain", "engine", "metrics", "model", "pixels", "scorecard", "store"]),

@@ -6,7 +6,10 @@
 use std::{collections::BTreeMap, fs, path::Path, time::Instant};
 
 use anyhow::{Context, ensure};
-use beltsight::scorecard::{Scorecard, argmax};
+use beltsight::{
+    corrupt::{CORRUPTIONS, corrupt},
+    scorecard::{Scorecard, argmax},
+};
 use clap::{Args, Parser};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -15,7 +18,6 @@ use tch::{Kind, Tensor, no_grad};
 use crate::{
     augment::generator,
     compare_page,
-    corrupt::{CORRUPTIONS, corrupt},
     data::{self, Dataset},
     evaluate,
     fit::{Ground, Pools, Recipe},

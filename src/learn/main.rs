@@ -6,7 +6,7 @@
 //! | [`train`], [`distill`], [`compare`], [`reproduce`] | the commands, start to finish |
 //! | [`setup`] | options, pictures, the network to start from |
 //! | [`data`] | labeled and unlabeled pictures, splits that keep groups whole |
-//! | [`augment`], [`corrupt`], [`views`] | weak and strong views; damaged pictures; cached outputs of a frozen trunk |
+//! | [`augment`], [`views`] | weak and strong views; cached outputs of a frozen trunk |
 //! | [`nets`], [`weights`] | libtorch runs `beltsight::nets`; safetensors |
 //! | [`methods`] | one method per file: what it sees, and its loss |
 //! | [`fit`], [`round`] | one student by a recipe; Noisy Student's rounds |
@@ -18,7 +18,6 @@
 mod augment;
 mod compare;
 mod compare_page;
-mod corrupt;
 mod data;
 mod distill;
 mod evaluate;

@@ -4,12 +4,13 @@
 
 use anyhow::Context;
 use base64::Engine as _;
-use beltsight::{domain::Picture, pixels};
-
-use crate::{
-    augment::{OPERATIONS, Strong, Weak, generator, strong, weak},
+use beltsight::{
     corrupt::{CORRUPTIONS, corrupt},
+    domain::Picture,
+    pixels,
 };
+
+use crate::augment::{OPERATIONS, Strong, Weak, generator, strong, weak};
 
 /// A `<section>` that needs nothing from outside: `picture` (`side * side * 3` bytes, HWC), weak and strong views, every
 /// operation at magnitudes 0, ½ and 1, every corruption at strengths 1 to 5.

@@ -5,13 +5,14 @@
 //! also falls off to one side; shift to weak shifts and Translate, but the edge is drawn out, where those mirror it or
 //! fill in gray. Blur is wider than the 3 × 3 pixels of Sharpness; the others have no counterpart.
 
-use beltsight::{
-    domain::Picture,
-    pixels::{self, Limits, PixelError},
-};
 use image::{RgbImage, imageops};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
+
+use crate::{
+    domain::Picture,
+    pixels::{self, Limits, PixelError},
+};
 
 /// What happened to a picture; each gives its five strengths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,8 +166,9 @@ fn blur(picture: &[u8], side: usize, sigma: f32) -> Vec<u8> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use rand::SeedableRng;
+
     use super::*;
-    use crate::augment::generator;
 
     const SIDE: usize = 64;
 
@@ -191,7 +193,7 @@ mod tests {
             for seed in 0..5 {
                 let distances: Vec<f64> = (1..=5)
                     .map(|strength| {
-                        let mut rng = generator(seed, 0, 0);
+                        let mut rng = ChaCha8Rng::seed_from_u64(seed);
                         let found = corrupt(&picture, SIDE, corruption, strength, &mut rng).unwrap();
                         assert_eq!(found.len(), picture.len());
                         apart(&found, &picture)
@@ -207,7 +209,7 @@ mod tests {
     fn a_corruption_depends_on_its_generator_alone() {
         let picture = picture();
         for corruption in CORRUPTIONS {
-            let found = |seed| corrupt(&picture, SIDE, corruption, 3, &mut generator(seed, 0, 0)).unwrap();
+            let found = |seed| corrupt(&picture, SIDE, corruption, 3, &mut ChaCha8Rng::seed_from_u64(seed)).unwrap();
             assert_eq!(found(1), found(1), "{corruption:?}");
             let drawn = !matches!(corruption, Corruption::Blur | Corruption::Jpeg);
             assert_eq!(found(1) != found(2), drawn, "{corruption:?}");
@@ -217,10 +219,10 @@ mod tests {
     #[test]
     fn noise_has_the_spread_it_says_and_blur_keeps_the_light() {
         let gray = [128; SIDE * SIDE * 3];
-        let noisy = corrupt(&gray, SIDE, Corruption::Noise, 2, &mut generator(1, 0, 0)).unwrap();
+        let noisy = corrupt(&gray, SIDE, Corruption::Noise, 2, &mut ChaCha8Rng::seed_from_u64(1)).unwrap();
         let variance = noisy.iter().map(|v| (f64::from(*v) - 128.0).powi(2)).sum::<f64>() / gray.len() as f64;
         assert!((variance.sqrt() - 16.0).abs() < 0.5, "{}", variance.sqrt());
-        let blurred = corrupt(&gray, SIDE, Corruption::Blur, 5, &mut generator(1, 0, 0)).unwrap();
+        let blurred = corrupt(&gray, SIDE, Corruption::Blur, 5, &mut ChaCha8Rng::seed_from_u64(1)).unwrap();
         assert!(apart(&blurred, &gray) < 1.0);
     }
 }

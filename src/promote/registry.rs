@@ -1,0 +1,247 @@
+//! Which student serves, and which served before: `models/serving.json`, one entry a change, the newest last.
+//!
+//! Invariant: the file is replaced whole or not at all, entries are only added, and no version gets in whose folder
+//! does not match its manifest's hashes.
+
+use std::{
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use crate::model::{Manifest, ModelError};
+
+/// File name inside the folder of the model folders.
+pub const SERVING: &str = "serving.json";
+
+/// One change of the serving student.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// What was done.
+    pub change: Change,
+    /// The version that served from then on.
+    pub version: String,
+    /// When (RFC 3339).
+    pub at: String,
+    /// Who: a person's name, `gate`, or `probation`.
+    pub by: String,
+    /// Why, in words.
+    pub why: String,
+}
+
+/// What was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Change {
+    /// A version took over.
+    Promote,
+    /// The one before took over again.
+    Rollback,
+}
+
+/// Why the registry refuses.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// The file can't be read or written.
+    #[error("{path}: {why}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The system's or parser's words.
+        why: String,
+    },
+    /// The version's folder is refused.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The name is no folder name.
+    #[error("`{0}` is no version name")]
+    Name(String),
+    /// It serves already.
+    #[error("{0} serves already")]
+    Serves(String),
+    /// There is nothing to go back to.
+    #[error("no student served before {0}")]
+    First(String),
+}
+
+/// All changes, the oldest first; none when there was never one.
+///
+/// # Errors
+/// [`RegistryError::File`].
+pub fn history(root: &Path) -> Result<Vec<Entry>, RegistryError> {
+    let path = root.join(SERVING);
+    let refuse = |why: String| RegistryError::File { path: path.clone(), why };
+    match fs::read_to_string(&path) {
+        Ok(text) => serde_json::from_str(&text).map_err(|e| refuse(e.to_string())),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(refuse(e.to_string())),
+    }
+}
+
+/// The versions that a rollback would go through, the serving one last; `first` is the configured one.
+fn stack(history: &[Entry], first: &str) -> Vec<String> {
+    let mut stack = vec![first.to_string()];
+    for entry in history {
+        match entry.change {
+            Change::Promote => stack.push(entry.version.clone()),
+            Change::Rollback if stack.len() > 1 => drop(stack.pop()),
+            Change::Rollback => {}
+        }
+    }
+    stack
+}
+
+/// The version that is to serve: the newest promoted one that was not rolled back, or else `first`.
+///
+/// # Errors
+/// [`RegistryError::File`].
+pub fn serving(root: &Path, first: &str) -> Result<String, RegistryError> {
+    Ok(stack(&history(root)?, first).pop().unwrap_or_else(|| first.into()))
+}
+
+/// Makes `version` the serving one after its files were verified.
+///
+/// # Errors
+/// [`RegistryError`].
+pub fn promote(root: &Path, first: &str, version: &str, by: &str, why: &str) -> Result<(), RegistryError> {
+    if version.is_empty() || version.contains(['/', '\\']) || version.starts_with('.') {
+        return Err(RegistryError::Name(version.into()));
+    }
+    let mut history = history(root)?;
+    if stack(&history, first).last().is_some_and(|serving| serving == version) {
+        return Err(RegistryError::Serves(version.into()));
+    }
+    verify(&root.join(version))?;
+    history.push(entry(Change::Promote, version, by, why));
+    write(root, &history)
+}
+
+/// Makes the student serve again that served before the present one; tells which. Again and again it goes further back.
+///
+/// # Errors
+/// [`RegistryError`]; [`RegistryError::First`] when the present one is the first.
+pub fn rollback(root: &Path, first: &str, by: &str, why: &str) -> Result<String, RegistryError> {
+    let mut history = history(root)?;
+    let mut stack = stack(&history, first);
+    let present = stack.pop().unwrap_or_else(|| first.into());
+    let version = stack.pop().ok_or(RegistryError::First(present))?;
+    verify(&root.join(&version))?;
+    history.push(entry(Change::Rollback, &version, by, why));
+    write(root, &history)?;
+    Ok(version)
+}
+
+fn verify(folder: &Path) -> Result<(), ModelError> {
+    let manifest = Manifest::read(folder)?;
+    for precision in manifest.files.keys() {
+        manifest.onnx(folder, precision)?;
+    }
+    Ok(())
+}
+
+fn entry(change: Change, version: &str, by: &str, why: &str) -> Entry {
+    let at = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(); // now can always be written
+    Entry { change, version: version.into(), at, by: by.into(), why: why.into() }
+}
+
+fn write(root: &Path, history: &[Entry]) -> Result<(), RegistryError> {
+    let path = root.join(SERVING);
+    let refuse = |why: String| RegistryError::File { path: path.clone(), why };
+    let text = serde_json::to_string_pretty(history).map_err(|e| refuse(e.to_string()))?;
+    // Two writers at once each write a file of their own; the later rename wins.
+    let write = || {
+        let mut file = tempfile::NamedTempFile::new_in(root)?;
+        file.write_all(text.as_bytes())?;
+        file.as_file().sync_all()?; // a power cut must not leave an empty file behind the rename
+        file.persist(&path).map_err(|e| e.error)
+    };
+    write().map(drop).map_err(|e: std::io::Error| refuse(e.to_string()))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::{
+        domain::Thresholds,
+        model::{File, Input, Lineage, sha256},
+    };
+
+    /// A folder with a student of a few bytes, enough for hashes.
+    fn student(root: &Path, version: &str) {
+        let folder = root.join(version);
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("student.onnx"), version).unwrap();
+        let file = File {
+            name: "student.onnx".into(),
+            sha256: sha256(version.as_bytes()),
+            bytes: version.len() as u64,
+            max_probability_difference: 0.0,
+        };
+        Manifest {
+            version: version.into(),
+            created: "2026-11-25T00:00:00Z".into(),
+            serve: "float32".into(),
+            classes: vec!["salmon".into(), "cod".into()],
+            input: Input { side: 96, format: "uint8 RGB NHWC".into() },
+            files: BTreeMap::from([("float32".into(), file)]),
+            thresholds: Thresholds {
+                accept: vec!["salmon".into()],
+                accept_from: 0.9,
+                unsure_from: 0.5,
+                temperature: 1.0,
+            },
+            lineage: Lineage::default(),
+            scorecard: None,
+        }
+        .write(&folder)
+        .unwrap();
+    }
+
+    #[test]
+    fn rollbacks_go_back_step_by_step_and_nothing_is_forgotten() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        ["a", "b", "c"].iter().for_each(|v| student(root, v));
+        assert_eq!(serving(root, "a").unwrap(), "a");
+        promote(root, "a", "b", "gate", "better").unwrap();
+        promote(root, "a", "c", "gate", "better still").unwrap();
+        assert!(matches!(promote(root, "a", "c", "gate", ""), Err(RegistryError::Serves(_))));
+        assert_eq!(serving(root, "a").unwrap(), "c");
+        assert_eq!(rollback(root, "a", "Ann", "rejects everything").unwrap(), "b");
+        assert_eq!(rollback(root, "a", "Ann", "this one too").unwrap(), "a");
+        assert!(matches!(rollback(root, "a", "Ann", ""), Err(RegistryError::First(v)) if v == "a"));
+        promote(root, "a", "c", "Ann", "it was the lamp").unwrap();
+        assert_eq!(serving(root, "a").unwrap(), "c");
+        assert_eq!(rollback(root, "a", "Ann", "").unwrap(), "a", "b was rolled back before");
+        let by: Vec<_> = history(root).unwrap().into_iter().map(|e| (e.change, e.version, e.by)).collect();
+        assert_eq!(by.len(), 6);
+        assert_eq!(by[2], (Change::Rollback, "b".into(), "Ann".into()));
+    }
+
+    #[test]
+    fn a_flipped_byte_a_missing_folder_and_a_path_are_refused_and_the_old_one_stays() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        ["a", "b"].iter().for_each(|v| student(root, v));
+        fs::write(root.join("b/student.onnx"), "c").unwrap();
+        assert!(promote(root, "a", "b", "gate", "").unwrap_err().to_string().contains("SHA-256"));
+        assert!(promote(root, "a", "d", "gate", "").is_err());
+        assert!(matches!(promote(root, "a", "../a", "gate", ""), Err(RegistryError::Name(_))));
+        assert_eq!(serving(root, "a").unwrap(), "a");
+        assert!(!root.join(SERVING).exists());
+    }
+
+    #[test]
+    fn a_damaged_registry_is_an_error_that_names_it() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join(SERVING), "[{").unwrap();
+        assert!(serving(root.path(), "a").unwrap_err().to_string().contains(SERVING));
+    }
+}
