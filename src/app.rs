@@ -56,6 +56,7 @@ pub fn serve(config: Config) -> Result<()> {
 async fn run(config: Config) -> Result<()> {
     let listen = config.server.listen;
     let tokens = guarded(&config)?;
+    let tls = config.server.tls.as_ref().map(api::Tls::acceptor).transpose()?;
     let metrics = Metrics::new()?;
     metrics.cores.set(engine::cores() as i64);
     let stop = CancellationToken::new();
@@ -126,27 +127,20 @@ async fn run(config: Config) -> Result<()> {
         format!("{listen} can't be listened on: is another service there? Choose another server.listen")
     })?;
     // Scripts and tests wait for this line.
-    tracing::info!("listening on http://{}", listener.local_addr()?);
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    tracing::info!("listening on {scheme}://{}", listener.local_addr()?);
     let router = api::router(Api::new(parts, config.api)?);
-    let stopping = stop.clone();
-    let told = async move {
-        told_to_stop().await;
-        tracing::info!("stopping");
-        ready.send_replace(false);
-        metrics.ready.set(0);
-        stopping.cancel();
-    };
-    let server = axum::serve(listener, router).with_graceful_shutdown(told);
-    let deadline = async {
-        stop.cancelled().await;
-        tokio::time::sleep(std::time::Duration::from_secs(5)).await; // event streams never end by themselves
-    };
-    tokio::select! {
-        served = server.into_future() => served?,
-        () = deadline => {}
-    }
-
+    let limits =
+        api::Limits { connections: config.server.max_connections, client_timeout: config.server.client_timeout };
+    let server = tokio::spawn(api::serve(listener, tls, router, limits, stop.clone()));
+    told_to_stop().await;
+    tracing::info!("stopping");
+    ready.send_replace(false);
+    metrics.ready.set(0);
     stop.cancel();
+    // Requests at hand are finished; one that takes longer is left.
+    let _ = tokio::time::timeout(std::time::Duration::from_secs(5), server).await;
+
     stop_cameras.store(true, Ordering::Relaxed);
     for thread in threads {
         let _ = tokio::task::spawn_blocking(move || thread.join()).await; // a panicked camera must not keep us
@@ -177,6 +171,8 @@ fn guarded(config: &Config) -> Result<Tokens> {
         tracing::warn!(
             "no access token is set: this machine alone is served, without asking; `beltsight tokens add` makes one"
         );
+    } else if config.server.tls.is_none() && !listen.ip().to_canonical().is_loopback() {
+        tracing::warn!("tokens and pictures travel unencrypted: set [server.tls], or put a proxy with HTTPS before us");
     }
     Ok(tokens)
 }

@@ -33,7 +33,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("ort", &["engine"]),
     ("tch", &["learn"]),
-    ("axum", &["api", "app"]),
+    ("axum", &["api"]),
+    ("hyper", &["api"]),
+    ("rustls", &["api"]),
     ("sqlx", &["store"]),
     ("object_store", &["store"]),
     ("nokhwa", &["line"]),

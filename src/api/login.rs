@@ -19,6 +19,7 @@ use super::{
     Api,
     access::{Caller, Denied},
     error::{ApiError, Problem},
+    serve::Peer,
 };
 
 /// The cookie's name.
@@ -42,22 +43,23 @@ type WithCookie = ([(HeaderName, String); 2], Json<Caller>);
 #[utoipa::path(post, path = "/login", tag = "access", request_body = Login,
     responses((status = 200, body = Caller), (status = 400, body = Problem), (status = 401, body = Problem)))]
 pub(super) async fn login(State(api): State<Api>, request: Request) -> Result<WithCookie, ApiError> {
+    let secure = request.extensions().get::<Peer>().is_some_and(|peer| peer.tls);
     let body = to_bytes(request.into_body(), MAX_BODY).await;
     let body = body.map_err(|_| ApiError::BodyTooLarge { limit: MAX_BODY })?;
     let wanted: Login =
         serde_json::from_slice(&body).map_err(|_| ApiError::Malformed("a login is {\"token\": \"…\"}".into()))?; // the token must not be told
     if !api.tokens.guarded() {
-        return Ok((cookie("", 0), Json(Caller::local())));
+        return Ok((cookie("", 0, secure), Json(Caller::local())));
     }
     let holder = api.tokens.holder(wanted.token.trim(), OffsetDateTime::now_utc()).map_err(Denied::from)?;
     tracing::info!("{} ({}) logged in", holder.name, holder.role);
-    Ok((cookie(wanted.token.trim(), SHIFT), Json(Caller { name: holder.name, role: holder.role })))
+    Ok((cookie(wanted.token.trim(), SHIFT, secure), Json(Caller { name: holder.name, role: holder.role })))
 }
 
 /// Makes the browser forget its token.
 #[utoipa::path(post, path = "/logout", tag = "access", responses((status = 200)))]
 pub(super) async fn logout() -> [(HeaderName, String); 2] {
-    cookie("", 0)
+    cookie("", 0, false)
 }
 
 /// Whose token this is, and what it may do.
@@ -67,7 +69,8 @@ pub(super) async fn whoami(Extension(caller): Extension<Caller>) -> Json<Caller>
     Json(caller)
 }
 
-fn cookie(value: &str, seconds: u32) -> [(HeaderName, String); 2] {
-    let cookie = format!("{COOKIE}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict");
+fn cookie(value: &str, seconds: u32, secure: bool) -> [(HeaderName, String); 2] {
+    let secure = if secure { "; Secure" } else { "" };
+    let cookie = format!("{COOKIE}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}");
     [(header::SET_COOKIE, cookie), (header::CACHE_CONTROL, "no-store".into())]
 }

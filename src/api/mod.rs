@@ -16,6 +16,7 @@ mod measure;
 mod models;
 mod openapi;
 mod page;
+mod serve;
 mod streams;
 mod tensors;
 mod v2;
@@ -49,6 +50,7 @@ use crate::{
 pub use access::{Caller, Denied, Rule, TABLE};
 use decoders::Decoders;
 pub use error::{ApiError, Problem};
+pub use serve::{Limits, Peer, Tls, TlsError, serve};
 
 /// Limits of the HTTP API.
 #[derive(Clone, Debug, Deserialize)]

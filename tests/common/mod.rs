@@ -10,7 +10,7 @@ use std::{
 };
 
 use beltsight::{
-    api::{self, Api, Parts, Settings},
+    api::{self, Api, Limits, Parts, Settings},
     domain::{Picture, Thresholds, Verdict},
     engine::Device,
     line::{
@@ -123,6 +123,11 @@ pub async fn start() -> Server {
 
 /// Starts a service serving the model `one`.
 pub async fn start_with(settings: Settings) -> Server {
+    start_within(settings, Limits { connections: 256, client_timeout: Duration::from_secs(5) }).await
+}
+
+/// Starts a service that bears with its clients only so far.
+pub async fn start_within(settings: Settings, limits: Limits) -> Server {
     let folder = tempfile::tempdir().unwrap();
     let models = folder.path().join("models");
     let student = swap::open(&test_model_folder(&models, "one", 1), None, Device::Cpu, 2, 2).unwrap();
@@ -156,7 +161,7 @@ pub async fn start_with(settings: Settings) -> Server {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stopped = stop.clone();
-    tokio::spawn(async move { axum::serve(listener, router).with_graceful_shutdown(stopped.cancelled_owned()).await });
+    tokio::spawn(api::serve(listener, None, router, limits, stopped));
     Server {
         url: format!("http://{address}"),
         address,
