@@ -12,10 +12,11 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -33,15 +34,20 @@ use crate::{
     line::{
         camera::{self, Event},
         handover::Handover,
-        infer::Infer,
+        infer::{self, Infer},
         inspect, priority,
         record::Recorder,
-        swap,
+        swap::{self, Swapper},
     },
     metrics::Metrics,
+    promote::registry::Registry,
+    rounds::keeper,
     store::Store,
     tokens::Tokens,
 };
+
+/// How often the registry of what serves is looked at.
+const FOLLOW: Duration = Duration::from_millis(200);
 
 /// Runs the service until SIGINT or SIGTERM; returns after everything recorded is on disk.
 ///
@@ -61,20 +67,28 @@ async fn run(config: Config) -> Result<()> {
     metrics.cores.set(engine::cores() as i64);
     let stop = CancellationToken::new();
 
-    let model = &config.model;
-    let folder = model.root.join(&model.version);
-    let student = swap::open(&folder, model.precision.as_deref(), model.device, model.threads, config.infer.max_batch)
-        .inspect_err(|_| metrics.model_loads.with_label_values(&["refused"]).inc())?;
+    let registry = Registry { root: config.model.root.clone(), first: config.model.version.clone() };
+    let student = open_serving(&registry, &config, &metrics)?;
     metrics.model_loads.with_label_values(&["loaded"]).inc();
     tracing::info!(
         model = student.card.label,
         precision = student.card.precision,
         provider = student.engine.provider(),
-        asked = %model.device,
+        asked = %config.model.device,
         cores = engine::cores(),
         "model is warm"
     );
     let (infer, workers) = Infer::start(student, config.infer.clone(), metrics.clone())?;
+    let swapper = Arc::new(Swapper {
+        infer: infer.clone(),
+        metrics: metrics.clone(),
+        root: config.model.root.clone(),
+        precision: config.model.precision.clone(),
+        device: config.model.device,
+        threads: config.model.threads,
+        max_batch: config.infer.max_batch,
+        loading: Mutex::new(()),
+    });
 
     let store = Store::open(&config.store.folder).await?;
     let (recorded, _) = broadcast::channel::<Arc<Verdict>>(1024);
@@ -106,6 +120,18 @@ async fn run(config: Config) -> Result<()> {
         threads.extend(start_line(&line, camera, &stop, &stop_cameras)?);
     }
 
+    let rounds = keeper::Parts {
+        settings: config.rounds,
+        store: store.clone(),
+        folder: config.store.folder,
+        registry: registry.clone(),
+        swapper: swapper.clone(),
+        metrics: metrics.clone(),
+        recorded: recorded.subscribe(),
+        deadline: config.line.deadline,
+    };
+    let (rounds_handle, learning) = keeper::start(rounds, stop.clone());
+
     let (ready, ready_reader) = watch::channel(true);
     metrics.ready.set(1);
     let parts = api::Parts {
@@ -118,11 +144,11 @@ async fn run(config: Config) -> Result<()> {
         live: live_reader,
         stop: stop.clone(),
         ready: ready_reader,
-        models: config.model.root,
-        device: config.model.device,
-        threads: config.model.threads,
-        max_batch: config.infer.max_batch,
+        swapper: swapper.clone(),
+        registry: registry.clone(),
+        rounds: rounds_handle,
     };
+    let following = tokio::spawn(follow(registry, swapper, stop.clone()));
     let listener = TcpListener::bind(listen).await.with_context(|| {
         format!("{listen} can't be listened on: is another service there? Choose another server.listen")
     })?;
@@ -139,8 +165,10 @@ async fn run(config: Config) -> Result<()> {
     metrics.ready.set(0);
     stop.cancel();
     // Requests at hand are finished; one that takes longer is left.
-    let _ = tokio::time::timeout(std::time::Duration::from_secs(5), server).await;
+    let _ = tokio::time::timeout(Duration::from_secs(5), server).await;
 
+    following.await?;
+    learning.await?;
     stop_cameras.store(true, Ordering::Relaxed);
     for thread in threads {
         let _ = tokio::task::spawn_blocking(move || thread.join()).await; // a panicked camera must not keep us
@@ -175,6 +203,54 @@ fn guarded(config: &Config) -> Result<Tokens> {
         tracing::warn!("tokens and pictures travel unencrypted: set [server.tls], or put a proxy with HTTPS before us");
     }
     Ok(tokens)
+}
+
+/// Opens the student that the registry says is to serve; if it is refused, the one before it, and so on, because a line
+/// that stands still helps nobody.
+fn open_serving(registry: &Registry, config: &Config, metrics: &Metrics) -> Result<infer::Student> {
+    let model = &config.model;
+    let mut stack = registry.stack()?;
+    loop {
+        let version = stack.pop().unwrap_or_else(|| model.version.clone());
+        let folder = model.root.join(&version);
+        match swap::open(&folder, model.precision.as_deref(), model.device, model.threads, config.infer.max_batch) {
+            Ok(student) => return Ok(student),
+            Err(e) => {
+                metrics.model_loads.with_label_values(&["refused"]).inc();
+                if stack.is_empty() {
+                    return Err(e.into());
+                }
+                tracing::error!("{version} is to serve but is refused: {e}; trying the one before");
+            }
+        }
+    }
+}
+
+/// Follows the registry, so that `beltsight models promote` and `rollback` reach a running service.
+async fn follow(registry: Registry, swapper: Arc<Swapper>, stop: CancellationToken) {
+    let mut known = registry.history().unwrap_or_default();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(FOLLOW) => {}
+        }
+        let (registry, swapper, before) = (registry.clone(), swapper.clone(), known.len());
+        let look = move || -> Result<_> {
+            let history = registry.history()?;
+            let version = registry.stack()?.pop().context("no version")?;
+            // Only a new entry counts: between a load and its entry the registry is behind the line. A student that
+            // is refused is not tried again: the refusal is in the log, and the line goes on.
+            if history.len() != before && swapper.infer.card().version != version {
+                let _ = swapper.load(&version);
+            }
+            Ok(history)
+        };
+        match tokio::task::spawn_blocking(look).await {
+            Ok(Ok(history)) => known = history,
+            Ok(Err(e)) => tracing::error!("the registry of what serves can't be followed: {e:#}"),
+            Err(e) => tracing::error!("{e}"),
+        }
+    }
 }
 
 /// A camera's two threads: one drains the camera, one inspects.

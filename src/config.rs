@@ -16,6 +16,7 @@ use crate::{
     api,
     engine::Device,
     line::{camera, infer, locate, record},
+    rounds,
 };
 
 /// The whole configuration.
@@ -40,6 +41,8 @@ pub struct Config {
     pub record: record::Settings,
     /// Where records are kept.
     pub store: Store,
+    /// The learning beside the line.
+    pub rounds: rounds::Settings,
 }
 
 /// Where the HTTP API listens.
@@ -199,6 +202,12 @@ impl Config {
             if value == 0 {
                 return Err(format!("{key} must be at least 1"));
             }
+        }
+        if !(0.05..=0.95).contains(&self.rounds.held_out_share) {
+            return Err("rounds.held_out_share must lie between 0.05 and 0.95".into());
+        }
+        if self.rounds.train.is_empty() {
+            return Err("rounds.train must name a method".into());
         }
         // Out of range the locator would see no items at all, and all would pass unjudged.
         if !(self.locate.threshold > 0.0 && self.locate.threshold < 1.0) {

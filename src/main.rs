@@ -3,7 +3,7 @@
 use std::{
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Command, ExitCode},
+    process::ExitCode,
     time::Duration,
 };
 
@@ -11,7 +11,9 @@ use anyhow::{Context, Result, bail};
 use beltsight::{
     app, bench,
     config::Config,
-    dataset, doctor, draw, evaluate, model, probe,
+    dataset, doctor, draw, evaluate, labels, learner, model, probe,
+    promote::registry::Registry,
+    rounds,
     tokens::{self, Role},
 };
 use clap::{Parser, Subcommand};
@@ -41,7 +43,7 @@ enum Cmd {
         #[arg(long, default_value = "deploy/beltsight.toml")]
         config: PathBuf,
     },
-    /// List, verify or show model folders.
+    /// List, verify or show model folders; say which serves.
     Models {
         #[command(subcommand)]
         command: ModelsCmd,
@@ -56,6 +58,11 @@ enum Cmd {
         /// Configuration file, for where the tokens are.
         #[arg(long, default_value = "deploy/beltsight.toml", global = true)]
         config: PathBuf,
+    },
+    /// Run, or go on with, the round in a folder (the service starts it this way).
+    Round {
+        /// The round's folder, `<store>/rounds/<number>`.
+        folder: PathBuf,
     },
     /// Measure a model on labeled pictures.
     Evaluate {
@@ -94,6 +101,14 @@ enum Cmd {
     /// Repeat a published experiment (runs beltsight-learn).
     #[command(disable_help_flag = true)]
     Reproduce(HandedOn),
+    /// Labels in and out: a data set to learn from, Label Studio's JSON, CSV.
+    Labels {
+        #[command(subcommand)]
+        command: labels::Command,
+        /// Configuration file, for the store and the classes.
+        #[arg(long, default_value = "deploy/beltsight.toml", global = true)]
+        config: PathBuf,
+    },
     /// Measure speed; the README's figures come from here.
     Bench {
         #[command(subcommand)]
@@ -115,6 +130,34 @@ enum ModelsCmd {
         /// Version.
         version: String,
     },
+    /// Print every change of the serving student.
+    History,
+    /// Make a version serve; a running service takes it over at once.
+    Promote {
+        /// Version.
+        version: String,
+        #[command(flatten)]
+        order: Order,
+    },
+    /// Make the student serve again that served before; a running service takes it over at once.
+    Rollback {
+        #[command(flatten)]
+        order: Order,
+    },
+}
+
+/// Who changes what serves, from where on.
+#[derive(clap::Args)]
+struct Order {
+    /// Configuration file, for the version that serves when none was ever promoted.
+    #[arg(long, default_value = "deploy/beltsight.toml")]
+    config: PathBuf,
+    /// Name of the person.
+    #[arg(long)]
+    by: String,
+    /// Why, for the record.
+    #[arg(long, default_value = "")]
+    why: String,
 }
 
 #[derive(Subcommand)]
@@ -249,6 +292,11 @@ fn run(command: Cmd) -> Result<ExitCode> {
         Cmd::Doctor { config } => return examine(&Config::read(&config)?),
         Cmd::Models { command, root } => return models(command, &root),
         Cmd::Tokens { command, config } => access(command, &Config::read(&config)?.tokens())?,
+        Cmd::Round { folder } => {
+            let number = folder.file_name().and_then(|name| name.to_str()?.parse().ok());
+            let number = number.with_context(|| format!("{} is no round's folder", folder.display()))?;
+            rounds::run::run(&rounds::Folder { path: std::path::absolute(folder)?, number })?;
+        }
         Cmd::Evaluate { model, data, precision, json } => {
             let card = evaluate::evaluate(&model, precision.as_deref(), &data)?;
             if json { println!("{}", serde_json::to_string_pretty(&card)?) } else { print!("{card}") }
@@ -261,6 +309,9 @@ fn run(command: Cmd) -> Result<ExitCode> {
         Cmd::Distill(arguments) => return Err(learn("distill", &arguments)),
         Cmd::Compare(arguments) => return Err(learn("compare", &arguments)),
         Cmd::Reproduce(arguments) => return Err(learn("reproduce", &arguments)),
+        Cmd::Labels { command, config } => {
+            tokio::runtime::Runtime::new()?.block_on(labels::run(command, &Config::read(&config)?))?;
+        }
         Cmd::Bench { command } => tokio::runtime::Runtime::new()?.block_on(measure(command))?,
     }
     Ok(ExitCode::SUCCESS)
@@ -318,6 +369,20 @@ fn models(command: ModelsCmd, root: &Path) -> Result<ExitCode> {
             let manifest = model::Manifest::read(&root.join(version))?;
             println!("{}", toml::to_string_pretty(&manifest)?);
         }
+        ModelsCmd::History => {
+            for e in (Registry { root: root.into(), first: String::new() }).history()? {
+                println!("{}  {:<8} {:<24} by {}: {}", e.at, e.change.name(), e.version, e.by, e.why);
+            }
+        }
+        ModelsCmd::Promote { version, order } => {
+            let registry = Registry { root: root.into(), first: Config::read(&order.config)?.model.version };
+            registry.promote(&version, &order.by, &order.why)?;
+            println!("{version} serves from now on");
+        }
+        ModelsCmd::Rollback { order } => {
+            let registry = Registry { root: root.into(), first: Config::read(&order.config)?.model.version };
+            println!("{} serves again", registry.rollback(&order.by, &order.why)?);
+        }
         ModelsCmd::List => {
             for folder in model::list(root).with_context(|| root.display().to_string())? {
                 let m = model::Manifest::read(&folder)?;
@@ -369,30 +434,15 @@ struct HandedOn {
     arguments: Vec<String>,
 }
 
-/// Replaces this process by `beltsight-learn`, with the libtorch that `deploy/setup` fetched on the library path.
-/// Returns only when that fails.
+/// Replaces this process by `beltsight-learn`. Returns only when that fails.
 fn learn(what: &str, HandedOn { arguments }: &HandedOn) -> anyhow::Error {
-    let Ok(program) = std::env::current_exe().map(|exe| exe.with_file_name("beltsight-learn")) else {
-        return anyhow::anyhow!("this program's own path is unknown");
-    };
-    if !program.is_file() {
-        return anyhow::anyhow!(
-            "{} is not built: run `deploy/setup --learn`, then `. .vendor/env && cargo build --features learn`",
-            program.display()
-        );
+    match learner::command() {
+        Ok(mut command) => {
+            let failed = command.arg(what).args(arguments).exec();
+            anyhow::Error::new(failed).context(command.get_program().to_string_lossy().into_owned())
+        }
+        Err(e) => e.into(),
     }
-    let mut command = Command::new(&program);
-    if std::env::var_os("OMP_WAIT_POLICY").is_none() {
-        // libtorch's threads otherwise spin while they wait for each other: beside any other work on the same cores
-        // training then fell from 210 to 50 pictures/s.
-        command.env("OMP_WAIT_POLICY", "passive");
-    }
-    let vendored = program.ancestors().map(|a| a.join(".vendor/libtorch/lib")).find(|p| p.is_dir());
-    if let Some(folder) = vendored {
-        let rest = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
-        command.env("LD_LIBRARY_PATH", format!("{}:{rest}", folder.display()));
-    }
-    anyhow::Error::new(command.arg(what).args(arguments).exec()).context(program.display().to_string())
 }
 
 async fn measure(command: BenchCmd) -> Result<()> {

@@ -45,6 +45,12 @@ pub(super) async fn whole(api: &Api, request: Request) -> Result<Bytes, ApiError
     })
 }
 
+/// The body as JSON.
+pub(super) async fn json<T: serde::de::DeserializeOwned>(api: &Api, request: Request) -> Result<T, ApiError> {
+    let bytes = whole(api, request).await?;
+    serde_json::from_slice(&bytes).map_err(|e| ApiError::Malformed(format!("the body is not what is wanted: {e}")))
+}
+
 /// A picture: the body itself, or the first file of a `multipart/form-data` body.
 pub(super) async fn picture(api: &Api, request: Request) -> Result<Bytes, ApiError> {
     let kind = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();

@@ -13,7 +13,10 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::access::Denied;
-use crate::{domain::Fault, model::ModelError, pixels::PixelError, store::StoreError};
+use crate::{
+    domain::Fault, line::swap::LoadError, model::ModelError, pixels::PixelError, promote::registry::RegistryError,
+    rounds::keeper::OrderError, store::StoreError,
+};
 
 /// Why a request was not answered as asked.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +63,12 @@ pub enum ApiError {
     /// Another model is being loaded.
     #[error("another model is being loaded; try again later")]
     Loading,
+    /// The registry of what serves refused.
+    #[error(transparent)]
+    Registry(RegistryError),
+    /// An order about learning can't be followed.
+    #[error(transparent)]
+    Order(#[from] OrderError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -69,6 +78,24 @@ pub enum ApiError {
     /// Something of ours broke.
     #[error("{0}")]
     Internal(String),
+}
+
+impl From<LoadError> for ApiError {
+    fn from(e: LoadError) -> Self {
+        match e {
+            LoadError::Busy => Self::Loading,
+            LoadError::Model(e) => Self::Model(e),
+        }
+    }
+}
+
+impl From<RegistryError> for ApiError {
+    fn from(e: RegistryError) -> Self {
+        match e {
+            RegistryError::Model(e) => Self::Model(e),
+            e => Self::Registry(e),
+        }
+    }
 }
 
 /// An RFC 9457 problem document.
@@ -133,6 +160,12 @@ impl ApiError {
             Self::Method => (S::METHOD_NOT_ALLOWED, "method", "Method not allowed"),
             Self::Model(_) => (S::UNPROCESSABLE_ENTITY, "model", "The model was refused"),
             Self::Loading => (S::CONFLICT, "loading", "A model is being loaded"),
+            Self::Registry(RegistryError::Serves(_) | RegistryError::First(_)) => {
+                (S::CONFLICT, "registry", "Nothing to change")
+            }
+            Self::Registry(_) => (S::INTERNAL_SERVER_ERROR, "registry", "The registry can't be used"),
+            Self::Order(OrderError::Failed(_)) => (S::INTERNAL_SERVER_ERROR, "round", "The round could not be started"),
+            Self::Order(_) => (S::CONFLICT, "round", "Not now"),
             Self::Store(_) => (S::SERVICE_UNAVAILABLE, "store", "The store can't answer now"),
             Self::Deadline => (S::SERVICE_UNAVAILABLE, "deadline", "The request took too long"),
             Self::Internal(_) => (S::INTERNAL_SERVER_ERROR, "internal", "Internal error"),

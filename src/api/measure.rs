@@ -20,7 +20,8 @@ pub(super) async fn measure(State(api): State<Api>, request: Request, next: Next
     let matched = request.extensions().get::<MatchedPath>().cloned();
     let route = matched.as_ref().map_or("other", MatchedPath::as_str);
     // A stream is answered when its head is; loading a model takes as long as it takes.
-    let response = if route.ends_with("/load") {
+    let loads = ["/load", "/promote", "/rollback"].iter().any(|end| route.ends_with(end));
+    let response = if loads {
         next.run(request).await
     } else {
         match tokio::time::timeout(api.0.settings.deadline, next.run(request)).await {

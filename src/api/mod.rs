@@ -16,17 +16,14 @@ mod measure;
 mod models;
 mod openapi;
 mod page;
+mod rounds;
 mod serve;
 mod streams;
 mod tensors;
 mod v2;
 mod verdicts;
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, atomic::AtomicBool},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -41,9 +38,10 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::{
     domain::Verdict,
-    engine::Device,
-    line::{infer::Infer, live::LiveFrame, record::Recorder},
+    line::{infer::Infer, live::LiveFrame, record::Recorder, swap::Swapper},
     metrics::Metrics,
+    promote::registry::Registry,
+    rounds::keeper::Handle,
     store::Store,
     tokens::Tokens,
 };
@@ -101,14 +99,12 @@ pub struct Parts {
     pub ready: watch::Receiver<bool>,
     /// Ends the event streams, so that a graceful shutdown is not held up by them.
     pub stop: CancellationToken,
-    /// Folder of the model folders.
-    pub models: PathBuf,
-    /// Where a newly loaded model runs.
-    pub device: Device,
-    /// Threads of a newly loaded model.
-    pub threads: usize,
-    /// Largest micro-batch, for warming up a newly loaded model.
-    pub max_batch: usize,
+    /// Loads students.
+    pub swapper: Arc<Swapper>,
+    /// Which student serves and which served before.
+    pub registry: Registry,
+    /// The learning beside the line.
+    pub rounds: Handle,
 }
 
 /// State of the API; clones share it.
@@ -121,7 +117,6 @@ struct State {
     admission: Arc<Semaphore>,
     streams: Arc<Semaphore>,
     decoders: Decoders,
-    loading: AtomicBool,
 }
 
 impl std::ops::Deref for Api {
@@ -144,7 +139,6 @@ impl Api {
             admission: Arc::new(Semaphore::new(settings.max_in_flight)),
             streams: Arc::new(Semaphore::new(settings.max_streams)),
             decoders: Decoders::start(threads, parts.infer.clone())?,
-            loading: AtomicBool::new(false),
             parts,
             settings,
         })))
@@ -161,6 +155,13 @@ pub fn router(api: Api) -> Router {
         .route("/frames/{key}", get(frames::frame))
         .route("/live", get(live::stream))
         .route("/live.jpg", get(live::picture))
+        .route("/models", get(models::list))
+        .route("/models/rollback", post(models::rollback))
+        .route("/models/{version}/promote", post(models::promote))
+        .route("/rounds", get(rounds::list))
+        .route("/rounds", post(rounds::start))
+        .route("/rounds/stop", post(rounds::stop))
+        .route("/rounds/approve", post(rounds::approve))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics))
@@ -186,4 +187,11 @@ pub fn router(api: Api) -> Router {
         .layer(from_fn_with_state(api.clone(), access::guard))
         .layer(from_fn_with_state(api.clone(), measure::measure))
         .with_state(api)
+}
+
+/// Runs what reads the disk or waits for long on a thread where it may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| ApiError::Internal(e.to_string()))?
 }

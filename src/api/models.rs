@@ -1,26 +1,24 @@
-//! `/v2/repository`: Triton's model repository extension: list the model folders, load one.
+//! `/models` and `/v2/repository` (Triton's model repository extension): the students there are, which one serves, which
+//! served before; load, promote, roll back.
 //!
 //! Invariant: a model is verified and warmed up beside the serving one; when anything is wrong with it, the refusal
 //! says what, and the serving model goes on.
 
-use std::{
-    path::PathBuf,
-    sync::atomic::{AtomicBool, Ordering},
-};
-
 use axum::{
     Json,
-    extract::{Path, State},
+    extract::{Path, Request, State},
 };
-use serde::Serialize;
-use tokio::task::spawn_blocking;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    Api,
+    Api, blocking, body,
     error::{ApiError, Problem},
 };
-use crate::{line::swap, model};
+use crate::{
+    model::{self, Manifest},
+    promote::registry::RegistryError,
+};
 
 /// A model folder.
 #[derive(Debug, Serialize, ToSchema)]
@@ -38,15 +36,61 @@ pub struct Loaded {
     model: String,
 }
 
+/// The students and their story.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Models {
+    /// The version that serves.
+    serving: String,
+    /// The student that a rollback would bring back; `null` when there was none.
+    before: Option<String>,
+    /// Every model folder that can be read, by name.
+    versions: Vec<Version>,
+    /// Every change of the serving student, the oldest first.
+    #[schema(value_type = Vec<Object>)]
+    history: Vec<crate::promote::registry::Entry>,
+}
+
+/// One student: where it comes from and what it is worth.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Version {
+    /// Name.
+    version: String,
+    /// When it was exported (RFC 3339).
+    created: String,
+    /// Learning method.
+    method: String,
+    /// Network.
+    net: String,
+    /// The version that taught it.
+    teacher: Option<String>,
+    /// Labeled pictures trained on.
+    labeled: usize,
+    /// Hash of the data snapshot.
+    data_sha256: String,
+    /// Accuracy on pictures that its training held out.
+    accuracy: Option<f64>,
+}
+
+/// Who does it and why.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Order {
+    /// Name of the person.
+    by: String,
+    /// Why, for the record.
+    #[serde(default)]
+    why: String,
+}
+
 /// The model folders.
 #[utoipa::path(post, path = "/v2/repository/index", tag = "v2", responses((status = 200, body = Vec<Entry>)))]
 pub(super) async fn index(State(api): State<Api>) -> Result<Json<Vec<Entry>>, ApiError> {
-    let serving = api.infer.card().version.clone();
+    let serving = api.swapper.infer.card().version.clone();
     let entry = |name: String| {
         let state = if name == serving { "READY" } else { "UNAVAILABLE" };
         Entry { name, state }
     };
-    Ok(Json(folders(&api).await?.into_iter().map(|(name, _)| entry(name)).collect()))
+    Ok(Json(blocking(move || folders(&api)).await?.into_iter().map(entry).collect()))
 }
 
 /// Loads a model folder and serves with it; on a refusal the serving model goes on.
@@ -54,51 +98,87 @@ pub(super) async fn index(State(api): State<Api>) -> Result<Json<Vec<Entry>>, Ap
     responses((status = 200, body = Loaded), (status = 404, body = Problem), (status = 409, body = Problem),
         (status = 422, body = Problem)))]
 pub(super) async fn load(State(api): State<Api>, Path(model): Path<String>) -> Result<Json<Loaded>, ApiError> {
-    let (_, folder) = folders(&api)
-        .await?
-        .into_iter()
-        .find(|(name, _)| *name == model)
-        .ok_or_else(|| ApiError::NotFound(format!("there is no model folder `{model}`")))?;
-    // Spawned, so that a client that goes away does not leave the loading half done.
-    let loading = tokio::spawn(open(api, folder));
-    loading.await.map_err(|e| ApiError::Internal(e.to_string()))?
+    take_over(api, model, Order { by: "http".into(), why: "loaded through /v2/repository".into() }).await
 }
 
-async fn open(api: Api, folder: PathBuf) -> Result<Json<Loaded>, ApiError> {
-    let _alone = Alone::take(&api.0.loading)?;
-    let (device, threads, max_batch) = (api.device, api.threads, api.max_batch);
-    let opened = spawn_blocking(move || swap::open(&folder, None, device, threads, max_batch))
-        .await
-        .map_err(|e| ApiError::Internal(e.to_string()))?;
-    let outcome = if opened.is_ok() { "loaded" } else { "refused" };
-    api.metrics.model_loads.with_label_values(&[outcome]).inc();
-    let student = opened.inspect_err(|e| tracing::warn!("a model was refused: {e}"))?;
-    let card = student.card.clone();
-    tracing::info!("model {} was loaded", card.label);
-    api.infer.exchange(student);
-    Ok(Json(Loaded { model: card.label.clone() }))
+/// The students, which one serves, and every change so far.
+#[utoipa::path(get, path = "/models", tag = "models", responses((status = 200, body = Models)))]
+pub(super) async fn list(State(api): State<Api>) -> Result<Json<Models>, ApiError> {
+    let answer = move || {
+        let mut versions = Vec::new();
+        for name in folders(&api)? {
+            // One that can't be read is told by `beltsight models verify` and when it is loaded.
+            let Ok(m) = Manifest::read(&api.swapper.root.join(&name)) else { continue };
+            versions.push(Version {
+                version: name,
+                created: m.created,
+                method: m.lineage.method,
+                net: m.lineage.net,
+                teacher: m.lineage.teacher,
+                labeled: m.lineage.labeled,
+                data_sha256: m.lineage.data_sha256,
+                accuracy: m.scorecard.map(|s| s.accuracy),
+            });
+        }
+        Ok(Models {
+            serving: api.swapper.infer.card().version.clone(),
+            before: api.registry.stack()?.iter().rev().nth(1).cloned(),
+            versions,
+            history: api.registry.history()?,
+        })
+    };
+    Ok(Json(blocking(answer).await?))
 }
 
-/// Name and path of each model folder; only these can be loaded, so no path leaves the root.
-async fn folders(api: &Api) -> Result<Vec<(String, PathBuf)>, ApiError> {
-    let root = api.models.clone();
-    let listed = spawn_blocking(move || model::list(&root)).await.map_err(|e| ApiError::Internal(e.to_string()))?;
-    let folders = listed.map_err(|e| ApiError::Internal(format!("{}: {e}", api.models.display())))?;
-    let named = |path: PathBuf| Some((path.file_name()?.to_str()?.to_owned(), path));
-    Ok(folders.into_iter().filter_map(named).collect())
+/// Makes a version serve, by a person's order.
+#[utoipa::path(post, path = "/models/{version}/promote", params(("version" = String, Path)), tag = "models",
+    request_body = Order, responses((status = 200, body = Loaded), (status = 404, body = Problem),
+        (status = 409, body = Problem), (status = 422, body = Problem)))]
+pub(super) async fn promote(
+    State(api): State<Api>,
+    Path(version): Path<String>,
+    request: Request,
+) -> Result<Json<Loaded>, ApiError> {
+    let order = body::json(&api, request).await?;
+    take_over(api, version, order).await
 }
 
-/// Held while a model is loading: a second one would take twice the memory.
-struct Alone<'a>(&'a AtomicBool);
-
-impl<'a> Alone<'a> {
-    fn take(flag: &'a AtomicBool) -> Result<Self, ApiError> {
-        if flag.swap(true, Ordering::AcqRel) { Err(ApiError::Loading) } else { Ok(Self(flag)) }
-    }
+/// Makes the student serve again that served before the present one.
+#[utoipa::path(post, path = "/models/rollback", tag = "models", request_body = Order,
+    responses((status = 200, body = Loaded), (status = 409, body = Problem), (status = 422, body = Problem)))]
+pub(super) async fn rollback(State(api): State<Api>, request: Request) -> Result<Json<Loaded>, ApiError> {
+    let order: Order = body::json(&api, request).await?;
+    let back = move || {
+        let mut stack = api.registry.stack()?;
+        let present = stack.pop().unwrap_or_default();
+        let before = stack.pop().ok_or(RegistryError::First(present))?;
+        let card = api.swapper.load(&before)?;
+        api.registry.rollback(&order.by, &order.why)?;
+        Ok(Json(Loaded { model: card.label.clone() }))
+    };
+    blocking(back).await
 }
 
-impl Drop for Alone<'_> {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
-    }
+/// Loads `version` and writes into the registry that it serves. A client that goes away does not leave this half done.
+async fn take_over(api: Api, version: String, order: Order) -> Result<Json<Loaded>, ApiError> {
+    let load = move || {
+        if !folders(&api)?.contains(&version) {
+            return Err(ApiError::NotFound(format!("there is no model folder `{version}`")));
+        }
+        let card = api.swapper.load(&version)?;
+        match api.registry.promote(&version, &order.by, &order.why) {
+            Ok(()) | Err(RegistryError::Serves(_)) => {}
+            // The line has it; only after a restart would the one before serve again.
+            Err(e) => tracing::error!("{version} serves, but that was not written down: {e}"),
+        }
+        Ok(Json(Loaded { model: card.label.clone() }))
+    };
+    blocking(load).await
+}
+
+/// Names of the model folders; only these can be loaded, so no path leaves the root.
+fn folders(api: &Api) -> Result<Vec<String>, ApiError> {
+    let root = &api.swapper.root;
+    let listed = model::list(root).map_err(|e| ApiError::Internal(format!("{}: {e}", root.display())))?;
+    Ok(listed.into_iter().filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())).collect())
 }

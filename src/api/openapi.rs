@@ -3,7 +3,7 @@
 use axum::Json;
 use utoipa::OpenApi;
 
-use super::{classify, error::Problem, frames, health, live, login, models, page, v2, verdicts};
+use super::{classify, error::Problem, frames, health, live, login, models, page, rounds, v2, verdicts};
 
 /// Collects what the handlers say about themselves; a test compares it with the router.
 #[derive(OpenApi)]
@@ -33,6 +33,13 @@ use super::{classify, error::Problem, frames, health, live, login, models, page,
         v2::infer,
         models::index,
         models::load,
+        models::list,
+        models::promote,
+        models::rollback,
+        rounds::list,
+        rounds::start,
+        rounds::stop,
+        rounds::approve,
         page::html,
         page::css,
         page::js,

@@ -15,7 +15,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc::SyncSender},
     thread,
     time::{Duration, Instant},
 };
@@ -26,7 +26,7 @@ use tokio::sync::oneshot;
 use crate::{
     domain::{Card, Fault, Scored, Scores, Source, Timings, ms},
     engine::{Engine, EngineError, softmax, stack},
-    line::priority,
+    line::{priority, shadow::Looked},
     metrics::Metrics,
 };
 
@@ -176,6 +176,8 @@ struct Shared {
     metrics: Metrics,
     inside: Mutex<Inside>,
     work: Condvar,
+    /// Gets every scored item, where a shadow run wants them.
+    tap: Mutex<Option<SyncSender<Looked>>>,
 }
 
 /// A handle to the workers; clones share it.
@@ -195,7 +197,7 @@ impl Infer {
         announce(&metrics, &student);
         let workers = student.lanes.len().max(1);
         let inside = Mutex::new(Inside { waiting: Waiting::default(), seats: Seats::new(student, 0) });
-        let infer = Self(Arc::new(Shared { settings, metrics, inside, work: Condvar::new() }));
+        let infer = Self(Arc::new(Shared { settings, metrics, inside, work: Condvar::new(), tap: Mutex::new(None) }));
         let mut threads = Vec::new();
         for n in 0..workers {
             let shared = infer.0.clone();
@@ -272,6 +274,11 @@ impl Infer {
         drop(before); // closing sessions takes a while, so not under the lock
     }
 
+    /// Sends every item that is scored from now on to `looks` too, as long as there is room in it; `None` ends that.
+    pub fn tap(&self, looks: Option<SyncSender<Looked>>) {
+        *lock(&self.0.tap) = looks;
+    }
+
     /// Stops the workers after their current batch; whatever waits is answered with [`Fault::Stopping`].
     pub fn stop(&self) {
         lock(&self.0.inside).waiting.stopped = true;
@@ -309,7 +316,8 @@ fn work(shared: &Shared) {
         if !belt_runs {
             priority::set(priority::NORMAL);
         }
-        run(&mut seat, batch, &shared.metrics);
+        let tap = lock(&shared.tap).clone();
+        run(&mut seat, batch, &shared.metrics, tap.as_ref());
         let retired = lock(&shared.inside).seats.put(seat);
         drop(retired);
         if !belt_runs {
@@ -397,7 +405,7 @@ fn refuse(job: Job, fault: Fault) {
     let _ = job.reply.send(Scored { scores: Err(fault), model: None, timings });
 }
 
-fn run(seat: &mut Seat, batch: Vec<Job>, metrics: &Metrics) {
+fn run(seat: &mut Seat, batch: Vec<Job>, metrics: &Metrics, tap: Option<&SyncSender<Looked>>) {
     let started = Instant::now();
     let bytes = seat.engine.side() * seat.engine.side() * 3;
     let mut jobs = Vec::with_capacity(batch.len());
@@ -424,7 +432,7 @@ fn run(seat: &mut Seat, batch: Vec<Job>, metrics: &Metrics) {
     if let Err(e) = &outputs {
         tracing::error!("a batch of {} failed: {e}", jobs.len());
     }
-    for (i, job) in jobs.into_iter().enumerate() {
+    for (i, (job, pixels)) in jobs.into_iter().zip(pictures).enumerate() {
         let scores = match &outputs {
             Ok(out) => Ok(Scores {
                 probabilities: softmax(&out.logits.row(i).to_vec(), seat.card.thresholds.temperature),
@@ -437,7 +445,14 @@ fn run(seat: &mut Seat, batch: Vec<Job>, metrics: &Metrics) {
             metrics.stage_seconds.with_label_values(&[job.source.name(), stage]).observe(time.as_secs_f64());
         }
         let timings = Timings { queue_ms: ms(queued), infer_ms: ms(elapsed), ..Timings::default() };
+        let look = match (&scores, tap) {
+            (Ok(scores), Some(tap)) => Some((tap, Looked { pixels, scores: scores.clone(), card: seat.card.clone() })),
+            _ => None,
+        };
         let _ = job.reply.send(Scored { scores, model: Some(seat.card.clone()), timings });
+        if let Some((tap, look)) = look {
+            let _ = tap.try_send(look); // full: the candidate is slower than the belt, it misses this one
+        }
     }
 }
 

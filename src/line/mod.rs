@@ -9,6 +9,7 @@ pub mod locate;
 pub mod inspect;
 
 pub mod infer;
+pub mod shadow;
 pub mod swap;
 
 pub mod decide;

@@ -7,6 +7,8 @@ pub const NORMAL: i32 = 0;
 /// Nice value of the threads that decode HTTP uploads while the belt runs: the scheduler gives the belt's nine tenths of
 /// a contended core.
 pub const DECODE: i32 = 10;
+/// Nice value of what may wait until nothing else wants a core: the shadow run.
+pub const LOW: i32 = 19;
 
 /// Sets the calling thread's nice value. Without the right to lower it the thread keeps the one it has, which costs only
 /// punctuality under overload.

@@ -2,11 +2,16 @@
 //!
 //! Invariant: whatever is wrong with a model folder, the student that serves goes on serving.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, TryLockError},
+};
 
 use crate::{
+    domain::Card,
     engine::{Device, Engine, cores},
-    line::infer::{Student, warm_up},
+    line::infer::{Infer, Student, warm_up},
+    metrics::Metrics,
     model::{Manifest, ModelError},
 };
 
@@ -48,4 +53,60 @@ pub fn open(
         }
     }
     Ok(Student { engine, lanes, card: Arc::new(manifest.card(precision)) })
+}
+
+/// Loads students into a running service, one at a time: a second one would take twice the memory.
+pub struct Swapper {
+    /// The workers that will run them.
+    pub infer: Infer,
+    /// Counts loads and refusals.
+    pub metrics: Metrics,
+    /// Folder with a folder per version.
+    pub root: PathBuf,
+    /// Precision to serve; `None`: what each manifest says.
+    pub precision: Option<String>,
+    /// Where they run.
+    pub device: Device,
+    /// Threads of each, as in [`open`].
+    pub threads: usize,
+    /// Largest micro-batch, for warming up.
+    pub max_batch: usize,
+    /// Held while one is loaded.
+    pub loading: Mutex<()>,
+}
+
+/// Why a student was not loaded; the one that serves goes on.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Another one is being loaded.
+    #[error("another model is being loaded; try again later")]
+    Busy,
+    /// Its folder is refused.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+}
+
+impl Swapper {
+    /// Opens the student `root/version`, warms it up and hands the line over to it. Takes a second or so; blocks.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn load(&self, version: &str) -> Result<Arc<Card>, LoadError> {
+        let _alone = match self.loading.try_lock() {
+            Ok(alone) => alone,
+            Err(TryLockError::Poisoned(left)) => left.into_inner(), // by a load that panicked
+            Err(TryLockError::WouldBlock) => return Err(LoadError::Busy),
+        };
+        let precision = self.precision.as_deref();
+        let opened = open(&self.root.join(version), precision, self.device, self.threads, self.max_batch);
+        let outcome = if opened.is_ok() { "loaded" } else { "refused" };
+        self.metrics.model_loads.with_label_values(&[outcome]).inc();
+        let loaded = opened.map(|student| {
+            let card = student.card.clone();
+            self.infer.exchange(student);
+            tracing::info!("model {} serves now", card.label);
+            card
+        });
+        loaded.inspect_err(|e| tracing::warn!("a model was refused: {e}")).map_err(LoadError::from)
+    }
 }

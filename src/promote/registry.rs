@@ -43,6 +43,16 @@ pub enum Change {
     Rollback,
 }
 
+impl Change {
+    /// Lower-case name, as in the file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Change::Promote => "promote",
+            Change::Rollback => "rollback",
+        }
+    }
+}
+
 /// Why the registry refuses.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
@@ -68,71 +78,96 @@ pub enum RegistryError {
     First(String),
 }
 
-/// All changes, the oldest first; none when there was never one.
-///
-/// # Errors
-/// [`RegistryError::File`].
-pub fn history(root: &Path) -> Result<Vec<Entry>, RegistryError> {
-    let path = root.join(SERVING);
-    let refuse = |why: String| RegistryError::File { path: path.clone(), why };
-    match fs::read_to_string(&path) {
-        Ok(text) => serde_json::from_str(&text).map_err(|e| refuse(e.to_string())),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(e) => Err(refuse(e.to_string())),
-    }
+/// The folder of the model folders, and the student that serves there as long as none was promoted.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    /// Folder with a folder per version.
+    pub root: PathBuf,
+    /// The configured version.
+    pub first: String,
 }
 
-/// The versions that a rollback would go through, the serving one last; `first` is the configured one.
-fn stack(history: &[Entry], first: &str) -> Vec<String> {
-    let mut stack = vec![first.to_string()];
-    for entry in history {
-        match entry.change {
-            Change::Promote => stack.push(entry.version.clone()),
-            Change::Rollback if stack.len() > 1 => drop(stack.pop()),
-            Change::Rollback => {}
+impl Registry {
+    /// All changes, the oldest first; none when there was never one.
+    ///
+    /// # Errors
+    /// [`RegistryError::File`].
+    pub fn history(&self) -> Result<Vec<Entry>, RegistryError> {
+        let path = self.root.join(SERVING);
+        let refuse = |why: String| RegistryError::File { path: path.clone(), why };
+        match fs::read_to_string(&path) {
+            Ok(text) => serde_json::from_str(&text).map_err(|e| refuse(e.to_string())),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(e) => Err(refuse(e.to_string())),
         }
     }
-    stack
-}
 
-/// The version that is to serve: the newest promoted one that was not rolled back, or else `first`.
-///
-/// # Errors
-/// [`RegistryError::File`].
-pub fn serving(root: &Path, first: &str) -> Result<String, RegistryError> {
-    Ok(stack(&history(root)?, first).pop().unwrap_or_else(|| first.into()))
-}
-
-/// Makes `version` the serving one after its files were verified.
-///
-/// # Errors
-/// [`RegistryError`].
-pub fn promote(root: &Path, first: &str, version: &str, by: &str, why: &str) -> Result<(), RegistryError> {
-    if version.is_empty() || version.contains(['/', '\\']) || version.starts_with('.') {
-        return Err(RegistryError::Name(version.into()));
+    /// The versions that rollbacks would go through from the last to the first; the last is to serve.
+    ///
+    /// # Errors
+    /// [`RegistryError::File`].
+    pub fn stack(&self) -> Result<Vec<String>, RegistryError> {
+        Ok(self.stacked(&self.history()?))
     }
-    let mut history = history(root)?;
-    if stack(&history, first).last().is_some_and(|serving| serving == version) {
-        return Err(RegistryError::Serves(version.into()));
-    }
-    verify(&root.join(version))?;
-    history.push(entry(Change::Promote, version, by, why));
-    write(root, &history)
-}
 
-/// Makes the student serve again that served before the present one; tells which. Again and again it goes further back.
-///
-/// # Errors
-/// [`RegistryError`]; [`RegistryError::First`] when the present one is the first.
-pub fn rollback(root: &Path, first: &str, by: &str, why: &str) -> Result<String, RegistryError> {
-    let mut history = history(root)?;
-    let mut stack = stack(&history, first);
-    let present = stack.pop().unwrap_or_else(|| first.into());
-    let version = stack.pop().ok_or(RegistryError::First(present))?;
-    verify(&root.join(&version))?;
-    history.push(entry(Change::Rollback, &version, by, why));
-    write(root, &history)?;
-    Ok(version)
+    fn stacked(&self, history: &[Entry]) -> Vec<String> {
+        let mut stack = vec![self.first.clone()];
+        for entry in history {
+            match entry.change {
+                Change::Promote => stack.push(entry.version.clone()),
+                Change::Rollback if stack.len() > 1 => drop(stack.pop()),
+                Change::Rollback => {}
+            }
+        }
+        stack
+    }
+
+    /// Makes `version` the serving one after its files were verified.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub fn promote(&self, version: &str, by: &str, why: &str) -> Result<(), RegistryError> {
+        if version.is_empty() || version.contains(['/', '\\']) || version.starts_with('.') {
+            return Err(RegistryError::Name(version.into()));
+        }
+        let mut history = self.history()?;
+        if self.stacked(&history).last().is_some_and(|serving| serving == version) {
+            return Err(RegistryError::Serves(version.into()));
+        }
+        verify(&self.root.join(version))?;
+        history.push(entry(Change::Promote, version, by, why));
+        self.write(&history)
+    }
+
+    /// Makes the student serve again that served before the present one; tells which. Again and again it goes further
+    /// back.
+    ///
+    /// # Errors
+    /// [`RegistryError`]; [`RegistryError::First`] when the present one is the first.
+    pub fn rollback(&self, by: &str, why: &str) -> Result<String, RegistryError> {
+        let mut history = self.history()?;
+        let mut stack = self.stacked(&history);
+        let present = stack.pop().unwrap_or_else(|| self.first.clone());
+        let version = stack.pop().ok_or(RegistryError::First(present))?;
+        verify(&self.root.join(&version))?;
+        history.push(entry(Change::Rollback, &version, by, why));
+        self.write(&history)?;
+        Ok(version)
+    }
+
+    fn write(&self, history: &[Entry]) -> Result<(), RegistryError> {
+        let path = self.root.join(SERVING);
+        let refuse = |why: String| RegistryError::File { path: path.clone(), why };
+        let text = serde_json::to_string_pretty(history).map_err(|e| refuse(e.to_string()))?;
+        // Two writers at once each write a file of their own; the later rename wins.
+        let write = || {
+            let mut file = tempfile::NamedTempFile::new_in(&self.root)?;
+            file.write_all(text.as_bytes())?;
+            file.as_file().sync_all()?; // a power cut must not leave an empty file behind the rename
+            file.persist(&path).map_err(|e| e.error)
+        };
+        write().map(drop).map_err(|e: std::io::Error| refuse(e.to_string()))
+    }
 }
 
 fn verify(folder: &Path) -> Result<(), ModelError> {
@@ -146,20 +181,6 @@ fn verify(folder: &Path) -> Result<(), ModelError> {
 fn entry(change: Change, version: &str, by: &str, why: &str) -> Entry {
     let at = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(); // now can always be written
     Entry { change, version: version.into(), at, by: by.into(), why: why.into() }
-}
-
-fn write(root: &Path, history: &[Entry]) -> Result<(), RegistryError> {
-    let path = root.join(SERVING);
-    let refuse = |why: String| RegistryError::File { path: path.clone(), why };
-    let text = serde_json::to_string_pretty(history).map_err(|e| refuse(e.to_string()))?;
-    // Two writers at once each write a file of their own; the later rename wins.
-    let write = || {
-        let mut file = tempfile::NamedTempFile::new_in(root)?;
-        file.write_all(text.as_bytes())?;
-        file.as_file().sync_all()?; // a power cut must not leave an empty file behind the rename
-        file.persist(&path).map_err(|e| e.error)
-    };
-    write().map(drop).map_err(|e: std::io::Error| refuse(e.to_string()))
 }
 
 #[cfg(test)]
@@ -204,44 +225,51 @@ mod tests {
         .unwrap();
     }
 
+    fn registry(versions: &[&str]) -> (tempfile::TempDir, Registry) {
+        let folder = tempfile::tempdir().unwrap();
+        versions.iter().for_each(|v| student(folder.path(), v));
+        let registry = Registry { root: folder.path().into(), first: "a".into() };
+        (folder, registry)
+    }
+
+    fn serving(registry: &Registry) -> String {
+        registry.stack().unwrap().pop().unwrap()
+    }
+
     #[test]
     fn rollbacks_go_back_step_by_step_and_nothing_is_forgotten() {
-        let root = tempfile::tempdir().unwrap();
-        let root = root.path();
-        ["a", "b", "c"].iter().for_each(|v| student(root, v));
-        assert_eq!(serving(root, "a").unwrap(), "a");
-        promote(root, "a", "b", "gate", "better").unwrap();
-        promote(root, "a", "c", "gate", "better still").unwrap();
-        assert!(matches!(promote(root, "a", "c", "gate", ""), Err(RegistryError::Serves(_))));
-        assert_eq!(serving(root, "a").unwrap(), "c");
-        assert_eq!(rollback(root, "a", "Ann", "rejects everything").unwrap(), "b");
-        assert_eq!(rollback(root, "a", "Ann", "this one too").unwrap(), "a");
-        assert!(matches!(rollback(root, "a", "Ann", ""), Err(RegistryError::First(v)) if v == "a"));
-        promote(root, "a", "c", "Ann", "it was the lamp").unwrap();
-        assert_eq!(serving(root, "a").unwrap(), "c");
-        assert_eq!(rollback(root, "a", "Ann", "").unwrap(), "a", "b was rolled back before");
-        let by: Vec<_> = history(root).unwrap().into_iter().map(|e| (e.change, e.version, e.by)).collect();
+        let (_folder, registry) = registry(&["a", "b", "c"]);
+        assert_eq!(serving(&registry), "a");
+        registry.promote("b", "gate", "better").unwrap();
+        registry.promote("c", "gate", "better still").unwrap();
+        assert!(matches!(registry.promote("c", "gate", ""), Err(RegistryError::Serves(_))));
+        assert_eq!(serving(&registry), "c");
+        assert_eq!(registry.rollback("Ann", "rejects everything").unwrap(), "b");
+        assert_eq!(registry.rollback("Ann", "this one too").unwrap(), "a");
+        assert!(matches!(registry.rollback("Ann", ""), Err(RegistryError::First(v)) if v == "a"));
+        registry.promote("c", "Ann", "it was the lamp").unwrap();
+        assert_eq!(serving(&registry), "c");
+        assert_eq!(registry.rollback("Ann", "").unwrap(), "a", "b was rolled back before");
+        let by: Vec<_> = registry.history().unwrap().into_iter().map(|e| (e.change, e.version, e.by)).collect();
         assert_eq!(by.len(), 6);
         assert_eq!(by[2], (Change::Rollback, "b".into(), "Ann".into()));
     }
 
     #[test]
     fn a_flipped_byte_a_missing_folder_and_a_path_are_refused_and_the_old_one_stays() {
-        let root = tempfile::tempdir().unwrap();
-        let root = root.path();
-        ["a", "b"].iter().for_each(|v| student(root, v));
-        fs::write(root.join("b/student.onnx"), "c").unwrap();
-        assert!(promote(root, "a", "b", "gate", "").unwrap_err().to_string().contains("SHA-256"));
-        assert!(promote(root, "a", "d", "gate", "").is_err());
-        assert!(matches!(promote(root, "a", "../a", "gate", ""), Err(RegistryError::Name(_))));
-        assert_eq!(serving(root, "a").unwrap(), "a");
-        assert!(!root.join(SERVING).exists());
+        let (folder, registry) = registry(&["a", "b"]);
+        fs::write(folder.path().join("b/student.onnx"), "c").unwrap();
+        assert!(registry.promote("b", "gate", "").unwrap_err().to_string().contains("SHA-256"));
+        assert!(registry.promote("d", "gate", "").is_err());
+        assert!(matches!(registry.promote("../a", "gate", ""), Err(RegistryError::Name(_))));
+        assert_eq!(serving(&registry), "a");
+        assert!(!folder.path().join(SERVING).exists());
     }
 
     #[test]
     fn a_damaged_registry_is_an_error_that_names_it() {
-        let root = tempfile::tempdir().unwrap();
-        fs::write(root.path().join(SERVING), "[{").unwrap();
-        assert!(serving(root.path(), "a").unwrap_err().to_string().contains(SERVING));
+        let (folder, registry) = registry(&[]);
+        fs::write(folder.path().join(SERVING), "[{").unwrap();
+        assert!(registry.stack().unwrap_err().to_string().contains(SERVING));
     }
 }

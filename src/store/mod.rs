@@ -1,9 +1,12 @@
-//! Verdicts in SQLite, frames as files beside it.
+//! Verdicts and labels in SQLite, frames as files beside it.
 //!
 //! Invariant: what was committed survives `kill -9` of the process (write-ahead log; a power cut may take the newest
 //! commits, `synchronous=NORMAL`), and no verdict names a frame that was not written before it.
 
+mod agreement;
 mod frames;
+mod labels;
+mod queue;
 mod verdicts;
 
 use std::{path::Path, path::PathBuf, time::Duration};
@@ -11,7 +14,10 @@ use std::{path::Path, path::PathBuf, time::Duration};
 use object_store::local::LocalFileSystem;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 
+pub use agreement::{Agreement, Consensus, consensus};
 pub use frames::frame_key;
+pub use labels::{ItemPage, Label, LabelPage, LabeledItem};
+pub use queue::{Ask, Order, Queue, WINDOW, hash_share};
 pub use verdicts::{Counts, MAX_PAGE, Page};
 
 /// How long a reader or writer waits for another one's lock.

@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -17,13 +17,15 @@ use beltsight::{
         infer::{self, Infer},
         live::LiveFrame,
         record::{self, Recorder},
-        swap,
+        swap::{self, Swapper},
     },
     metrics::Metrics,
     model::{File, Input, Lineage, Manifest, sha256},
     nets::{self, Net},
     onnx::{Tensor, Weights, export},
     pixels::encode_jpeg,
+    promote::registry::Registry,
+    rounds::{self, keeper},
     store::Store,
     tokens::Tokens,
 };
@@ -142,6 +144,28 @@ pub async fn start_within(settings: Settings, limits: Limits) -> Server {
     let (ready, is_ready) = watch::channel(true);
     let tokens_file = folder.path().join("tokens.toml"); // none yet
     let tokens = Tokens::open(&tokens_file).unwrap();
+    let swapper = Arc::new(Swapper {
+        infer: infer.clone(),
+        metrics: metrics.clone(),
+        root: models.clone(),
+        precision: None,
+        device: Device::Cpu,
+        threads: 2, // so that there are sessions side by side
+        max_batch: 2,
+        loading: Mutex::new(()),
+    });
+    let registry = Registry { root: models.clone(), first: "one".into() };
+    let rounds = keeper::Parts {
+        settings: rounds::Settings::default(),
+        store: store.clone(),
+        folder: folder.path().join("store"),
+        registry: registry.clone(),
+        swapper: swapper.clone(),
+        metrics: metrics.clone(),
+        recorded: recorded.subscribe(),
+        deadline: Duration::from_millis(50),
+    };
+    let (rounds, _learning) = keeper::start(rounds, stop.clone());
     let parts = Parts {
         infer: infer.clone(),
         tokens: tokens.clone(),
@@ -152,10 +176,9 @@ pub async fn start_within(settings: Settings, limits: Limits) -> Server {
         live: newest,
         ready: is_ready,
         stop: stop.clone(),
-        models: models.clone(),
-        device: Device::Cpu,
-        threads: 2, // so that there are sessions side by side
-        max_batch: 2,
+        swapper,
+        registry,
+        rounds,
     };
     let router = api::router(Api::new(parts, settings).unwrap());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

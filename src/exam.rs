@@ -1,0 +1,116 @@
+//! Two students sit one exam: the same held-out pictures, plain and damaged, through the engine that serves.
+//!
+//! Invariant: both see the same bytes, and their times are taken in turn, so that a busy neighbour slows both.
+
+use std::{path::Path, time::Instant};
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+use crate::{
+    corrupt::{CORRUPTIONS, corrupt},
+    dataset::{DataError, Dataset},
+    domain::{Action, Card, Scores, ms},
+    engine::{Device, Engine, EngineError, softmax},
+    line::decide::decide,
+    model::{Manifest, ModelError},
+    pixels::PixelError,
+    promote::gate::{Exam, Truth},
+};
+
+/// Strength of the damage, of 1 to 5: visible, but a person still tells the item.
+const STRENGTH: usize = 3;
+/// Held-out pictures that are damaged, each in every way; spread over the set.
+const DAMAGED: usize = 100;
+/// Pictures whose inference is timed.
+const TIMED: usize = 100;
+
+/// Why there is no result.
+#[derive(Debug, thiserror::Error)]
+pub enum ExamError {
+    /// A model is refused.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The held-out pictures can't be read.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// A picture can't be damaged.
+    #[error(transparent)]
+    Pixels(#[from] PixelError),
+    /// ONNX Runtime failed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+struct Candidate {
+    engine: Engine,
+    exam: Exam,
+}
+
+/// What the models in `folders` answer to `data`, and the truth.
+///
+/// # Errors
+/// [`ExamError`].
+pub fn sit(folders: [&Path; 2], data: &Dataset) -> Result<([Exam; 2], Truth), ExamError> {
+    let classes: Vec<String> = data.samples.iter().map(|s| s.class.clone()).collect();
+    let step = classes.len().div_ceil(DAMAGED).max(1);
+    let truth = Truth {
+        damaged: classes
+            .iter()
+            .step_by(step)
+            .flat_map(|class| std::iter::repeat_n(class.clone(), CORRUPTIONS.len()))
+            .collect(),
+        clean: classes,
+    };
+    let [mut a, mut b] = [open(folders[0], data, step)?, open(folders[1], data, step)?];
+    let mut times = [Vec::new(), Vec::new()];
+    let blank = |engine: &Engine| vec![vec![128; engine.side() * engine.side() * 3]];
+    for _ in 0..TIMED {
+        for (candidate, times) in [&mut a, &mut b].into_iter().zip(&mut times) {
+            let picture = blank(&candidate.engine);
+            let began = Instant::now();
+            candidate.engine.run_all(&picture, 1)?;
+            times.push(ms(began.elapsed()));
+        }
+    }
+    for (candidate, times) in [&mut a, &mut b].into_iter().zip(&mut times) {
+        times.sort_by(f64::total_cmp);
+        candidate.exam.infer_ms = times[TIMED / 2];
+    }
+    Ok(([a.exam, b.exam], truth))
+}
+
+fn open(folder: &Path, data: &Dataset, step: usize) -> Result<Candidate, ExamError> {
+    let manifest = Manifest::read(folder)?;
+    let card = manifest.card(&manifest.serve);
+    let mut engine = Engine::open(&manifest.onnx(folder, &manifest.serve)?, Device::Cpu, 1)?;
+    let pictures = data.load(card.side)?;
+    let mut damaged = Vec::new();
+    for (n, picture) in pictures.iter().step_by(step).enumerate() {
+        for corruption in CORRUPTIONS {
+            // The same draw for both students.
+            let mut rng = ChaCha8Rng::seed_from_u64(n as u64);
+            damaged.push(corrupt(picture, card.side as usize, corruption, STRENGTH, &mut rng)?);
+        }
+    }
+    let clean = probabilities(&mut engine, &card, &pictures)?;
+    let accepts = |row: &Vec<f32>| {
+        let scores = Scores { probabilities: row.clone(), embedding: Vec::new() };
+        decide(Some(&card), &Ok(scores)).action == Action::Accept
+    };
+    let exam = Exam {
+        classes: card.classes.clone(),
+        accept: card.thresholds.accept.clone(),
+        accepted: clean.iter().map(accepts).collect(),
+        clean,
+        damaged: probabilities(&mut engine, &card, &damaged)?,
+        infer_ms: f64::NAN,
+    };
+    Ok(Candidate { engine, exam })
+}
+
+fn probabilities(engine: &mut Engine, card: &Card, pictures: &[Vec<u8>]) -> Result<Vec<Vec<f32>>, EngineError> {
+    let outputs = engine.run_all(pictures, 8)?;
+    let rows = outputs.logits.rows().into_iter();
+    Ok(rows.map(|row| softmax(&row.to_vec(), card.thresholds.temperature)).collect())
+}

@@ -1,0 +1,105 @@
+//! The shadow run: a candidate scores what the serving student scores, and its answers count for nothing but the tally.
+//!
+//! Invariant: the workers never wait for it: what finds its queue full is passed over.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{Receiver, sync_channel},
+    },
+    thread,
+};
+
+use crate::{
+    domain::{Action, Card, Picture, Scores},
+    engine::{Device, softmax},
+    line::{decide::decide, infer::Infer, priority, swap},
+    model::ModelError,
+    pixels,
+};
+
+/// Items that may wait for the candidate.
+const QUEUE: usize = 8;
+
+/// An item as the serving student saw and scored it.
+pub struct Looked {
+    /// `side * side * 3` RGB bytes.
+    pub pixels: Vec<u8>,
+    /// Its scores.
+    pub scores: Scores,
+    /// The student that gave them.
+    pub card: Arc<Card>,
+}
+
+/// What both students said so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Items scored by both.
+    pub items: usize,
+    /// Items that one would let pass and the other not.
+    pub apart: usize,
+    /// Items for which the candidate had no scores.
+    pub faults: usize,
+}
+
+/// A shadow run; it ends when this is dropped.
+pub struct Shadow {
+    infer: Infer,
+    tally: Arc<Mutex<Tally>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Shadow {
+    /// Opens the candidate in `folder` on one CPU thread of low priority and begins to compare.
+    ///
+    /// # Errors
+    /// [`ModelError`], also when no thread can be started.
+    pub fn start(folder: &Path, infer: &Infer) -> Result<Self, ModelError> {
+        let student = swap::open(folder, None, Device::Cpu, 1, 1)?;
+        let (sender, receiver) = sync_channel(QUEUE);
+        let tally = Arc::new(Mutex::new(Tally::default()));
+        let counted = tally.clone();
+        let thread = thread::Builder::new()
+            .name("shadow".into())
+            .spawn(move || compare(student, &receiver, &counted))
+            .map_err(|e| ModelError::Read { path: folder.into(), why: e.to_string() })?;
+        infer.tap(Some(sender));
+        Ok(Self { infer: infer.clone(), tally, thread: Some(thread) })
+    }
+
+    /// The tally so far.
+    pub fn tally(&self) -> Tally {
+        *self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Shadow {
+    fn drop(&mut self) {
+        self.infer.tap(None); // the thread then finds its queue closed
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join(); // one that panicked has ended too
+        }
+    }
+}
+
+fn compare(mut student: super::infer::Student, looks: &Receiver<Looked>, tally: &Mutex<Tally>) {
+    priority::set(priority::LOW);
+    let side = student.card.side;
+    while let Ok(Looked { pixels, scores, card }) = looks.recv() {
+        // Cut for the serving student; a candidate of another input side sees the same cut, resized.
+        let picture = Picture { width: card.side, height: card.side, rgb: pixels };
+        let fitted = if side == card.side { Ok(picture.rgb) } else { pixels::fit(&picture, None, side) };
+        let outputs = fitted.ok().and_then(|pixels| student.engine.run_all(&[pixels], 1).ok());
+        let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(outputs) = outputs.filter(|o| o.logits.iter().all(|l| l.is_finite())) else {
+            tally.faults += 1;
+            continue;
+        };
+        let probabilities = softmax(&outputs.logits.row(0).to_vec(), student.card.thresholds.temperature);
+        let own = Scores { probabilities, embedding: Vec::new() };
+        let passes = |card: &Card, scores: Scores| decide(Some(card), &Ok(scores)).action == Action::Accept;
+        tally.items += 1;
+        tally.apart += usize::from(passes(&student.card, own) != passes(&card, scores));
+    }
+}

@@ -1,0 +1,684 @@
+//! The service's side of the rounds: starts them, watches the line beside them, takes a proven candidate over, and takes
+//! it back when it does harm.
+//!
+//! Invariant: learning gives way. A round that endangers the line's deadline is killed and goes on later; at every moment
+//! the student that serves is one that the registry names.
+
+use std::{
+    collections::VecDeque,
+    fs, io,
+    path::PathBuf,
+    process::{Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use serde::Serialize;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tokio::{
+    process::Child,
+    sync::{broadcast, mpsc, oneshot, watch},
+    task::spawn_blocking,
+};
+use tokio_util::sync::CancellationToken;
+use utoipa::ToSchema;
+
+use super::{End, Folder, Outcome, Plan, Settings, Stage, run};
+use crate::{
+    domain::{Action, Reason, Source, Verdict},
+    line::{
+        shadow::Shadow,
+        swap::{LoadError, Swapper},
+    },
+    metrics::Metrics,
+    promote::{
+        gate::{self, Ruling},
+        registry::{Registry, RegistryError},
+    },
+    store::Store,
+};
+
+/// How often it looks at everything.
+const TICK: Duration = Duration::from_millis(500);
+/// Newest belt items that tell how the line does.
+const WINDOW: usize = 200;
+/// Share of them that may be late while a round runs.
+const LATE: f64 = 0.02;
+/// A belt item counts as late from this share of the deadline on.
+const NEARLY: f64 = 0.8;
+/// Belt items before a new student is judged in its probation.
+const PROBATION_ITEMS: usize = 100;
+/// Share by which rejects may change in probation beyond what the shadow run showed.
+const REJECT_JUMP: f64 = 0.15;
+/// Share of faults that ends a probation.
+const FAULTS: f64 = 0.05;
+/// Times a round's process may die before the round is given up.
+const TRIES: u32 = 5;
+
+/// What a person orders.
+#[derive(Clone, Debug)]
+pub enum Order {
+    /// Start a round now.
+    Start,
+    /// End the round that runs.
+    Stop,
+    /// Let the waiting candidate serve.
+    Approve,
+}
+
+/// Why an order can't be followed.
+#[derive(Debug, thiserror::Error)]
+pub enum OrderError {
+    /// A round runs already.
+    #[error("round {0} runs already")]
+    Runs(u32),
+    /// None runs.
+    #[error("no round runs")]
+    None,
+    /// No candidate waits for approval.
+    #[error("no candidate waits for approval")]
+    NotWaiting,
+    /// It can't be started or ended.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// What the keeper does at present.
+#[derive(Clone, Debug, Default, Serialize, ToSchema)]
+pub struct Status {
+    /// The round that runs; `null` when none does.
+    pub round: Option<u32>,
+    /// What it does.
+    pub stage: Option<Stage>,
+    /// How far the stage is, 0 to 1, where it can be told.
+    pub progress: Option<f64>,
+    /// Seconds until the stage is done, where it can be told.
+    pub seconds_left: Option<u64>,
+    /// What started it.
+    pub trigger: Option<String>,
+    /// Labeled items in the store.
+    pub labels: usize,
+    /// Labels since the last round began.
+    pub new_labels: usize,
+    /// Mean novelty of the newest belt items.
+    pub novelty: Option<f32>,
+    /// The version in probation.
+    pub probation: Option<String>,
+}
+
+/// How to give orders and follow the rounds; clones share it.
+#[derive(Clone)]
+pub struct Handle {
+    orders: mpsc::Sender<(Order, String, oneshot::Sender<Result<(), OrderError>>)>,
+    /// Changes every half second at most.
+    pub status: watch::Receiver<Status>,
+    /// The store's folder, where the rounds lie.
+    pub store: PathBuf,
+}
+
+impl Handle {
+    /// Gives `order` in the name of `by`.
+    ///
+    /// # Errors
+    /// [`OrderError`].
+    pub async fn order(&self, order: Order, by: &str) -> Result<(), OrderError> {
+        let gone = |_| OrderError::Failed("the service is stopping".into());
+        let (reply, answer) = oneshot::channel();
+        self.orders.send((order, by.into(), reply)).await.map_err(|e| gone(e.to_string()))?;
+        answer.await.map_err(|e| gone(e.to_string()))?
+    }
+}
+
+/// What the keeper needs of the service.
+pub struct Parts {
+    /// When and how.
+    pub settings: Settings,
+    /// Labels and frames.
+    pub store: Store,
+    /// Its folder.
+    pub folder: PathBuf,
+    /// What serves.
+    pub registry: Registry,
+    /// Loads students.
+    pub swapper: Arc<Swapper>,
+    /// All metrics.
+    pub metrics: Metrics,
+    /// Committed verdicts.
+    pub recorded: broadcast::Receiver<Arc<Verdict>>,
+    /// Capture to verdict.
+    pub deadline: Duration,
+}
+
+/// Starts the keeper.
+pub fn start(parts: Parts, stop: CancellationToken) -> (Handle, tokio::task::JoinHandle<()>) {
+    let (orders, inbox) = mpsc::channel(4);
+    let (status, reader) = watch::channel(Status::default());
+    let handle = Handle { orders, status: reader, store: parts.folder.clone() };
+    let keeper = Keeper {
+        parts,
+        now: Now::Idle,
+        belt: Belt::default(),
+        probation: None,
+        ended: Instant::now(),
+        status,
+        seen: 0,
+    };
+    (handle, tokio::spawn(keeper.keep(inbox, stop)))
+}
+
+/// What the round does.
+enum Now {
+    Idle,
+    Child { folder: Folder, child: Child, began: Instant, tries: u32 },
+    Paused { folder: Folder, until: Instant, tries: u32 },
+    Shadow { folder: Folder, ruling: Ruling, shadow: Shadow },
+    Approval { folder: Folder, ruling: Ruling },
+}
+
+impl Now {
+    fn folder(&self) -> Option<&Folder> {
+        match self {
+            Now::Idle => None,
+            Now::Child { folder, .. }
+            | Now::Paused { folder, .. }
+            | Now::Shadow { folder, .. }
+            | Now::Approval { folder, .. } => Some(folder),
+        }
+    }
+}
+
+/// How the line does: the newest belt items.
+#[derive(Default)]
+struct Belt(VecDeque<Seen>);
+
+#[derive(Clone, Copy)]
+struct Seen {
+    late: bool,
+    passed: bool,
+    fault: bool,
+    novelty: Option<f32>,
+}
+
+impl Belt {
+    fn add(&mut self, verdict: &Verdict, deadline: Duration) {
+        if verdict.source != Source::Belt {
+            return;
+        }
+        if self.0.len() == WINDOW {
+            self.0.pop_front();
+        }
+        self.0.push_back(Seen {
+            late: verdict.timings.total_ms > NEARLY * deadline.as_secs_f64() * 1e3,
+            passed: verdict.decision.action == Action::Accept,
+            fault: verdict.decision.reason == Reason::Fault,
+            novelty: verdict.novelty,
+        });
+    }
+
+    fn share(&self, of: impl Fn(&Seen) -> bool) -> f64 {
+        self.0.iter().filter(|seen| of(seen)).count() as f64 / self.0.len().max(1) as f64
+    }
+
+    /// Mean novelty; `None` before the window is full, or when the model does not tell it.
+    fn novelty(&self) -> Option<f32> {
+        let known: Vec<f32> = self.0.iter().filter_map(|seen| seen.novelty).collect();
+        (known.len() == WINDOW).then(|| known.iter().sum::<f32>() / WINDOW as f32)
+    }
+}
+
+/// A new student under watch.
+struct Probation {
+    version: String,
+    until: Instant,
+    /// Share of items that did not pass before.
+    before: f64,
+    /// Share of items on which the shadow run differed.
+    expected: f64,
+    belt: Belt,
+    items: usize,
+}
+
+/// Why the student under watch must go, if it must. `items` were judged by it; `rejects` and `faults` are shares of the
+/// newest of them.
+fn troubled(items: usize, before: f64, expected: f64, rejects: f64, faults: f64) -> Option<String> {
+    if items < PROBATION_ITEMS {
+        return None;
+    }
+    if faults > FAULTS {
+        return Some(format!("{:.1} % of the items had no scores", faults * 100.0));
+    }
+    let change = rejects - before;
+    (change.abs() > expected + REJECT_JUMP).then(|| {
+        format!(
+            "{:.1} % of the items were not let pass, {:.1} % before; the shadow run had shown a change of at most {:.1} %",
+            rejects * 100.0,
+            before * 100.0,
+            expected * 100.0
+        )
+    })
+}
+
+struct Keeper {
+    parts: Parts,
+    now: Now,
+    belt: Belt,
+    probation: Option<Probation>,
+    /// When the last round ended, or the service started.
+    ended: Instant,
+    status: watch::Sender<Status>,
+    /// Labels when the last round began.
+    seen: usize,
+}
+
+impl Keeper {
+    async fn keep(
+        mut self,
+        mut inbox: mpsc::Receiver<(Order, String, oneshot::Sender<Result<(), OrderError>>)>,
+        stop: CancellationToken,
+    ) {
+        for end in End::ALL {
+            self.parts.metrics.rounds.with_label_values(&[end.name()]);
+        }
+        self.seen = self.labels().await;
+        if let Err(e) = self.go_on() {
+            tracing::error!("the round that was interrupted can't go on: {e}");
+        }
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some((order, by, reply)) = inbox.recv() => {
+                    let _ = reply.send(self.follow(order, &by).await); // the asker may have gone
+                }
+                verdict = self.parts.recorded.recv() => match verdict {
+                    Ok(verdict) => self.see(&verdict),
+                    Err(broadcast::error::RecvError::Lagged(_)) => {} // a window that misses some still tells
+                    Err(broadcast::error::RecvError::Closed) => break,
+                },
+                _ = ticks.tick() => self.tick().await,
+            }
+        }
+        if let Now::Child { child, .. } = &mut self.now {
+            let _ = child.kill().await; // it goes on when the service does
+        }
+    }
+
+    fn see(&mut self, verdict: &Verdict) {
+        self.belt.add(verdict, self.parts.deadline);
+        if let Some(probation) = &mut self.probation
+            && verdict.source == Source::Belt
+            && verdict.model.split('@').next() == Some(&probation.version)
+        {
+            probation.belt.add(verdict, self.parts.deadline);
+            probation.items += 1;
+        }
+    }
+
+    async fn labels(&self) -> usize {
+        self.parts.store.labeled_items().await.unwrap_or_else(|e| {
+            tracing::warn!("labels can't be counted: {e}");
+            self.seen
+        })
+    }
+
+    async fn tick(&mut self) {
+        let labels = self.labels().await;
+        self.watch_probation().await;
+        match std::mem::replace(&mut self.now, Now::Idle) {
+            Now::Idle => {
+                if let Some(trigger) = self.trigger(labels)
+                    && let Err(e) = self.begin(&trigger, labels)
+                {
+                    tracing::error!("a round could not begin: {e}");
+                    self.ended = Instant::now(); // not again at once
+                }
+            }
+            Now::Child { folder, child, began, tries } => self.watch_child(folder, child, began, tries).await,
+            Now::Paused { folder, until, tries } if Instant::now() >= until => self.spawn(folder, tries),
+            Now::Shadow { folder, ruling, shadow } => self.watch_shadow(folder, ruling, shadow).await,
+            waiting => self.now = waiting,
+        }
+        self.publish(labels);
+    }
+
+    fn trigger(&self, labels: usize) -> Option<String> {
+        let settings = &self.parts.settings;
+        if labels < settings.min_labels || self.probation.is_some() {
+            return None;
+        }
+        let idle = self.ended.elapsed();
+        let new = labels.saturating_sub(self.seen);
+        if settings.new_labels > 0 && new >= settings.new_labels {
+            Some("labels".into())
+        } else if !settings.every.is_zero() && idle >= settings.every {
+            Some("schedule".into())
+        } else if settings.drift > 0.0
+            && idle >= settings.pause
+            && new > 0 // without a new label the round would only repeat the last one
+            && self.belt.novelty().is_some_and(|novelty| novelty >= settings.drift)
+        {
+            Some("drift".into())
+        } else {
+            None
+        }
+    }
+
+    async fn follow(&mut self, order: Order, by: &str) -> Result<(), OrderError> {
+        let running = self.now.folder().map(|folder| folder.number);
+        match order {
+            Order::Start => {
+                if let Some(number) = running {
+                    return Err(OrderError::Runs(number));
+                }
+                let labels = self.labels().await;
+                self.begin(by, labels).map_err(|e| OrderError::Failed(e.to_string()))?;
+                self.publish(labels);
+                Ok(())
+            }
+            Order::Stop => {
+                let now = std::mem::replace(&mut self.now, Now::Idle);
+                let Some(folder) = now.folder().cloned() else { return Err(OrderError::None) };
+                if let Now::Child { mut child, .. } = now {
+                    let _ = child.kill().await; // it may have ended by itself
+                }
+                self.end(&folder, End::Stopped, format!("stopped by {by}"), None);
+                Ok(())
+            }
+            Order::Approve => match std::mem::replace(&mut self.now, Now::Idle) {
+                Now::Approval { folder, ruling } => {
+                    self.take_over(folder, ruling, by).await;
+                    Ok(())
+                }
+                other => {
+                    self.now = other;
+                    Err(OrderError::NotWaiting)
+                }
+            },
+        }
+    }
+
+    /// Writes the plan of a new round and starts its process.
+    fn begin(&mut self, trigger: &str, labels: usize) -> io::Result<()> {
+        let parts = &self.parts;
+        let last = Folder::all(&parts.folder)?.last().map_or(0, |round| round.number);
+        let settings = &parts.settings;
+        let absolute = |path: &PathBuf| std::path::absolute(path);
+        let plan = Plan {
+            number: last + 1,
+            trigger: trigger.into(),
+            started: now(),
+            store: absolute(&parts.folder)?,
+            incumbent: absolute(&parts.registry.root.join(&parts.swapper.infer.card().version))?,
+            train: settings.train.clone(),
+            distill: settings.distill.clone(),
+            base: settings.base.as_ref().map(absolute).transpose()?,
+            held_out: settings.held_out.as_ref().map(absolute).transpose()?,
+            held_out_share: settings.held_out_share,
+            unlabeled: settings.unlabeled,
+            memory: settings.memory,
+            gate: settings.gate.clone(),
+        };
+        let folder = Folder::new(&parts.folder, plan.number);
+        folder.write("plan.json", &plan)?;
+        tracing::info!(round = plan.number, trigger, labels, "a round begins");
+        self.seen = labels;
+        self.spawn(folder, 0);
+        Ok(())
+    }
+
+    /// Goes on with a round that the service's last stop or crash interrupted.
+    fn go_on(&mut self) -> io::Result<()> {
+        let rounds = Folder::all(&self.parts.folder)?;
+        let Some(folder) = rounds.into_iter().find(|round| !round.path.join("outcome.json").is_file()) else {
+            return Ok(());
+        };
+        tracing::info!(round = folder.number, "an interrupted round goes on");
+        self.spawn(folder, 0); // a finished child ends at once
+        Ok(())
+    }
+
+    fn spawn(&mut self, folder: Folder, tries: u32) {
+        let spawned = || {
+            let log = fs::File::options().create(true).append(true).open(folder.path.join("round.log"))?;
+            let mut own = Command::new(std::env::current_exe()?);
+            own.arg("round").arg(&folder.path);
+            let mut command = run::capped(&own, self.parts.settings.memory);
+            command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+            tokio::process::Command::from(command).kill_on_drop(true).spawn()
+        };
+        match spawned() {
+            Ok(child) => self.now = Now::Child { folder, child, began: Instant::now(), tries: tries + 1 },
+            Err(e) => self.end(&folder, End::Failed, format!("its process can't be started: {e}"), None),
+        }
+    }
+
+    async fn watch_child(&mut self, folder: Folder, mut child: Child, began: Instant, tries: u32) {
+        let settings = &self.parts.settings;
+        match child.try_wait() {
+            Ok(None) => {
+                let late = self.belt.share(|seen| seen.late);
+                if self.belt.0.len() == WINDOW && late > LATE {
+                    let _ = child.kill().await; // it may have ended this moment
+                    self.belt.0.clear();
+                    let (percent, pause) = (late * 100.0, settings.pause);
+                    tracing::warn!(round = folder.number, "{percent:.1} % of the belt items are late: learning rests");
+                    self.parts.metrics.rounds_paused.inc();
+                    self.now = Now::Paused { folder, until: Instant::now() + pause, tries };
+                } else if began.elapsed() > settings.timeout {
+                    let _ = child.kill().await; // as above
+                    self.end(&folder, End::Failed, format!("it took longer than {:?}", settings.timeout), None);
+                } else {
+                    self.now = Now::Child { folder, child, began, tries };
+                }
+            }
+            Ok(Some(status)) if status.success() => self.examined(folder).await,
+            Ok(Some(status)) if status.code().is_none() && tries < TRIES => {
+                tracing::warn!(round = folder.number, "its process ended with {status}: it goes on in a new one");
+                self.spawn(folder, tries);
+            }
+            Ok(Some(status)) => {
+                let log = fs::read_to_string(folder.path.join("round.log")).unwrap_or_default();
+                let last = log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("nothing in its log");
+                self.end(&folder, End::Failed, format!("its process ended with {status}: {last}"), None);
+            }
+            Err(e) => self.end(&folder, End::Failed, format!("its process is lost: {e}"), None),
+        }
+    }
+
+    async fn examined(&mut self, folder: Folder) {
+        let Some(ruling) = folder.read::<Ruling>("ruling.json") else {
+            return self.end(&folder, End::Failed, "its process left no ruling".into(), None);
+        };
+        let metrics = &self.parts.metrics;
+        for (who, accuracy) in ["incumbent", "candidate"].into_iter().zip(ruling.accuracy) {
+            metrics.held_out_accuracy.with_label_values(&[who]).set(accuracy);
+        }
+        if !ruling.promote {
+            return self.hold(&folder, ruling);
+        }
+        let (candidate, infer) = (folder.candidate(), self.parts.swapper.infer.clone());
+        match spawn_blocking(move || Shadow::start(&candidate, &infer)).await {
+            Ok(Ok(shadow)) => self.now = Now::Shadow { folder, ruling, shadow },
+            Ok(Err(e)) => self.end(&folder, End::Held, format!("it is refused: {e}"), Some(ruling)),
+            Err(e) => self.end(&folder, End::Failed, e.to_string(), Some(ruling)),
+        }
+    }
+
+    async fn watch_shadow(&mut self, folder: Folder, ruling: Ruling, shadow: Shadow) {
+        let tally = shadow.tally();
+        let limits = &self.parts.settings.gate;
+        self.parts.metrics.shadow_items.set(tally.items as i64);
+        if tally.items < limits.shadow_items && tally.faults == 0 {
+            self.now = Now::Shadow { folder, ruling, shadow };
+            return;
+        }
+        let _ = spawn_blocking(move || drop(shadow)).await; // waits for its thread
+        let seen = gate::Shadow { items: tally.items, apart: tally.apart, faults: tally.faults };
+        let ruling = gate::with_shadow(ruling, seen, limits);
+        if !ruling.promote {
+            self.hold(&folder, ruling);
+        } else if self.parts.settings.automatic {
+            self.take_over(folder, ruling, "gate").await;
+        } else {
+            tracing::info!(round = folder.number, "the candidate passed every check and waits for approval");
+            self.now = Now::Approval { folder, ruling };
+        }
+    }
+
+    fn hold(&mut self, folder: &Folder, ruling: Ruling) {
+        for check in ruling.checks.iter().filter(|check| !check.passed) {
+            self.parts.metrics.gate_failures.with_label_values(&[&check.name]).inc();
+        }
+        self.end(folder, End::Held, ruling.reasons(), Some(ruling));
+    }
+
+    /// Puts the candidate among the models, hands the line over to it, and watches it from then on.
+    async fn take_over(&mut self, folder: Folder, ruling: Ruling, by: &str) {
+        let (registry, swapper) = (self.parts.registry.clone(), self.parts.swapper.clone());
+        let (from, version, by) = (folder.candidate(), folder.version(), by.to_string());
+        let found = ruling.checks.iter().find(|check| check.name == "better");
+        let why = found.map_or_else(String::new, |check| check.found.clone());
+        let reason = why.clone();
+        let taken = spawn_blocking(move || -> Result<(), TakeOverError> {
+            install(&from, &registry.root, &version)?;
+            swapper.load(&version)?;
+            Ok(registry.promote(&version, &by, &reason)?)
+        });
+        let taken = taken.await.unwrap_or_else(|e| Err(TakeOverError::Files(io::Error::other(e))));
+        match taken {
+            Ok(()) => {
+                let shadow = ruling.disagreement.max(self.shadow_share(&ruling));
+                self.probation = Some(Probation {
+                    version: folder.version(),
+                    until: Instant::now() + self.parts.settings.probation,
+                    before: self.belt.share(|seen| !seen.passed),
+                    expected: shadow,
+                    belt: Belt::default(),
+                    items: 0,
+                });
+                self.end(&folder, End::Promoted, why, Some(ruling));
+            }
+            Err(e) => self.end(&folder, End::Failed, format!("it could not take over: {e}"), Some(ruling)),
+        }
+    }
+
+    /// Share of the shadow run's items on which the candidate differed.
+    fn shadow_share(&self, ruling: &Ruling) -> f64 {
+        ruling.shadow.map_or(0.0, |shadow| shadow.apart as f64 / shadow.items.max(1) as f64)
+    }
+
+    async fn watch_probation(&mut self) {
+        let Some(probation) = &self.probation else { return };
+        let (rejects, faults) = (probation.belt.share(|seen| !seen.passed), probation.belt.share(|seen| seen.fault));
+        if self.parts.swapper.infer.card().version != probation.version {
+            self.probation = None; // somebody changed it meanwhile
+        } else if let Some(why) = troubled(probation.items, probation.before, probation.expected, rejects, faults) {
+            tracing::error!("{} is taken back: {why}", probation.version);
+            self.probation = None;
+            let (registry, swapper) = (self.parts.registry.clone(), self.parts.swapper.clone());
+            let back = spawn_blocking(move || -> Result<(), TakeOverError> {
+                let version = registry.rollback("probation", &why)?;
+                swapper.load(&version)?;
+                Ok(())
+            });
+            match back.await {
+                Ok(Ok(())) => self.parts.metrics.rollbacks.inc(),
+                Ok(Err(e)) => tracing::error!("it could not be taken back: {e}"),
+                Err(e) => tracing::error!("{e}"),
+            }
+        } else if Instant::now() >= probation.until {
+            tracing::info!("{} has passed its probation", probation.version);
+            self.probation = None;
+        }
+    }
+
+    fn end(&mut self, folder: &Folder, end: End, why: String, ruling: Option<Ruling>) {
+        tracing::info!(round = folder.number, end = end.name(), "the round is over: {why}");
+        self.parts.metrics.rounds.with_label_values(&[end.name()]).inc();
+        if let Err(e) = folder.write("outcome.json", &Outcome { end, why, at: now(), ruling }) {
+            tracing::error!("round {} can't be closed: {e}", folder.number); // it would begin anew after a restart
+        }
+        self.ended = Instant::now();
+        self.now = Now::Idle;
+    }
+
+    fn publish(&self, labels: usize) {
+        let novelty = self.belt.novelty();
+        let (stage, progress, left) = match &self.now {
+            Now::Idle => (None, None, None),
+            Now::Paused { until, .. } => {
+                (Some(Stage::Paused), None, Some(until.saturating_duration_since(Instant::now()).as_secs()))
+            }
+            Now::Approval { .. } => (Some(Stage::Approval), None, None),
+            Now::Shadow { shadow, .. } => {
+                let share = shadow.tally().items as f64 / self.parts.settings.gate.shadow_items.max(1) as f64;
+                (Some(Stage::Shadow), Some(share.min(1.0)), None)
+            }
+            Now::Child { folder, began, .. } => {
+                let (stage, progress) = folder.stage();
+                let left =
+                    progress.filter(|p| *p > 0.02).map(|p| (began.elapsed().as_secs_f64() * (1.0 - p) / p) as u64);
+                (Some(stage), progress, left)
+            }
+        };
+        let metrics = &self.parts.metrics;
+        for known in Stage::ALL {
+            metrics.round_stage.with_label_values(&[known.name()]).set(i64::from(stage == Some(known)));
+        }
+        metrics.round_progress.set(progress.unwrap_or(0.0));
+        metrics.labels_new.set(labels.saturating_sub(self.seen) as i64);
+        let folder = self.now.folder();
+        self.status.send_replace(Status {
+            round: folder.map(|f| f.number),
+            stage,
+            progress,
+            seconds_left: left,
+            trigger: folder.and_then(|f| f.read::<Plan>("plan.json")).map(|plan| plan.trigger),
+            labels,
+            new_labels: labels.saturating_sub(self.seen),
+            novelty,
+            probation: self.probation.as_ref().map(|p| p.version.clone()),
+        });
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum TakeOverError {
+    #[error(transparent)]
+    Files(#[from] io::Error),
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+}
+
+/// Copies a model folder to `root/version`; it appears there whole or not at all.
+fn install(from: &std::path::Path, root: &std::path::Path, version: &str) -> io::Result<()> {
+    let new = tempfile::Builder::new().prefix(".").tempdir_in(root)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        fs::copy(entry.path(), new.path().join(entry.file_name()))?;
+    }
+    let target = root.join(version);
+    let _ = fs::remove_dir_all(&target); // of a take-over that broke off before the registry named it
+    fs::rename(new.keep(), target)
+}
+
+fn now() -> String {
+    OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default() // now can always be written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probation_ends_by_faults_or_by_a_jump_beyond_what_the_shadow_run_showed() {
+        assert_eq!(troubled(99, 0.1, 0.0, 0.9, 0.9), None, "too few items to tell");
+        assert!(troubled(100, 0.1, 0.0, 0.1, 0.06).is_some_and(|why| why.contains("no scores")));
+        assert_eq!(troubled(100, 0.1, 0.2, 0.4, 0.0), None, "the shadow run foretold it");
+        assert!(troubled(100, 0.1, 0.05, 0.4, 0.0).is_some_and(|why| why.contains("40.0 %")));
+        assert!(troubled(100, 0.5, 0.05, 0.1, 0.0).is_some(), "suddenly everything passes");
+    }
+}

@@ -1,0 +1,311 @@
+//! Rounds: unlabeled frames and a few labels → a candidate, in a process of its own beside the line.
+//!
+//! A round lives in a folder, `<store>/rounds/<number>`:
+//!
+//! | file | written by | holds |
+//! |---|---|---|
+//! | `plan.json` | the service, first | everything the round depends on |
+//! | `snapshot/` | the child | the data, frozen; `train/` and `held_out/` list its labeled pictures |
+//! | `round-<number>-teacher/`, `round-<number>/` | `beltsight-learn` | its runs: checkpoints, metrics, report, `model/` |
+//! | `ruling.json` | the child, last | the gate's ruling on the candidate `round-<number>/model` |
+//! | `outcome.json` | the service | how it ended |
+//!
+//! Invariant: a file or folder under its final name is whole, so a round that was killed goes on by being run again.
+
+pub mod keeper;
+pub mod run;
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::promote::gate::{Limits, Ruling};
+
+/// When rounds run and how.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Time between two rounds; 0 runs none by the clock.
+    #[serde(with = "humantime_serde")]
+    pub every: Duration,
+    /// New labels that start a round; 0 never does.
+    pub new_labels: usize,
+    /// Mean novelty of the newest items that starts a round; 0 never does.
+    pub drift: f32,
+    /// Fewest labels a round needs.
+    pub min_labels: usize,
+    /// What `beltsight train` is told: method and options, without data and output.
+    pub train: Vec<String>,
+    /// What `beltsight distill` is told to make the serving student from the trained one; empty: the trained one serves.
+    pub distill: Vec<String>,
+    /// Labeled pictures that every round trains on in addition: a data set's folder.
+    pub base: Option<PathBuf>,
+    /// Labeled pictures that every candidate is examined on in addition; training never sees them.
+    pub held_out: Option<PathBuf>,
+    /// Share of the labeled items, chosen once and for all by their hash, that training never sees.
+    pub held_out_share: f64,
+    /// Most unlabeled pictures in a round; the newest are taken.
+    pub unlabeled: usize,
+    /// Bytes of memory (data segment) that each of its processes may take.
+    pub memory: u64,
+    /// Longest time a round may take; then it is ended.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    /// How long a round waits after it endangered the line's deadline.
+    #[serde(with = "humantime_serde")]
+    pub pause: Duration,
+    /// Whether a candidate that passed every check takes over by itself; otherwise it waits for a person.
+    pub automatic: bool,
+    /// How long a new student is watched: when it rejects too much or fails, the one before takes over again.
+    #[serde(with = "humantime_serde")]
+    pub probation: Duration,
+    /// What a candidate must keep to.
+    pub gate: Limits,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let words = |text: &str| text.split(' ').map(String::from).collect();
+        Self {
+            every: Duration::ZERO,
+            new_labels: 0,
+            drift: 0.0,
+            min_labels: 20,
+            train: words("pseudo-label --net small"),
+            distill: Vec::new(),
+            base: None,
+            held_out: None,
+            held_out_share: 0.3,
+            unlabeled: 5000,
+            memory: 8 << 30,
+            timeout: Duration::from_secs(6 * 3600),
+            pause: Duration::from_secs(300),
+            automatic: true,
+            probation: Duration::from_secs(600),
+            gate: Limits::default(),
+        }
+    }
+}
+
+/// Everything a round depends on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Counts from 1.
+    pub number: u32,
+    /// What started it: `schedule`, `labels`, `drift`, or a person's name.
+    pub trigger: String,
+    /// When (RFC 3339).
+    pub started: String,
+    /// The store's folder.
+    pub store: PathBuf,
+    /// Model folder of the student that serves.
+    pub incumbent: PathBuf,
+    /// As in [`Settings`].
+    pub train: Vec<String>,
+    /// As in [`Settings`].
+    pub distill: Vec<String>,
+    /// As in [`Settings`].
+    pub base: Option<PathBuf>,
+    /// As in [`Settings`].
+    pub held_out: Option<PathBuf>,
+    /// As in [`Settings`].
+    pub held_out_share: f64,
+    /// As in [`Settings`].
+    pub unlabeled: usize,
+    /// As in [`Settings`].
+    pub memory: u64,
+    /// As in [`Settings`].
+    pub gate: Limits,
+}
+
+/// What a round does at present.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Freezing the data.
+    Snapshot,
+    /// Training.
+    Train,
+    /// Distilling.
+    Distill,
+    /// Measuring the candidate and the incumbent on the held-out pictures.
+    Examine,
+    /// Scoring live items beside the incumbent.
+    Shadow,
+    /// Waiting for a person's approval.
+    Approval,
+    /// Waiting until the line has room again.
+    Paused,
+    /// It is over.
+    Done,
+}
+
+impl Stage {
+    /// All of them, in order.
+    pub const ALL: [Stage; 8] = [
+        Stage::Snapshot,
+        Stage::Train,
+        Stage::Distill,
+        Stage::Examine,
+        Stage::Shadow,
+        Stage::Approval,
+        Stage::Paused,
+        Stage::Done,
+    ];
+
+    /// Snake-case name, as in metrics and JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Snapshot => "snapshot",
+            Stage::Train => "train",
+            Stage::Distill => "distill",
+            Stage::Examine => "examine",
+            Stage::Shadow => "shadow",
+            Stage::Approval => "approval",
+            Stage::Paused => "paused",
+            Stage::Done => "done",
+        }
+    }
+}
+
+/// How a round ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum End {
+    /// The candidate serves.
+    Promoted,
+    /// The gate held it.
+    Held,
+    /// A person declined or ended it.
+    Stopped,
+    /// Something broke.
+    Failed,
+}
+
+impl End {
+    /// All of them.
+    pub const ALL: [End; 4] = [End::Promoted, End::Held, End::Stopped, End::Failed];
+
+    /// Snake-case name, as in metrics and JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            End::Promoted => "promoted",
+            End::Held => "held",
+            End::Stopped => "stopped",
+            End::Failed => "failed",
+        }
+    }
+}
+
+/// How a round ended and why.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// How.
+    pub end: End,
+    /// Why, in words.
+    pub why: String,
+    /// When (RFC 3339).
+    pub at: String,
+    /// The ruling with the shadow run, where it came to that.
+    pub ruling: Option<Ruling>,
+}
+
+/// A round's folder.
+#[derive(Clone, Debug)]
+pub struct Folder {
+    /// Its path.
+    pub path: PathBuf,
+    /// Its number.
+    pub number: u32,
+}
+
+impl Folder {
+    /// The folder of round `number` of the store in `store`; need not exist.
+    pub fn new(store: &Path, number: u32) -> Self {
+        Self { path: store.join("rounds").join(format!("{number:04}")), number }
+    }
+
+    /// All rounds of the store in `store`, the oldest first.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn all(store: &Path) -> io::Result<Vec<Self>> {
+        let entries = match fs::read_dir(store.join("rounds")) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(e),
+        };
+        let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let mut rounds: Vec<Self> = numbers.map(|number| Self::new(store, number)).collect();
+        rounds.retain(|round| round.path.join("plan.json").is_file());
+        rounds.sort_by_key(|round| round.number);
+        Ok(rounds)
+    }
+
+    /// The version name of its candidate.
+    pub fn version(&self) -> String {
+        format!("round-{:04}", self.number)
+    }
+
+    /// The candidate's model folder.
+    pub fn candidate(&self) -> PathBuf {
+        self.path.join(self.version()).join("model")
+    }
+
+    /// The run that trains the teacher, where there is one.
+    pub fn teacher(&self) -> PathBuf {
+        self.path.join(format!("{}-teacher", self.version()))
+    }
+
+    /// A file of it as JSON; `None` when it is not there yet or can't be read.
+    pub fn read<T: DeserializeOwned>(&self, file: &str) -> Option<T> {
+        serde_json::from_slice(&fs::read(self.path.join(file)).ok()?).ok()
+    }
+
+    /// Writes a file of it, whole or not at all.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn write<T: Serialize>(&self, file: &str, content: &T) -> io::Result<()> {
+        fs::create_dir_all(&self.path)?;
+        let new = tempfile::NamedTempFile::new_in(&self.path)?;
+        serde_json::to_writer_pretty(&new, content)?;
+        new.as_file().sync_all()?;
+        new.persist(self.path.join(file)).map(drop).map_err(|e| e.error)
+    }
+
+    /// What the child does at present, by what it has finished, and how far that is: 0 to 1, where it can be told.
+    pub fn stage(&self) -> (Stage, Option<f64>) {
+        if self.path.join("outcome.json").is_file() {
+            return (Stage::Done, None);
+        }
+        if self.path.join("ruling.json").is_file() {
+            return (Stage::Shadow, None);
+        }
+        let Some(plan) = self.read::<Plan>("plan.json") else { return (Stage::Snapshot, None) };
+        if self.candidate().is_dir() {
+            (Stage::Examine, None)
+        } else if !self.path.join("held_out").is_dir() {
+            (Stage::Snapshot, None)
+        } else if plan.distill.is_empty() {
+            (Stage::Train, steps(&self.path.join(self.version())))
+        } else if self.teacher().join("model").is_dir() {
+            (Stage::Distill, steps(&self.path.join(self.version())))
+        } else {
+            (Stage::Train, steps(&self.teacher()))
+        }
+    }
+}
+
+/// Share of its steps that a training in `folder` has logged.
+fn steps(folder: &Path) -> Option<f64> {
+    let config: serde_json::Value = serde_json::from_slice(&fs::read(folder.join("config.json")).ok()?).ok()?;
+    let all = config["plan"]["steps"].as_f64()?;
+    let text = fs::read_to_string(folder.join("metrics.jsonl")).ok()?;
+    let line: serde_json::Value = serde_json::from_str(text.lines().next_back()?).ok()?;
+    Some((line["step"].as_f64()? / all).clamp(0.0, 1.0))
+}

@@ -1,0 +1,140 @@
+//! The child's side of a round: snapshot → training → distilled student → exam → ruling, start to finish.
+//!
+//! Invariant: a step whose result is there is not done again, so a killed round goes on where it was; training goes on
+//! from its checkpoint.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::{Folder, Plan};
+use crate::{
+    dataset::{self, Dataset, Sample},
+    exam, learner,
+    model::{Manifest, sha256},
+    promote::gate,
+    snapshot::{self, snapshot},
+    store::Store,
+};
+
+/// Runs what is left of the round in `folder` and leaves its ruling there.
+///
+/// # Errors
+/// In words.
+pub fn run(folder: &Folder) -> Result<()> {
+    let plan: Plan = folder.read("plan.json").with_context(|| format!("{} holds no plan", folder.path.display()))?;
+    if folder.path.join("ruling.json").is_file() {
+        return Ok(());
+    }
+    let incumbent = Manifest::read(&plan.incumbent)?;
+    if !folder.path.join("held_out").is_dir() {
+        freeze(folder, &plan)?;
+    }
+    let accept = incumbent.thresholds.accept.join(",");
+    let candidate = folder.path.join(folder.version());
+    if plan.distill.is_empty() {
+        learn(folder, &plan, "train", &plan.train, &accept, &candidate)?;
+    } else {
+        let teacher = folder.teacher();
+        learn(folder, &plan, "train", &plan.train, &accept, &teacher)?;
+        let mut words = plan.distill.clone();
+        words.extend(["--teacher".into(), teacher.to_string_lossy().into_owned()]);
+        learn(folder, &plan, "distill", &words, &accept, &candidate)?;
+    }
+    let held_out = dataset::read(&folder.path.join("held_out"))?;
+    let ([old, new], truth) = exam::sit([&plan.incumbent, &folder.candidate()], &held_out)?;
+    let ruling = gate::rule(&old, &new, &truth, &plan.gate);
+    folder.write("ruling.json", &ruling)?;
+    println!("{}", serde_json::to_string_pretty(&ruling)?);
+    Ok(())
+}
+
+/// Freezes the data: the snapshot, and the lists `train` and `held_out` of its labeled pictures.
+fn freeze(folder: &Folder, plan: &Plan) -> Result<()> {
+    let frozen = folder.path.join("snapshot");
+    if !frozen.is_dir() {
+        let limits = snapshot::Limits { labeled: 100_000, unlabeled: plan.unlabeled };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let store = Store::open(&plan.store).await?;
+            let taken = snapshot(&store, &frozen, limits).await;
+            store.close().await;
+            taken
+        })?;
+    }
+    let (mut train, mut held_out) = (Vec::new(), Vec::new());
+    for sample in absolute(&frozen, dataset::read(&frozen)?)? {
+        let share = if held_out_draw(&sample.group) < plan.held_out_share { &mut held_out } else { &mut train };
+        share.push(sample);
+    }
+    for (more, share) in [(&plan.base, &mut train), (&plan.held_out, &mut held_out)] {
+        if let Some(root) = more {
+            share.extend(absolute(root, dataset::read(root)?)?);
+        }
+    }
+    ensure!(!held_out.is_empty(), "no labeled item fell into the share of {} that is held out", plan.held_out_share);
+    list(&folder.path, "train", &train)?;
+    list(&folder.path, "held_out", &held_out)
+}
+
+/// Where an item falls, 0 to 1, by the hash of its group: for one item always the same.
+fn held_out_draw(group: &str) -> f64 {
+    let hash = u32::from_str_radix(&sha256(group.as_bytes())[..8], 16).unwrap_or(0); // eight hex digits always parse
+    f64::from(hash) / f64::from(u32::MAX)
+}
+
+fn absolute(root: &Path, data: Dataset) -> Result<Vec<Sample>> {
+    let root = fs::canonicalize(root).with_context(|| root.display().to_string())?;
+    let place = |sample: Sample| Sample { file: root.join(&sample.file).to_string_lossy().into_owned(), ..sample };
+    Ok(data.samples.into_iter().map(place).collect())
+}
+
+/// Writes `folder/name/photos.csv`, whole or not at all.
+fn list(folder: &Path, name: &str, samples: &[Sample]) -> Result<()> {
+    let new = tempfile::tempdir_in(folder)?;
+    let mut table = csv::Writer::from_path(new.path().join("photos.csv"))?;
+    table.write_record(["file", "class", "split_group"])?;
+    for sample in samples {
+        table.write_record([&sample.file, &sample.class, &sample.group])?;
+    }
+    table.flush()?;
+    let target = folder.join(name);
+    let _ = fs::remove_dir_all(&target); // left by a run that was killed between the two lists
+    fs::rename(new.keep(), &target).with_context(|| target.display().to_string())
+}
+
+/// Runs `beltsight-learn what words` until `out/model` is there.
+fn learn(folder: &Folder, plan: &Plan, what: &str, words: &[String], accept: &str, out: &Path) -> Result<()> {
+    if out.join("model").is_dir() {
+        return Ok(());
+    }
+    let mut command = learner::command()?;
+    command.arg(what).args(words).arg("--data").arg(folder.path.join("train")).arg("--out").arg(out);
+    command.args(["--accept", accept]);
+    let unlabeled: PathBuf = folder.path.join("snapshot").join(snapshot::UNLABELED);
+    if dataset::read_unlabeled(&unlabeled).is_ok() && words.first().is_none_or(|method| method != "supervised") {
+        command.arg("--unlabeled").arg(unlabeled);
+    }
+    if out.join("config.json").is_file() {
+        command.arg("--resume");
+    }
+    let status = capped(&command, plan.memory).status().with_context(|| format!("{command:?}"))?;
+    if !status.success() {
+        bail!("beltsight-learn {what} ended with {status}");
+    }
+    Ok(())
+}
+
+/// `command` on cores that nobody else wants (SCHED_IDLE), with at most `memory` bytes of data segment, killed when its parent is: through
+/// util-linux's own programs, so that no unsafe code runs between fork and exec.
+pub fn capped(command: &Command, memory: u64) -> Command {
+    let mut wrapped = Command::new("setpriv");
+    wrapped.args(["--pdeathsig", "KILL", "chrt", "--idle", "0", "prlimit"]).arg(format!("--data={memory}"));
+    wrapped.arg(command.get_program()).args(command.get_args());
+    wrapped.envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    wrapped
+}
