@@ -16,6 +16,7 @@
 //! | [`store`] | verdicts and labels in SQLite, frames as files |
 //! | [`snapshot`] | what people labeled, and what they did not, as a data set to learn from |
 //! | [`labels`] | labels in and out: Label Studio, CSV |
+//! | [`tokens`] | access tokens and roles, hashed in a file |
 //! | [`api`] | HTTP: one file per resource |
 //! | [`app`] | wires channels and tasks into a service |
 //! | [`nets`] | network architectures as data |
@@ -56,3 +57,4 @@ pub mod rounds;
 pub mod scorecard;
 pub mod snapshot;
 pub mod store;
+pub mod tokens;

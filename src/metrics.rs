@@ -78,6 +78,7 @@ pub struct All {
     pub output_reconnects: IntCounterVec,
     pub line_asked: IntCounterVec,
     pub line_acknowledged: IntCounterVec,
+    pub access_refused: IntCounterVec,
     pub ready: IntGauge,
     pub cores: IntGauge,
 }
@@ -225,6 +226,7 @@ impl Metrics {
                 "How many of line_asked_total the other side has acknowledged.",
                 &["output", "action"],
             )?,
+            access_refused: counters(r, "access_refused_total", "Requests not let in, by reason.", &["reason"])?,
             ready: gauge(r, "ready", "1 while the service is ready.")?,
             cores: gauge(r, "cpu_cores", "CPU cores that the process may use.")?,
             registry: registry.clone(),
@@ -291,6 +293,9 @@ impl Metrics {
             "malformed",
         ] {
             all.bad_input.with_label_values(&[kind]);
+        }
+        for reason in ["no_token", "unknown_token", "expired_token", "role", "cross_site", "host", "no_rule"] {
+            all.access_refused.with_label_values(&[reason]);
         }
         for route in ["/classify", "/v2/models/{model}/infer"] {
             all.refused.with_label_values(&[route]);

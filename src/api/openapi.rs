@@ -3,7 +3,7 @@
 use axum::Json;
 use utoipa::OpenApi;
 
-use super::{classify, error::Problem, frames, health, items, labels, live, models, page, rounds, v2, verdicts};
+use super::{classify, error::Problem, frames, health, items, labels, live, login, models, page, rounds, v2, verdicts};
 
 /// Collects what the handlers say about themselves; a test compares it with the router.
 #[derive(OpenApi)]
@@ -11,7 +11,7 @@ use super::{classify, error::Problem, frames, health, items, labels, live, model
     info(
         title = "beltsight",
         description = "Conveyor-belt inspection. Every error is a problem document (RFC 9457). `/v2` speaks the Open \
-                       Inference Protocol."
+                       Inference Protocol. Where access tokens are set, send one as `Authorization: Bearer …`."
     ),
     paths(
         classify::classify,
@@ -51,6 +51,9 @@ use super::{classify, error::Problem, frames, health, items, labels, live, model
         page::html,
         page::css,
         page::js,
+        login::login,
+        login::logout,
+        login::whoami,
     ),
     components(schemas(Problem))
 )]
