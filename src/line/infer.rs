@@ -446,9 +446,7 @@ fn run(seat: &mut Seat, batch: Vec<Job>, metrics: &Metrics, tap: Option<&SyncSen
         }
         let timings = Timings { queue_ms: ms(queued), infer_ms: ms(elapsed), ..Timings::default() };
         let look = match (&scores, tap) {
-            (Ok(scores), Some(tap)) => {
-                Some((tap, Looked { pixels, scores: scores.clone(), card: seat.card.clone() }))
-            }
+            (Ok(scores), Some(tap)) => Some((tap, Looked { pixels, scores: scores.clone(), card: seat.card.clone() })),
             _ => None,
         };
         let _ = job.reply.send(Scored { scores, model: Some(seat.card.clone()), timings });

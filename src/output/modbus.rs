@@ -254,8 +254,7 @@ impl Plc {
             Err(_) => "the PLC does not answer".into(),
         };
         tracing::warn!("connection to {} lost: {why}", self.settings.address);
-        self.outlet.connected(false);
-        self.outlet.metrics.output_reconnects.with_label_values(&[self.outlet.output.name()]).inc();
+        self.outlet.lost();
         Err(Failed::Lost(why))
     }
 
