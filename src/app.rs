@@ -34,7 +34,7 @@ use crate::{
     domain::Verdict,
     engine,
     line::{
-        camera::{self, Event},
+        camera::{self, Event as CameraEvent},
         eject::Ejector,
         handover::Handover,
         infer::{self, Infer},
@@ -44,9 +44,12 @@ use crate::{
     },
     metrics::Metrics,
     promote::registry::Registry,
-    store::Store,
+    rounds::keeper,
+    store::{Event, Store},
 };
 
+/// How often labels are counted.
+const COUNT: Duration = Duration::from_secs(10);
 /// How often the registry of what serves is looked at.
 const FOLLOW: Duration = Duration::from_millis(200);
 
@@ -89,6 +92,9 @@ async fn run(config: Config) -> Result<()> {
     });
 
     let store = Store::open(&config.store.folder).await?;
+    let started =
+        Event::Started { version: env!("CARGO_PKG_VERSION").into(), after_stop: store.ended_in_order().await? };
+    store.append(started).await?;
     let (recorded, _) = broadcast::channel::<Arc<Verdict>>(1024);
     // Recording outlives the line, so that the last verdicts are written too.
     let stop_recording = CancellationToken::new();
@@ -124,6 +130,18 @@ async fn run(config: Config) -> Result<()> {
         threads.extend(start_line(&line, camera, &stop, &stop_cameras)?);
     }
 
+    let rounds = keeper::Parts {
+        settings: config.rounds,
+        store: store.clone(),
+        folder: config.store.folder,
+        registry: registry.clone(),
+        swapper: swapper.clone(),
+        metrics: metrics.clone(),
+        recorded: recorded.subscribe(),
+        deadline: config.line.deadline,
+    };
+    let (rounds_handle, learning) = keeper::start(rounds, stop.clone());
+
     let (ready, ready_reader) = watch::channel(true);
     metrics.ready.set(1);
     let parts = api::Parts {
@@ -137,7 +155,10 @@ async fn run(config: Config) -> Result<()> {
         ready: ready_reader,
         swapper: swapper.clone(),
         registry: registry.clone(),
+        labels: config.labels,
+        rounds: rounds_handle,
     };
+    tokio::spawn(count_labels(store.clone(), metrics.clone(), stop.clone()));
     let following = tokio::spawn(follow(registry, swapper, stop.clone()));
     let listen = config.server.listen;
     let listener = TcpListener::bind(listen).await.with_context(|| {
@@ -166,6 +187,7 @@ async fn run(config: Config) -> Result<()> {
 
     stop.cancel();
     following.await?;
+    learning.await?;
     stop_cameras.store(true, Ordering::Relaxed);
     for thread in threads {
         let _ = tokio::task::spawn_blocking(move || thread.join()).await; // a panicked camera must not keep us
@@ -181,6 +203,9 @@ async fn run(config: Config) -> Result<()> {
     drop(line);
     stop_recording.cancel();
     writer.await?;
+    if let Err(e) = store.append(Event::Stopped).await {
+        tracing::error!("the end could not be recorded: {e}");
+    }
     store.close().await;
     Ok(())
 }
@@ -202,6 +227,23 @@ fn open_serving(registry: &Registry, config: &Config, metrics: &Metrics) -> Resu
                 }
                 tracing::error!("{version} is to serve but is refused: {e}; trying the one before");
             }
+        }
+    }
+}
+
+/// Keeps the gauges of what waits for a label and of how far people agree.
+async fn count_labels(store: Store, metrics: Metrics, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        match (store.unlabeled().await, store.agreement().await) {
+            (Ok(waiting), Ok(agreement)) => {
+                metrics.label_queue.set(waiting as i64);
+                metrics.label_kappa.set(agreement.kappa.unwrap_or(f64::NAN));
+            }
+            (Err(e), _) | (_, Err(e)) => tracing::warn!("labels can't be counted: {e}"),
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(COUNT) => {}
         }
     }
 }
@@ -251,18 +293,18 @@ fn start_line(
     }
     let on_event = {
         let name = name.clone();
-        move |event: Event| match event {
-            Event::Frame => {
+        move |event: CameraEvent| match event {
+            CameraEvent::Frame => {
                 metrics.frames.with_label_values(&[&name]).inc();
                 metrics.camera_up.with_label_values(&[&name]).set(1);
             }
-            Event::Dropped => metrics.frames_dropped.with_label_values(&[&name, "stale"]).inc(),
-            Event::BadFrame(why) => {
+            CameraEvent::Dropped => metrics.frames_dropped.with_label_values(&[&name, "stale"]).inc(),
+            CameraEvent::BadFrame(why) => {
                 tracing::warn!(camera = &*name, "a frame was refused: {why}");
                 metrics.frames_dropped.with_label_values(&[&name, "driver"]).inc();
             }
-            Event::Opened => tracing::info!(camera = &*name, "camera opened"),
-            Event::Lost(why) => {
+            CameraEvent::Opened => tracing::info!(camera = &*name, "camera opened"),
+            CameraEvent::Lost(why) => {
                 tracing::warn!(camera = &*name, "camera lost: {why}");
                 metrics.camera_up.with_label_values(&[&name]).set(0);
                 metrics.camera_reconnects.with_label_values(&[&name]).inc();

@@ -16,6 +16,7 @@ use crate::{
     api,
     engine::Device,
     line::{camera, eject, infer, locate, record},
+    rounds,
 };
 
 /// The whole configuration.
@@ -42,6 +43,10 @@ pub struct Config {
     pub record: record::Settings,
     /// Where records are kept.
     pub store: Store,
+    /// How people label.
+    pub labels: api::LabelSettings,
+    /// The learning beside the line.
+    pub rounds: rounds::Settings,
 }
 
 /// Where the HTTP API listens.
@@ -168,6 +173,12 @@ impl Config {
         if !(0.0..=1.0).contains(&self.record.keep_share) {
             return Err("record.keep_share must lie between 0 and 1".into());
         }
+        if !(0.0..=1.0).contains(&self.labels.second_share) {
+            return Err("labels.second_share must lie between 0 and 1".into());
+        }
+        if self.labels.classes.iter().any(|class| class.trim().is_empty()) {
+            return Err("labels.classes holds a class without a name".into());
+        }
         for (key, value) in [
             ("api.max_in_flight", self.api.max_in_flight),
             ("api.max_body", self.api.max_body),
@@ -179,6 +190,12 @@ impl Config {
             if value == 0 {
                 return Err(format!("{key} must be at least 1"));
             }
+        }
+        if !(0.05..=0.95).contains(&self.rounds.held_out_share) {
+            return Err("rounds.held_out_share must lie between 0.05 and 0.95".into());
+        }
+        if self.rounds.train.is_empty() {
+            return Err("rounds.train must name a method".into());
         }
         // Out of range the locator would see no items at all, and all would pass unjudged.
         if !(self.locate.threshold > 0.0 && self.locate.threshold < 1.0) {
@@ -242,6 +259,7 @@ mod tests {
         for text in [
             "[infer]\nhttp_queue = 0",
             "[record]\nkeep_share = nan",
+            "[labels]\nsecond_share = 1.5",
             "[line]\ndeadline = '0s'",
             "[locate]\nthreshold = 48.0",
         ] {

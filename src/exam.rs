@@ -44,7 +44,6 @@ pub enum ExamError {
 
 struct Candidate {
     engine: Engine,
-    card: Card,
     exam: Exam,
 }
 
@@ -107,7 +106,7 @@ fn open(folder: &Path, data: &Dataset, step: usize) -> Result<Candidate, ExamErr
         damaged: probabilities(&mut engine, &card, &damaged)?,
         infer_ms: f64::NAN,
     };
-    Ok(Candidate { engine, card, exam })
+    Ok(Candidate { engine, exam })
 }
 
 fn probabilities(engine: &mut Engine, card: &Card, pictures: &[Vec<u8>]) -> Result<Vec<Vec<f32>>, EngineError> {

@@ -13,12 +13,16 @@
 //! | [`line`] | the hot path: camera, locate, infer, decide, eject, record |
 //! | [`output`] | what moves the gates: one file per way of doing it |
 //! | [`belt`] | the simulated belt: seeded fish with exact truth |
-//! | [`store`] | verdicts in SQLite, frames as files |
+//! | [`store`] | verdicts and labels in SQLite, frames as files |
+//! | [`snapshot`] | what people labeled, and what they did not, as a data set to learn from |
+//! | [`labels`] | labels in and out: Label Studio, CSV |
 //! | [`api`] | HTTP: one file per resource |
 //! | [`app`] | wires channels and tasks into a service |
 //! | [`nets`] | network architectures as data |
 //! | [`onnx`] | named weights → ONNX bytes, float32 and int8 |
 //! | [`corrupt`] | what a factory does to pictures, to examine students with |
+//! | [`rounds`] | unlabeled frames and labels → a candidate, beside the line |
+//! | [`exam`] | two students on the same held-out pictures |
 //! | [`promote`] | the gate that weighs a candidate, the registry of what serves |
 //! | [`scorecard`] | AUC, recall at fixed false accepts, calibration, confusion |
 //!
@@ -37,6 +41,7 @@ pub mod draw;
 pub mod engine;
 pub mod evaluate;
 pub mod exam;
+pub mod labels;
 pub mod learner;
 pub mod line;
 pub mod metrics;
@@ -47,5 +52,7 @@ pub mod output;
 pub mod pixels;
 pub mod probe;
 pub mod promote;
+pub mod rounds;
 pub mod scorecard;
+pub mod snapshot;
 pub mod store;

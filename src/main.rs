@@ -9,7 +9,8 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use beltsight::{
-    app, bench, config::Config, dataset, doctor, draw, evaluate, learner, model, probe, promote::registry::Registry,
+    app, bench, config::Config, dataset, doctor, draw, evaluate, labels, learner, model, probe,
+    promote::registry::Registry, rounds, store,
 };
 use clap::{Parser, Subcommand};
 
@@ -45,6 +46,11 @@ enum Cmd {
         /// Folder with a folder per version.
         #[arg(long, default_value = "models", global = true)]
         root: PathBuf,
+    },
+    /// Run, or go on with, the round in a folder (the service starts it this way).
+    Round {
+        /// The round's folder, `<store>/rounds/<number>`.
+        folder: PathBuf,
     },
     /// Measure a model on labeled pictures.
     Evaluate {
@@ -83,6 +89,19 @@ enum Cmd {
     /// Repeat a published experiment (runs beltsight-learn).
     #[command(disable_help_flag = true)]
     Reproduce(HandedOn),
+    /// The record: verify it.
+    Record {
+        #[command(subcommand)]
+        command: RecordCmd,
+    },
+    /// Labels in and out: a data set to learn from, Label Studio's JSON, CSV.
+    Labels {
+        #[command(subcommand)]
+        command: labels::Command,
+        /// Configuration file, for the store and the classes.
+        #[arg(long, default_value = "deploy/beltsight.toml", global = true)]
+        config: PathBuf,
+    },
     /// Measure speed; the README's figures come from here.
     Bench {
         #[command(subcommand)]
@@ -170,6 +189,22 @@ enum CameraCmd {
 }
 
 #[derive(Subcommand)]
+enum RecordCmd {
+    /// Check every entry, verdict and signature of a record; also beside a running service.
+    Verify {
+        /// The store's folder.
+        #[arg(long, default_value = "data")]
+        store: PathBuf,
+        /// The public key, kept elsewhere; absent: the store's own record.pub.
+        #[arg(long)]
+        public_key: Option<PathBuf>,
+        /// Print JSON instead of text.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Subcommand)]
 enum BenchCmd {
     /// `/classify` against a plain loop and against a Python service.
     Classify {
@@ -225,6 +260,12 @@ enum BenchCmd {
         #[arg(long, default_value_t = 100_000)]
         requests: usize,
     },
+    /// The record: verdicts written and verified a second.
+    Record {
+        /// Number of verdicts.
+        #[arg(long, default_value_t = 400_000)]
+        verdicts: usize,
+    },
 }
 
 fn main() -> ExitCode {
@@ -242,6 +283,11 @@ fn run(command: Cmd) -> Result<ExitCode> {
         Cmd::Serve { config } => app::serve(Config::read(&config)?)?,
         Cmd::Doctor { config } => return examine(&Config::read(&config)?),
         Cmd::Models { command, root } => return models(command, &root),
+        Cmd::Round { folder } => {
+            let number = folder.file_name().and_then(|name| name.to_str()?.parse().ok());
+            let number = number.with_context(|| format!("{} is no round's folder", folder.display()))?;
+            rounds::run::run(&rounds::Folder { path: std::path::absolute(folder)?, number })?;
+        }
         Cmd::Evaluate { model, data, precision, json } => {
             let card = evaluate::evaluate(&model, precision.as_deref(), &data)?;
             if json { println!("{}", serde_json::to_string_pretty(&card)?) } else { print!("{card}") }
@@ -254,6 +300,10 @@ fn run(command: Cmd) -> Result<ExitCode> {
         Cmd::Distill(arguments) => return Err(learn("distill", &arguments)),
         Cmd::Compare(arguments) => return Err(learn("compare", &arguments)),
         Cmd::Reproduce(arguments) => return Err(learn("reproduce", &arguments)),
+        Cmd::Record { command } => return tokio::runtime::Runtime::new()?.block_on(record(command)),
+        Cmd::Labels { command, config } => {
+            tokio::runtime::Runtime::new()?.block_on(labels::run(command, &Config::read(&config)?))?;
+        }
         Cmd::Bench { command } => tokio::runtime::Runtime::new()?.block_on(measure(command))?,
     }
     Ok(ExitCode::SUCCESS)
@@ -357,6 +407,17 @@ fn learn(what: &str, HandedOn { arguments }: &HandedOn) -> anyhow::Error {
     }
 }
 
+async fn record(command: RecordCmd) -> Result<ExitCode> {
+    let RecordCmd::Verify { store, public_key, json } = command;
+    let found = store::verify(&store, public_key.as_deref()).await?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&found)?)
+    } else {
+        print!("{found}")
+    }
+    Ok(if found.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
 async fn measure(command: BenchCmd) -> Result<()> {
     match command {
         BenchCmd::Classify { model, data, seconds, rounds, python } => {
@@ -377,6 +438,9 @@ async fn measure(command: BenchCmd) -> Result<()> {
         }
         BenchCmd::Soak { model, data, requests } => {
             bench::load::soak(&model, bench::jpegs(&data)?, requests).await?;
+        }
+        BenchCmd::Record { verdicts } => {
+            println!("{}", serde_json::to_string_pretty(&bench::record::run(verdicts).await?)?);
         }
     }
     Ok(())

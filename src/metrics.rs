@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
 };
 
 /// Buckets in seconds around a line's budget: 1 ms to 1 s.
@@ -52,8 +52,21 @@ pub struct All {
     pub recorded: IntCounter,
     pub store_errors: IntCounter,
     pub store_seconds: Histogram,
+    pub labels: IntCounterVec,
+    pub label_queue: IntGauge,
+    pub label_kappa: Gauge,
     pub model_info: IntGaugeVec,
     pub model_loads: IntCounterVec,
+    pub novelty: Histogram,
+    pub rounds: IntCounterVec,
+    pub rounds_paused: IntCounter,
+    pub round_stage: IntGaugeVec,
+    pub round_progress: Gauge,
+    pub gate_failures: IntCounterVec,
+    pub shadow_items: IntGauge,
+    pub held_out_accuracy: GaugeVec,
+    pub rollbacks: IntCounter,
+    pub labels_new: IntGauge,
     pub http_requests: IntCounterVec,
     pub http_seconds: HistogramVec,
     pub bad_input: IntCounterVec,
@@ -131,8 +144,40 @@ impl Metrics {
             recorded: counter(r, "recorded_total", "Verdicts committed to the store.")?,
             store_errors: counter(r, "store_errors_total", "Failed store operations.")?,
             store_seconds: histogram(r, "store_commit_seconds", "Time of one commit.", &LATENCY)?,
+            labels: counters(
+                r,
+                "labels_total",
+                "Labels that people gave, by class; cant_tell where they could not.",
+                &["class"],
+            )?,
+            label_queue: gauge(r, "label_queue_items", "Kept items among the newest 5,000 that nobody has labeled.")?,
+            label_kappa: float_gauge(
+                r,
+                "label_kappa_ratio",
+                "Cohen's kappa over items that two people labeled; NaN while there are too few.",
+            )?,
             model_info: gauges(r, "model_info", "1 for the model that serves.", &["version", "precision", "provider"])?,
             model_loads: counters(r, "model_loads_total", "Attempts to load a model, by outcome.", &["outcome"])?,
+            novelty: histogram(
+                r,
+                "novelty_ratio",
+                "Distance of an item from what the serving student was trained on; 1 is the edge of that.",
+                &[0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0],
+            )?,
+            rounds: counters(r, "rounds_total", "Learning rounds that are over, by how they ended.", &["end"])?,
+            rounds_paused: counter(r, "rounds_paused_total", "Times learning rested because the line ran late.")?,
+            round_stage: gauges(r, "round_stage", "1 for what the running round does.", &["stage"])?,
+            round_progress: float_gauge(r, "round_progress_ratio", "How far the running round's stage is.")?,
+            gate_failures: counters(r, "gate_failures_total", "Checks that held a candidate.", &["check"])?,
+            shadow_items: gauge(r, "shadow_items", "Live items that the candidate has scored beside the incumbent.")?,
+            held_out_accuracy: float_gauges(
+                r,
+                "held_out_accuracy_ratio",
+                "Accuracy on the held-out pictures of the last round, of incumbent and candidate.",
+                &["student"],
+            )?,
+            rollbacks: counter(r, "rollbacks_total", "Students taken back in their probation.")?,
+            labels_new: gauge(r, "labels_new", "Labeled items since the last round began.")?,
             http_requests: counters(
                 r,
                 "http_requests_total",
@@ -228,7 +273,7 @@ impl Metrics {
         for queue in ["belt", "http", "record"] {
             all.queue_depth.with_label_values(&[queue]);
         }
-        for kind in ["verdict", "frame"] {
+        for kind in ["verdict", "frame", "event"] {
             all.record_dropped.with_label_values(&[kind]);
         }
         for outcome in ["loaded", "refused"] {
@@ -286,6 +331,14 @@ fn gauge(r: &Registry, short: &str, help: &str) -> prometheus::Result<IntGauge> 
 
 fn gauges(r: &Registry, short: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
     registered(r, IntGaugeVec::new(Opts::new(name(short), help), labels)?)
+}
+
+fn float_gauge(r: &Registry, short: &str, help: &str) -> prometheus::Result<Gauge> {
+    registered(r, Gauge::new(name(short), help)?)
+}
+
+fn float_gauges(r: &Registry, short: &str, help: &str, labels: &[&str]) -> prometheus::Result<GaugeVec> {
+    registered(r, GaugeVec::new(Opts::new(name(short), help), labels)?)
 }
 
 fn histogram(r: &Registry, short: &str, help: &str, buckets: &[f64]) -> prometheus::Result<Histogram> {

@@ -165,6 +165,31 @@ pub fn square_around(region: Region, margin: f32, width: u32, height: u32) -> Re
     Region { x: start(cx, width), y: start(cy, height), width: side, height: side }
 }
 
+/// The item's own picture: the square that serving judges, or the whole picture where that was judged (`None`).
+/// `fit(&cut_item(p, r), None, side)` gives what serving gives the network for that item, but for the outermost pixels:
+/// there serving's interpolation still sees half a pixel past the square.
+pub fn cut_item(picture: &Picture, region: Option<Region>) -> Picture {
+    let Some(region) = region else { return picture.clone() };
+    let square = square_around(region, CROP_MARGIN, picture.width, picture.height);
+    let (row, width) = (picture.width as usize * 3, square.width as usize * 3);
+    let rows = (square.y..square.y + square.height).map(|y| y as usize * row + square.x as usize * 3);
+    let rgb = rows.flat_map(|start| picture.rgb.iter().skip(start).take(width).copied()).collect();
+    Picture { width: square.width, height: square.height, rgb }
+}
+
+/// Encodes as PNG, without loss.
+///
+/// # Errors
+/// [`PixelError::Damaged`] when the encoder refuses.
+pub fn encode_png(picture: &Picture) -> Result<Vec<u8>, PixelError> {
+    use image::{ExtendedColorType::Rgb8, ImageEncoder, codecs::png};
+    let mut bytes = Vec::new();
+    png::PngEncoder::new_with_quality(&mut bytes, png::CompressionType::Fast, png::FilterType::Adaptive)
+        .write_image(&picture.rgb, picture.width, picture.height, Rgb8)
+        .map_err(|e| PixelError::Damaged(e.to_string()))?;
+    Ok(bytes)
+}
+
 /// Encodes as JPEG with 4:2:0 chroma; `quality` 1 to 100.
 ///
 /// # Errors
@@ -221,6 +246,27 @@ mod tests {
     fn fit_of_the_whole_at_its_own_size_changes_nothing() {
         let picture = gradient(64, 64);
         assert_eq!(fit(&picture, None, 64).unwrap(), picture.rgb);
+    }
+
+    #[test]
+    fn an_item_cut_out_and_kept_is_what_serving_saw() {
+        let picture = gradient(160, 120);
+        let mut picture = picture;
+        picture.rgb.iter_mut().enumerate().for_each(|(i, v)| *v ^= ((i * 2_654_435_761) >> 9) as u8 & 63);
+        for (x, y, width, height) in [(10, 20, 50, 30), (100, 60, 60, 60), (0, 0, 160, 120), (40, 40, 8, 9)] {
+            let region = Region { x, y, width, height };
+            let square = square_around(region, CROP_MARGIN, 160, 120);
+            let served = fit(&picture, Some(square), 32).unwrap();
+            let kept = decode(&encode_png(&cut_item(&picture, Some(region))).unwrap(), Limits::default()).unwrap();
+            let again = fit(&kept, None, 32).unwrap();
+            // How many pixels of the network's input, counted from the edge, can see past the square's edge.
+            let ring = 1.max(32 / square.width as usize);
+            let inside = |at: usize| [at / 96, at / 3 % 32].iter().all(|v| (ring..32 - ring).contains(v));
+            assert!((0..served.len()).filter(|at| inside(*at)).all(|at| again[at] == served[at]), "{square:?}");
+            let most = again.iter().zip(&served).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+            assert!(most <= 24, "{most} at the edge of {square:?}, where neighbours differ by up to 63");
+        }
+        assert_eq!(cut_item(&picture, None), picture);
     }
 
     #[test]

@@ -9,11 +9,14 @@ mod decoders;
 mod error;
 mod frames;
 mod health;
+mod items;
+mod labels;
 mod live;
 mod measure;
 mod models;
 mod openapi;
 mod page;
+mod rounds;
 mod streams;
 mod tensors;
 mod v2;
@@ -25,7 +28,7 @@ use axum::{
     Router,
     extract::DefaultBodyLimit,
     middleware::from_fn_with_state,
-    routing::{get, post},
+    routing::{delete, get, post},
 };
 use serde::Deserialize;
 use tokio::sync::{Semaphore, broadcast, watch};
@@ -37,10 +40,12 @@ use crate::{
     line::{infer::Infer, live::LiveFrame, record::Recorder, swap::Swapper},
     metrics::Metrics,
     promote::registry::Registry,
+    rounds::keeper::Handle,
     store::Store,
 };
 use decoders::Decoders;
 pub use error::{ApiError, Problem};
+pub use labels::LabelSettings;
 
 /// Limits of the HTTP API.
 #[derive(Clone, Debug, Deserialize)]
@@ -89,10 +94,14 @@ pub struct Parts {
     pub ready: watch::Receiver<bool>,
     /// Ends the event streams, so that a graceful shutdown is not held up by them.
     pub stop: CancellationToken,
+    /// How people label.
+    pub labels: LabelSettings,
     /// Loads students.
     pub swapper: Arc<Swapper>,
     /// Which student serves and which served before.
     pub registry: Registry,
+    /// The learning beside the line.
+    pub rounds: Handle,
 }
 
 /// State of the API; clones share it.
@@ -105,6 +114,7 @@ struct State {
     admission: Arc<Semaphore>,
     streams: Arc<Semaphore>,
     decoders: Decoders,
+    held: labels::Held,
 }
 
 impl std::ops::Deref for Api {
@@ -122,13 +132,16 @@ impl Api {
     pub fn new(parts: Parts, settings: Settings) -> std::io::Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if settings.decode_threads == 0 { cores } else { settings.decode_threads };
-        Ok(Self(Arc::new(State {
+        let api = Self(Arc::new(State {
             admission: Arc::new(Semaphore::new(settings.max_in_flight)),
             streams: Arc::new(Semaphore::new(settings.max_streams)),
             decoders: Decoders::start(threads, parts.infer.clone())?,
+            held: labels::Held::default(),
             parts,
             settings,
-        })))
+        }));
+        labels::touch(&api);
+        Ok(api)
     }
 }
 
@@ -140,11 +153,23 @@ pub fn router(api: Api) -> Router {
         .route("/verdicts/stream", get(verdicts::stream))
         .route("/verdicts/counts", get(verdicts::counts))
         .route("/frames/{key}", get(frames::frame))
+        .route("/labels", get(labels::list))
+        .route("/labels", post(labels::add))
+        .route("/labels/{id}", delete(labels::withdraw))
+        .route("/labels/classes", get(labels::classes))
+        .route("/labels/queue", get(labels::queue))
+        .route("/labels/agreement", get(labels::agreement))
+        .route("/items", get(items::list))
+        .route("/items/{picture}", get(items::picture))
         .route("/live", get(live::stream))
         .route("/live.jpg", get(live::picture))
         .route("/models", get(models::list))
         .route("/models/rollback", post(models::rollback))
         .route("/models/{version}/promote", post(models::promote))
+        .route("/rounds", get(rounds::list))
+        .route("/rounds", post(rounds::start))
+        .route("/rounds/stop", post(rounds::stop))
+        .route("/rounds/approve", post(rounds::approve))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics))
@@ -166,4 +191,11 @@ pub fn router(api: Api) -> Router {
         .layer(CatchPanicLayer::custom(error::panicked))
         .layer(from_fn_with_state(api.clone(), measure::measure))
         .with_state(api)
+}
+
+/// Runs what reads the disk or waits for long on a thread where it may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| ApiError::Internal(e.to_string()))?
 }

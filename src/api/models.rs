@@ -9,11 +9,10 @@ use axum::{
     extract::{Path, Request, State},
 };
 use serde::{Deserialize, Serialize};
-use tokio::task::spawn_blocking;
 use utoipa::ToSchema;
 
 use super::{
-    Api, body,
+    Api, blocking, body,
     error::{ApiError, Problem},
 };
 use crate::{
@@ -175,12 +174,6 @@ async fn take_over(api: Api, version: String, order: Order) -> Result<Json<Loade
         Ok(Json(Loaded { model: card.label.clone() }))
     };
     blocking(load).await
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
-) -> Result<T, ApiError> {
-    spawn_blocking(work).await.map_err(|e| ApiError::Internal(e.to_string()))?
 }
 
 /// Names of the model folders; only these can be loaded, so no path leaves the root.

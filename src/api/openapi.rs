@@ -3,7 +3,7 @@
 use axum::Json;
 use utoipa::OpenApi;
 
-use super::{classify, error::Problem, frames, health, live, models, page, v2, verdicts};
+use super::{classify, error::Problem, frames, health, items, labels, live, models, page, rounds, v2, verdicts};
 
 /// Collects what the handlers say about themselves; a test compares it with the router.
 #[derive(OpenApi)]
@@ -19,6 +19,14 @@ use super::{classify, error::Problem, frames, health, live, models, page, v2, ve
         verdicts::stream,
         verdicts::counts,
         frames::frame,
+        labels::list,
+        labels::add,
+        labels::withdraw,
+        labels::classes,
+        labels::queue,
+        labels::agreement,
+        items::list,
+        items::picture,
         live::stream,
         live::picture,
         health::healthz,
@@ -36,6 +44,10 @@ use super::{classify, error::Problem, frames, health, live, models, page, v2, ve
         models::list,
         models::promote,
         models::rollback,
+        rounds::list,
+        rounds::start,
+        rounds::stop,
+        rounds::approve,
         page::html,
         page::css,
         page::js,

@@ -135,7 +135,7 @@ fn judge(line: &Line, frame: &Frame, picture: &Picture, item: Item, decode_ms: f
         }
         observe(&line.metrics, &verdict, scored.scores.as_ref().err());
         remember(&shown, &verdict);
-        line.recorder.record(verdict, Some(raw));
+        line.recorder.record(verdict, scored.model, Some(raw));
     });
 }
 

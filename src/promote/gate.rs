@@ -94,12 +94,14 @@ pub struct Ruling {
     pub accuracy: [f64; 2],
     /// Share of the held-out pictures on which one would pass the item and the other not.
     pub disagreement: f64,
+    /// The shadow run, once it is over.
+    pub shadow: Option<Shadow>,
 }
 
 impl Ruling {
     fn of(checks: Vec<Check>) -> Self {
         let promote = checks.iter().all(|check| check.passed);
-        Self { promote, checks, pictures: 0, accuracy: [0.0; 2], disagreement: 0.0 }
+        Self { promote, checks, pictures: 0, accuracy: [0.0; 2], disagreement: 0.0, shadow: None }
     }
 
     /// The checks that failed, in words; empty when none did.
@@ -244,6 +246,7 @@ pub fn with_shadow(mut ruling: Ruling, shadow: Shadow, limits: &Limits) -> Rulin
         ),
     });
     ruling.promote = ruling.checks.iter().all(|check| check.passed);
+    ruling.shadow = Some(shadow);
     ruling
 }
 

@@ -154,8 +154,15 @@ pub fn start(parts: Parts, stop: CancellationToken) -> (Handle, tokio::task::Joi
     let (orders, inbox) = mpsc::channel(4);
     let (status, reader) = watch::channel(Status::default());
     let handle = Handle { orders, status: reader, store: parts.folder.clone() };
-    let keeper =
-        Keeper { parts, now: Now::Idle, belt: Belt::default(), probation: None, ended: Instant::now(), status, seen: 0 };
+    let keeper = Keeper {
+        parts,
+        now: Now::Idle,
+        belt: Belt::default(),
+        probation: None,
+        ended: Instant::now(),
+        status,
+        seen: 0,
+    };
     (handle, tokio::spawn(keeper.keep(inbox, stop)))
 }
 
@@ -610,7 +617,8 @@ impl Keeper {
             }
             Now::Child { folder, began, .. } => {
                 let (stage, progress) = folder.stage();
-                let left = progress.filter(|p| *p > 0.02).map(|p| (began.elapsed().as_secs_f64() * (1.0 - p) / p) as u64);
+                let left =
+                    progress.filter(|p| *p > 0.02).map(|p| (began.elapsed().as_secs_f64() * (1.0 - p) / p) as u64);
                 (Some(stage), progress, left)
             }
         };

@@ -25,6 +25,7 @@ use beltsight::{
     onnx::{Tensor, Weights, export},
     pixels::encode_jpeg,
     promote::registry::Registry,
+    rounds::{self, keeper},
     store::Store,
 };
 use tempfile::TempDir;
@@ -133,6 +134,28 @@ pub async fn start_with(settings: Settings) -> Server {
     let (recorder, _task) = Recorder::start(store.clone(), &record, metrics.clone(), recorded.clone(), stop.clone());
     let (live, newest) = watch::channel(None);
     let (ready, is_ready) = watch::channel(true);
+    let swapper = Arc::new(Swapper {
+        infer: infer.clone(),
+        metrics: metrics.clone(),
+        root: models.clone(),
+        precision: None,
+        device: Device::Cpu,
+        threads: 2, // so that there are sessions side by side
+        max_batch: 2,
+        loading: Mutex::new(()),
+    });
+    let registry = Registry { root: models.clone(), first: "one".into() };
+    let rounds = keeper::Parts {
+        settings: rounds::Settings::default(),
+        store: store.clone(),
+        folder: folder.path().join("store"),
+        registry: registry.clone(),
+        swapper: swapper.clone(),
+        metrics: metrics.clone(),
+        recorded: recorded.subscribe(),
+        deadline: Duration::from_millis(50),
+    };
+    let (rounds, _learning) = keeper::start(rounds, stop.clone());
     let parts = Parts {
         infer: infer.clone(),
         store: store.clone(),
@@ -142,17 +165,10 @@ pub async fn start_with(settings: Settings) -> Server {
         live: newest,
         ready: is_ready,
         stop: stop.clone(),
-        swapper: Arc::new(Swapper {
-            infer: infer.clone(),
-            metrics: metrics.clone(),
-            root: models.clone(),
-            precision: None,
-            device: Device::Cpu,
-            threads: 2, // so that there are sessions side by side
-            max_batch: 2,
-            loading: Mutex::new(()),
-        }),
-        registry: Registry { root: models.clone(), first: "one".into() },
+        labels: api::LabelSettings { classes: vec!["hake".into()], second_share: 0.1 },
+        swapper,
+        registry,
+        rounds,
     };
     let router = api::router(Api::new(parts, settings).unwrap());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,0 +1,164 @@
+//! Labels as Label Studio's JSON and as CSV. Pure.
+//!
+//! Invariant: what is exported and imported again is the same label; a row that can't be understood is an error that
+//! names it, never passed over.
+
+use serde_json::{Value, json};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use crate::{snapshot::group, store::LabeledItem};
+
+/// One label outside the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// The item's verdict.
+    pub verdict: i64,
+    /// The class; `None` when the person could not tell.
+    pub class: Option<String>,
+    /// Who said it.
+    pub by: String,
+    /// When.
+    pub at: OffsetDateTime,
+}
+
+/// A place in a file and what is wrong there.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: {why}")]
+pub struct Wrong {
+    /// Line or task.
+    pub place: String,
+    /// What is wrong.
+    pub why: String,
+}
+
+fn wrong(place: String, why: impl ToString) -> Wrong {
+    Wrong { place, why: why.to_string() }
+}
+
+fn text(at: OffsetDateTime) -> String {
+    at.format(&Rfc3339).unwrap_or_default() // fails for years past 9999 only
+}
+
+/// Tasks for Label Studio with one annotation a labeler; its labeling configuration is
+/// `<View><Image name="image" value="$image"/><Choices name="class" toName="image">…</Choices></View>`. An annotation
+/// that was cancelled (Label Studio's "skip") means that the labeler could not tell.
+pub fn to_label_studio(items: &[LabeledItem], url: &str) -> Value {
+    let choice = |class: &str| json!([{"from_name": "class", "to_name": "image", "type": "choices", "value": {"choices": [class]}}]);
+    let task = |LabeledItem { verdict, labels }: &LabeledItem| {
+        let annotations: Vec<Value> = labels
+            .iter()
+            .map(|label| {
+                json!({
+                    "id": label.id,
+                    "completed_by": {"email": label.by},
+                    "created_at": text(label.at),
+                    "was_cancelled": label.class.is_none(),
+                    "result": label.class.as_deref().map_or(json!([]), choice),
+                })
+            })
+            .collect();
+        let predictions: Vec<Value> = verdict
+            .scores
+            .first()
+            .map(|best| json!({"model_version": verdict.model, "score": best.probability, "result": choice(&best.class)}))
+            .into_iter()
+            .collect();
+        json!({
+            "id": verdict.id,
+            "data": {"image": format!("{url}/items/{}.jpg", verdict.id), "verdict": verdict.id},
+            "annotations": annotations,
+            "predictions": predictions,
+        })
+    };
+    items.iter().map(task).collect()
+}
+
+/// Reads what [`to_label_studio`] wrote or what Label Studio exports as JSON from such tasks.
+///
+/// # Errors
+/// [`Wrong`], naming the task.
+pub fn from_label_studio(json: &str) -> Result<Vec<Said>, Wrong> {
+    let tasks: Vec<Value> = serde_json::from_str(json).map_err(|e| wrong("the file".into(), e))?;
+    let mut all = Vec::new();
+    for (i, task) in tasks.iter().enumerate() {
+        let place = || format!("task {}", i + 1);
+        let in_path = || task["data"]["image"].as_str()?.rsplit_once("/items/")?.1.strip_suffix(".jpg")?.parse().ok();
+        let verdict = task["data"]["verdict"].as_i64().or_else(in_path).ok_or_else(|| {
+            wrong(place(), "data.verdict is no number and data.image does not end in /items/<number>.jpg")
+        })?;
+        for annotation in task["annotations"].as_array().into_iter().flatten() {
+            let by = &annotation["completed_by"];
+            let by = [by, &by["email"], &by["id"]].into_iter().find_map(|name| match name {
+                Value::String(name) => Some(name.clone()),
+                Value::Number(id) => Some(id.to_string()),
+                _ => None,
+            });
+            let by = by.filter(|b| !b.is_empty()).ok_or_else(|| wrong(place(), "completed_by names nobody"))?;
+            let at = annotation["created_at"].as_str().unwrap_or_default();
+            let at = OffsetDateTime::parse(at, &Rfc3339).map_err(|e| wrong(place(), format!("created_at: {e}")))?;
+            let class = if annotation["was_cancelled"] == true {
+                None
+            } else {
+                let results = annotation["result"].as_array().into_iter().flatten();
+                let mut choices = results.filter_map(|r| r["value"]["choices"].as_array()).flatten();
+                match (choices.next().and_then(Value::as_str), choices.next()) {
+                    (Some(class), None) => Some(class.to_owned()),
+                    _ => return Err(wrong(place(), "an annotation needs exactly one choice")),
+                }
+            };
+            all.push(Said { verdict, class, by, at });
+        }
+    }
+    Ok(all)
+}
+
+/// The columns of [`to_csv`]; the first three are those of a data set's `photos.csv`.
+const COLUMNS: [&str; 6] = ["file", "class", "split_group", "verdict", "by", "at"];
+
+/// One row a label; `class` is empty where the labeler could not tell.
+///
+/// # Errors
+/// None that a list in memory can cause.
+pub fn to_csv(items: &[LabeledItem]) -> Result<String, csv::Error> {
+    let mut rows = csv::Writer::from_writer(Vec::new());
+    rows.write_record(COLUMNS)?;
+    for LabeledItem { verdict, labels } in items {
+        for label in labels {
+            let (file, id) = (format!("items/{}.jpg", verdict.id), verdict.id.to_string());
+            let class = label.class.as_deref().unwrap_or_default();
+            rows.write_record([&file, class, &group(verdict), &id, &label.by, &text(label.at)])?;
+        }
+    }
+    let bytes = rows.into_inner().map_err(|e| e.into_error())?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Reads columns `verdict`, `class`, `by` and `at` in any order; others are not looked at.
+///
+/// # Errors
+/// [`Wrong`], naming the line.
+pub fn from_csv(text: &str) -> Result<Vec<Said>, Wrong> {
+    let mut rows = csv::Reader::from_reader(text.as_bytes());
+    let headers = rows.headers().map_err(|e| wrong("line 1".into(), e))?.clone();
+    let column = |name: &str| {
+        let place = headers.iter().position(|h| h.trim() == name);
+        place.ok_or_else(|| wrong("line 1".into(), format!("there is no column `{name}`")))
+    };
+    let (verdict, class, by, at) = (column("verdict")?, column("class")?, column("by")?, column("at")?);
+    let mut all = Vec::new();
+    for (i, row) in rows.records().enumerate() {
+        let place = || format!("line {}", i + 2);
+        let row = row.map_err(|e| wrong(place(), e))?;
+        let cell = |column: usize| row.get(column).unwrap_or_default().trim();
+        if cell(by).is_empty() {
+            return Err(wrong(place(), "`by` is empty"));
+        }
+        all.push(Said {
+            verdict: cell(verdict).parse().map_err(|e| wrong(place(), format!("verdict: {e}")))?,
+            class: Some(cell(class)).filter(|c| !c.is_empty()).map(str::to_owned),
+            by: cell(by).to_owned(),
+            at: OffsetDateTime::parse(cell(at), &Rfc3339).map_err(|e| wrong(place(), format!("at: {e}")))?,
+        });
+    }
+    Ok(all)
+}

@@ -1,0 +1,384 @@
+//! The store → a data set to learn from: labeled and unlabeled items, cut as serving cuts them.
+//!
+//! Invariant: one store gives one snapshot, byte for byte, and its folder appears whole or not at all. Looks of one item
+//! share a `split_group`, so they never stand on both sides of a split.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use tokio::task::spawn_blocking;
+
+use crate::{
+    dataset::{self, DataError},
+    domain::{Source, Verdict},
+    model::sha256,
+    pixels::{self, PixelError},
+    store::{Consensus, ItemPage, LabeledItem, MAX_PAGE, Store, StoreError, consensus},
+};
+
+/// Folder of the unlabeled pictures inside a snapshot: what `beltsight train --unlabeled` is given.
+pub const UNLABELED: &str = "unlabeled";
+
+/// Most pictures of each kind; the newest are taken.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Labeled ones.
+    pub labeled: usize,
+    /// Unlabeled ones.
+    pub unlabeled: usize,
+}
+
+/// A snapshot that was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Pictures listed in `photos.csv`.
+    pub labeled: usize,
+    /// Pictures in the folder [`UNLABELED`].
+    pub unlabeled: usize,
+    /// Over all contents: the hash that a training from this folder writes into its model's lineage.
+    pub sha256: String,
+    /// Pictures left out because a near-identical one is in it.
+    pub duplicates: usize,
+    /// Labeled items left out because people disagree or could not tell.
+    pub unsettled: usize,
+    /// Items left out because their picture is gone or damaged.
+    pub missing: usize,
+}
+
+/// Why no snapshot was written.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// There is nothing to learn from.
+    #[error("nobody has labeled an item yet whose picture was kept: label some first")]
+    NoLabels,
+    /// The folder is taken.
+    #[error("{0} exists already and is not empty: name another folder")]
+    Taken(PathBuf),
+    /// A file can't be written.
+    #[error("{path}: {error}", path = .path.display())]
+    Write {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// A picture can't be encoded.
+    #[error(transparent)]
+    Pixels(#[from] PixelError),
+    /// What was written can't be read back.
+    #[error(transparent)]
+    Data(#[from] DataError),
+}
+
+/// Writes `folder/photos.csv` (columns `file,class,split_group`), the labeled pictures it names, and
+/// `folder/unlabeled/`, for `beltsight train … --data folder --unlabeled folder/unlabeled`.
+///
+/// Labeled is what a majority of its labelers agree on; unlabeled is what nobody labeled. Near-identical pictures (see
+/// [`Look::is_like`]) are taken once: among the labeled of one class, and among the unlabeled and all labeled. The
+/// newest come first, until a limit is reached. Pictures are worked on one at a time, so that at most one core is taken
+/// from the line.
+///
+/// # Errors
+/// [`SnapshotError`]; then `folder` is as it was.
+pub async fn snapshot(store: &Store, folder: &Path, limits: Limits) -> Result<Snapshot, SnapshotError> {
+    if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(SnapshotError::Taken(folder.into()));
+    }
+    let partial = folder.with_added_extension("partial");
+    let _ = fs::remove_dir_all(&partial); // of a run that was broken off
+    let written = write(store, &partial, limits).await;
+    let finished = written.and_then(|snapshot| {
+        let _ = fs::remove_dir(folder); // an empty one is in the way
+        fs::rename(&partial, folder).map_err(at(folder))?;
+        Ok(snapshot)
+    });
+    if finished.is_err() {
+        let _ = fs::remove_dir_all(&partial);
+    }
+    finished
+}
+
+async fn write(store: &Store, folder: &Path, limits: Limits) -> Result<Snapshot, SnapshotError> {
+    let mut looks: Vec<(String, Look)> = Vec::new();
+    let mut rows = Vec::new();
+    let (mut duplicates, mut unsettled, mut missing) = (0, 0, 0);
+    let mut page = ItemPage { limit: MAX_PAGE, labeled: Some(true), ..ItemPage::default() };
+    while rows.len() < limits.labeled {
+        let items = store.items(&page).await?;
+        let Some(last) = items.last() else { break };
+        page.before = Some(last.verdict.id);
+        for LabeledItem { verdict, labels } in items {
+            if rows.len() == limits.labeled {
+                break;
+            }
+            let Some(Consensus::Class(class)) = consensus(&labels) else {
+                unsettled += 1;
+                continue;
+            };
+            let Some(still) = still(store, &verdict).await? else {
+                missing += 1;
+                continue;
+            };
+            if looks.iter().any(|(of, look)| *of == class && look.is_like(&still.look)) {
+                duplicates += 1;
+                continue;
+            }
+            let file = keep(folder, "labeled", verdict.id, &still)?;
+            looks.push((class.clone(), still.look));
+            rows.push([file, class, group(&verdict)]);
+        }
+    }
+    if rows.is_empty() {
+        return Err(SnapshotError::NoLabels);
+    }
+    rows.sort();
+    let labeled = rows.len();
+    list(folder, rows)?;
+
+    let mut unlabeled = 0;
+    let mut page = ItemPage { limit: MAX_PAGE, labeled: Some(false), ..ItemPage::default() };
+    while unlabeled < limits.unlabeled {
+        let items = store.items(&page).await?;
+        let Some(last) = items.last() else { break };
+        page.before = Some(last.verdict.id);
+        for LabeledItem { verdict, .. } in items {
+            if unlabeled == limits.unlabeled {
+                break;
+            }
+            let Some(still) = still(store, &verdict).await? else {
+                missing += 1;
+                continue;
+            };
+            if looks.iter().any(|(_, look)| look.is_like(&still.look)) {
+                duplicates += 1;
+                continue;
+            }
+            keep(folder, UNLABELED, verdict.id, &still)?;
+            looks.push((String::new(), still.look));
+            unlabeled += 1;
+        }
+    }
+    let sha256 = hash(folder, unlabeled > 0)?;
+    Ok(Snapshot { labeled, unlabeled, sha256, duplicates, unsettled, missing })
+}
+
+/// As training hashes what it reads.
+fn hash(folder: &Path, unlabeled: bool) -> Result<String, DataError> {
+    let labeled = dataset::read(folder)?.hash()?;
+    if !unlabeled {
+        return Ok(labeled);
+    }
+    let unlabeled = dataset::read_unlabeled(&folder.join(UNLABELED))?.hash()?;
+    Ok(sha256(format!("{labeled}\n{unlabeled}\n").as_bytes()))
+}
+
+/// An item's own picture, ready to be written.
+struct Still {
+    bytes: Vec<u8>,
+    kind: &'static str,
+    look: Look,
+}
+
+/// `None` when the frame is gone or can't be decoded.
+async fn still(store: &Store, verdict: &Verdict) -> Result<Option<Still>, SnapshotError> {
+    let Some(key) = &verdict.frame else { return Ok(None) };
+    let Some(jpeg) = store.frame(key).await? else { return Ok(None) };
+    let region = verdict.region;
+    let cut = spawn_blocking(move || {
+        let Ok(frame) = pixels::decode(&jpeg, pixels::Limits::default()) else { return Ok(None) };
+        let item = pixels::cut_item(&frame, region);
+        let look = Look::of(&item)?;
+        let (bytes, kind) = match region {
+            Some(_) => (pixels::encode_png(&item)?, "png"), // no second loss
+            None => (jpeg.to_vec(), "jpg"),
+        };
+        Ok::<_, PixelError>(Some(Still { bytes, kind, look }))
+    });
+    Ok(cut.await.unwrap_or_else(|e| Err(PixelError::Damaged(e.to_string())))?)
+}
+
+/// Writes the picture; returns its path inside `folder`.
+fn keep(folder: &Path, kind: &str, id: i64, still: &Still) -> Result<String, SnapshotError> {
+    let inside = folder.join(kind);
+    fs::create_dir_all(&inside).map_err(at(&inside))?;
+    let name = format!("{id:09}.{}", still.kind);
+    let path = inside.join(&name);
+    fs::write(&path, &still.bytes).map_err(at(&path))?;
+    Ok(format!("{kind}/{name}"))
+}
+
+fn list(folder: &Path, rows: Vec<[String; 3]>) -> Result<(), SnapshotError> {
+    let path = folder.join("photos.csv");
+    let wrong = |e: csv::Error| SnapshotError::Write { path: path.clone(), error: io::Error::other(e) };
+    let mut list = csv::Writer::from_path(&path).map_err(wrong)?;
+    list.write_record(["file", "class", "split_group"]).map_err(wrong)?;
+    for row in rows {
+        list.write_record(row).map_err(wrong)?;
+    }
+    list.flush().map_err(at(&path))
+}
+
+fn at(path: &Path) -> impl Fn(io::Error) -> SnapshotError {
+    move |error| SnapshotError::Write { path: path.into(), error }
+}
+
+/// What belongs together: looks of one track, or of one uploaded picture. Track numbers start anew with the service, so
+/// a group may hold more than one item, never less.
+pub fn group(verdict: &Verdict) -> String {
+    match verdict.source {
+        Source::Belt => format!("{}#{}", verdict.camera, verdict.track),
+        Source::Http => verdict.frame.clone().unwrap_or_default(),
+    }
+}
+
+/// What a picture looks like, in 9 × 9 grays.
+#[derive(Clone, Debug)]
+pub struct Look {
+    grays: Vec<u8>,
+    /// Difference hash: for 8 × 8 places, whether the right neighbour is brighter.
+    differences: u64,
+}
+
+impl Look {
+    /// Most of the 64 comparisons that may differ between near-identical pictures.
+    const BITS: u32 = 4;
+    /// Largest mean difference between the grays of near-identical pictures, of 255.
+    const GRAYS: f32 = 4.0;
+
+    /// # Errors
+    /// [`PixelError::Damaged`] for a picture without pixels.
+    pub fn of(picture: &crate::domain::Picture) -> Result<Self, PixelError> {
+        let small = pixels::fit(picture, None, 9)?;
+        let grays: Vec<u8> = small
+            .chunks_exact(3)
+            .map(|p| ((2 * u32::from(p[0]) + 5 * u32::from(p[1]) + u32::from(p[2])) / 8) as u8)
+            .collect();
+        let places = (0..8).flat_map(|y| (0..8).map(move |x| y * 9 + x));
+        let differences = places.fold(0, |hash, i| hash << 1 | u64::from(grays[i] < grays[i + 1]));
+        Ok(Self { grays, differences })
+    }
+
+    /// Whether two pictures are near-identical: at most 4 of 64 bits of their difference hashes differ, and their grays
+    /// by at most 4 of 255 in the mean (hashes alone would take two even pictures of any brightness for one).
+    pub fn is_like(&self, other: &Self) -> bool {
+        let grays = self.grays.iter().zip(&other.grays).map(|(a, b)| f32::from(a.abs_diff(*b))).sum::<f32>() / 81.0;
+        (self.differences ^ other.differences).count_ones() <= Self::BITS && grays <= Self::GRAYS
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use time::OffsetDateTime;
+
+    use super::*;
+    use crate::{
+        domain::{Action, Picture, Region},
+        line::verdict::tests::verdict,
+        store::frame_key,
+    };
+
+    /// A frame with blocks of seeded grays and a square at the region's place.
+    fn frame(seed: u32) -> Vec<u8> {
+        let mut picture = Picture::filled(96, 64, [0; 3]);
+        for (i, value) in picture.rgb.iter_mut().enumerate() {
+            let (x, y) = ((i / 3 % 96 / 6) as u32, (i / 3 / 96 / 6) as u32);
+            *value = (((x * 31 + y * 17 + seed).wrapping_mul(2_654_435_761) >> 13) % 200) as u8;
+        }
+        pixels::encode_jpeg(&picture, 95).unwrap()
+    }
+
+    async fn item(store: &Store, seed: u32, track: u64, region: Option<Region>) -> i64 {
+        let (jpeg, wall) = (frame(seed), OffsetDateTime::UNIX_EPOCH);
+        let key = frame_key(&jpeg, wall);
+        store.put_frame(&key, jpeg.into()).await.unwrap();
+        let source = if region.is_some() { Source::Belt } else { Source::Http };
+        let of = Verdict { source, camera: "belt".into(), track, region, frame: Some(key), ..verdict(Action::Reject) };
+        store.insert(&[of]).await.unwrap()[0]
+    }
+
+    async fn say(store: &Store, id: i64, class: Option<&str>, by: &str) {
+        store.add_label(id, class, by, OffsetDateTime::UNIX_EPOCH).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn labels_become_a_data_set_that_training_reads_and_hashes_alike() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(&root.path().join("store")).await.unwrap();
+        let region = Some(Region { x: 20, y: 10, width: 30, height: 20 });
+        for seed in 1..=12 {
+            item(&store, seed, seed.into(), region).await;
+        }
+        item(&store, 3, 33, region).await; // 13: the same picture as 3
+        item(&store, 40, 0, None).await; // 14: a whole upload
+        item(&store, 9, 99, region).await; // 15: the same picture as 9, which nobody labels
+        for (id, class) in [(1, "cod"), (2, "bass"), (3, "cod"), (13, "cod"), (14, "bass"), (4, "cod"), (5, "bass")] {
+            say(&store, id, Some(class), "anna").await;
+        }
+        say(&store, 4, Some("bass"), "ben").await; // disputed
+        say(&store, 6, None, "anna").await; // can't tell
+        let limits = Limits { labeled: 100, unlabeled: 100 };
+        let folder = root.path().join("first");
+        let found = snapshot(&store, &folder, limits).await.unwrap();
+        assert_eq!((found.labeled, found.unlabeled), (5, 6), "{found:?}");
+        assert_eq!((found.duplicates, found.unsettled, found.missing), (2, 2, 0));
+
+        let data = dataset::read(&folder).unwrap();
+        assert_eq!(data.classes, ["bass", "cod"]);
+        let rows: Vec<_> = data.samples.iter().map(|s| (s.file.as_str(), s.class.as_str())).collect();
+        let wanted = [("01.png", "cod"), ("02.png", "bass"), ("05.png", "bass"), ("13.png", "cod"), ("14.jpg", "bass")];
+        assert_eq!(
+            rows,
+            wanted
+                .map(|(file, class)| (format!("labeled/0000000{file}"), class))
+                .each_ref()
+                .map(|(f, c)| (f.as_str(), *c))
+        );
+        assert_eq!((data.samples[0].group.as_str(), data.samples[3].group.as_str()), ("belt#1", "belt#33"));
+        let whole = pixels::decode(&frame(2), pixels::Limits::default()).unwrap();
+        let cut = pixels::cut_item(&whole, region);
+        assert_eq!(data.load(24).unwrap()[1], pixels::fit(&cut, None, 24).unwrap(), "nothing is lost");
+        let pool = dataset::read_unlabeled(&folder.join(UNLABELED)).unwrap();
+        assert_eq!(pool.samples.len(), 6);
+        let trained = sha256(format!("{}\n{}\n", data.hash().unwrap(), pool.hash().unwrap()).as_bytes());
+        assert_eq!(found.sha256, trained);
+
+        let again = snapshot(&store, &root.path().join("second"), limits).await.unwrap();
+        assert_eq!(again, found, "one store, one snapshot");
+        let refused = snapshot(&store, &folder, limits).await.unwrap_err();
+        assert!(matches!(refused, SnapshotError::Taken(_)), "{refused}");
+        let few = snapshot(&store, &root.path().join("few"), Limits { labeled: 2, unlabeled: 0 }).await.unwrap();
+        assert_eq!((few.labeled, few.unlabeled), (2, 0));
+        assert_eq!(few.sha256, dataset::read(&root.path().join("few")).unwrap().hash().unwrap());
+        assert_ne!(few.sha256, found.sha256);
+    }
+
+    #[tokio::test]
+    async fn without_labels_or_pictures_nothing_is_written() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(&root.path().join("store")).await.unwrap();
+        let gone = Verdict { frame: Some("20261125-0123456789abcdef01234567".into()), ..verdict(Action::Reject) };
+        store.insert(&[gone]).await.unwrap();
+        say(&store, 1, Some("cod"), "anna").await;
+        let folder = root.path().join("data");
+        let refused = snapshot(&store, &folder, Limits { labeled: 9, unlabeled: 9 }).await.unwrap_err();
+        assert!(matches!(refused, SnapshotError::NoLabels), "{refused}");
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1, "only the store is there");
+    }
+
+    #[test]
+    fn near_identical_is_the_same_scene_a_moment_later_and_nothing_else() {
+        let look = |seed| Look::of(&pixels::decode(&frame(seed), pixels::Limits::default()).unwrap()).unwrap();
+        let mut brighter = pixels::decode(&frame(1), pixels::Limits::default()).unwrap();
+        brighter.rgb.iter_mut().for_each(|v| *v = v.saturating_add(2));
+        assert!(look(1).is_like(&Look::of(&brighter).unwrap()));
+        assert!((2..60).all(|seed| !look(1).is_like(&look(seed))));
+        let even = |gray| Look::of(&Picture::filled(20, 20, [gray; 3])).unwrap();
+        assert!(even(90).is_like(&even(92)) && !even(90).is_like(&even(120)));
+    }
+}
