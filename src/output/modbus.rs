@@ -20,8 +20,8 @@ use tokio_modbus::{
 
 use super::{Command, LineAction, Outlet, Target};
 
-/// Longest pause between two attempts to connect.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// Longest pause between two attempts to connect: every item until then is late.
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// An answer to anything but a command may take this long.
 const ANSWER: Duration = Duration::from_millis(250);
 

@@ -24,8 +24,8 @@ use tokio::{sync::mpsc, task::JoinHandle};
 
 use super::{Command, LineAction, Outlet, QUEUE};
 
-/// Pauses before the next attempt to connect.
-const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(2)];
+/// Shortest and longest pause before the next attempt to connect: every item until then is late.
+const PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(500)];
 /// The broker tells that we are gone after one and a half times this.
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// Largest packet that is taken, in bytes.
