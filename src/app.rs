@@ -33,9 +33,12 @@ use crate::{
     engine,
     line::{
         camera::{self, Event as CameraEvent},
+        challenge,
         handover::Handover,
         infer::{self, Infer},
-        inspect, priority,
+        inspect,
+        outage::CameraOutage,
+        priority,
         record::Recorder,
         swap::{self, Swapper},
     },
@@ -87,9 +90,7 @@ async fn run(config: Config) -> Result<()> {
     });
 
     let store = Store::open(&config.store.folder).await?;
-    let started =
-        Event::Started { version: env!("CARGO_PKG_VERSION").into(), after_stop: store.ended_in_order().await? };
-    store.append(started).await?;
+    store.append(store.starting(env!("CARGO_PKG_VERSION")).await?).await?;
     let (recorded, _) = broadcast::channel::<Arc<Verdict>>(1024);
     // Recording outlives the line, so that the last verdicts are written too.
     let stop_recording = CancellationToken::new();
@@ -115,6 +116,7 @@ async fn run(config: Config) -> Result<()> {
     };
     let stop_cameras = Arc::new(AtomicBool::new(false));
     let mut threads = Vec::new();
+    let camera_names = config.camera.iter().map(|camera| camera.name().to_owned()).collect();
     for camera in config.camera {
         threads.extend(start_line(&line, camera, &stop, &stop_cameras)?);
     }
@@ -131,6 +133,8 @@ async fn run(config: Config) -> Result<()> {
     };
     let (rounds_handle, learning) = keeper::start(rounds, stop.clone());
 
+    let challenges = challenge::watch(store.clone(), config.challenge, camera_names, metrics.clone(), stop.clone());
+    let challenges = tokio::spawn(challenges);
     let (ready, ready_reader) = watch::channel(true);
     metrics.ready.set(1);
     let parts = api::Parts {
@@ -187,6 +191,7 @@ async fn run(config: Config) -> Result<()> {
     drop(line);
     stop_recording.cancel();
     writer.await?;
+    challenges.await?;
     if let Err(e) = store.append(Event::Stopped).await {
         tracing::error!("the end could not be recorded: {e}");
     }
@@ -260,8 +265,10 @@ fn start_line(
     }
     let on_event = {
         let name = name.clone();
+        let outage = CameraOutage::new(line.recorder.clone(), &name);
         move |event: CameraEvent| match event {
             CameraEvent::Frame => {
+                outage.seen();
                 metrics.frames.with_label_values(&[&name]).inc();
                 metrics.camera_up.with_label_values(&[&name]).set(1);
             }
@@ -273,6 +280,7 @@ fn start_line(
             CameraEvent::Opened => tracing::info!(camera = &*name, "camera opened"),
             CameraEvent::Lost(why) => {
                 tracing::warn!(camera = &*name, "camera lost: {why}");
+                outage.lost(&why);
                 metrics.camera_up.with_label_values(&[&name]).set(0);
                 metrics.camera_reconnects.with_label_values(&[&name]).inc();
             }

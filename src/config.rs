@@ -15,7 +15,7 @@ use serde::Deserialize;
 use crate::{
     api,
     engine::Device,
-    line::{camera, infer, locate, record},
+    line::{camera, challenge, infer, locate, record},
     rounds,
 };
 
@@ -39,6 +39,8 @@ pub struct Config {
     pub line: Line,
     /// What is recorded, and how much may wait.
     pub record: record::Settings,
+    /// When challenge tests are due.
+    pub challenge: challenge::Settings,
     /// Where records are kept.
     pub store: Store,
     /// The learning beside the line.

@@ -12,7 +12,8 @@
 //! | [`model`] | a model folder: manifest, hashes, what makes it loadable |
 //! | [`line`] | the hot path: camera, locate, infer, decide, record |
 //! | [`belt`] | the simulated belt: seeded fish with exact truth |
-//! | [`store`] | verdicts and labels in SQLite, frames as files |
+//! | [`store`] | verdicts, labels and the record in SQLite, frames as files |
+//! | [`export`] | a lot of the record as CSV and as a page to print |
 //! | [`snapshot`] | what people labeled, and what they did not, as a data set to learn from |
 //! | [`labels`] | labels in and out: Label Studio, CSV |
 //! | [`api`] | HTTP: one file per resource |
@@ -40,6 +41,7 @@ pub mod draw;
 pub mod engine;
 pub mod evaluate;
 pub mod exam;
+pub mod export;
 pub mod labels;
 pub mod learner;
 pub mod line;

@@ -152,6 +152,7 @@ impl ApiError {
             Self::Registry(_) => (S::INTERNAL_SERVER_ERROR, "registry", "The registry can't be used"),
             Self::Order(OrderError::Failed(_)) => (S::INTERNAL_SERVER_ERROR, "round", "The round could not be started"),
             Self::Order(_) => (S::CONFLICT, "round", "Not now"),
+            Self::Store(StoreError::Refused(_)) => (S::CONFLICT, "refused", "That can't be done now"),
             Self::Store(_) => (S::SERVICE_UNAVAILABLE, "store", "The store can't answer now"),
             Self::Deadline => (S::SERVICE_UNAVAILABLE, "deadline", "The request took too long"),
             Self::Internal(_) => (S::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
@@ -168,6 +169,7 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (status, kind, title) = self.facts();
         let detail = match &self {
+            told @ Self::Store(StoreError::Refused(_)) => told.to_string(),
             Self::Store(_) | Self::Internal(_) => {
                 tracing::error!("{self}");
                 "the details are in the service's log".into()

@@ -4,12 +4,14 @@
 //! is bounded by [`Settings`]; no handler decodes or opens a model on the async threads.
 
 mod body;
+mod challenges;
 mod classify;
 mod decoders;
 mod error;
 mod frames;
 mod health;
 mod live;
+mod lots;
 mod measure;
 mod models;
 mod openapi;
@@ -143,6 +145,15 @@ pub fn router(api: Api) -> Router {
         .route("/verdicts", get(verdicts::list))
         .route("/verdicts/stream", get(verdicts::stream))
         .route("/verdicts/counts", get(verdicts::counts))
+        .route("/lots", get(lots::list).post(lots::open))
+        .route("/lots/close", post(lots::close))
+        .route("/lots/{lot}", get(lots::one))
+        .route("/lots/{lot}/sign-off", post(lots::sign_off))
+        .route("/lots/{lot}/export.csv", get(lots::csv))
+        .route("/lots/{lot}/export.html", get(lots::html))
+        .route("/challenges", get(challenges::list).post(challenges::announce))
+        .route("/corrective-actions", get(challenges::actions))
+        .route("/corrective-actions/{action}/close", post(challenges::close))
         .route("/frames/{key}", get(frames::frame))
         .route("/live", get(live::stream))
         .route("/live.jpg", get(live::picture))

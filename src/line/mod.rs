@@ -12,6 +12,7 @@ pub mod infer;
 pub mod shadow;
 pub mod swap;
 
+pub mod challenge;
 pub mod decide;
 pub mod observe;
 pub mod verdict;
@@ -19,4 +20,5 @@ pub mod verdict;
 pub mod live;
 pub mod record;
 
+pub mod outage;
 pub mod priority;
