@@ -7,6 +7,8 @@
 //! | HTTP items | API → worker | `infer.http_queue` | 429 |
 //! | admission | network → API | `api.max_in_flight` | 429; the body is thrown away as it comes |
 //! | records | line, API → store | `record.queue` | dropped and counted: the line never waits for the disk; HTTP leaves the belt a quarter |
+//! | orders | line → eject | `eject.queue` | the command is late and acted on as configured |
+//! | commands | eject → output | 64 commands | the same |
 //! | recorded | store → streams | 1,024 verdicts | slow readers skip |
 //! | live | line → page | 1 frame | the newest replaces the old |
 
@@ -34,6 +36,7 @@ use crate::{
     line::{
         camera::{self, Event as CameraEvent},
         challenge,
+        eject::Ejector,
         handover::Handover,
         infer::{self, Infer},
         inspect,
@@ -48,6 +51,8 @@ use crate::{
     store::{Event, Store},
 };
 
+/// How often labels are counted.
+const COUNT: Duration = Duration::from_secs(10);
 /// How often the registry of what serves is looked at.
 const FOLLOW: Duration = Duration::from_millis(200);
 
@@ -104,8 +109,14 @@ async fn run(config: Config) -> Result<()> {
         .on_thread_start(|| priority::set(priority::BELT))
         .enable_time()
         .build()?;
+    let (ejector, ejecting) = config
+        .eject
+        .map(|eject| Ejector::start(eject, &metrics))
+        .transpose()?
+        .map_or((None, None), |(e, r)| (Some(e), Some(r)));
     let line = inspect::Line {
         infer: infer.clone(),
+        ejector,
         recorder: recorder.clone(),
         metrics: metrics.clone(),
         live,
@@ -148,8 +159,10 @@ async fn run(config: Config) -> Result<()> {
         ready: ready_reader,
         swapper: swapper.clone(),
         registry: registry.clone(),
+        labels: config.labels,
         rounds: rounds_handle,
     };
+    tokio::spawn(count_labels(store.clone(), metrics.clone(), stop.clone()));
     let following = tokio::spawn(follow(registry, swapper, stop.clone()));
     let listen = config.server.listen;
     let listener = TcpListener::bind(listen).await.with_context(|| {
@@ -188,6 +201,9 @@ async fn run(config: Config) -> Result<()> {
         let _ = tokio::task::spawn_blocking(move || worker.join()).await;
     }
     belt.shutdown_background();
+    if let Some(ejecting) = ejecting {
+        let _ = tokio::task::spawn_blocking(move || ejecting.close()).await; // what was ordered is still done
+    }
     drop(line);
     stop_recording.cancel();
     writer.await?;
@@ -216,6 +232,23 @@ fn open_serving(registry: &Registry, config: &Config, metrics: &Metrics) -> Resu
                 }
                 tracing::error!("{version} is to serve but is refused: {e}; trying the one before");
             }
+        }
+    }
+}
+
+/// Keeps the gauges of what waits for a label and of how far people agree.
+async fn count_labels(store: Store, metrics: Metrics, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        match (store.unlabeled().await, store.agreement().await) {
+            (Ok(waiting), Ok(agreement)) => {
+                metrics.label_queue.set(waiting as i64);
+                metrics.label_kappa.set(agreement.kappa.unwrap_or(f64::NAN));
+            }
+            (Err(e), _) | (_, Err(e)) => tracing::warn!("labels can't be counted: {e}"),
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(COUNT) => {}
         }
     }
 }

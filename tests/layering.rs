@@ -25,7 +25,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("export", &["domain", "store"]),
     ("snapshot", &["dataset", "domain", "model", "pixels", "store"]),
     ("belt", &["domain", "pixels"]),
-    ("line", &["belt", "domain", "engine", "metrics", "model", "pixels", "scorecard", "store"]),
+    ("output", &["domain", "metrics"]),
+    ("line", &["belt", "domain", "engine", "metrics", "model", "output", "pixels", "scorecard", "store"]),
     ("exam", &["corrupt", "dataset", "domain", "engine", "line", "model", "pixels", "promote"]),
     ("learner", &[]),
     ("rounds", &["dataset", "domain", "exam", "learner", "line", "metrics", "model", "promote", "snapshot", "store"]),
@@ -44,6 +45,8 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("nokhwa", &["line"]),
     ("v4l", &["line"]),
     ("tiny_skia", &["belt"]),
+    ("tokio_modbus", &["output"]),
+    ("rumqttc", &["output"]),
 ];
 
 fn sources() -> Vec<(String, PathBuf, String)> {

@@ -10,6 +10,8 @@ mod decoders;
 mod error;
 mod frames;
 mod health;
+mod items;
+mod labels;
 mod live;
 mod lots;
 mod measure;
@@ -28,7 +30,7 @@ use axum::{
     Router,
     extract::DefaultBodyLimit,
     middleware::from_fn_with_state,
-    routing::{get, post},
+    routing::{delete, get, post},
 };
 use serde::Deserialize;
 use tokio::sync::{Semaphore, broadcast, watch};
@@ -45,6 +47,7 @@ use crate::{
 };
 use decoders::Decoders;
 pub use error::{ApiError, Problem};
+pub use labels::LabelSettings;
 
 /// Limits of the HTTP API.
 #[derive(Clone, Debug, Deserialize)]
@@ -93,6 +96,8 @@ pub struct Parts {
     pub ready: watch::Receiver<bool>,
     /// Ends the event streams, so that a graceful shutdown is not held up by them.
     pub stop: CancellationToken,
+    /// How people label.
+    pub labels: LabelSettings,
     /// Loads students.
     pub swapper: Arc<Swapper>,
     /// Which student serves and which served before.
@@ -111,6 +116,7 @@ struct State {
     admission: Arc<Semaphore>,
     streams: Arc<Semaphore>,
     decoders: Decoders,
+    held: labels::Held,
 }
 
 impl std::ops::Deref for Api {
@@ -128,13 +134,16 @@ impl Api {
     pub fn new(parts: Parts, settings: Settings) -> std::io::Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if settings.decode_threads == 0 { cores } else { settings.decode_threads };
-        Ok(Self(Arc::new(State {
+        let api = Self(Arc::new(State {
             admission: Arc::new(Semaphore::new(settings.max_in_flight)),
             streams: Arc::new(Semaphore::new(settings.max_streams)),
             decoders: Decoders::start(threads, parts.infer.clone())?,
+            held: labels::Held::default(),
             parts,
             settings,
-        })))
+        }));
+        labels::touch(&api);
+        Ok(api)
     }
 }
 
@@ -157,6 +166,14 @@ pub fn router(api: Api) -> Router {
         .route("/corrective-actions", get(challenges::actions))
         .route("/corrective-actions/{action}/close", post(challenges::close))
         .route("/frames/{key}", get(frames::frame))
+        .route("/labels", get(labels::list))
+        .route("/labels", post(labels::add))
+        .route("/labels/{id}", delete(labels::withdraw))
+        .route("/labels/classes", get(labels::classes))
+        .route("/labels/queue", get(labels::queue))
+        .route("/labels/agreement", get(labels::agreement))
+        .route("/items", get(items::list))
+        .route("/items/{picture}", get(items::picture))
         .route("/live", get(live::stream))
         .route("/live.jpg", get(live::picture))
         .route("/models", get(models::list))

@@ -3,7 +3,9 @@
 use axum::Json;
 use utoipa::OpenApi;
 
-use super::{challenges, classify, error::Problem, frames, health, live, lots, models, page, rounds, v2, verdicts};
+use super::{
+    challenges, classify, error::Problem, frames, health, items, labels, live, lots, models, page, rounds, v2, verdicts,
+};
 
 /// Collects what the handlers say about themselves; a test compares it with the router.
 #[derive(OpenApi)]
@@ -30,6 +32,14 @@ use super::{challenges, classify, error::Problem, frames, health, live, lots, mo
         challenges::actions,
         challenges::close,
         frames::frame,
+        labels::list,
+        labels::add,
+        labels::withdraw,
+        labels::classes,
+        labels::queue,
+        labels::agreement,
+        items::list,
+        items::picture,
         live::stream,
         live::picture,
         health::healthz,

@@ -1,4 +1,4 @@
-//! The hot path, in flow order: camera → locate → infer → decide → record.
+//! The hot path, in flow order: camera → locate → infer → decide → eject and record.
 //!
 //! Invariant: no item waits for disk, network or learning.
 
@@ -14,6 +14,7 @@ pub mod swap;
 
 pub mod challenge;
 pub mod decide;
+pub mod eject;
 pub mod observe;
 pub mod verdict;
 

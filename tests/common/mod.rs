@@ -165,6 +165,7 @@ pub async fn start_with(settings: Settings) -> Server {
         live: newest,
         ready: is_ready,
         stop: stop.clone(),
+        labels: api::LabelSettings { classes: vec!["hake".into()], second_share: 0.1 },
         swapper,
         registry,
         rounds,
