@@ -5,6 +5,7 @@
 
 mod access;
 mod body;
+mod challenges;
 mod classify;
 mod decoders;
 mod error;
@@ -14,6 +15,7 @@ mod items;
 mod labels;
 mod live;
 mod login;
+mod lots;
 mod measure;
 mod models;
 mod openapi;
@@ -161,6 +163,17 @@ pub fn router(api: Api) -> Router {
         .route("/verdicts", get(verdicts::list))
         .route("/verdicts/stream", get(verdicts::stream))
         .route("/verdicts/counts", get(verdicts::counts))
+        .route("/lots", get(lots::list))
+        .route("/lots", post(lots::open))
+        .route("/lots/close", post(lots::close))
+        .route("/lots/{lot}", get(lots::one))
+        .route("/lots/{lot}/sign-off", post(lots::sign_off))
+        .route("/lots/{lot}/export.csv", get(lots::csv))
+        .route("/lots/{lot}/export.html", get(lots::html))
+        .route("/challenges", get(challenges::list))
+        .route("/challenges", post(challenges::announce))
+        .route("/corrective-actions", get(challenges::actions))
+        .route("/corrective-actions/{action}/close", post(challenges::close))
         .route("/frames/{key}", get(frames::frame))
         .route("/labels", get(labels::list))
         .route("/labels", post(labels::add))

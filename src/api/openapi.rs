@@ -3,7 +3,10 @@
 use axum::Json;
 use utoipa::OpenApi;
 
-use super::{classify, error::Problem, frames, health, items, labels, live, login, models, page, rounds, v2, verdicts};
+use super::{
+    challenges, classify, error::Problem, frames, health, items, labels, live, login, lots, models, page, rounds, v2,
+    verdicts,
+};
 
 /// Collects what the handlers say about themselves; a test compares it with the router.
 #[derive(OpenApi)]
@@ -18,6 +21,17 @@ use super::{classify, error::Problem, frames, health, items, labels, live, login
         verdicts::list,
         verdicts::stream,
         verdicts::counts,
+        lots::list,
+        lots::open,
+        lots::close,
+        lots::one,
+        lots::sign_off,
+        lots::csv,
+        lots::html,
+        challenges::list,
+        challenges::announce,
+        challenges::actions,
+        challenges::close,
         frames::frame,
         labels::list,
         labels::add,
