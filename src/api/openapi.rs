@@ -68,6 +68,9 @@ use super::{
         login::login,
         login::logout,
         login::whoami,
+        page::label_html,
+        page::label_css,
+        page::label_js,
     ),
     components(schemas(Problem))
 )]
