@@ -64,6 +64,7 @@ pub struct All {
     pub http_seconds: HistogramVec,
     pub bad_input: IntCounterVec,
     pub access_refused: IntCounterVec,
+    pub audit_lost: IntCounter,
     pub ready: IntGauge,
     pub cores: IntGauge,
 }
@@ -161,6 +162,7 @@ impl Metrics {
             http_seconds: histograms(r, "http_request_seconds", "Time to answer a request.", &["route"], &LATENCY)?,
             bad_input: counters(r, "bad_input_total", "Requests refused for what they carried, by kind.", &["kind"])?,
             access_refused: counters(r, "access_refused_total", "Requests not let in, by reason.", &["reason"])?,
+            audit_lost: counter(r, "audit_lost_total", "Changes that are missing in the audit log.")?,
             ready: gauge(r, "ready", "1 while the service is ready.")?,
             cores: gauge(r, "cpu_cores", "CPU cores that the process may use.")?,
             registry: registry.clone(),

@@ -3,7 +3,7 @@
 use axum::Json;
 use utoipa::OpenApi;
 
-use super::{classify, error::Problem, frames, health, live, login, models, page, rounds, v2, verdicts};
+use super::{audit, classify, error::Problem, frames, health, live, login, models, page, rounds, v2, verdicts};
 
 /// Collects what the handlers say about themselves; a test compares it with the router.
 #[derive(OpenApi)]
@@ -43,6 +43,7 @@ use super::{classify, error::Problem, frames, health, live, login, models, page,
         page::html,
         page::css,
         page::js,
+        audit::list,
         login::login,
         login::logout,
         login::whoami,

@@ -4,6 +4,7 @@
 //! commits, `synchronous=NORMAL`), and no verdict names a frame that was not written before it.
 
 mod agreement;
+mod audit;
 mod frames;
 mod labels;
 mod queue;
@@ -15,6 +16,7 @@ use object_store::local::LocalFileSystem;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 
 pub use agreement::{Agreement, Consensus, consensus};
+pub use audit::{Deed, rfc3339};
 pub use frames::frame_key;
 pub use labels::{ItemPage, Label, LabelPage, LabeledItem};
 pub use queue::{Ask, Order, Queue, WINDOW, hash_share};
