@@ -7,6 +7,8 @@
 //! | HTTP items | API → worker | `infer.http_queue` | 429 |
 //! | admission | network → API | `api.max_in_flight` | 429; the body is thrown away as it comes |
 //! | records | line, API → store | `record.queue` | dropped and counted: the line never waits for the disk; HTTP leaves the belt a quarter |
+//! | orders | line → eject | `eject.queue` | the command is late and acted on as configured |
+//! | commands | eject → output | 64 commands | the same |
 //! | recorded | store → streams | 1,024 verdicts | slow readers skip |
 //! | live | line → page | 1 frame | the newest replaces the old |
 
@@ -32,7 +34,8 @@ use crate::{
     domain::Verdict,
     engine,
     line::{
-        camera::{self, Event},
+        camera::{self, Event as CameraEvent},
+        eject::Ejector,
         handover::Handover,
         infer::{self, Infer},
         inspect, priority,
@@ -42,10 +45,12 @@ use crate::{
     metrics::Metrics,
     promote::registry::Registry,
     rounds::keeper,
-    store::Store,
+    store::{Event, Store},
     tokens::Tokens,
 };
 
+/// How often labels are counted.
+const COUNT: Duration = Duration::from_secs(10);
 /// How often the registry of what serves is looked at.
 const FOLLOW: Duration = Duration::from_millis(200);
 
@@ -91,6 +96,9 @@ async fn run(config: Config) -> Result<()> {
     });
 
     let store = Store::open(&config.store.folder).await?;
+    let started =
+        Event::Started { version: env!("CARGO_PKG_VERSION").into(), after_stop: store.ended_in_order().await? };
+    store.append(started).await?;
     let (recorded, _) = broadcast::channel::<Arc<Verdict>>(1024);
     // Recording outlives the line, so that the last verdicts are written too.
     let stop_recording = CancellationToken::new();
@@ -104,8 +112,14 @@ async fn run(config: Config) -> Result<()> {
         .on_thread_start(|| priority::set(priority::BELT))
         .enable_time()
         .build()?;
+    let (ejector, ejecting) = config
+        .eject
+        .map(|eject| Ejector::start(eject, &metrics))
+        .transpose()?
+        .map_or((None, None), |(e, r)| (Some(e), Some(r)));
     let line = inspect::Line {
         infer: infer.clone(),
+        ejector,
         recorder: recorder.clone(),
         metrics: metrics.clone(),
         live,
@@ -146,8 +160,10 @@ async fn run(config: Config) -> Result<()> {
         ready: ready_reader,
         swapper: swapper.clone(),
         registry: registry.clone(),
+        labels: config.labels,
         rounds: rounds_handle,
     };
+    tokio::spawn(count_labels(store.clone(), metrics.clone(), stop.clone()));
     let following = tokio::spawn(follow(registry, swapper, stop.clone()));
     let listener = TcpListener::bind(listen).await.with_context(|| {
         format!("{listen} can't be listened on: is another service there? Choose another server.listen")
@@ -178,9 +194,15 @@ async fn run(config: Config) -> Result<()> {
         let _ = tokio::task::spawn_blocking(move || worker.join()).await;
     }
     belt.shutdown_background();
+    if let Some(ejecting) = ejecting {
+        let _ = tokio::task::spawn_blocking(move || ejecting.close()).await; // what was ordered is still done
+    }
     drop(line);
     stop_recording.cancel();
     writer.await?;
+    if let Err(e) = store.append(Event::Stopped).await {
+        tracing::error!("the end could not be recorded: {e}");
+    }
     store.close().await;
     Ok(())
 }
@@ -222,6 +244,23 @@ fn open_serving(registry: &Registry, config: &Config, metrics: &Metrics) -> Resu
                 }
                 tracing::error!("{version} is to serve but is refused: {e}; trying the one before");
             }
+        }
+    }
+}
+
+/// Keeps the gauges of what waits for a label and of how far people agree.
+async fn count_labels(store: Store, metrics: Metrics, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        match (store.unlabeled().await, store.agreement().await) {
+            (Ok(waiting), Ok(agreement)) => {
+                metrics.label_queue.set(waiting as i64);
+                metrics.label_kappa.set(agreement.kappa.unwrap_or(f64::NAN));
+            }
+            (Err(e), _) | (_, Err(e)) => tracing::warn!("labels can't be counted: {e}"),
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(COUNT) => {}
         }
     }
 }
@@ -271,18 +310,18 @@ fn start_line(
     }
     let on_event = {
         let name = name.clone();
-        move |event: Event| match event {
-            Event::Frame => {
+        move |event: CameraEvent| match event {
+            CameraEvent::Frame => {
                 metrics.frames.with_label_values(&[&name]).inc();
                 metrics.camera_up.with_label_values(&[&name]).set(1);
             }
-            Event::Dropped => metrics.frames_dropped.with_label_values(&[&name, "stale"]).inc(),
-            Event::BadFrame(why) => {
+            CameraEvent::Dropped => metrics.frames_dropped.with_label_values(&[&name, "stale"]).inc(),
+            CameraEvent::BadFrame(why) => {
                 tracing::warn!(camera = &*name, "a frame was refused: {why}");
                 metrics.frames_dropped.with_label_values(&[&name, "driver"]).inc();
             }
-            Event::Opened => tracing::info!(camera = &*name, "camera opened"),
-            Event::Lost(why) => {
+            CameraEvent::Opened => tracing::info!(camera = &*name, "camera opened"),
+            CameraEvent::Lost(why) => {
                 tracing::warn!(camera = &*name, "camera lost: {why}");
                 metrics.camera_up.with_label_values(&[&name]).set(0);
                 metrics.camera_reconnects.with_label_values(&[&name]).inc();

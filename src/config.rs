@@ -15,7 +15,7 @@ use serde::Deserialize;
 use crate::{
     api,
     engine::Device,
-    line::{camera, infer, locate, record},
+    line::{camera, eject, infer, locate, record},
     rounds,
 };
 
@@ -37,10 +37,14 @@ pub struct Config {
     pub locate: locate::LocateConfig,
     /// Deadlines of the line.
     pub line: Line,
+    /// Acting on verdicts; absent: nothing is moved.
+    pub eject: Option<eject::Settings>,
     /// What is recorded, and how much may wait.
     pub record: record::Settings,
     /// Where records are kept.
     pub store: Store,
+    /// How people label.
+    pub labels: api::LabelSettings,
     /// The learning beside the line.
     pub rounds: rounds::Settings,
 }
@@ -190,6 +194,12 @@ impl Config {
         if !(0.0..=1.0).contains(&self.record.keep_share) {
             return Err("record.keep_share must lie between 0 and 1".into());
         }
+        if !(0.0..=1.0).contains(&self.labels.second_share) {
+            return Err("labels.second_share must lie between 0 and 1".into());
+        }
+        if self.labels.classes.iter().any(|class| class.trim().is_empty()) {
+            return Err("labels.classes holds a class without a name".into());
+        }
         for (key, value) in [
             ("server.max_connections", self.server.max_connections),
             ("api.max_in_flight", self.api.max_in_flight),
@@ -224,10 +234,10 @@ impl Config {
         }
         let mut names: Vec<_> = self.camera.iter().map(camera::CameraConfig::name).collect();
         names.sort();
-        match names.windows(2).find(|pair| pair[0] == pair[1]) {
-            Some(pair) => Err(format!("two cameras are named {}", pair[0])),
-            None => Ok(()),
+        if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(format!("two cameras are named {}", pair[0]));
         }
+        self.eject.as_ref().map_or(Ok(()), |eject| eject.check(&names))
     }
 }
 
@@ -243,6 +253,16 @@ mod tests {
         assert_eq!(config.camera.len(), 1);
         config.camera.clear();
         assert_eq!(format!("{config:#?}"), format!("{:#?}", Config::default()));
+    }
+
+    #[test]
+    fn the_example_of_acting_loads() {
+        let text = include_str!("../deploy/beltsight.toml");
+        let (before, after) = text.split_once("# [eject]\n").unwrap();
+        let (example, after) = after.split_once("\n\n").unwrap();
+        let example: String = example.lines().map(|l| l.trim_start_matches('#').to_string() + "\n").collect();
+        let config = Config::parse(&format!("{before}[eject]\n{example}{after}"), std::iter::empty()).unwrap();
+        assert_eq!(config.eject.unwrap().gate.len(), 1);
     }
 
     #[test]
@@ -264,6 +284,7 @@ mod tests {
         for text in [
             "[infer]\nhttp_queue = 0",
             "[record]\nkeep_share = nan",
+            "[labels]\nsecond_share = 1.5",
             "[line]\ndeadline = '0s'",
             "[locate]\nthreshold = 48.0",
         ] {

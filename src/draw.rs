@@ -46,6 +46,15 @@ pub enum DatasetError {
 /// # Errors
 /// See [`DatasetError`].
 pub fn write(out: &Path, seed: u64, items: usize) -> Result<(), DatasetError> {
+    let salmon_share = 1.0 / Species::ALL.len() as f64;
+    write_of(out, seed, items, &BeltConfig { salmon_share, ..BeltConfig::default() })
+}
+
+/// As [`write`], of belts like `like`: its sizes, shares, species and change count.
+///
+/// # Errors
+/// See [`DatasetError`].
+pub fn write_of(out: &Path, seed: u64, items: usize, like: &BeltConfig) -> Result<(), DatasetError> {
     for species in Species::ALL {
         let folder = out.join("photos").join(species.name());
         fs::create_dir_all(&folder).map_err(|error| DatasetError::Write { path: folder, error })?;
@@ -57,7 +66,7 @@ pub fn write(out: &Path, seed: u64, items: usize) -> Result<(), DatasetError> {
         .map(|(first, count)| {
             // Seeds far from those a person would type for the service's own belt.
             let belt = seed.wrapping_mul(1_000_003).wrapping_add(7_919 + first as u64);
-            write_belt(out, belt, first, count)
+            write_belt(out, &BeltConfig { seed: belt, ..like.clone() }, first, count)
         })
         .collect::<Result<_, _>>()?;
     let mut csv = String::from("file,species,salmonid,split_group,mask\n");
@@ -66,10 +75,9 @@ pub fn write(out: &Path, seed: u64, items: usize) -> Result<(), DatasetError> {
     fs::write(&path, csv).map_err(|error| DatasetError::Write { path, error })
 }
 
-fn write_belt(out: &Path, seed: u64, first: usize, count: usize) -> Result<Vec<String>, DatasetError> {
-    let salmon_share = 1.0 / Species::ALL.len() as f64;
+fn write_belt(out: &Path, like: &BeltConfig, first: usize, count: usize) -> Result<Vec<String>, DatasetError> {
     // Fewer pictures a second than a camera takes: only those with a newly whole item are kept anyway.
-    let config = BeltConfig { seed, salmon_share, empty_share: 0.05, frame_rate: 12.0, ..BeltConfig::default() };
+    let config = BeltConfig { empty_share: 0.05, frame_rate: 12.0, ..like.clone() };
     let frame_rate = config.frame_rate;
     let mut belt = Belt::new(config)?;
     let mut locator = Locator::new(LocateConfig::default());

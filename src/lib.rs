@@ -10,7 +10,8 @@
 //! | [`pixels`] | decode, crop, resize: the one pre-processing that serving AND learning use |
 //! | [`engine`] | ONNX Runtime; the only module that imports `ort` |
 //! | [`model`] | a model folder: manifest, hashes, what makes it loadable |
-//! | [`line`] | the hot path: camera, locate, infer, decide, record |
+//! | [`line`] | the hot path: camera, locate, infer, decide, eject, record |
+//! | [`output`] | what moves the gates: one file per way of doing it |
 //! | [`belt`] | the simulated belt: seeded fish with exact truth |
 //! | [`store`] | verdicts and labels in SQLite, frames as files |
 //! | [`snapshot`] | what people labeled, and what they did not, as a data set to learn from |
@@ -48,6 +49,7 @@ pub mod metrics;
 pub mod model;
 pub mod nets;
 pub mod onnx;
+pub mod output;
 pub mod pixels;
 pub mod probe;
 pub mod promote;

@@ -13,7 +13,7 @@ use beltsight::{
     config::Config,
     dataset, doctor, draw, evaluate, labels, learner, model, probe,
     promote::registry::Registry,
-    rounds,
+    rounds, store,
     tokens::{self, Role},
 };
 use clap::{Parser, Subcommand};
@@ -101,6 +101,11 @@ enum Cmd {
     /// Repeat a published experiment (runs beltsight-learn).
     #[command(disable_help_flag = true)]
     Reproduce(HandedOn),
+    /// The record: verify it.
+    Record {
+        #[command(subcommand)]
+        command: RecordCmd,
+    },
     /// Labels in and out: a data set to learn from, Label Studio's JSON, CSV.
     Labels {
         #[command(subcommand)]
@@ -219,6 +224,22 @@ enum CameraCmd {
 }
 
 #[derive(Subcommand)]
+enum RecordCmd {
+    /// Check every entry, verdict and signature of a record; also beside a running service.
+    Verify {
+        /// The store's folder.
+        #[arg(long, default_value = "data")]
+        store: PathBuf,
+        /// The public key, kept elsewhere; absent: the store's own record.pub.
+        #[arg(long)]
+        public_key: Option<PathBuf>,
+        /// Print JSON instead of text.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Subcommand)]
 enum BenchCmd {
     /// `/classify` against a plain loop and against a Python service.
     Classify {
@@ -274,6 +295,12 @@ enum BenchCmd {
         #[arg(long, default_value_t = 100_000)]
         requests: usize,
     },
+    /// The record: verdicts written and verified a second.
+    Record {
+        /// Number of verdicts.
+        #[arg(long, default_value_t = 400_000)]
+        verdicts: usize,
+    },
 }
 
 fn main() -> ExitCode {
@@ -309,6 +336,7 @@ fn run(command: Cmd) -> Result<ExitCode> {
         Cmd::Distill(arguments) => return Err(learn("distill", &arguments)),
         Cmd::Compare(arguments) => return Err(learn("compare", &arguments)),
         Cmd::Reproduce(arguments) => return Err(learn("reproduce", &arguments)),
+        Cmd::Record { command } => return tokio::runtime::Runtime::new()?.block_on(record(command)),
         Cmd::Labels { command, config } => {
             tokio::runtime::Runtime::new()?.block_on(labels::run(command, &Config::read(&config)?))?;
         }
@@ -445,6 +473,17 @@ fn learn(what: &str, HandedOn { arguments }: &HandedOn) -> anyhow::Error {
     }
 }
 
+async fn record(command: RecordCmd) -> Result<ExitCode> {
+    let RecordCmd::Verify { store, public_key, json } = command;
+    let found = store::verify(&store, public_key.as_deref()).await?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&found)?)
+    } else {
+        print!("{found}")
+    }
+    Ok(if found.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
 async fn measure(command: BenchCmd) -> Result<()> {
     match command {
         BenchCmd::Classify { model, data, seconds, rounds, python } => {
@@ -465,6 +504,9 @@ async fn measure(command: BenchCmd) -> Result<()> {
         }
         BenchCmd::Soak { model, data, requests } => {
             bench::load::soak(&model, bench::jpegs(&data)?, requests).await?;
+        }
+        BenchCmd::Record { verdicts } => {
+            println!("{}", serde_json::to_string_pretty(&bench::record::run(verdicts).await?)?);
         }
     }
     Ok(())

@@ -14,6 +14,10 @@ use prometheus::{
 const LATENCY: [f64; 15] =
     [0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.1, 0.25, 0.5, 1.0];
 
+/// Buckets in seconds for what must happen at a millimetre: at 1.25 m/s a millisecond is 1.25 mm.
+const LATENESS: [f64; 17] =
+    [0.0005, 0.001, 0.002, 0.003, 0.004, 0.005, 0.006, 0.007, 0.008, 0.009, 0.01, 0.012, 0.015, 0.02, 0.03, 0.05, 0.1];
+
 /// All metrics, cheap to clone.
 #[derive(Clone)]
 pub struct Metrics(Arc<All>);
@@ -48,6 +52,9 @@ pub struct All {
     pub recorded: IntCounter,
     pub store_errors: IntCounter,
     pub store_seconds: Histogram,
+    pub labels: IntCounterVec,
+    pub label_queue: IntGauge,
+    pub label_kappa: Gauge,
     pub model_info: IntGaugeVec,
     pub model_loads: IntCounterVec,
     pub novelty: Histogram,
@@ -65,6 +72,14 @@ pub struct All {
     pub bad_input: IntCounterVec,
     pub access_refused: IntCounterVec,
     pub audit_lost: IntCounter,
+    pub eject_commands: IntCounterVec,
+    pub eject_send_late: Histogram,
+    pub eject_ack_late: HistogramVec,
+    pub eject_late_actions: IntCounterVec,
+    pub output_up: IntGaugeVec,
+    pub output_reconnects: IntCounterVec,
+    pub line_asked: IntCounterVec,
+    pub line_acknowledged: IntCounterVec,
     pub ready: IntGauge,
     pub cores: IntGauge,
 }
@@ -131,6 +146,18 @@ impl Metrics {
             recorded: counter(r, "recorded_total", "Verdicts committed to the store.")?,
             store_errors: counter(r, "store_errors_total", "Failed store operations.")?,
             store_seconds: histogram(r, "store_commit_seconds", "Time of one commit.", &LATENCY)?,
+            labels: counters(
+                r,
+                "labels_total",
+                "Labels that people gave, by class; cant_tell where they could not.",
+                &["class"],
+            )?,
+            label_queue: gauge(r, "label_queue_items", "Kept items among the newest 5,000 that nobody has labeled.")?,
+            label_kappa: float_gauge(
+                r,
+                "label_kappa_ratio",
+                "Cohen's kappa over items that two people labeled; NaN while there are too few.",
+            )?,
             model_info: gauges(r, "model_info", "1 for the model that serves.", &["version", "precision", "provider"])?,
             model_loads: counters(r, "model_loads_total", "Attempts to load a model, by outcome.", &["outcome"])?,
             novelty: histogram(
@@ -163,6 +190,45 @@ impl Metrics {
             bad_input: counters(r, "bad_input_total", "Requests refused for what they carried, by kind.", &["kind"])?,
             access_refused: counters(r, "access_refused_total", "Requests not let in, by reason.", &["reason"])?,
             audit_lost: counter(r, "audit_lost_total", "Changes that are missing in the audit log.")?,
+            eject_commands: counters(
+                r,
+                "eject_commands_total",
+                "Commands to gates that ended, by output and outcome: acknowledged in time, or why late.",
+                &["output", "outcome"],
+            )?,
+            eject_send_late: histogram(
+                r,
+                "eject_send_late_seconds",
+                "From a command's due time to the moment it left for the outputs.",
+                &LATENESS,
+            )?,
+            eject_ack_late: histograms(
+                r,
+                "eject_acknowledged_late_seconds",
+                "From a command's due time to the output's acknowledgement, where that was in time.",
+                &["output"],
+                &LATENESS,
+            )?,
+            eject_late_actions: counters(
+                r,
+                "eject_late_actions_total",
+                "What late commands led to: stop_line, divert, alarm.",
+                &["action"],
+            )?,
+            output_up: gauges(r, "output_up", "1 while an output is connected.", &["output"])?,
+            output_reconnects: counters(r, "output_reconnects_total", "Times an output was lost.", &["output"])?,
+            line_asked: counters(
+                r,
+                "line_asked_total",
+                "Times an output was to stop the line or to lead everything aside.",
+                &["output", "action"],
+            )?,
+            line_acknowledged: counters(
+                r,
+                "line_acknowledged_total",
+                "How many of line_asked_total the other side has acknowledged.",
+                &["output", "action"],
+            )?,
             ready: gauge(r, "ready", "1 while the service is ready.")?,
             cores: gauge(r, "cpu_cores", "CPU cores that the process may use.")?,
             registry: registry.clone(),
@@ -185,10 +251,33 @@ impl Metrics {
             all.verdict_seconds.with_label_values(&[source]);
             all.accept_probability.with_label_values(&[source]);
         }
+        for output in ["modbus", "mqtt", "webhook", "log"] {
+            for outcome in [
+                "acknowledged",
+                "late_verdict",
+                "late_wakeup",
+                "no_moment",
+                "queue_full",
+                "unacknowledged",
+                "failed",
+                "stopping",
+            ] {
+                all.eject_commands.with_label_values(&[output, outcome]);
+            }
+            all.eject_ack_late.with_label_values(&[output]);
+            all.output_reconnects.with_label_values(&[output]);
+            for action in ["stop_line", "divert"] {
+                all.line_asked.with_label_values(&[output, action]);
+                all.line_acknowledged.with_label_values(&[output, action]);
+            }
+        }
+        for action in ["stop_line", "divert", "alarm"] {
+            all.eject_late_actions.with_label_values(&[action]);
+        }
         for queue in ["belt", "http", "record"] {
             all.queue_depth.with_label_values(&[queue]);
         }
-        for kind in ["verdict", "frame"] {
+        for kind in ["verdict", "frame", "event"] {
             all.record_dropped.with_label_values(&[kind]);
         }
         for outcome in ["loaded", "refused"] {

@@ -25,7 +25,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("store", &["domain", "model"]),
     ("snapshot", &["dataset", "domain", "model", "pixels", "store"]),
     ("belt", &["domain", "pixels"]),
-    ("line", &["belt", "domain", "engine", "metrics", "model", "pixels", "scorecard", "store"]),
+    ("output", &["domain", "metrics"]),
+    ("line", &["belt", "domain", "engine", "metrics", "model", "output", "pixels", "scorecard", "store"]),
     ("exam", &["corrupt", "dataset", "domain", "engine", "line", "model", "pixels", "promote"]),
     ("learner", &[]),
     ("rounds", &["dataset", "domain", "exam", "learner", "line", "metrics", "model", "promote", "snapshot", "store"]),
@@ -41,10 +42,13 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("hyper", &["api"]),
     ("rustls", &["api"]),
     ("sqlx", &["store"]),
+    ("ed25519_dalek", &["store"]),
     ("object_store", &["store"]),
     ("nokhwa", &["line"]),
     ("v4l", &["line"]),
     ("tiny_skia", &["belt"]),
+    ("tokio_modbus", &["output"]),
+    ("rumqttc", &["output"]),
 ];
 
 fn sources() -> Vec<(String, PathBuf, String)> {

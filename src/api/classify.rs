@@ -86,7 +86,7 @@ pub(super) async fn classify(
     for (region, pixels) in prepared.items {
         waiting.push((region, api.infer.submit(pixels, Source::Http, deadline).map_err(fault)?));
     }
-    let mut verdicts = Vec::with_capacity(waiting.len());
+    let mut judged = Vec::with_capacity(waiting.len());
     for (region, answer) in waiting {
         let scored = answer.await.map_err(|_| ApiError::Internal("the inference worker is gone".into()))?;
         if let Err(e) = &scored.scores {
@@ -94,11 +94,13 @@ pub(super) async fn classify(
         }
         let origin = Origin { source: Source::Http, camera: "".into(), track: 0, region, wall, truth: None };
         let timings = Timings { total_ms: ms(arrived.elapsed()), ..prepared.timings };
-        verdicts.push(assemble(origin, &scored, timings));
+        judged.push((assemble(origin, &scored, timings), scored.model));
     }
-    for verdict in &verdicts {
-        observe(&api.metrics, verdict, None);
-        api.recorder.record(verdict.clone(), Some(prepared.raw.clone()));
+    let mut verdicts = Vec::with_capacity(judged.len());
+    for (verdict, card) in judged {
+        observe(&api.metrics, &verdict, None);
+        api.recorder.record(verdict.clone(), card, Some(prepared.raw.clone()));
+        verdicts.push(verdict);
     }
     let model = verdicts.first().map_or_else(|| api.infer.card().label.clone(), |v| v.model.clone());
     Ok(Json(Classified { model, verdicts }))

@@ -66,6 +66,17 @@ pub enum ApiError {
     /// The registry of what serves refused.
     #[error(transparent)]
     Registry(RegistryError),
+    /// A label names a class that nobody knows.
+    #[error("there is no class `{class}`, only {known}; more can be added to labels.classes in the configuration")]
+    Class {
+        /// What was named.
+        class: String,
+        /// What there is.
+        known: String,
+    },
+    /// The picture of this verdict was not kept.
+    #[error("the picture of verdict {0} was not kept")]
+    NoPicture(i64),
     /// An order about learning can't be followed.
     #[error(transparent)]
     Order(#[from] OrderError),
@@ -164,6 +175,8 @@ impl ApiError {
                 (S::CONFLICT, "registry", "Nothing to change")
             }
             Self::Registry(_) => (S::INTERNAL_SERVER_ERROR, "registry", "The registry can't be used"),
+            Self::Class { .. } => (S::UNPROCESSABLE_ENTITY, "class", "The class is not known"),
+            Self::NoPicture(_) => (S::CONFLICT, "no_picture", "There is no picture"),
             Self::Order(OrderError::Failed(_)) => (S::INTERNAL_SERVER_ERROR, "round", "The round could not be started"),
             Self::Order(_) => (S::CONFLICT, "round", "Not now"),
             Self::Store(_) => (S::SERVICE_UNAVAILABLE, "store", "The store can't answer now"),

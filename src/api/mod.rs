@@ -11,6 +11,8 @@ mod decoders;
 mod error;
 mod frames;
 mod health;
+mod items;
+mod labels;
 mod live;
 mod login;
 mod measure;
@@ -30,7 +32,7 @@ use axum::{
     Router,
     extract::DefaultBodyLimit,
     middleware::from_fn_with_state,
-    routing::{get, post},
+    routing::{delete, get, post},
 };
 use serde::Deserialize;
 use tokio::sync::{Semaphore, broadcast, watch};
@@ -49,6 +51,7 @@ use crate::{
 pub use access::{Caller, Denied, Rule, TABLE};
 use decoders::Decoders;
 pub use error::{ApiError, Problem};
+pub use labels::LabelSettings;
 pub use serve::{Limits, Peer, Tls, TlsError, serve};
 
 /// Limits of the HTTP API.
@@ -100,6 +103,8 @@ pub struct Parts {
     pub ready: watch::Receiver<bool>,
     /// Ends the event streams, so that a graceful shutdown is not held up by them.
     pub stop: CancellationToken,
+    /// How people label.
+    pub labels: LabelSettings,
     /// Loads students.
     pub swapper: Arc<Swapper>,
     /// Which student serves and which served before.
@@ -118,6 +123,7 @@ struct State {
     admission: Arc<Semaphore>,
     streams: Arc<Semaphore>,
     decoders: Decoders,
+    held: labels::Held,
 }
 
 impl std::ops::Deref for Api {
@@ -136,13 +142,16 @@ impl Api {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if settings.decode_threads == 0 { cores } else { settings.decode_threads };
         tokio::spawn(access::follow(parts.tokens.clone(), parts.stop.clone()));
-        Ok(Self(Arc::new(State {
+        let api = Self(Arc::new(State {
             admission: Arc::new(Semaphore::new(settings.max_in_flight)),
             streams: Arc::new(Semaphore::new(settings.max_streams)),
             decoders: Decoders::start(threads, parts.infer.clone())?,
+            held: labels::Held::default(),
             parts,
             settings,
-        })))
+        }));
+        labels::touch(&api);
+        Ok(api)
     }
 }
 
@@ -154,6 +163,14 @@ pub fn router(api: Api) -> Router {
         .route("/verdicts/stream", get(verdicts::stream))
         .route("/verdicts/counts", get(verdicts::counts))
         .route("/frames/{key}", get(frames::frame))
+        .route("/labels", get(labels::list))
+        .route("/labels", post(labels::add))
+        .route("/labels/{id}", delete(labels::withdraw))
+        .route("/labels/classes", get(labels::classes))
+        .route("/labels/queue", get(labels::queue))
+        .route("/labels/agreement", get(labels::agreement))
+        .route("/items", get(items::list))
+        .route("/items/{picture}", get(items::picture))
         .route("/live", get(live::stream))
         .route("/live.jpg", get(live::picture))
         .route("/models", get(models::list))

@@ -3,7 +3,9 @@
 use axum::Json;
 use utoipa::OpenApi;
 
-use super::{audit, classify, error::Problem, frames, health, live, login, models, page, rounds, v2, verdicts};
+use super::{
+    audit, classify, error::Problem, frames, health, items, labels, live, login, models, page, rounds, v2, verdicts,
+};
 
 /// Collects what the handlers say about themselves; a test compares it with the router.
 #[derive(OpenApi)]
@@ -19,6 +21,14 @@ use super::{audit, classify, error::Problem, frames, health, live, login, models
         verdicts::stream,
         verdicts::counts,
         frames::frame,
+        labels::list,
+        labels::add,
+        labels::withdraw,
+        labels::classes,
+        labels::queue,
+        labels::agreement,
+        items::list,
+        items::picture,
         live::stream,
         live::picture,
         health::healthz,

@@ -7,13 +7,15 @@ use std::f32::consts::{PI, TAU};
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
 use tiny_skia::{
     Color, FillRule, GradientStop, LineCap, LinearGradient, Mask, Paint, Path, PathBuilder, Pixmap, Point, Shader,
     SpreadMode, Stroke, Transform,
 };
 
 /// The species on the belt; salmon is the one that is wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Species {
     /// Atlantic salmon.
     Salmon,
@@ -88,12 +90,12 @@ pub(super) struct Fish {
 }
 
 impl Fish {
-    /// Draws a fish from `random`; `width` is the picture's.
-    pub fn draw(random: &mut ChaCha8Rng, salmon_share: f64, width: f32) -> Self {
+    /// Draws a fish from `random`: a salmon, or one of `others`; `width` is the picture's.
+    pub fn draw(random: &mut ChaCha8Rng, salmon_share: f64, others: &[Species], width: f32) -> Self {
         let species = if random.random_bool(salmon_share) {
             Species::Salmon
         } else {
-            Species::ALL[random.random_range(1..Species::ALL.len())]
+            others[random.random_range(0..others.len())]
         };
         let (shortest, longest) = species.lengths();
         let size = random.random_range(0.0f32..1.0);

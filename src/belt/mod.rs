@@ -45,8 +45,34 @@ pub struct BeltConfig {
     pub empty_share: f64,
     /// Pictures per second.
     pub frame_rate: f64,
-    /// Share of salmon among the items; the other species share the rest equally.
+    /// Share of salmon among the items; the others share the rest equally.
     pub salmon_share: f64,
+    /// The species that come beside salmon.
+    pub others: Vec<Species>,
+    /// What is different from some moment on.
+    pub change: Option<Change>,
+}
+
+/// What is different from some moment on: another lamp, a dirty lens, other fish.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Change {
+    /// Seconds after the first picture.
+    pub after: f64,
+    /// The light is multiplied by this.
+    pub light: f32,
+    /// Added to the light's colour: -1 bluish to 1 yellowish.
+    pub warmth: f32,
+    /// Specks of dirt on the lens, beside those that were there.
+    pub dirt: usize,
+    /// The species that come beside salmon.
+    pub others: Vec<Species>,
+}
+
+impl Default for Change {
+    fn default() -> Self {
+        Self { after: 0.0, light: 1.0, warmth: 0.0, dirt: 0, others: Species::ALL[1..].to_vec() }
+    }
 }
 
 impl Default for BeltConfig {
@@ -60,6 +86,8 @@ impl Default for BeltConfig {
             empty_share: 0.1,
             frame_rate: 25.0,
             salmon_share: 0.5,
+            others: Species::ALL[1..].to_vec(),
+            change: None,
         }
     }
 }
@@ -108,6 +136,13 @@ impl Belt {
         if !(0.0..=1.0).contains(&config.empty_share) || !(0.0..=1.0).contains(&config.salmon_share) {
             return invalid("empty_share and salmon_share must be 0 to 1".into());
         }
+        if config.others.is_empty() || config.change.as_ref().is_some_and(|change| change.others.is_empty()) {
+            return invalid("others must name a species".into());
+        }
+        let change = config.change.clone().unwrap_or_default();
+        if !(0.05..=3.0).contains(&change.light) || !(-5.0..=5.0).contains(&change.warmth) || change.after.is_nan() {
+            return invalid("change.light must be 0.05 to 3, change.warmth -5 to 5, change.after a number".into());
+        }
         let longest = LONGEST * f64::from(config.width);
         let pitch = config.speed * 60.0 / config.items_per_minute;
         if pitch < longest * 1.12 {
@@ -140,7 +175,7 @@ impl Belt {
                 truths.push(self.truth(item, &placed, region, whole));
             }
         }
-        self.scene.expose(&mut picture, n, self.light(offset));
+        self.scene.expose(&mut picture, n, self.light(offset), self.changed(offset).is_some());
         (picture, truths)
     }
 
@@ -178,7 +213,9 @@ impl Belt {
             return None;
         }
         let width = f64::from(self.config.width);
-        let fish = Fish::draw(&mut random, self.config.salmon_share, width as f32);
+        let middle = (item as f64 + 0.5) * self.pitch() + width / 2.0; // of the picture, where it then lies
+        let others = self.changed(middle).map_or(&self.config.others, |change| &change.others);
+        let fish = Fish::draw(&mut random, self.config.salmon_share, others, width as f32);
         let slack = (self.pitch() - LONGEST * width * 1.12) / 2.0;
         let position = (item as f64 + 0.5) * self.pitch() + slack.min(width) * random.random_range(-1.0..=1.0);
         let half = f64::from(fish.half_height()) + 4.0;
@@ -200,6 +237,11 @@ impl Belt {
         sprite
     }
 
+    /// What is different when the belt has moved by `offset`.
+    fn changed(&self, offset: f64) -> Option<&Change> {
+        self.config.change.as_ref().filter(|change| offset >= change.after * self.config.speed)
+    }
+
     /// The light over the belt, which drifts slowly: one knot every three places.
     fn light(&self, offset: f64) -> Light {
         let s = offset / self.pitch() / 3.0;
@@ -209,7 +251,8 @@ impl Belt {
         };
         let (a, b, f) = (knot(s.floor()), knot(s.floor() + 1.0), s.fract() as f32);
         let f = f * f * (3.0 - 2.0 * f);
-        Light { level: a.0 + (b.0 - a.0) * f, warmth: a.1 + (b.1 - a.1) * f }
+        let (level, warmth) = self.changed(offset).map_or((1.0, 0.0), |change| (change.light, change.warmth));
+        Light { level: (a.0 + (b.0 - a.0) * f) * level, warmth: a.1 + (b.1 - a.1) * f + warmth }
     }
 }
 
@@ -219,6 +262,7 @@ enum Purpose {
     Item = 0,
     Light = 1,
     Scene = 2,
+    Change = 3,
 }
 
 fn stream(seed: u64, purpose: Purpose, index: u64) -> ChaCha8Rng {
@@ -268,6 +312,23 @@ mod tests {
         let share = species.iter().filter(|s| **s == Species::Salmon).count() as f64 / species.len() as f64;
         assert!((share - 0.3).abs() < 0.04, "{share}");
         assert!((1700..1900).contains(&species.len()), "one place in ten is empty, got {}", species.len());
+    }
+
+    #[test]
+    fn from_its_moment_on_a_change_shows_in_light_dirt_and_fish_and_not_before() {
+        let change = Change { after: 20.0, light: 0.5, warmth: 1.0, dirt: 30, others: vec![Species::Flounder] };
+        let plain = BeltConfig { others: vec![Species::Herring], ..BeltConfig::default() };
+        let mut before = Belt::new(plain.clone()).unwrap();
+        let mut after = Belt::new(BeltConfig { change: Some(change), ..plain }).unwrap();
+        assert!(before.frame(400) == after.frame(400), "4 s before, no changed fish is in sight yet");
+        let mean = |p: &Picture| p.rgb.iter().map(|v| f64::from(*v)).sum::<f64>() / p.rgb.len() as f64;
+        let ratio = mean(&after.frame(500).0) / mean(&before.frame(500).0);
+        assert!((0.4..0.6).contains(&ratio), "{ratio}");
+        let others: Vec<Species> = (0..60).filter_map(|i| after.species(i)).filter(|s| *s != Species::Salmon).collect();
+        assert!(others.contains(&Species::Herring) && others.contains(&Species::Flounder));
+        let first = others.iter().position(|s| *s == Species::Flounder).unwrap();
+        assert!(others[..first].iter().all(|s| *s == Species::Herring));
+        assert!(others[first..].iter().all(|s| *s == Species::Flounder));
     }
 
     #[test]

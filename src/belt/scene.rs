@@ -37,6 +37,8 @@ pub(super) struct Scene {
     surface: Vec<u8>,
     /// Lamps and lens: 256 is neutral, one per pixel.
     gain: Vec<u16>,
+    /// The same after the change.
+    dirty: Vec<u16>,
     /// Normal noise, read from a random place for every row.
     noise: Vec<i8>,
 }
@@ -47,6 +49,11 @@ impl Scene {
         let mut random = stream(config.seed, Purpose::Scene, 0);
         let surface = surface(&mut random, width, height);
         let gain = gain(&mut random, width, height);
+        let mut changed = stream(config.seed, Purpose::Change, 0);
+        let specks = config.change.as_ref().map_or(0, |change| change.dirt);
+        let mut dirty: Vec<f32> = gain.clone();
+        soil(&mut changed, &mut dirty, specks, width, height);
+        let fixed = |gain: Vec<f32>| gain.into_iter().map(|g| (g * 256.0).round() as u16).collect();
         let sigma = random.random_range(1.8f32..3.2);
         let noise = (0..NOISE + width * 3)
             .map(|_| {
@@ -54,7 +61,7 @@ impl Scene {
                 ((sum - 3.0) * 1.414 * sigma).round() as i8
             })
             .collect();
-        Self { seed: config.seed, width, height, surface, gain, noise }
+        Self { seed: config.seed, width, height, surface, gain: fixed(gain), dirty: fixed(dirty), noise }
     }
 
     /// The empty belt, moved by `offset` pixels, before lamps and lens.
@@ -69,12 +76,14 @@ impl Scene {
         Picture { width: self.width as u32, height: self.height as u32, rgb }
     }
 
-    /// Lamps, lens and sensor: multiplies with the gain and the light, adds the noise of picture `n`.
-    pub fn expose(&self, picture: &mut Picture, n: u64, light: Light) {
+    /// Lamps, lens and sensor: multiplies with the gain (`changed`: the one after the change) and the light, adds the
+    /// noise of picture `n`.
+    pub fn expose(&self, picture: &mut Picture, n: u64, light: Light, changed: bool) {
+        let gain = if changed { &self.dirty } else { &self.gain };
         let scale = |tint: f32| (light.level * tint * 256.0) as u32;
         let scale = [scale(1.0 + 0.09 * light.warmth), scale(1.0), scale(1.0 - 0.09 * light.warmth)];
         let width = self.width;
-        for (y, (row, gain)) in picture.rgb.chunks_exact_mut(width * 3).zip(self.gain.chunks_exact(width)).enumerate() {
+        for (y, (row, gain)) in picture.rgb.chunks_exact_mut(width * 3).zip(gain.chunks_exact(width)).enumerate() {
             let at = mix(self.seed ^ n.wrapping_mul(0x9e37_79b9) ^ ((y as u64) << 40)) as usize % NOISE;
             let noise = &self.noise[at..at + width * 3];
             for ((pixel, gain), noise) in row.chunks_exact_mut(3).zip(gain).zip(noise.chunks_exact(3)) {
@@ -140,7 +149,7 @@ fn surface(random: &mut impl RngExt, width: usize, height: usize) -> Vec<u8> {
     rgb
 }
 
-fn gain(random: &mut impl RngExt, width: usize, height: usize) -> Vec<u16> {
+fn gain(random: &mut impl RngExt, width: usize, height: usize) -> Vec<f32> {
     let (w, h) = (width as f32, height as f32);
     let (lamp_x, lamp_y) = (random.random_range(0.3..0.7) * w, random.random_range(0.3..0.7) * h);
     let fall = random.random_range(0.12f32..0.3);
@@ -150,7 +159,15 @@ fn gain(random: &mut impl RngExt, width: usize, height: usize) -> Vec<u16> {
             1.05 - fall * (x * x / (w * w) + y * y / (h * h)) * 2.0
         })
         .collect();
-    for _ in 0..random.random_range(2..7) {
+    let specks = random.random_range(2..7);
+    soil(random, &mut gain, specks, width, height);
+    gain
+}
+
+/// Lays `specks` of dirt on the lens.
+fn soil(random: &mut impl RngExt, gain: &mut [f32], specks: usize, width: usize, height: usize) {
+    let (w, h) = (width as f32, height as f32);
+    for _ in 0..specks {
         let (cx, cy) = (random.random_range(0.0..w), random.random_range(0.0..h));
         let radius = random.random_range(2.0f32..6.0) * w / 640.0;
         let dark = random.random_range(0.08f32..0.3);
@@ -162,5 +179,4 @@ fn gain(random: &mut impl RngExt, width: usize, height: usize) -> Vec<u16> {
             }
         }
     }
-    gain.into_iter().map(|g| (g * 256.0).round() as u16).collect()
 }

@@ -6,6 +6,7 @@ pub mod classify;
 pub mod client;
 pub mod load;
 pub mod precision;
+pub mod record;
 
 use std::{fs, path::Path, time::Duration};
 

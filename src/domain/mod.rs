@@ -308,6 +308,12 @@ pub struct Verdict {
     pub scores: Vec<ClassScore>,
     /// Model folder name and hash prefix, `name@0123456789ab`.
     pub model: String,
+    /// Names the thresholds that decided: the first 12 digits of their SHA-256; empty until recorded and after a fault.
+    #[serde(default)]
+    pub thresholds: String,
+    /// The lot that was open when it was decided: the number of its first entry in the record.
+    #[serde(default)]
+    pub lot: Option<i64>,
     /// The fault in words, if any.
     pub fault: Option<String>,
     /// Milliseconds spent in each stage.

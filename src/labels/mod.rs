@@ -15,6 +15,7 @@ pub use formats::{Said, Wrong, from_csv, from_label_studio, to_csv, to_label_stu
 use crate::{
     config::Config,
     model::Manifest,
+    promote::registry::Registry,
     snapshot::{self, Limits},
     store::{ItemPage, LabeledItem, MAX_PAGE, Store},
 };
@@ -99,8 +100,12 @@ pub async fn run(command: Command, config: &Config) -> Result<()> {
 
 /// The classes that labels may name: the serving model's and those that the configuration adds.
 fn classes(config: &Config) -> Result<Vec<String>> {
-    let manifest = Manifest::read(&config.model.root.join(&config.model.version))?;
-    Ok(manifest.classes)
+    let model = &config.model;
+    let registry = Registry { root: model.root.clone(), first: model.version.clone() };
+    let version = registry.stack()?.pop().context("no version serves")?;
+    let mut classes = Manifest::read(&model.root.join(version))?.classes;
+    classes.extend(config.labels.classes.clone());
+    Ok(classes)
 }
 
 fn read(file: &Path) -> Result<Vec<Said>> {

@@ -1,4 +1,4 @@
-//! One camera's way from frame to verdict: take the newest frame, find the items in it, ask the worker, decide, record.
+//! One camera's way from frame to verdict: take the newest frame, find the items in it, ask the worker, decide, act, record.
 //!
 //! Invariant: every item that `locate` returned gets exactly one verdict, at the latest when its deadline passes.
 
@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     domain::{Fault, Frame, Item, Picture, Raw, Region, Scored, Source, Timings, Truth, Verdict, ms},
     line::{
+        eject::Ejector,
         handover::Handover,
         infer::Infer,
         live::LiveFrame,
@@ -39,6 +40,8 @@ const LIVE_QUALITY: i32 = 80;
 pub struct Line {
     /// The inference worker.
     pub infer: Infer,
+    /// Takes the verdicts that move a gate, if there are gates.
+    pub ejector: Option<Ejector>,
     /// Takes the verdicts.
     pub recorder: Recorder,
     /// All metrics.
@@ -127,9 +130,12 @@ fn judge(line: &Line, frame: &Frame, picture: &Picture, item: Item, decode_ms: f
         };
         let timings = Timings { total_ms: ms(captured.elapsed()), ..timings };
         let verdict = assemble(origin, &scored, timings);
+        if let Some(ejector) = &line.ejector {
+            ejector.act(&verdict, captured); // first of all: the gate's moment does not wait
+        }
         observe(&line.metrics, &verdict, scored.scores.as_ref().err());
         remember(&shown, &verdict);
-        line.recorder.record(verdict, Some(raw));
+        line.recorder.record(verdict, scored.model, Some(raw));
     });
 }
 

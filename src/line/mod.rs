@@ -1,4 +1,4 @@
-//! The hot path, in flow order: camera → locate → infer → decide → record.
+//! The hot path, in flow order: camera → locate → infer → decide → eject and record.
 //!
 //! Invariant: no item waits for disk, network or learning.
 
@@ -13,6 +13,7 @@ pub mod shadow;
 pub mod swap;
 
 pub mod decide;
+pub mod eject;
 pub mod observe;
 pub mod verdict;
 

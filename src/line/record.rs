@@ -2,9 +2,17 @@
 //!
 //! Invariant: [`Recorder::record`] never blocks and never fails the item; when the queue or the memory for waiting
 //! pictures is full, the record is dropped and counted. The stream of recorded verdicts starts only after the commit,
-//! so nobody is shown a verdict that the store does not have.
+//! so nobody is shown a verdict that the store does not have. What could not be recorded is itself recorded, as a gap,
+//! and the model with its thresholds stands in the record before the first verdict by it.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -15,10 +23,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    domain::{Action, Raw, Source, Verdict},
+    domain::{Action, Card, Raw, Source, Verdict},
     metrics::Metrics,
+    model::sha256,
     pixels,
-    store::{Store, StoreError, frame_key},
+    store::{Event, Store, StoreError, frame_key},
 };
 
 /// What is kept, and how much may wait.
@@ -48,8 +57,12 @@ const PAUSES: [Duration; 3] = [Duration::from_millis(50), Duration::from_millis(
 /// JPEG quality of kept frames that did not arrive as JPEG.
 const QUALITY: i32 = 90;
 
+/// Events that may wait for the store; they are rare.
+const EVENTS: usize = 256;
+
 struct Record {
     verdict: Verdict,
+    card: Option<Arc<Card>>,
     frame: Option<(Raw, OwnedSemaphorePermit)>,
 }
 
@@ -57,9 +70,27 @@ struct Record {
 #[derive(Clone)]
 pub struct Recorder {
     queue: mpsc::Sender<Record>,
+    events: mpsc::Sender<Event>,
     memory: Arc<Semaphore>,
     keep_share: f64,
+    store: Store,
+    tally: Tally,
+}
+
+/// Counts what could not be recorded.
+#[derive(Clone)]
+struct Tally {
     metrics: Metrics,
+    /// Verdicts that no gap entry tells of yet.
+    lost: Arc<AtomicU64>,
+}
+
+impl Tally {
+    fn lose(&self, verdicts: u64, frames: u64) {
+        self.lost.fetch_add(verdicts, Ordering::Relaxed);
+        self.metrics.record_dropped.with_label_values(&["verdict"]).inc_by(verdicts);
+        self.metrics.record_dropped.with_label_values(&["frame"]).inc_by(frames);
+    }
 }
 
 impl Recorder {
@@ -74,28 +105,45 @@ impl Recorder {
     ) -> (Self, JoinHandle<()>) {
         let (queue, records) = mpsc::channel(settings.queue.max(1));
         let memory = Arc::new(Semaphore::new((settings.frame_bytes >> 10).min(Semaphore::MAX_PERMITS)));
-        let task = tokio::spawn(write(records, store, metrics.clone(), recorded, stop));
-        (Self { queue, memory, keep_share: settings.keep_share, metrics }, task)
+        let tally = Tally { metrics, lost: Arc::default() };
+        let (events, happened) = mpsc::channel(EVENTS);
+        let (verdict_store, event_store, counts) = (store.clone(), store.clone(), tally.clone());
+        let task = tokio::spawn(async move {
+            let verdicts = write(records, verdict_store, counts.clone(), recorded, stop.clone());
+            tokio::join!(verdicts, write_events(happened, event_store, counts.metrics.clone(), stop));
+        });
+        (Self { queue, events, memory, keep_share: settings.keep_share, store, tally }, task)
     }
 
-    /// Queues one verdict and, if it is one to keep, the frame it was judged in. Never blocks.
-    pub fn record(&self, verdict: Verdict, frame: Option<Raw>) {
+    /// Queues an event for the record. Never blocks; one that finds no place is logged and counted.
+    pub fn event(&self, event: Event) {
+        if let Err(full) = self.events.try_send(event) {
+            tracing::error!("an event could not be recorded: {full}");
+            self.tally.metrics.record_dropped.with_label_values(&["event"]).inc();
+        }
+    }
+
+    /// Queues one verdict, with the model that judged it and, if it is one to keep, the frame it was judged in. It
+    /// belongs to the lot that is open now. Never blocks.
+    pub fn record(&self, verdict: Verdict, card: Option<Arc<Card>>, frame: Option<Raw>) {
+        let verdict = Verdict { lot: self.store.open_lot(), ..verdict };
         let keep = verdict.decision.action != Action::Accept || rand::random::<f64>() < self.keep_share;
         let frame = frame.filter(|_| keep).and_then(|raw| {
             let room = self.memory.clone().try_acquire_many_owned(kib(&raw));
             if room.is_err() {
-                self.metrics.record_dropped.with_label_values(&["frame"]).inc();
+                self.tally.lose(0, 1);
             }
             Some((raw, room.ok()?))
         });
         let reserved = if verdict.source == Source::Http { self.queue.max_capacity() / BELT_SHARE } else { 0 };
-        let record = Record { verdict, frame };
+        let record = Record { verdict, card, frame };
         if self.queue.capacity() <= reserved {
-            drop_record(&self.metrics, &record);
+            self.tally.lose(1, u64::from(record.frame.is_some()));
         } else if let Err(full) = self.queue.try_send(record) {
-            drop_record(&self.metrics, &full.into_inner());
+            self.tally.lose(1, u64::from(full.into_inner().frame.is_some()));
         }
-        self.metrics
+        self.tally
+            .metrics
             .queue_depth
             .with_label_values(&["record"])
             .set((self.queue.max_capacity() - self.queue.capacity()) as i64);
@@ -110,21 +158,16 @@ fn kib(raw: &Raw) -> u32 {
     u32::try_from(bytes >> 10).unwrap_or(u32::MAX) + 1
 }
 
-fn drop_record(metrics: &Metrics, record: &Record) {
-    metrics.record_dropped.with_label_values(&["verdict"]).inc();
-    if record.frame.is_some() {
-        metrics.record_dropped.with_label_values(&["frame"]).inc();
-    }
-}
-
 async fn write(
     mut records: mpsc::Receiver<Record>,
     store: Store,
-    metrics: Metrics,
+    tally: Tally,
     recorded: broadcast::Sender<Arc<Verdict>>,
     stop: CancellationToken,
 ) {
+    let metrics = &tally.metrics;
     let mut batch = Vec::with_capacity(BATCH);
+    let mut known = Known::default();
     loop {
         tokio::select! {
             biased;
@@ -135,35 +178,98 @@ async fn write(
         if batch.is_empty() {
             continue;
         }
-        let verdicts = keep_frames(batch.drain(..), &store, &metrics).await;
-        match commit(&verdicts, &store, &metrics).await {
+        let mut models = Vec::new();
+        for Record { verdict, card, .. } in &mut batch {
+            if let Some(card) = card {
+                verdict.thresholds = known.look(card, &mut models);
+            }
+        }
+        let verdicts = keep_frames(batch.drain(..), &store, &tally).await;
+        match commit(&models, &verdicts, &store, metrics).await {
             Ok(ids) => {
                 metrics.recorded.inc_by(ids.len() as u64);
                 for (verdict, id) in verdicts.into_iter().zip(ids) {
                     // Fails only while nobody listens.
                     let _ = recorded.send(Arc::new(Verdict { id, ..verdict }));
                 }
+                tell_gap(&store, &tally).await;
             }
             Err(e) => {
                 tracing::error!("{} verdicts are lost: {e}", verdicts.len());
-                metrics.record_dropped.with_label_values(&["verdict"]).inc_by(verdicts.len() as u64);
+                tally.lose(verdicts.len() as u64, 0);
+                known = Known::default(); // the model's entry may be lost too
             }
         }
     }
 }
 
+/// Records what could not be recorded; tried again after the next batch.
+async fn tell_gap(store: &Store, tally: &Tally) {
+    let verdicts = tally.lost.swap(0, Ordering::Relaxed);
+    if verdicts > 0
+        && let Err(e) = store.append(Event::Gap { verdicts }).await
+    {
+        tracing::warn!("{e}");
+        tally.lost.fetch_add(verdicts, Ordering::Relaxed);
+    }
+}
+
+async fn write_events(mut events: mpsc::Receiver<Event>, store: Store, metrics: Metrics, stop: CancellationToken) {
+    loop {
+        let event = tokio::select! {
+            biased;
+            event = events.recv() => match event { Some(event) => event, None => return },
+            () = stop.cancelled(), if !events.is_closed() => {
+                events.close();
+                continue;
+            }
+        };
+        let mut pauses = PAUSES.iter();
+        while let Err(e) = store.append(event.clone()).await {
+            metrics.store_errors.inc();
+            let Some(pause) = pauses.next() else {
+                tracing::error!("an event could not be recorded: {e}: {event:?}");
+                metrics.record_dropped.with_label_values(&["event"]).inc();
+                break;
+            };
+            tokio::time::sleep(*pause).await;
+        }
+    }
+}
+
+/// The model and thresholds that the record tells of last.
+#[derive(Default)]
+struct Known(Option<(Arc<Card>, String)>);
+
+impl Known {
+    /// The name of the card's thresholds; when the card is another one than the last, it goes into `models` too.
+    fn look(&mut self, card: &Arc<Card>, models: &mut Vec<Event>) -> String {
+        if let Some((last, hash)) = &self.0
+            && Arc::ptr_eq(last, card)
+        {
+            return hash.clone();
+        }
+        let thresholds = card.thresholds.clone();
+        let mut hash = sha256(&serde_json::to_vec(&thresholds).unwrap_or_default());
+        hash.truncate(12);
+        models.push(Event::Model { model: card.label.clone(), thresholds_hash: hash.clone(), thresholds });
+        self.0 = Some((card.clone(), hash.clone()));
+        hash
+    }
+}
+
 /// Writes the batch's frames, each once, and names them in the verdicts.
-async fn keep_frames(batch: impl Iterator<Item = Record>, store: &Store, metrics: &Metrics) -> Vec<Verdict> {
+async fn keep_frames(batch: impl Iterator<Item = Record>, store: &Store, tally: &Tally) -> Vec<Verdict> {
     let mut written = HashSet::new();
     let mut verdicts = Vec::new();
-    for Record { mut verdict, frame } in batch {
+    for Record { mut verdict, frame, .. } in batch {
         if let Some((raw, _room)) = frame {
             match keep_frame(raw, &verdict, store, &mut written).await {
                 Ok(key) => verdict.frame = Some(key),
                 Err(why) => {
                     tracing::warn!("a frame was not kept: {why}");
-                    metrics.store_errors.inc();
-                    metrics.record_dropped.with_label_values(&["frame"]).inc();
+                    tally.metrics.store_errors.inc();
+                    tally.lose(0, 1);
                 }
             }
         }
@@ -196,11 +302,16 @@ async fn keep_frame(
     Ok(key)
 }
 
-async fn commit(verdicts: &[Verdict], store: &Store, metrics: &Metrics) -> Result<Vec<i64>, StoreError> {
+async fn commit(
+    models: &[Event],
+    verdicts: &[Verdict],
+    store: &Store,
+    metrics: &Metrics,
+) -> Result<Vec<i64>, StoreError> {
     let mut pauses = PAUSES.iter();
     loop {
         let timer = metrics.store_seconds.start_timer();
-        let outcome = store.insert(verdicts).await;
+        let outcome = store.insert_after(models, verdicts).await;
         timer.observe_duration();
         let Err(e) = outcome else { return outcome };
         metrics.store_errors.inc();
@@ -214,7 +325,11 @@ async fn commit(verdicts: &[Verdict], store: &Store, metrics: &Metrics) -> Resul
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::{domain::Picture, line::verdict::tests::verdict, store::Page};
+    use crate::{
+        domain::{Picture, Thresholds},
+        line::verdict::tests::verdict,
+        store::Page,
+    };
 
     async fn recorder(settings: Settings) -> (tempfile::TempDir, Store, Recorder, JoinHandle<()>, CancellationToken) {
         let folder = tempfile::tempdir().unwrap();
@@ -234,7 +349,7 @@ mod tests {
         let (_folder, store, recorder, task, stop) =
             recorder(Settings { keep_share: 0.0, ..Settings::default() }).await;
         for action in [Action::Reject, Action::Divert, Action::Accept] {
-            recorder.record(verdict(action), picture(40));
+            recorder.record(verdict(action), None, picture(40));
         }
         stop.cancel();
         task.await.unwrap();
@@ -244,9 +359,9 @@ mod tests {
         assert_eq!(keys[2], None, "an accepted one is not kept at share 0");
         let jpeg = store.frame(keys[0].as_deref().unwrap()).await.unwrap().unwrap();
         assert_eq!(pixels::decode(&jpeg, pixels::Limits::default()).unwrap().width, 64);
-        assert_eq!(recorder.metrics.recorded.get(), 3);
-        recorder.record(verdict(Action::Accept), None);
-        assert_eq!(recorder.metrics.record_dropped.with_label_values(&["verdict"]).get(), 1, "after the stop");
+        assert_eq!(recorder.tally.metrics.recorded.get(), 3);
+        recorder.record(verdict(Action::Accept), None, None);
+        assert_eq!(recorder.tally.metrics.record_dropped.with_label_values(&["verdict"]).get(), 1, "after the stop");
     }
 
     #[tokio::test]
@@ -255,9 +370,9 @@ mod tests {
         let (_folder, store, recorder, task, stop) =
             recorder(Settings { queue: 4, frame_bytes: 10 << 10, ..Settings::default() }).await;
         for shade in 0..10 {
-            recorder.record(Verdict { source: Source::Belt, ..verdict(Action::Reject) }, picture(shade));
+            recorder.record(Verdict { source: Source::Belt, ..verdict(Action::Reject) }, None, picture(shade));
         }
-        let dropped = |kind: &str| recorder.metrics.record_dropped.with_label_values(&[kind]).get();
+        let dropped = |kind: &str| recorder.tally.metrics.record_dropped.with_label_values(&[kind]).get();
         assert_eq!((dropped("verdict"), dropped("frame")), (6, 9), "4 places, memory for one frame of 9 KiB");
         stop.cancel();
         task.await.unwrap();
@@ -268,12 +383,12 @@ mod tests {
     async fn http_load_leaves_a_quarter_of_the_queue_to_the_belt() {
         let (_folder, store, recorder, task, stop) = recorder(Settings { queue: 8, ..Settings::default() }).await;
         for _ in 0..20 {
-            recorder.record(verdict(Action::Reject), None);
+            recorder.record(verdict(Action::Reject), None, None);
         }
         for _ in 0..2 {
-            recorder.record(Verdict { source: Source::Belt, ..verdict(Action::Reject) }, None);
+            recorder.record(Verdict { source: Source::Belt, ..verdict(Action::Reject) }, None, None);
         }
-        assert_eq!(recorder.metrics.record_dropped.with_label_values(&["verdict"]).get(), 14);
+        assert_eq!(recorder.tally.metrics.record_dropped.with_label_values(&["verdict"]).get(), 14);
         stop.cancel();
         task.await.unwrap();
         let belt = Page { limit: 10, source: Some(Source::Belt), ..Page::default() };
@@ -284,10 +399,50 @@ mod tests {
     async fn a_store_that_stays_broken_costs_the_record_not_the_line() {
         let (_folder, store, recorder, task, stop) = recorder(Settings::default()).await;
         store.close().await;
-        recorder.record(verdict(Action::Reject), None);
+        recorder.record(verdict(Action::Reject), None, None);
         stop.cancel();
         task.await.unwrap();
-        assert_eq!(recorder.metrics.store_errors.get(), 4);
-        assert_eq!(recorder.metrics.record_dropped.with_label_values(&["verdict"]).get(), 1);
+        assert_eq!(recorder.tally.metrics.store_errors.get(), 4);
+        assert_eq!(recorder.tally.metrics.record_dropped.with_label_values(&["verdict"]).get(), 1);
+    }
+
+    #[tokio::test]
+    async fn the_record_tells_which_thresholds_decided_and_what_it_lacks() {
+        let (_folder, store, recorder, task, stop) = recorder(Settings { queue: 8, ..Settings::default() }).await;
+        let card = |accept_from| {
+            let thresholds =
+                Thresholds { accept: vec!["salmon".into()], accept_from, unsure_from: 0.2, temperature: 1.0 };
+            Arc::new(Card {
+                label: "test@0".into(),
+                version: "test".into(),
+                precision: "float32".into(),
+                classes: vec!["salmon".into()],
+                side: 8,
+                thresholds,
+            })
+        };
+        let (strict, lax) = (card(0.9), card(0.5));
+        for card in [&strict, &strict, &lax] {
+            recorder.record(verdict(Action::Accept), Some(card.clone()), None);
+        }
+        for _ in 0..7 {
+            recorder.record(verdict(Action::Reject), None, None); // HTTP has 6 places of 8
+        }
+        stop.cancel();
+        task.await.unwrap();
+        let found = store.verdicts(Page { limit: 10, ..Page::default() }).await.unwrap();
+        let names: Vec<_> = found.iter().rev().map(|v| v.thresholds.as_str()).collect();
+        let events = store.events(&["model", "gap"], None).await.unwrap();
+        let told: Vec<_> = events
+            .iter()
+            .map(|entry| match &entry.event {
+                Event::Model { thresholds_hash, thresholds, .. } => (thresholds_hash.as_str(), thresholds.accept_from),
+                Event::Gap { verdicts } => ("gap", *verdicts as f32),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(told.len(), 3);
+        assert_eq!((told[0].1, told[1].1, told[2]), (0.9, 0.5, ("gap", 4.0)));
+        assert_eq!(names, [told[0].0, told[0].0, told[1].0, "", "", ""]);
     }
 }

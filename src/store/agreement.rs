@@ -66,10 +66,16 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`].
     pub async fn agreement(&self) -> Result<Agreement, StoreError> {
-        let labels = self.current_labels(0).await?;
-        let pairs: Vec<_> = labels
-            .values()
-            .filter_map(|said| Some((said.first()?.class.as_deref(), said.get(1)?.class.as_deref())))
+        // The inner choice is the index alone: most items have one labeler.
+        let rows: Vec<(i64, Option<String>)> = sqlx::query_as(
+            "SELECT verdict, class FROM current_labels WHERE verdict IN \
+             (SELECT verdict FROM labels GROUP BY verdict HAVING count(DISTINCT labeler) > 1) ORDER BY verdict, id",
+        )
+        .fetch_all(&self.database)
+        .await?;
+        let pairs: Vec<_> = rows
+            .chunk_by(|a, b| a.0 == b.0)
+            .filter_map(|said| Some((said.first()?.1.as_deref(), said.get(1)?.1.as_deref())))
             .collect();
         Ok(agreement(&pairs))
     }

@@ -57,6 +57,8 @@ pub struct ItemPage {
     pub before: Option<i64>,
     /// At most this many; more than [`MAX_PAGE`] are never returned.
     pub limit: u32,
+    /// Only this one.
+    pub verdict: Option<i64>,
     /// Only those with this action.
     pub action: Option<Action>,
     /// Only those of this class: labeled so, or judged so where nobody labeled them.
@@ -179,6 +181,18 @@ impl Store {
         Ok(query.build_query_as::<Row>().fetch_all(&self.database).await?.into_iter().map(label).collect())
     }
 
+    /// How many labels of `by` stand.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn labels_of(&self, by: &str) -> Result<u64, StoreError> {
+        let (n,): (i64,) = sqlx::query_as("SELECT count(*) FROM current_labels WHERE labeler = ?")
+            .bind(by)
+            .fetch_one(&self.database)
+            .await?;
+        Ok(n as u64)
+    }
+
     /// What people say now about every item from verdict `from` on: verdict → labels, oldest first.
     ///
     /// # Errors
@@ -204,6 +218,9 @@ impl Store {
         const LABELED: &str = "EXISTS (SELECT 1 FROM current_labels c WHERE c.verdict = v.id";
         let mut query = QueryBuilder::<Sqlite>::new("SELECT v.id, v.body FROM verdicts v WHERE v.frame IS NOT NULL");
         query.push(" AND v.id < ").push_bind(page.before.unwrap_or(i64::MAX));
+        if let Some(verdict) = page.verdict {
+            query.push(" AND v.id = ").push_bind(verdict);
+        }
         if let Some(action) = page.action {
             query.push(" AND v.action = ").push_bind(action.name());
         }

@@ -1,26 +1,38 @@
-//! Verdicts and labels in SQLite, frames as files beside it.
+//! Verdicts, labels and the record in SQLite, frames as files beside it.
 //!
 //! Invariant: what was committed survives `kill -9` of the process (write-ahead log; a power cut may take the newest
 //! commits, `synchronous=NORMAL`), and no verdict names a frame that was not written before it.
 
 mod agreement;
 mod audit;
+mod chain;
+mod event;
 mod frames;
 mod labels;
+mod lots;
 mod queue;
+mod signer;
 mod verdicts;
+mod verify;
 
-use std::{path::Path, path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::AtomicI64},
+    time::Duration,
+};
 
 use object_store::local::LocalFileSystem;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 
 pub use agreement::{Agreement, Consensus, consensus};
 pub use audit::{Deed, rfc3339};
+pub use event::{Entry, Event};
 pub use frames::frame_key;
 pub use labels::{ItemPage, Label, LabelPage, LabeledItem};
 pub use queue::{Ask, Order, Queue, WINDOW, hash_share};
+pub use signer::{KeyError, PUBLIC, SECRET};
 pub use verdicts::{Counts, MAX_PAGE, Page};
+pub use verify::{Finding, Verification, verify};
 
 /// How long a reader or writer waits for another one's lock.
 const BUSY: Duration = Duration::from_secs(5);
@@ -39,6 +51,12 @@ pub enum StoreError {
     /// SQLite reported an error.
     #[error("the verdict store failed: {0}")]
     Database(#[from] sqlx::Error),
+    /// The record can't be continued or read; it must be examined.
+    #[error("the record is broken: {0}")]
+    Record(String),
+    /// The record's key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// A row is no verdict; written by a newer version or by hand.
     #[error("verdict {id} in the store can't be read: {why}")]
     Row {
@@ -56,14 +74,18 @@ pub enum StoreError {
 #[derive(Clone)]
 pub struct Store {
     database: SqlitePool,
-    frames: std::sync::Arc<LocalFileSystem>,
+    frames: Arc<LocalFileSystem>,
+    signer: Arc<signer::Signer>,
+    /// The open lot; 0 for none.
+    lot: Arc<AtomicI64>,
 }
 
 impl Store {
-    /// Opens `folder/verdicts.sqlite` and `folder/frames/`, makes what is missing and migrates what is old.
+    /// Opens `folder/verdicts.sqlite` and `folder/frames/`, makes what is missing and migrates what is old; the record
+    /// is begun with a key of its own, or found to end where it was signed.
     ///
     /// # Errors
-    /// [`StoreError::Open`].
+    /// [`StoreError::Open`], [`StoreError::Record`], [`StoreError::Key`].
     pub async fn open(folder: &Path) -> Result<Self, StoreError> {
         let refuse = |why: String| StoreError::Open { path: folder.into(), why };
         let frames = folder.join("frames");
@@ -82,7 +104,15 @@ impl Store {
             .await
             .map_err(|e| refuse(e.to_string()))?;
         sqlx::migrate!("src/store/migrations").run(&database).await.map_err(|e| refuse(e.to_string()))?;
-        Ok(Self { database, frames: std::sync::Arc::new(frames) })
+        let mut transaction = database.begin_with("BEGIN IMMEDIATE").await?;
+        let has_record = chain::tail(&mut transaction).await?.is_some();
+        let has_key = folder.join(SECRET).exists();
+        let signer = if has_record || has_key { signer::Signer::open(folder) } else { signer::Signer::make(folder) }?;
+        chain::begin_or_check(&mut transaction, &signer).await?;
+        let lot = chain::last_of(&mut transaction, &["lot_opened", "lot_closed"]).await?;
+        let lot = lot.filter(|entry| matches!(entry.event, Event::LotOpened { .. })).map_or(0, |entry| entry.seq);
+        transaction.commit().await?;
+        Ok(Self { database, frames: Arc::new(frames), signer: Arc::new(signer), lot: Arc::new(lot.into()) })
     }
 
     /// Closes the database after the work in progress; the write-ahead log is folded in.

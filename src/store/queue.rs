@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use serde::{Deserialize, Serialize};
+use tokio::task::spawn_blocking;
 
 use super::{Label, Store, StoreError, labels::parse};
 use crate::domain::{Action, Reason, Verdict};
@@ -27,10 +28,10 @@ pub enum Order {
 }
 
 /// Who asks for what.
-#[derive(Clone, Copy, Debug)]
-pub struct Ask<'a> {
+#[derive(Clone, Debug)]
+pub struct Ask {
     /// The person.
-    pub by: &'a str,
+    pub by: String,
     /// Most items.
     pub limit: usize,
     /// In which order.
@@ -38,7 +39,7 @@ pub struct Ask<'a> {
     /// Share of the labeled items that is asked of a second person, 0 to 1.
     pub second_share: f64,
     /// Items that others have before them at this moment.
-    pub busy: &'a HashSet<i64>,
+    pub busy: HashSet<i64>,
 }
 
 /// What one person may be asked.
@@ -146,15 +147,19 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Database`], [`StoreError::Row`].
-    pub async fn queue(&self, ask: &Ask<'_>) -> Result<Queue, StoreError> {
+    pub async fn queue(&self, ask: Ask) -> Result<Queue, StoreError> {
         let rows: Vec<(i64, String)> =
             sqlx::query_as("SELECT id, body FROM verdicts WHERE frame IS NOT NULL ORDER BY id DESC LIMIT ?")
                 .bind(WINDOW)
                 .fetch_all(&self.database)
                 .await?;
         let said = self.current_labels(rows.last().map_or(i64::MAX, |(id, _)| *id)).await?;
-        let candidates = rows.iter().map(|(id, body)| parse(*id, body)).collect::<Result<_, _>>()?;
-        Ok(choose(candidates, &said, ask))
+        // A few megabytes of JSON: not on a thread that answers others.
+        let choice = spawn_blocking(move || {
+            let candidates = rows.iter().map(|(id, body)| parse(*id, body)).collect::<Result<_, _>>()?;
+            Ok(choose(candidates, &said, &ask))
+        });
+        choice.await.unwrap_or_else(|e| Err(sqlx::Error::Io(std::io::Error::other(e)).into()))
     }
 
     /// How many of the newest [`WINDOW`] items with a kept picture nobody has labeled.
@@ -214,8 +219,8 @@ mod tests {
         queue.items.iter().map(|v| v.id).collect()
     }
 
-    fn ask<'a>(by: &'a str, limit: usize, busy: &'a HashSet<i64>) -> Ask<'a> {
-        Ask { by, limit, order: Order::Useful, second_share: 0.0, busy }
+    fn ask(by: &str, limit: usize, busy: &HashSet<i64>) -> Ask {
+        Ask { by: by.into(), limit, order: Order::Useful, second_share: 0.0, busy: busy.clone() }
     }
 
     #[test]
@@ -303,7 +308,7 @@ mod tests {
         all[2].frame = None;
         store.insert(&all).await.unwrap();
         let none = HashSet::new();
-        let waiting = async |by: &str| store.queue(&ask(by, 3, &none)).await.unwrap();
+        let waiting = async |by: &str| store.queue(ask(by, 3, &none)).await.unwrap();
         assert_eq!(ids(&waiting("anna").await), [1, 2, 4]);
         assert_eq!((waiting("anna").await.waiting, store.unlabeled().await.unwrap()), (5, 5));
         let label = store.add_label(1, None, "anna", OffsetDateTime::UNIX_EPOCH).await.unwrap();

@@ -4,13 +4,20 @@
 //! repeats nor skips.
 
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 use sqlx::{QueryBuilder, Sqlite};
 
-use super::{Store, StoreError};
+use super::{
+    Store, StoreError,
+    chain::{self, Body},
+    event::Event,
+};
 use crate::domain::{Action, Source, Verdict};
 
 /// Most verdicts in one page.
 pub const MAX_PAGE: u32 = 500;
+/// Rows in one statement.
+const ROWS: usize = 512;
 
 /// Which verdicts are wanted; newest first.
 #[derive(Clone, Copy, Debug, Default)]
@@ -41,19 +48,39 @@ pub struct Counts {
 }
 
 impl Store {
-    /// Commits `verdicts` in one transaction, all or none; returns their ids in order. Their own `id` is not looked at.
+    /// Commits `verdicts` and their entries in the record in one transaction, all or none; returns their ids in order.
+    /// Their own `id` is not looked at.
     ///
     /// # Errors
     /// [`StoreError::Database`]; then nothing was stored.
     pub async fn insert(&self, verdicts: &[Verdict]) -> Result<Vec<i64>, StoreError> {
-        let mut transaction = self.database.begin().await?;
-        let mut ids = Vec::with_capacity(verdicts.len());
-        for verdict in verdicts {
-            let body = serde_json::to_string(verdict).map_err(|e| sqlx::Error::Encode(e.into()))?;
-            let done =
-                sqlx::query("INSERT INTO verdicts (body) VALUES (?)").bind(body).execute(&mut *transaction).await?;
-            ids.push(done.last_insert_rowid());
+        self.insert_after(&[], verdicts).await
+    }
+
+    /// [`Store::insert`] with `events` before the verdicts, all or none.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]; then nothing was stored.
+    pub async fn insert_after(&self, events: &[Event], verdicts: &[Verdict]) -> Result<Vec<i64>, StoreError> {
+        let mut transaction = self.database.begin_with("BEGIN IMMEDIATE").await?;
+        let tail = chain::tail(&mut transaction).await?.ok_or_else(chain::no_head)?;
+        let ids: Vec<i64> = (tail.last_verdict + 1..).take(verdicts.len()).collect();
+        let documents: Vec<String> = verdicts
+            .iter()
+            .map(serde_json::to_string)
+            .collect::<Result<_, _>>()
+            .map_err(|e| sqlx::Error::Encode(e.into()))?;
+        let digest = |(id, document): (&i64, &String)| Body::Verdict(*id, Sha256::digest(document).into());
+        let mut bodies: Vec<Body> = events.iter().map(|e| chain::event(e.clone())).collect::<Result<_, _>>()?;
+        bodies.extend(ids.iter().zip(&documents).map(digest));
+        for rows in ids.iter().zip(documents).collect::<Vec<_>>().chunks(ROWS) {
+            let mut insert = QueryBuilder::<Sqlite>::new("INSERT INTO verdicts (id, body) ");
+            insert.push_values(rows, |mut row, (id, document)| {
+                row.push_bind(**id).push_bind(document.clone());
+            });
+            insert.build().persistent(rows.len() == 1).execute(&mut *transaction).await?;
         }
+        chain::extend(&mut transaction, &self.signer, tail, &bodies).await?;
         transaction.commit().await?;
         Ok(ids)
     }

@@ -176,6 +176,7 @@ pub async fn start_within(settings: Settings, limits: Limits) -> Server {
         live: newest,
         ready: is_ready,
         stop: stop.clone(),
+        labels: api::LabelSettings { classes: vec!["hake".into()], second_share: 0.1 },
         swapper,
         registry,
         rounds,

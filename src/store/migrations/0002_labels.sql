@@ -9,6 +9,7 @@ CREATE TABLE labels (
     withdraws INTEGER REFERENCES labels (id)           -- set: this row says nothing but that that one no longer holds
 );
 CREATE INDEX labels_by_item ON labels (verdict, labeler, id);
+CREATE INDEX labels_by_labeler ON labels (labeler, id);
 CREATE UNIQUE INDEX labels_withdrawn_once ON labels (withdraws) WHERE withdraws IS NOT NULL;
 CREATE TRIGGER labels_stay BEFORE DELETE ON labels BEGIN SELECT RAISE(ABORT, 'labels are only added'); END;
 CREATE TRIGGER labels_do_not_change BEFORE UPDATE ON labels BEGIN SELECT RAISE(ABORT, 'labels are only added'); END;

@@ -1,0 +1,124 @@
+//! `/rounds`: what the learning beside the line does and did; start, end, approve.
+//!
+//! Invariant: nothing here learns or waits for learning; orders go to the keeper, the story is read from the disk.
+
+use axum::{
+    Json,
+    extract::{Request, State},
+    http::StatusCode,
+};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{
+    Api, blocking, body,
+    error::{ApiError, Problem},
+};
+use crate::rounds::{
+    End, Folder, Outcome, Plan,
+    keeper::{Order, Status},
+};
+
+/// Most rounds in an answer; the newest.
+const SHOWN: usize = 50;
+
+/// What learning does and did.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Rounds {
+    /// At present.
+    now: Status,
+    /// The newest rounds, newest first.
+    rounds: Vec<Round>,
+}
+
+/// One round.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Round {
+    /// Its number.
+    number: u32,
+    /// What started it.
+    trigger: String,
+    /// When it began (RFC 3339).
+    started: String,
+    /// How it ended; `null` while it runs.
+    end: Option<End>,
+    /// Why it ended so.
+    why: Option<String>,
+    /// When it ended (RFC 3339).
+    ended: Option<String>,
+    /// Held-out pictures of the examination.
+    pictures: Option<usize>,
+    /// Accuracy of incumbent and candidate on them.
+    accuracy: Option<[f64; 2]>,
+    /// Every check of the gate.
+    #[schema(value_type = Vec<Object>)]
+    checks: Vec<crate::promote::gate::Check>,
+}
+
+/// Who orders it.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Person {
+    /// Name of the person.
+    by: String,
+}
+
+/// What learning does and did.
+#[utoipa::path(get, path = "/rounds", tag = "rounds", responses((status = 200, body = Rounds)))]
+pub(super) async fn list(State(api): State<Api>) -> Result<Json<Rounds>, ApiError> {
+    let now = api.rounds.status.borrow().clone();
+    let read = move || {
+        let folders = Folder::all(&api.rounds.store).map_err(|e| ApiError::Internal(e.to_string()))?;
+        let rounds = folders.iter().rev().take(SHOWN).filter_map(round).collect();
+        Ok(Json(Rounds { now, rounds }))
+    };
+    blocking(read).await
+}
+
+fn round(folder: &Folder) -> Option<Round> {
+    let plan: Plan = folder.read("plan.json")?;
+    let outcome: Option<Outcome> = folder.read("outcome.json");
+    let examined = folder.read("ruling.json");
+    let (end, why, ended, ruling) = match outcome {
+        Some(o) => (Some(o.end), Some(o.why), Some(o.at), o.ruling.or(examined)),
+        None => (None, None, None, examined),
+    };
+    Some(Round {
+        number: plan.number,
+        trigger: plan.trigger,
+        started: plan.started,
+        end,
+        why,
+        ended,
+        pictures: ruling.as_ref().map(|r| r.pictures),
+        accuracy: ruling.as_ref().map(|r| r.accuracy),
+        checks: ruling.map(|r| r.checks).unwrap_or_default(),
+    })
+}
+
+/// Starts a round now.
+#[utoipa::path(post, path = "/rounds", tag = "rounds", request_body = Person,
+    responses((status = 202), (status = 409, body = Problem)))]
+pub(super) async fn start(State(api): State<Api>, request: Request) -> Result<StatusCode, ApiError> {
+    order(&api, request, Order::Start).await
+}
+
+/// Ends the round that runs.
+#[utoipa::path(post, path = "/rounds/stop", tag = "rounds", request_body = Person,
+    responses((status = 202), (status = 409, body = Problem)))]
+pub(super) async fn stop(State(api): State<Api>, request: Request) -> Result<StatusCode, ApiError> {
+    order(&api, request, Order::Stop).await
+}
+
+/// Lets the candidate serve that passed every check and waits for a person.
+#[utoipa::path(post, path = "/rounds/approve", tag = "rounds", request_body = Person,
+    responses((status = 202), (status = 409, body = Problem)))]
+pub(super) async fn approve(State(api): State<Api>, request: Request) -> Result<StatusCode, ApiError> {
+    order(&api, request, Order::Approve).await
+}
+
+async fn order(api: &Api, request: Request, order: Order) -> Result<StatusCode, ApiError> {
+    let person: Person = body::json(api, request).await?;
+    api.rounds.order(order, &person.by).await?;
+    Ok(StatusCode::ACCEPTED)
+}

@@ -1,0 +1,276 @@
+//! Where the gates are and when an item reaches one. Pure.
+//!
+//! Invariant: a due time comes from the moment of CAPTURE, never from the moment of the verdict, so that slow thinking
+//! makes a command late but never wrong.
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Deserializer, de::Error};
+
+use crate::{
+    domain::{Action, Region},
+    output::{self, LineAction},
+};
+
+/// Longest way from capture to a gate that is believed; more is a wrong geometry or a standing belt.
+const LONGEST: f64 = 600.0;
+
+/// Acting on verdicts: the gates, and the outputs that move them.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Commands that may wait for their moment or their acknowledgement; one more is late at once.
+    #[serde(default = "queue")]
+    pub queue: usize,
+    /// The gates along the belt.
+    pub gate: Vec<Gate>,
+    /// What moves the gates; every output gets every command.
+    pub output: Vec<Outlet>,
+}
+
+fn queue() -> usize {
+    256
+}
+
+/// A gate beside the belt.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gate {
+    /// Name in topics, messages and the log.
+    pub name: String,
+    /// The camera whose items it takes.
+    pub camera: String,
+    /// `reject`, `divert` or both.
+    pub actions: Vec<Action>,
+    /// The belt's speed at the gate, `"1.25m/s"`; below 0 where items move towards smaller x.
+    #[serde(deserialize_with = "metres_per_second")]
+    pub speed: f64,
+    /// What a pixel is on the belt, `"2.1mm/px"`.
+    #[serde(deserialize_with = "millimetres_per_pixel")]
+    pub scale: f64,
+    /// From the picture's left edge to the gate, `"900mm"`, towards larger x; below 0 for a gate left of the picture.
+    #[serde(deserialize_with = "millimetres")]
+    pub distance: f64,
+    /// From the command to the moment when the gate has moved.
+    #[serde(with = "humantime_serde", default)]
+    pub delay: Duration,
+    /// What the outputs set.
+    #[serde(flatten)]
+    pub target: output::Target,
+}
+
+/// An output and what being late means to it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "toml::Table")]
+pub struct Outlet {
+    /// A command that is not acknowledged this long after its due time is late.
+    pub tolerance: Duration,
+    /// What a late or failed command leads to.
+    pub on_late: OnLate,
+    /// Where commands go.
+    pub output: output::Settings,
+}
+
+// Not `#[serde(flatten)]`, which would let unknown keys by.
+impl TryFrom<toml::Table> for Outlet {
+    type Error = toml::de::Error;
+
+    fn try_from(mut table: toml::Table) -> Result<Self, Self::Error> {
+        let mut taken =
+            |key: &str| table.remove(key).ok_or_else(|| toml::de::Error::custom(format!("{key} is missing")));
+        let (tolerance, on_late) = (taken("tolerance")?, taken("on_late")?);
+        Ok(Self {
+            tolerance: humantime_serde::deserialize(tolerance)?,
+            on_late: on_late.try_into()?,
+            output: table.try_into()?,
+        })
+    }
+}
+
+/// What a late or failed command leads to, besides a log entry and a count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnLate {
+    /// The line is stopped.
+    StopLine,
+    /// Everything is led aside from now on.
+    Divert,
+    /// Nothing but the log entry, the count and the alert on it.
+    Alarm,
+}
+
+impl OnLate {
+    /// Closed set of names for metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            OnLate::StopLine => "stop_line",
+            OnLate::Divert => "divert",
+            OnLate::Alarm => "alarm",
+        }
+    }
+
+    /// What it asks of the line.
+    pub fn asks(self) -> Option<LineAction> {
+        match self {
+            OnLate::StopLine => Some(LineAction::StopLine),
+            OnLate::Divert => Some(LineAction::Divert),
+            OnLate::Alarm => None,
+        }
+    }
+}
+
+impl Gate {
+    /// When the command must leave so that the gate has moved when the item's centre arrives; `speed` in m/s. `None`
+    /// when that is no moment: the belt stands, runs away from the gate, or a number is none.
+    pub fn due(&self, captured: Instant, region: Region, speed: f64) -> Option<Instant> {
+        let way = self.distance - f64::from(region.centre().0) * self.scale; // mm, signed like the speed
+        let travel = way / (speed * 1e3);
+        let runs = speed.is_finite() && speed * self.speed > 0.0;
+        if !runs || !(-LONGEST..=LONGEST).contains(&travel) {
+            return None;
+        }
+        let after = travel - self.delay.as_secs_f64();
+        let shift = Duration::from_secs_f64(after.abs());
+        if after < 0.0 { captured.checked_sub(shift) } else { captured.checked_add(shift) }
+    }
+}
+
+impl Settings {
+    /// Refuses what could let a wrong item pass in silence. `cameras` are the names of all cameras.
+    ///
+    /// # Errors
+    /// What is wrong, naming the key.
+    pub fn check(&self, cameras: &[&str]) -> Result<(), String> {
+        if self.queue == 0 || self.output.is_empty() {
+            return Err("eject.queue must be at least 1 and [[eject.output]] name an output".into());
+        }
+        for gate in &self.gate {
+            let name = &gate.name;
+            if !cameras.contains(&gate.camera.as_str()) {
+                return Err(format!("eject.gate {name}: there is no camera {}", gate.camera));
+            }
+            if gate.speed == 0.0 || gate.scale <= 0.0 {
+                return Err(format!("eject.gate {name}: speed must not be 0 and scale must be above 0"));
+            }
+            if gate.actions.contains(&Action::Accept) {
+                return Err(format!("eject.gate {name}: accepted items stay on the belt"));
+            }
+            if self.gate.iter().filter(|g| g.name == *name).count() > 1 {
+                return Err(format!("two gates are named {name}"));
+            }
+            for outlet in &self.output {
+                outlet.output.check(&gate.target).map_err(|why| format!("eject.gate {name}: {why}"))?;
+            }
+        }
+        for camera in cameras {
+            for action in [Action::Reject, Action::Divert] {
+                let gates = self.gate.iter().filter(|g| g.camera == *camera && g.actions.contains(&action)).count();
+                if gates != 1 {
+                    return Err(format!("eject: camera {camera} has {gates} gates for {}, not one", action.name()));
+                }
+            }
+        }
+        for outlet in &self.output {
+            let able = outlet.on_late.asks().is_none_or(|action| self.output.iter().any(|o| o.output.can(action)));
+            if !able {
+                return Err(format!("eject: no output can {}, as on_late asks", outlet.on_late.name()));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A finite number before `unit`.
+fn quantity<'de, D: Deserializer<'de>>(deserializer: D, unit: &str) -> Result<f64, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let number = text.strip_suffix(unit).and_then(|number| number.trim().parse().ok());
+    number.filter(|n: &f64| n.is_finite()).ok_or_else(|| D::Error::custom(format!("{text:?} is no number of {unit}")))
+}
+
+fn metres_per_second<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    quantity(deserializer, "m/s")
+}
+
+fn millimetres_per_pixel<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    quantity(deserializer, "mm/px")
+}
+
+fn millimetres<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    quantity(deserializer, "mm")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(super) mod tests {
+    use super::*;
+
+    /// One gate that takes rejects and diverts of the camera `belt`, and the log as output.
+    pub(in crate::line) const TEXT: &str = "
+        [[gate]]
+        name = 'out'
+        camera = 'belt'
+        actions = ['reject', 'divert']
+        speed = '1.25m/s'
+        scale = '2.0mm/px'
+        distance = '1500mm'
+        delay = '20ms'
+        coil = 0
+        [[output]]
+        kind = 'log'
+        tolerance = '8ms'
+        on_late = 'alarm'";
+
+    fn gate() -> Gate {
+        toml::from_str::<Settings>(TEXT).unwrap().gate.remove(0)
+    }
+
+    fn at(x: u32) -> Region {
+        Region { x: x - 50, y: 10, width: 100, height: 20 }
+    }
+
+    #[test]
+    fn due_is_capture_plus_way_over_speed_minus_delay() {
+        let captured = Instant::now();
+        // 1,500 mm - 250 px * 2 mm = 1,000 mm at 1.25 m/s are 800 ms, less 20 ms.
+        let due = gate().due(captured, at(250), 1.25).unwrap();
+        assert_eq!((due - captured).as_micros(), 780_000);
+        // Twice as fast: half the way's time.
+        assert_eq!((gate().due(captured, at(250), 2.5).unwrap() - captured).as_micros(), 380_000);
+        // A gate left of the picture, items moving left: -500 mm - 500 mm at -1.25 m/s.
+        let left = Gate { speed: -1.25, distance: -500.0, ..gate() };
+        assert_eq!((left.due(captured, at(250), -1.25).unwrap() - captured).as_micros(), 780_000);
+        // An item that already passed was due before it was seen.
+        let near = Gate { distance: 100.0, ..gate() };
+        assert!(near.due(captured, at(250), 1.25).unwrap() < captured);
+    }
+
+    #[test]
+    fn a_standing_or_unknown_belt_gives_no_moment() {
+        for speed in [0.0, -0.0, f64::NAN, f64::INFINITY, -1.25, 1e-9] {
+            assert_eq!(gate().due(Instant::now(), at(250), speed), None, "{speed}");
+        }
+    }
+
+    #[test]
+    fn settings_that_would_let_items_pass_in_silence_are_refused() {
+        let check = |text: &str| toml::from_str::<Settings>(text).map_err(|e| e.to_string())?.check(&["belt"]);
+        assert_eq!(check(TEXT), Ok(()));
+        for (wrong, right, why) in [
+            ("['reject']", "['reject', 'divert']", "0 gates for divert"),
+            ("['accept']", "['reject', 'divert']", "stay on the belt"),
+            ("'other'", "'belt'", "no camera"),
+            ("'0m/s'", "'1.25m/s'", "speed"),
+            ("'1.25'", "'1.25m/s'", "m/s"),
+            ("'nanmm'", "'1500mm'", "mm"),
+            ("'stop_line'", "'alarm'", "no output can stop_line"),
+            ("kid", "kind", "kind"),
+            ("distnace", "distance", "distance"),
+            ("delay = '20ms'\nspede", "delay", "spede"),
+            ("kind = 'log'\ncolour", "kind", "colour"),
+        ] {
+            let said = check(&TEXT.replace(right, wrong)).unwrap_err();
+            assert!(said.contains(why), "{wrong}: {said}");
+        }
+        assert!(toml::from_str::<Settings>(TEXT).unwrap().check(&["belt", "second"]).is_err());
+    }
+}

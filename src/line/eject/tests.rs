@@ -1,0 +1,138 @@
+use std::collections::BTreeMap;
+
+use rand::{RngExt, SeedableRng};
+
+use super::{gate::tests::TEXT, *};
+use crate::{domain::Region, line::verdict::tests::verdict};
+
+const ITEMS: u64 = 500;
+/// Cameras side by side, so that 500 items at 800 a minute each take ten seconds.
+const BELTS: u64 = 4;
+const SPEED: f64 = 1.25;
+
+/// One item of the simulated belt: when its picture was taken and judged, where it lay, and when the gate must move.
+struct Passing {
+    belt: u64,
+    track: u64,
+    captured: Duration,
+    judged: Duration,
+    region: Region,
+    /// When the command must leave, from where the item truly is.
+    truth: Duration,
+}
+
+/// Items at 800 a minute on a belt at 1.25 m/s under a camera of 60 frames/s and 2 mm/px; see [`TEXT`] for the gate.
+fn belt() -> Vec<Passing> {
+    let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(4);
+    let mut items = Vec::new();
+    for track in 0..ITEMS {
+        let belt = track % BELTS;
+        // When its centre crosses the picture's left edge, in seconds.
+        let crosses = (track / BELTS) as f64 * 60.0 / 800.0 + belt as f64 * 0.019 + random.random_range(0.0..0.01);
+        let frame = 1.0 / 60.0;
+        let whole = crosses + 0.1 / SPEED; // the item is 100 px, 200 mm long
+        let captured = ((whole / frame).ceil() + belt as f64 / BELTS as f64) * frame;
+        let centre = (captured - crosses) * SPEED * 1e3 / 2.0;
+        let left = (centre - 50.0).round();
+        items.push(Passing {
+            belt,
+            track,
+            captured: Duration::from_secs_f64(captured),
+            judged: Duration::from_secs_f64(captured + random.random_range(0.005..0.05)),
+            region: Region { x: left as u32, y: 10, width: 100, height: 60 },
+            truth: Duration::from_secs_f64(crosses + 1.5 / SPEED - 0.02),
+        });
+    }
+    items.sort_by_key(|item| item.judged);
+    items
+}
+
+/// A configuration with as many cameras and gates as belts.
+fn settings() -> Settings {
+    let mut settings: Settings = toml::from_str(TEXT).unwrap();
+    let gate = settings.gate.remove(0);
+    for belt in 0..BELTS {
+        settings.gate.push(Gate { name: format!("gate-{belt}"), camera: format!("belt-{belt}"), ..gate.clone() });
+    }
+    settings
+}
+
+fn judged(item: &Passing) -> Verdict {
+    let mut verdict = verdict(Action::Reject);
+    verdict.camera = format!("belt-{}", item.belt);
+    (verdict.track, verdict.region) = (item.track, Some(item.region));
+    verdict
+}
+
+#[test]
+fn five_hundred_items_are_hit_within_eight_milliseconds() {
+    let (settings, metrics) = (settings(), Metrics::new().unwrap());
+    let (ejector, received) = Ejector::new(&settings, &metrics);
+    let (sender, mut commands) = mpsc::channel::<Command>(64);
+    let messages = ejector.0.messages.clone();
+    let keeper = ejector.keep(&settings, received, vec![sender]).unwrap();
+    let gate = thread::spawn(move || {
+        let mut hits: BTreeMap<u64, Vec<Instant>> = BTreeMap::new();
+        while let Some(command) = commands.blocking_recv() {
+            let at = Instant::now();
+            hits.entry(command.subject.track).or_default().push(at);
+            assert_eq!(format!("gate-{}", command.subject.track % BELTS), *command.subject.gate);
+            messages.send(Message::Report(Report { id: command.id, output: 0, at, result: Ok(()) })).unwrap();
+        }
+        hits
+    });
+    let (items, start) = (belt(), Instant::now() + Duration::from_millis(20));
+    for item in &items {
+        thread::sleep((start + item.judged).saturating_duration_since(Instant::now()));
+        ejector.act(&judged(item), start + item.captured);
+    }
+    let messages = ejector.0.messages.clone();
+    messages.send(Message::Stop).unwrap();
+    keeper.join().unwrap();
+    let hits = gate.join().unwrap();
+
+    let mut errors: Vec<f64> = Vec::new();
+    for item in &items {
+        let at = &hits[&item.track];
+        assert_eq!(at.len(), 1, "item {} was hit {} times", item.track, at.len());
+        let truth = start + item.truth;
+        errors.push(if at[0] > truth { at[0] - truth } else { truth - at[0] }.as_secs_f64() * 1e3);
+    }
+    errors.sort_by(f64::total_cmp);
+    let share = |q: f64| errors[((errors.len() - 1) as f64 * q) as usize];
+    println!(
+        "{ITEMS} items, ms off where the item truly is: p50 {:.2}, p99 {:.2}, most {:.2}",
+        share(0.5),
+        share(0.99),
+        share(1.0)
+    );
+    assert!(share(1.0) <= 8.0, "{} ms off", share(1.0));
+    assert_eq!(metrics.eject_commands.with_label_values(&["log", "acknowledged"]).get(), ITEMS);
+    let late = &metrics.eject_send_late;
+    assert_eq!(late.get_sample_count(), ITEMS);
+    println!("leaving after due on average {:.3} ms", late.get_sample_sum() / ITEMS as f64 * 1e3);
+}
+
+#[test]
+fn accepted_items_move_nothing_and_every_other_verdict_ends_in_the_counts() {
+    let mut settings: Settings = toml::from_str(TEXT).unwrap();
+    settings.gate[0].distance = 400.0;
+    let metrics = Metrics::new().unwrap();
+    let (ejector, running) = Ejector::start(settings, &metrics).unwrap();
+    let mut verdict = verdict(Action::Accept);
+    verdict.camera = "belt".into();
+    verdict.region = Some(Region { x: 50, y: 0, width: 100, height: 50 });
+    let now = Instant::now();
+    ejector.act(&verdict, now);
+    verdict.decision.action = Action::Reject;
+    ejector.act(&verdict, now); // 200 mm are 160 ms
+    verdict.decision.action = Action::Divert;
+    ejector.act(&verdict, now - Duration::from_secs(1)); // passed the gate long ago
+    verdict.region = None;
+    ejector.act(&verdict, now); // nobody knows where it is
+    running.close(); // waits for the first
+    assert!(now.elapsed() >= Duration::from_millis(140));
+    let ended = |outcome: &str| metrics.eject_commands.with_label_values(&["log", outcome]).get();
+    assert_eq!((ended("acknowledged"), ended("late_verdict"), ended("no_moment")), (1, 1, 1));
+    assert_eq!(metrics.eject_late_actions.with_label_values(&["alarm"]).get(), 2);
+}

@@ -1,0 +1,30 @@
+//! Writes commands into the service's log: for trying out and for belts whose gates nobody has wired yet.
+
+use std::time::Instant;
+
+use super::Outlet;
+
+/// Runs for ever.
+pub(super) async fn run(mut outlet: Outlet) {
+    outlet.connected(true);
+    loop {
+        tokio::select! {
+            command = outlet.commands.recv() => {
+                let Some(command) = command else { return };
+                let late = Instant::now().saturating_duration_since(command.due);
+                tracing::info!(
+                    id = command.id, gate = &*command.subject.gate, camera = command.subject.camera,
+                    track = command.subject.track, late_us = late.as_micros() as u64, "eject"
+                );
+                outlet.report(command.id, Ok(()));
+            }
+            changed = outlet.asked.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let asked = outlet.asked.borrow_and_update().clone();
+                tracing::warn!(stops = asked.stop, diverts = asked.divert, "asked of the line: {}", asked.why);
+            }
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! What moves the gates: one file per way of doing it, all on one thread of their own.
+//!
+//! Invariants: a command that reached nobody, or whose answer is doubtful, is never reported as done; nothing is sent
+//! for a command after its `give_up`, because the gate would meet another item; every queue is bounded; every wait has
+//! an end.
+
+use std::{
+    io,
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::Instant,
+};
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    domain::{Action, Verdict},
+    metrics::Metrics,
+};
+
+mod log;
+mod modbus;
+
+pub use modbus::Modbus;
+
+/// Commands that may wait for one output. At 800 items a minute more than a few means that it hangs.
+const QUEUE: usize = 64;
+
+/// What outputs set to move a gate.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Target {
+    /// Modbus: a coil that is raised for a while.
+    pub coil: Option<u16>,
+    /// Modbus: a holding register that gets another number, 1 to 65535, with each command.
+    pub register: Option<u16>,
+}
+
+/// One output. In TOML `kind = "modbus" | "mqtt" | "webhook" | "log"` chooses it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Settings {
+    /// A PLC over Modbus TCP.
+    Modbus(Modbus),
+    /// Lines in the service's log; moves nothing.
+    Log {},
+}
+
+impl Settings {
+    /// Closed set of names for metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Settings::Modbus(_) => "modbus",
+            Settings::Log {} => "log",
+        }
+    }
+
+    /// Whether it can stop the line, or lead everything aside.
+    pub fn can(&self, action: LineAction) -> bool {
+        match (self, action) {
+            (Settings::Modbus(modbus), LineAction::StopLine) => modbus.stop_line.is_some(),
+            (Settings::Modbus(modbus), LineAction::Divert) => modbus.divert.is_some(),
+            (Settings::Log {}, _) => false,
+        }
+    }
+
+    /// Whether it can move a gate.
+    ///
+    /// # Errors
+    /// What the gate lacks.
+    pub fn check(&self, target: &Target) -> Result<(), String> {
+        match self {
+            Settings::Modbus(modbus) => modbus.check(target),
+            Settings::Log {} => Ok(()),
+        }
+    }
+}
+
+/// The item that a command is about, as messages tell it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Subject {
+    /// Name of the gate.
+    pub gate: Arc<str>,
+    /// Camera name.
+    pub camera: String,
+    /// Track number on its camera.
+    pub track: u64,
+    /// `reject` or `divert`.
+    pub action: Action,
+    /// The most probable class.
+    pub class: Option<String>,
+    /// When its picture was taken.
+    #[serde(with = "time::serde::rfc3339")]
+    pub captured: OffsetDateTime,
+}
+
+impl Subject {
+    /// What messages tell about `verdict`.
+    pub fn new(gate: Arc<str>, verdict: &Verdict) -> Self {
+        Self {
+            gate,
+            camera: verdict.camera.clone(),
+            track: verdict.track,
+            action: verdict.decision.action,
+            class: verdict.decision.class.clone(),
+            captured: verdict.time,
+        }
+    }
+}
+
+/// Move a gate now.
+#[derive(Clone, Debug)]
+pub struct Command {
+    /// Counts the commands since the service started; its report carries it.
+    pub id: u64,
+    /// What moves the gate.
+    pub target: Target,
+    /// The moment it was for.
+    pub due: Instant,
+    /// Nothing is sent after this.
+    pub give_up: Instant,
+    /// The item.
+    pub subject: Arc<Subject>,
+}
+
+/// How a command went.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The command's.
+    pub id: u64,
+    /// Index of the output in the configuration.
+    pub output: usize,
+    /// When that was known.
+    pub at: Instant,
+    /// Acknowledged by the other side, or why not.
+    pub result: Result<(), String>,
+}
+
+/// What the line as a whole can be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LineAction {
+    /// Stop.
+    StopLine,
+    /// Lead everything aside from now on.
+    Divert,
+}
+
+impl LineAction {
+    /// Closed set of names for metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            LineAction::StopLine => "stop_line",
+            LineAction::Divert => "divert",
+        }
+    }
+}
+
+/// How often the line was asked: counts that only rise, so that no full queue loses a request, and an output whose
+/// connection was broken makes it good.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Asked {
+    /// Times the line was to stop.
+    pub stop: u64,
+    /// Times everything was to be led aside.
+    pub divert: u64,
+    /// Why, the last time.
+    pub why: String,
+}
+
+/// What an output is given.
+struct Outlet {
+    index: usize,
+    output: Settings,
+    commands: mpsc::Receiver<Command>,
+    asked: watch::Receiver<Asked>,
+    /// How much of that was acknowledged.
+    done: Asked,
+    report: Arc<dyn Fn(Report) + Send + Sync>,
+    metrics: Metrics,
+}
+
+impl Outlet {
+    fn connected(&self, up: bool) {
+        self.metrics.output_up.with_label_values(&[self.output.name()]).set(up.into());
+    }
+
+    /// What was asked of the line and is not acknowledged, and how many times in all: a stop
+    /// first.
+    fn open(&self) -> Option<(LineAction, u64)> {
+        let asked = self.asked.borrow();
+        let open =
+            [(LineAction::StopLine, asked.stop, self.done.stop), (LineAction::Divert, asked.divert, self.done.divert)];
+        let mut open = open.into_iter().filter(|(action, asked, done)| asked > done && self.output.can(*action));
+        open.next().map(|(action, asked, _)| (action, asked))
+    }
+
+    /// The other side has acknowledged the first `upto` requests.
+    fn acknowledge(&mut self, action: LineAction, upto: u64) {
+        let done = match action {
+            LineAction::StopLine => &mut self.done.stop,
+            LineAction::Divert => &mut self.done.divert,
+        };
+        let more = upto.saturating_sub(*done);
+        *done = upto;
+        self.metrics.line_acknowledged.with_label_values(&[self.output.name(), action.name()]).inc_by(more);
+    }
+
+    fn report(&self, id: u64, result: Result<(), String>) {
+        (self.report)(Report { id, output: self.index, at: Instant::now(), result });
+    }
+}
+
+/// Starts all outputs on a thread that runs until `stop`; returns where each takes its commands. `on_start` is called on
+/// the thread; `report` must be quick.
+///
+/// # Errors
+/// The system's, when no thread can be started.
+pub fn start(
+    outputs: Vec<Settings>,
+    asked: &watch::Receiver<Asked>,
+    report: impl Fn(Report) + Send + Sync + 'static,
+    metrics: &Metrics,
+    on_start: fn(),
+    stop: CancellationToken,
+) -> io::Result<(Vec<mpsc::Sender<Command>>, JoinHandle<()>)> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let report: Arc<dyn Fn(Report) + Send + Sync> = Arc::new(report);
+    let mut senders = Vec::new();
+    for (index, output) in outputs.into_iter().enumerate() {
+        let (sender, commands) = mpsc::channel(QUEUE);
+        senders.push(sender);
+        let outlet = Outlet {
+            index,
+            output: output.clone(),
+            commands,
+            asked: asked.clone(),
+            done: Asked::default(),
+            report: report.clone(),
+            metrics: metrics.clone(),
+        };
+        match output {
+            Settings::Modbus(modbus) => runtime.spawn(modbus::run(modbus, outlet)),
+            Settings::Log {} => runtime.spawn(log::run(outlet)),
+        };
+    }
+    let thread = thread::Builder::new().name("outputs".into()).spawn(move || {
+        on_start();
+        runtime.block_on(stop.cancelled());
+        runtime.shutdown_background();
+    })?;
+    Ok((senders, thread))
+}

@@ -1,0 +1,282 @@
+//! Modbus TCP: coils and registers of a PLC. Everything written is read back.
+//!
+//! A heartbeat register counts up while all is well; the PLC stops the line when it stands still. It stands still when
+//! this process dies, when the network does, and while a stop is asked for that the PLC has not taken.
+//!
+//! Invariants: a connection whose answer did not come or made no sense is closed, so that no answer is ever taken for
+//! another's; a raised coil is lowered again, after a broken connection too.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use serde::Deserialize;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at},
+};
+use tokio_modbus::{
+    Slave,
+    client::{Context, Reader, Writer, tcp},
+};
+
+use super::{Command, LineAction, Outlet, Target};
+
+/// Longest pause between two attempts to connect.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// An answer to anything but a command may take this long.
+const ANSWER: Duration = Duration::from_millis(250);
+
+/// A PLC.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Modbus {
+    /// Address and port, `10.0.0.5:502`.
+    pub address: SocketAddr,
+    /// Unit identifier.
+    #[serde(default = "one")]
+    pub unit: u8,
+    /// A gate's coil stays raised this long.
+    #[serde(with = "humantime_serde")]
+    pub pulse: Duration,
+    /// The holding register that counts up.
+    pub heartbeat: u16,
+    /// Time between two heartbeats.
+    #[serde(with = "humantime_serde", default = "beat")]
+    pub every: Duration,
+    /// The coil that stops the line; the PLC or a person lowers it.
+    pub stop_line: Option<u16>,
+    /// The coil that leads everything aside; the PLC or a person lowers it.
+    pub divert: Option<u16>,
+}
+
+fn one() -> u8 {
+    1
+}
+
+fn beat() -> Duration {
+    Duration::from_millis(250)
+}
+
+impl Modbus {
+    /// Refuses a gate that it cannot move, and numbers that make no sense.
+    pub(super) fn check(&self, target: &Target) -> Result<(), String> {
+        if target.coil.is_some() == target.register.is_some() {
+            return Err("modbus needs either a coil or a register".into());
+        }
+        let taken = |coil: Option<u16>| coil.is_some() && coil == target.coil;
+        if taken(self.stop_line) || taken(self.divert) || target.register == Some(self.heartbeat) {
+            return Err("its coil or register has another use already".into());
+        }
+        if self.pulse.is_zero() || self.every.is_zero() {
+            return Err("modbus: pulse and every must be longer than 0".into());
+        }
+        Ok(())
+    }
+}
+
+/// Why an exchange failed.
+enum Failed {
+    /// The PLC refused; the connection is good.
+    Refused(String),
+    /// The connection is broken or doubtful.
+    Lost(String),
+}
+
+/// The connection and what is owed to the PLC.
+struct Plc {
+    settings: Modbus,
+    outlet: Outlet,
+    context: Option<Context>,
+    connect_at: Instant,
+    pause: Duration,
+    /// Raised coils and when each is to be lowered.
+    raised: Vec<(Instant, u16)>,
+    beats: u16,
+}
+
+/// Runs until the commands' sender is gone.
+pub(super) async fn run(settings: Modbus, outlet: Outlet) {
+    let mut beat = interval(settings.every);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut plc = Plc {
+        settings,
+        outlet,
+        context: None,
+        connect_at: Instant::now(),
+        pause: Duration::ZERO,
+        raised: Vec::new(),
+        beats: 0,
+    };
+    loop {
+        let lower = plc.raised.iter().map(|(at, _)| *at).min();
+        let connected = plc.context.is_some();
+        tokio::select! {
+            biased;
+            changed = plc.outlet.asked.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                plc.ask_line().await;
+            }
+            command = plc.outlet.commands.recv() => {
+                let Some(command) = command else { return };
+                let result = plc.command(&command).await;
+                plc.outlet.report(command.id, result);
+            }
+            () = sleep_until(lower.unwrap_or_else(Instant::now)), if lower.is_some() && connected => plc.lower().await,
+            _ = beat.tick() => plc.beat().await,
+        }
+    }
+}
+
+impl Plc {
+    /// Moves a gate, trying again on a new connection until `give_up`.
+    async fn command(&mut self, command: &Command) -> Result<(), String> {
+        let until = Instant::from_std(command.give_up);
+        if Instant::now() > until {
+            return Err("its moment had passed".into());
+        }
+        loop {
+            let why = match self.fire(command, until).await {
+                Ok(()) => return Ok(()),
+                Err(Failed::Refused(why)) => return Err(why),
+                Err(Failed::Lost(why)) => why,
+            };
+            let pause = Duration::from_millis(1);
+            if Instant::now() + 2 * pause > until {
+                return Err(why); // while that still counts as an answer
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn fire(&mut self, command: &Command, until: Instant) -> Result<(), Failed> {
+        if let Some(register) = command.target.register {
+            // The PLC acts on each change, and a repeated write changes nothing.
+            return self.set_register(register, (command.id % 65_535) as u16 + 1, until).await;
+        }
+        let Some(coil) = command.target.coil else { return Err(Failed::Refused("the gate has no coil".into())) };
+        self.raised.retain(|(_, raised)| *raised != coil);
+        // Owed from now on: a write whose answer is lost may have raised it all the same.
+        self.raised.push((Instant::now() + self.settings.pulse, coil));
+        self.set_coil(coil, true, until).await
+    }
+
+    /// Lowers the coils whose time is over.
+    async fn lower(&mut self) {
+        let now = Instant::now();
+        for (at, coil) in self.raised.clone() {
+            if at > now {
+                continue;
+            }
+            match self.set_coil(coil, false, now + ANSWER).await {
+                Ok(()) => self.raised.retain(|(_, raised)| *raised != coil),
+                Err(Failed::Lost(why) | Failed::Refused(why)) => {
+                    tracing::error!("coil {coil} could not be lowered: {why}");
+                    // Not at once again: commands come first.
+                    self.raised.iter_mut().filter(|(_, c)| *c == coil).for_each(|(at, _)| *at = now + ANSWER);
+                }
+            }
+        }
+    }
+
+    /// Passes on what is asked of the line and has not been acknowledged; true when nothing is open.
+    async fn ask_line(&mut self) -> bool {
+        while let Some((action, upto)) = self.outlet.open() {
+            let coil = match action {
+                LineAction::StopLine => self.settings.stop_line,
+                LineAction::Divert => self.settings.divert,
+            };
+            let Some(coil) = coil else { return true }; // never open
+            match self.set_coil(coil, true, Instant::now() + ANSWER).await {
+                Ok(()) => self.outlet.acknowledge(action, upto),
+                Err(Failed::Lost(why) | Failed::Refused(why)) => {
+                    tracing::error!("{} is not acknowledged: {why}", action.name());
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// One heartbeat; connects where needed.
+    async fn beat(&mut self) {
+        if self.context.is_none() && Instant::now() < self.connect_at {
+            return;
+        }
+        if !self.ask_line().await {
+            return;
+        }
+        let (register, until) = (self.settings.heartbeat, Instant::now() + ANSWER);
+        self.beats = self.beats.wrapping_add(1);
+        if let Err(Failed::Refused(why)) = self.set_register(register, self.beats, until).await {
+            tracing::error!("the heartbeat was refused: {why}");
+        }
+    }
+
+    async fn set_coil(&mut self, coil: u16, on: bool, until: Instant) -> Result<(), Failed> {
+        self.exchange(until, async move |context| {
+            let written = context.write_single_coil(coil, on).await?;
+            let read = context.read_coils(coil, 1).await?;
+            Ok(written.and(read).map(|read| read.first() == Some(&on)))
+        })
+        .await
+    }
+
+    async fn set_register(&mut self, register: u16, value: u16, until: Instant) -> Result<(), Failed> {
+        self.exchange(until, async move |context| {
+            let written = context.write_single_register(register, value).await?;
+            let read = context.read_holding_registers(register, 1).await?;
+            Ok(written.and(read).map(|read| read.first() == Some(&value)))
+        })
+        .await
+    }
+
+    /// Writes and reads back; `talk` says whether what was read is what was written.
+    async fn exchange(
+        &mut self,
+        until: Instant,
+        talk: impl AsyncFnOnce(&mut Context) -> Result<Result<bool, tokio_modbus::ExceptionCode>, tokio_modbus::Error>,
+    ) -> Result<(), Failed> {
+        let mut context = match self.context.take() {
+            Some(context) => context,
+            None => self.connect(until).await.map_err(Failed::Lost)?,
+        };
+        let why = match timeout_at(until, talk(&mut context)).await {
+            Ok(Ok(answer)) => {
+                self.context = Some(context);
+                return match answer {
+                    Ok(true) => Ok(()),
+                    Ok(false) => Err(Failed::Refused("what was read back is not what was written".into())),
+                    Err(code) => Err(Failed::Refused(format!("the PLC answers {code}"))),
+                };
+            }
+            Ok(Err(e)) => e.to_string(),
+            Err(_) => "the PLC does not answer".into(),
+        };
+        tracing::warn!("connection to {} lost: {why}", self.settings.address);
+        self.outlet.connected(false);
+        self.outlet.metrics.output_reconnects.with_label_values(&[self.outlet.output.name()]).inc();
+        Err(Failed::Lost(why))
+    }
+
+    async fn connect(&mut self, until: Instant) -> Result<Context, String> {
+        let opened = async {
+            let stream = TcpStream::connect(self.settings.address).await?;
+            stream.set_nodelay(true)?; // a command must not wait for another to fill its packet
+            Ok::<_, io::Error>(stream)
+        };
+        let why = match timeout_at(until, opened).await {
+            Ok(Ok(stream)) => {
+                tracing::info!("connected to {}", self.settings.address);
+                self.pause = Duration::ZERO;
+                self.outlet.connected(true);
+                return Ok(tcp::attach_slave(stream, Slave(self.settings.unit)));
+            }
+            Ok(Err(e)) => e.to_string(),
+            Err(_) => "no answer".into(),
+        };
+        self.pause = (self.pause * 2).clamp(self.settings.every, LONGEST_PAUSE);
+        self.connect_at = Instant::now() + self.pause;
+        Err(format!("{} can't be connected: {why}", self.settings.address))
+    }
+}

@@ -1,0 +1,484 @@
+//! Whether a record is whole and unchanged: every entry, every verdict it holds, every signature.
+//!
+//! Invariant: nothing is written, no secret is needed, and a broken record gives findings, never a panic or an error.
+//! It works beside a running service: what is verified is the record up to the head at the start.
+
+use std::{fmt, path::Path, sync::Arc};
+
+use ed25519_dalek::VerifyingKey;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use sqlx::{
+    Row,
+    sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions, SqliteRow},
+};
+use tokio::task::JoinSet;
+use tokio_stream::StreamExt;
+
+use super::{
+    StoreError,
+    chain::{CHECKPOINT, link, seed},
+    signer::{Mark, PUBLIC, hex, public_key},
+};
+
+/// Entries read by one task.
+const CHUNK: i64 = 16_384;
+/// Connections that read side by side.
+const READERS: u32 = 4;
+/// Rows that SQLite's thread may be ahead of ours: with few, the two threads wake each other for every one.
+const ROW_BUFFER: usize = 1024;
+/// Findings told at most; the first ones by place.
+const TOLD: usize = 20;
+
+/// What was found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Verification {
+    /// Entries up to the signed head.
+    pub entries: i64,
+    /// Verdicts among them.
+    pub verdicts: i64,
+    /// Signed checkpoints.
+    pub checkpoints: i64,
+    /// The signed head's hash: compare it with one kept elsewhere.
+    pub head: String,
+    /// When the head was signed.
+    pub signed: String,
+    /// The public key that it was verified with.
+    pub public_key: String,
+    /// What is wrong, by place in the record, 20 at most; empty for a whole record.
+    pub findings: Vec<Finding>,
+}
+
+impl fmt::Display for Verification {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { entries, verdicts, checkpoints, head, signed, public_key, findings } = self;
+        writeln!(f, "{entries} entries, {verdicts} verdicts, {checkpoints} checkpoints; public key {public_key}")?;
+        writeln!(f, "head {head}, entry {entries}, signed {signed}")?;
+        for Finding { entry, what } in findings {
+            writeln!(f, "BROKEN   entry {entry}: {what}")?;
+        }
+        if findings.is_empty() { writeln!(f, "ok       whole and unchanged") } else { Ok(()) }
+    }
+}
+
+/// Something wrong with a record.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Finding {
+    /// The entry it was found at; 0 for the record as a whole.
+    pub entry: i64,
+    /// What.
+    pub what: String,
+}
+
+fn finding(entry: i64, what: impl Into<String>) -> Finding {
+    Finding { entry, what: what.into() }
+}
+
+/// Verifies the record in `folder` with the public key in `key`, or with the one beside it.
+///
+/// # Errors
+/// Only when there is nothing to verify: no readable database or key.
+pub async fn verify(folder: &Path, key: Option<&Path>) -> Result<Verification, StoreError> {
+    let beside = folder.join(PUBLIC);
+    let key = public_key(key.unwrap_or(&beside))?;
+    let path = folder.join("verdicts.sqlite");
+    let refuse = |e: sqlx::Error| StoreError::Open { path: folder.into(), why: e.to_string() };
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .read_only(true)
+        .busy_timeout(super::BUSY)
+        .row_buffer_size(ROW_BUFFER);
+    let pool = SqlitePoolOptions::new().max_connections(READERS).connect_with(options).await.map_err(refuse)?;
+    let found = verify_all(&pool, &key).await.map_err(refuse);
+    pool.close().await;
+    found
+}
+
+async fn verify_all(pool: &SqlitePool, key: &VerifyingKey) -> Result<Verification, sqlx::Error> {
+    // One statement sees one state, even beside a writer.
+    let state = sqlx::query(
+        "SELECT (SELECT count(*) FROM record), (SELECT min(seq) FROM record), (SELECT max(seq) FROM record),
+                (SELECT count(*) FROM record WHERE verdict IS NOT NULL), (SELECT count(*) FROM verdicts),
+                (SELECT count(*) FROM checkpoints), (SELECT count(*) FROM head),
+                (SELECT seq FROM head), (SELECT hash FROM head), (SELECT time FROM head), (SELECT signature FROM head)",
+    )
+    .fetch_one(pool)
+    .await?;
+    let mut findings = Vec::new();
+    let mut number = |column: usize| {
+        state.try_get::<Option<i64>, _>(column).ok().flatten().unwrap_or_else(|| {
+            findings.push(finding(0, format!("a number of the record can't be read (column {column})")));
+            -1
+        })
+    };
+    let [entries, first, last, held, verdicts, marks, heads] = [0, 1, 2, 3, 4, 5, 6].map(&mut number);
+    if heads != 1 {
+        findings.push(finding(0, "the signed head is gone"));
+    }
+    let head = read_mark(&state, 7);
+    let (seq, hash, time) = match &head {
+        Some(mark) => (mark.seq, mark.hash, mark.time.clone()),
+        None => (last, [0; 32], String::new()),
+    };
+    if !head.is_some_and(|mark| mark.signed("head", key)) {
+        findings.push(finding(seq, "the head is not signed by this key"));
+    }
+    if (first, last, entries) != (1, seq, seq) {
+        let what = format!("{entries} entries from {first} to {last}, but the signed head is entry {seq}");
+        findings.push(finding(0, what));
+    }
+    if held != verdicts {
+        findings.push(finding(0, format!("{verdicts} verdicts, but {held} entries that hold one")));
+    }
+    if marks != seq / CHECKPOINT {
+        findings.push(finding(0, format!("{marks} checkpoints instead of {}", seq / CHECKPOINT)));
+    }
+
+    let mut tasks = JoinSet::new();
+    let mut next = 1;
+    // The last place is looked at too when it lies beyond the head, so that what was appended is told by place.
+    let end = seq.max(last);
+    let shared = Arc::new(*key);
+    while next <= end || !tasks.is_empty() {
+        while next <= end && tasks.len() < READERS as usize {
+            let to = next.saturating_add(CHUNK - 1).min(end);
+            tasks.spawn(verify_chunk(pool.clone(), shared.clone(), next, to, seq, hash));
+            next = to.saturating_add(1);
+        }
+        if let Some(done) = tasks.join_next().await {
+            findings.extend(done.map_err(|e| sqlx::Error::Io(std::io::Error::other(e)))??);
+            if findings.len() > 100 * TOLD {
+                break; // enough to say that it is broken
+            }
+        }
+    }
+    findings.sort();
+    findings.truncate(TOLD);
+    let public_key = hex(key.as_bytes());
+    Ok(Verification { entries, verdicts, checkpoints: marks, head: hex(&hash), signed: time, public_key, findings })
+}
+
+/// Seq, hash, time and signature of a head or checkpoint.
+struct Read {
+    seq: i64,
+    hash: [u8; 32],
+    time: String,
+    signature: Vec<u8>,
+}
+
+impl Read {
+    fn signed(&self, kind: &'static str, key: &VerifyingKey) -> bool {
+        Mark { kind, seq: self.seq, hash: &self.hash, time: &self.time }.signed(key, &self.signature)
+    }
+}
+
+fn read_mark(row: &SqliteRow, from: usize) -> Option<Read> {
+    Some(Read {
+        seq: row.try_get(from).ok()?,
+        hash: row.try_get::<Vec<u8>, _>(from + 1).ok()?.try_into().ok()?,
+        time: row.try_get(from + 2).ok()?,
+        signature: row.try_get(from + 3).ok()?,
+    })
+}
+
+/// Entries `from` to `to` with their verdicts and checkpoints; `head` is the signed place and hash.
+async fn verify_chunk(
+    pool: SqlitePool,
+    key: Arc<VerifyingKey>,
+    from: i64,
+    to: i64,
+    head: i64,
+    head_hash: [u8; 32],
+) -> Result<Vec<Finding>, sqlx::Error> {
+    let mut connection = pool.acquire().await?;
+    let mut findings = Vec::new();
+    let marks =
+        sqlx::query("SELECT seq, hash, time, signature FROM checkpoints WHERE seq BETWEEN ? AND ? ORDER BY seq")
+            .bind(from)
+            .bind(to)
+            .fetch_all(&mut *connection)
+            .await?;
+    let marks: Vec<Option<Read>> = marks.iter().map(|row| read_mark(row, 0)).collect();
+    let mut marks = marks.into_iter();
+
+    let before =
+        sqlx::query("SELECT hash FROM record WHERE seq = ?").bind(from - 1).fetch_optional(&mut *connection).await?;
+    let mut previous = match (from, &before) {
+        (1, _) => seed(),
+        (_, Some(row)) => row.try_get::<Vec<u8>, _>(0).ok().and_then(|h| h.try_into().ok()).unwrap_or_default(),
+        (_, None) => [0; 32], // told by the chunk that misses it
+    };
+    let mut expected = from;
+    let mut rows = sqlx::query(
+        "SELECT r.seq, r.verdict, r.body, r.hash, v.body FROM record r LEFT JOIN verdicts v ON v.id = r.verdict
+         WHERE r.seq BETWEEN ? AND ? ORDER BY r.seq",
+    )
+    .bind(from)
+    .bind(to)
+    .fetch(&mut *connection);
+    while let Some(row) = rows.next().await {
+        let row = row?;
+        let seq: i64 = row.try_get(0)?;
+        if seq != expected {
+            findings.push(finding(expected, format!("missing; the next is entry {seq}")));
+        }
+        expected = seq + 1;
+        if seq > head {
+            findings.push(finding(seq, "stands behind the signed head"));
+        }
+        let read = (|| {
+            let verdict: Option<i64> = row.try_get_unchecked(1).ok()?;
+            let body: &[u8] = row.try_get_unchecked(2).ok()?;
+            let hash: [u8; 32] = row.try_get_unchecked::<&[u8], _>(3).ok()?.try_into().ok()?;
+            let document: Option<&[u8]> = row.try_get_unchecked(4).ok()?;
+            Some((verdict, body, hash, document))
+        })();
+        let Some((verdict, body, hash, document)) = read else {
+            findings.push(finding(seq, "can't be read"));
+            continue;
+        };
+        if link(&previous, seq, verdict, body) != hash {
+            findings.push(finding(seq, "its hash does not fit it and the entry before"));
+        }
+        if let Some(id) = verdict {
+            match document {
+                None => findings.push(finding(seq, format!("verdict {id} is gone"))),
+                Some(document) if Sha256::digest(document)[..] != *body => {
+                    findings.push(finding(seq, format!("verdict {id} was changed")));
+                }
+                Some(_) => {}
+            }
+        }
+        if seq % CHECKPOINT == 0 {
+            let fits = |mark: &Read| mark.seq == seq && mark.hash == hash && mark.signed("checkpoint", &key);
+            if !marks.next().flatten().is_some_and(|mark| fits(&mark)) {
+                findings.push(finding(seq, "its checkpoint is missing or wrong"));
+            }
+        }
+        if seq == head && hash != head_hash {
+            findings.push(finding(seq, "its hash is not the one in the signed head"));
+        }
+        previous = hash;
+        if findings.len() > TOLD {
+            return Ok(findings);
+        }
+    }
+    if expected <= to {
+        findings.push(finding(expected, format!("missing, as all to {to}")));
+    }
+    if marks.next().is_some() {
+        findings.push(finding(to, "a checkpoint stands where none belongs"));
+    }
+    Ok(findings)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use rand::{Rng, RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+    use sqlx::{Connection, SqliteConnection};
+
+    use super::*;
+    use crate::{
+        domain::Action,
+        line::verdict::tests::verdict,
+        store::{Event, Store},
+    };
+
+    /// A closed store of 1,100 verdicts and some events: one checkpoint.
+    async fn filled() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).await.unwrap();
+        for batch in 0..11 {
+            let mut verdicts = vec![verdict(Action::Accept); 100];
+            for (i, verdict) in verdicts.iter_mut().enumerate() {
+                verdict.track = batch * 100 + i as u64; // no two alike, so that swapping changes something
+            }
+            store.insert(&verdicts).await.unwrap();
+            store.append(Event::Gap { verdicts: batch }).await.unwrap();
+        }
+        store.close().await;
+        folder
+    }
+
+    /// Opens the database as a forger would, without triggers, checks and indices.
+    async fn forge(folder: &Path) -> SqliteConnection {
+        let options = SqliteConnectOptions::new().filename(folder.join("verdicts.sqlite"));
+        let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
+        sqlx::raw_sql("PRAGMA ignore_check_constraints = ON").execute(&mut connection).await.unwrap();
+        let made: Vec<(String, String)> = sqlx::query_as(
+            "SELECT type, name FROM sqlite_master WHERE type IN ('trigger', 'index') AND sql IS NOT NULL",
+        )
+        .fetch_all(&mut connection)
+        .await
+        .unwrap();
+        for (kind, name) in made {
+            sqlx::raw_sql(sqlx::AssertSqlSafe(format!("DROP {kind} {name}"))).execute(&mut connection).await.unwrap();
+        }
+        connection
+    }
+
+    async fn run(connection: &mut SqliteConnection, sql: String) -> u64 {
+        // A change that the table's own rules refuse (a seq that is taken) is no change.
+        let done = sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(connection).await;
+        done.map_or(0, |done| done.rows_affected())
+    }
+
+    /// Flips one bit of one column of one row.
+    async fn flip(connection: &mut SqliteConnection, random: &mut impl Rng) -> (String, u64) {
+        let columns = [
+            ("record", "seq"),
+            ("record", "verdict"),
+            ("record", "body"),
+            ("record", "hash"),
+            ("verdicts", "id"),
+            ("verdicts", "body"),
+            ("checkpoints", "seq"),
+            ("checkpoints", "hash"),
+            ("checkpoints", "time"),
+            ("checkpoints", "signature"),
+            ("head", "seq"),
+            ("head", "hash"),
+            ("head", "time"),
+            ("head", "signature"),
+        ];
+        let (table, column) = columns[random.random_range(0..columns.len())];
+        let rows: i64 =
+            sqlx::query_scalar(sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table} WHERE {column} IS NOT NULL")))
+                .fetch_one(&mut *connection)
+                .await
+                .unwrap();
+        let at = random.random_range(0..rows);
+        let (row, kind, bytes): (i64, String, Vec<u8>) = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+            "SELECT rowid, typeof({column}), CAST({column} AS BLOB) FROM {table} WHERE {column} IS NOT NULL
+             ORDER BY rowid LIMIT 1 OFFSET {at}"
+        )))
+        .fetch_one(&mut *connection)
+        .await
+        .unwrap();
+        let value = if kind == "integer" {
+            let number: i64 = String::from_utf8(bytes).unwrap().parse().unwrap();
+            (number ^ (1 << random.random_range(0..40))).to_string()
+        } else {
+            let mut bytes = bytes;
+            let byte = random.random_range(0..bytes.len());
+            bytes[byte] ^= 1 << random.random_range(0..8);
+            format!("CAST(x'{}' AS {kind})", hex(&bytes))
+        };
+        let done = run(connection, format!("UPDATE {table} SET {column} = {value} WHERE rowid = {row}")).await;
+        (format!("{table}.{column} of row {row} := {value:.80}"), done)
+    }
+
+    /// One forgery of a random kind: what, and how many rows it changed.
+    async fn mutate(connection: &mut SqliteConnection, random: &mut ChaCha8Rng, kind: usize) -> (String, u64) {
+        let newest: i64 = sqlx::query_scalar("SELECT max(seq) FROM record").fetch_one(&mut *connection).await.unwrap();
+        let mut entry = || random.random_range(1..=newest);
+        let (a, b) = (entry(), entry());
+        let (lower, upper) = (1.max(newest - a % 50), newest);
+        let swap = |table: &str, column: &str| {
+            format!(
+                "UPDATE {table} SET {column} = (SELECT t.{column} FROM {table} t WHERE t.rowid = {a} + {b} - {table}.rowid)
+                 WHERE rowid IN ({a}, {b})"
+            )
+        };
+        let tail: Vec<u8> = sqlx::query_scalar("SELECT hash FROM head").fetch_one(&mut *connection).await.unwrap();
+        let tail: [u8; 32] = tail.try_into().unwrap();
+        // A forger knows how hashes are made: only the signature is out of reach.
+        let body = br#"{"kind":"gap","time":"2026-11-25T00:00:00Z","verdicts":0}"#;
+        let hash = link(&tail, newest + 1, None, body);
+        let append = format!(
+            "INSERT INTO record (seq, body, hash) VALUES ({}, CAST(x'{}' AS TEXT), x'{}')",
+            newest + 1,
+            hex(body),
+            hex(&hash)
+        );
+        let sql = match kind {
+            0..=11 => return flip(connection, random).await,
+            12 => format!("DELETE FROM record WHERE seq = {a}"),
+            13 => format!("DELETE FROM verdicts WHERE id = {a}"),
+            14 => format!(
+                "DELETE FROM verdicts WHERE id IN (SELECT verdict FROM record WHERE seq >= {lower});
+                 DELETE FROM record WHERE seq >= {lower}"
+            ),
+            15 => format!(
+                // … and the head set to the one signature that is at hand, the checkpoint's.
+                "DELETE FROM verdicts WHERE id IN (SELECT verdict FROM record WHERE seq > {CHECKPOINT});
+                 DELETE FROM record WHERE seq > {CHECKPOINT};
+                 UPDATE head SET (seq, hash, time, signature) = (SELECT seq, hash, time, signature FROM checkpoints)"
+            ),
+            16 => swap("record", "hash") + ";" + &swap("record", "body") + ";" + &swap("record", "verdict"),
+            17 => swap("verdicts", "body"),
+            18 => append,
+            19 => format!("{append}; UPDATE head SET seq = {}, hash = x'{}'", newest + 1, hex(&hash)),
+            20 => format!("INSERT INTO verdicts (body) SELECT body FROM verdicts WHERE id = {a}"),
+            21 => format!("INSERT INTO checkpoints SELECT {}, hash, time, signature FROM checkpoints", upper + 5000),
+            22 => "DELETE FROM checkpoints".into(),
+            _ => "DELETE FROM head".into(),
+        };
+        let swaps_nothing = matches!(kind, 16 | 17) && a == b;
+        let done = if swaps_nothing { 0 } else { run(connection, sql.clone()).await };
+        (sql, done)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn every_flipped_byte_and_every_removed_swapped_or_appended_entry_is_found() {
+        let whole = filled().await;
+        let found = verify(whole.path(), None).await.unwrap();
+        assert_eq!(found.findings, [], "a whole record");
+        assert_eq!((found.entries, found.verdicts, found.checkpoints), (1112, 1100, 1));
+
+        let forged = tempfile::tempdir().unwrap();
+        std::fs::copy(whole.path().join(PUBLIC), forged.path().join(PUBLIC)).unwrap();
+        let base = tempfile::tempdir().unwrap();
+        std::fs::copy(whole.path().join("verdicts.sqlite"), base.path().join("verdicts.sqlite")).unwrap();
+        forge(base.path()).await.close().await.unwrap();
+        let mut random = ChaCha8Rng::seed_from_u64(1);
+        let mut changed = 0;
+        for n in 0.. {
+            let file = forged.path().join("verdicts.sqlite");
+            std::fs::copy(base.path().join("verdicts.sqlite"), &file).unwrap();
+            let options = SqliteConnectOptions::new().filename(&file).synchronous(sqlx::sqlite::SqliteSynchronous::Off);
+            let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
+            sqlx::raw_sql("PRAGMA ignore_check_constraints = ON").execute(&mut connection).await.unwrap();
+            let (what, rows) = mutate(&mut connection, &mut random, n % 24).await;
+            connection.close().await.unwrap();
+            let found = verify(forged.path(), None).await.unwrap();
+            assert_eq!(found.findings.is_empty(), rows == 0, "{n}: {what}: {found}");
+            changed += usize::from(rows > 0);
+            if changed == 320 {
+                return;
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_record_that_is_being_written_is_whole_at_every_moment() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).await.unwrap();
+        let writer = tokio::spawn(async move {
+            for _ in 0..60 {
+                store.insert(&vec![verdict(Action::Reject); 64]).await.unwrap();
+            }
+        });
+        let mut lengths = Vec::new();
+        while !writer.is_finished() || lengths.len() < 2 {
+            let found = verify(folder.path(), None).await.unwrap();
+            assert_eq!(found.findings, []);
+            lengths.push(found.entries);
+        }
+        writer.await.unwrap();
+        assert!(lengths.first() < lengths.last(), "{lengths:?}");
+    }
+
+    #[tokio::test]
+    async fn a_record_signed_with_another_key_is_found_by_the_key_kept_elsewhere() {
+        let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for each in [&folder, &other] {
+            Store::open(each.path()).await.unwrap().close().await;
+        }
+        let found = verify(folder.path(), Some(&other.path().join(PUBLIC))).await.unwrap();
+        assert_eq!(found.findings, [finding(1, "the head is not signed by this key")]);
+        assert!(verify(folder.path(), Some(Path::new("/no/such/key"))).await.is_err());
+    }
+}

@@ -1,0 +1,145 @@
+//! The record, as an auditor sees it: after kills, through the API, exported.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use beltsight::{
+    domain::{Picture, Source, Verdict},
+    pixels,
+    store::{Event, Page, Store, verify},
+};
+use rand::{RngExt, SeedableRng};
+use tokio_stream::StreamExt;
+
+/// `beltsight serve` on the shipped student and a busy simulated belt; killed when dropped.
+struct Service {
+    child: Child,
+    url: String,
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn start(folder: &Path) -> Service {
+    let home = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let config = folder.join("beltsight.toml");
+    let text = format!(
+        "[server]\nlisten = '127.0.0.1:0'\n[model]\nroot = '{}'\ndevice = 'cpu'\n[store]\nfolder = '{}'
+[line]\ndeadline = '500ms'\n[[camera]]\nname = 'belt'\nsource = 'simulated'
+belt = {{ speed = 1650.0, items_per_minute = 300.0, empty_share = 0.0, frame_rate = 10.0 }}\n",
+        home.join("models").display(),
+        folder.join("data").display(),
+    );
+    std::fs::write(&config, text).unwrap();
+    let child = Command::new(env!("CARGO_BIN_EXE_beltsight"))
+        .args(["serve", "--config"])
+        .arg(&config)
+        .env("RUST_LOG", "info,ort=warn")
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut service = Service { child, url: String::new() };
+    let mut lines = BufReader::new(service.child.stderr.take().unwrap()).lines();
+    let mut said = Vec::new();
+    for line in lines.by_ref() {
+        let line = line.unwrap();
+        if let Some((_, address)) = line.split_once("listening on ") {
+            service.url = address.trim().to_string();
+            // Read on, or the pipe fills and the service waits.
+            std::thread::spawn(move || lines.for_each(drop));
+            return service;
+        }
+        said.push(line);
+    }
+    panic!("the service did not start: {said:?}");
+}
+
+type Shown = Arc<Mutex<BTreeMap<i64, Verdict>>>;
+
+/// Remembers what the live stream shows until the service is gone.
+async fn watch(url: String, shown: Shown) {
+    let Ok(response) = reqwest::get(format!("{url}/verdicts/stream")).await else { return };
+    let (mut bytes, mut text) = (response.bytes_stream(), String::new());
+    while let Some(Ok(some)) = bytes.next().await {
+        text.push_str(&String::from_utf8_lossy(&some));
+        while let Some((event, rest)) = text.split_once("\n\n") {
+            if let Some(data) = event.lines().find_map(|line| line.strip_prefix("data: "))
+                && let Ok(verdict) = serde_json::from_str::<Verdict>(data)
+            {
+                shown.lock().unwrap().insert(verdict.id, verdict);
+            }
+            text = rest.to_string();
+        }
+    }
+}
+
+/// Sends pictures until the service is gone.
+async fn send(url: String, shade: u8) {
+    let client = reqwest::Client::new();
+    for n in 0u8.. {
+        let jpeg = pixels::encode_jpeg(&Picture::filled(96, 64, [n, shade, 200]), 90).unwrap();
+        if client.post(format!("{url}/classify")).body(jpeg).send().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Kills, 20 or as many as `BELTSIGHT_KILLS` says.
+fn kills() -> usize {
+    std::env::var("BELTSIGHT_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(20)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kills_at_random_moments_lose_no_shown_verdict_and_leave_a_whole_record() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let shown = Shown::default();
+    let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(7);
+    for round in 0..kills() {
+        let mut service = start(folder.path());
+        let watcher = tokio::spawn(watch(service.url.clone(), shown.clone()));
+        let senders: Vec<_> = (0..2).map(|n| tokio::spawn(send(service.url.clone(), n))).collect();
+        // Now and then long enough for items of the belt, which is looked at for a second before.
+        let longest = if round % 7 == 0 { 2500 } else { 500 };
+        tokio::time::sleep(Duration::from_millis(random.random_range(longest / 5..longest))).await;
+        service.child.kill().unwrap(); // SIGKILL
+        service.child.wait().unwrap();
+        watcher.await.unwrap();
+        for sender in senders {
+            sender.await.unwrap();
+        }
+        let found = verify(&data, None).await.unwrap();
+        assert_eq!(found.findings, [], "round {round}");
+    }
+    let store = Store::open(&data).await.unwrap();
+    let mut kept = BTreeMap::new();
+    let mut page = Page { limit: 500, ..Page::default() };
+    loop {
+        let found = store.verdicts(page).await.unwrap();
+        let Some(last) = found.last() else { break };
+        page.before = Some(last.id);
+        kept.extend(found.into_iter().map(|v| (v.id, v)));
+    }
+    let shown = std::mem::take(&mut *shown.lock().unwrap());
+    for (id, verdict) in shown.iter() {
+        assert_eq!(kept.get(id), Some(verdict), "verdict {id} was shown, so it is there, word for word");
+    }
+    let belt = shown.values().filter(|v| v.source == Source::Belt).count();
+    println!("{} kills, {} verdicts shown ({belt} of the belt), {} kept", kills(), shown.len(), kept.len());
+    assert!(shown.len() > kills());
+    let starts = store.events(&["started", "stopped"], None).await.unwrap();
+    let interrupted = |n: &usize| matches!(starts[*n].event, Event::Started { after_stop: false, .. });
+    assert_eq!(starts.len(), kills());
+    assert_eq!((0..kills()).filter(interrupted).count(), kills() - 1, "the record tells of every kill");
+}
