@@ -73,6 +73,8 @@ pub struct All {
     pub http_requests: IntCounterVec,
     pub http_seconds: HistogramVec,
     pub bad_input: IntCounterVec,
+    pub access_refused: IntCounterVec,
+    pub audit_lost: IntCounter,
     pub eject_commands: IntCounterVec,
     pub eject_send_late: Histogram,
     pub eject_ack_late: HistogramVec,
@@ -81,7 +83,6 @@ pub struct All {
     pub output_reconnects: IntCounterVec,
     pub line_asked: IntCounterVec,
     pub line_acknowledged: IntCounterVec,
-    pub access_refused: IntCounterVec,
     pub ready: IntGauge,
     pub cores: IntGauge,
 }
@@ -198,6 +199,8 @@ impl Metrics {
             )?,
             http_seconds: histograms(r, "http_request_seconds", "Time to answer a request.", &["route"], &LATENCY)?,
             bad_input: counters(r, "bad_input_total", "Requests refused for what they carried, by kind.", &["kind"])?,
+            access_refused: counters(r, "access_refused_total", "Requests not let in, by reason.", &["reason"])?,
+            audit_lost: counter(r, "audit_lost_total", "Changes that are missing in the audit log.")?,
             eject_commands: counters(
                 r,
                 "eject_commands_total",
@@ -237,7 +240,6 @@ impl Metrics {
                 "How many of line_asked_total the other side has acknowledged.",
                 &["output", "action"],
             )?,
-            access_refused: counters(r, "access_refused_total", "Requests not let in, by reason.", &["reason"])?,
             ready: gauge(r, "ready", "1 while the service is ready.")?,
             cores: gauge(r, "cpu_cores", "CPU cores that the process may use.")?,
             registry: registry.clone(),

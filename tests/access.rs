@@ -196,3 +196,63 @@ fn without_a_token_or_with_doubtful_ones_the_service_does_not_start_where_others
     let said = refused("listen = '127.0.0.1:0'", folder.path());
     assert!(said.contains("king") && said.contains("nobody is let in"), "{said}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_change_is_in_the_audit_log_done_or_refused_and_reading_is_not() {
+    let server = start().await;
+    let audit = async |token: &str| -> Value {
+        let answer = server.client.get(format!("{}/audit", server.url)).bearer_auth(token).send().await.unwrap();
+        answer.json().await.unwrap()
+    };
+    let load = "/v2/repository/models/one/load";
+    assert_eq!(ask(&server, "post", load, None).await.0, 200); // no token is set yet
+    let tokens = one_each(&server);
+    let (viewer, operator, admin) = (&tokens["viewer"], &tokens["operator"], &tokens["admin"]);
+    assert_eq!(ask(&server, "post", load, Some(operator)).await.0, 200);
+    assert_eq!(ask(&server, "post", load, Some(viewer)).await.0, 403);
+    assert_eq!(ask(&server, "post", load, None).await.0, 401, "strangers can't fill the log");
+    assert_eq!(ask(&server, "get", "/verdicts", Some(viewer)).await.0, 200);
+    assert_eq!(ask(&server, "post", &load.replace("one", "none"), Some(admin)).await.0, 404);
+    let log = audit(admin).await;
+    let entries: Vec<[String; 4]> = log["entries"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|e| ["name", "role", "path", "status"].map(|key| e[key].to_string().replace('"', "")))
+        .collect();
+    let expected = [
+        ["admin", "admin", "/v2/repository/models/none/load", "404"],
+        ["viewer", "viewer", load, "403"],
+        ["operator", "operator", load, "200"],
+        ["local", "admin", load, "200"],
+    ];
+    assert_eq!(entries, expected.map(|entry| entry.map(String::from)));
+    assert_eq!(log["entries"][0]["address"], "127.0.0.1");
+    let when = log["entries"][0]["time"].as_str().unwrap();
+    let when = OffsetDateTime::parse(when, &time::format_description::well_known::Rfc3339).unwrap();
+    assert!((OffsetDateTime::now_utc() - when).whole_seconds().abs() < 60);
+
+    let page = server.client.get(format!("{}/audit?limit=1&before=2", server.url)).bearer_auth(admin);
+    let page: Value = page.send().await.unwrap().json().await.unwrap();
+    assert_eq!((&page["entries"][0]["id"], &page["next"]), (&json!(1), &json!(1)));
+
+    // The store is gone: the change is made and told, the loss is counted.
+    server.store.close().await;
+    assert_eq!(ask(&server, "post", load, Some(operator)).await.0, 200);
+    assert_eq!(server.metrics.audit_lost.get(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_whose_client_went_away_is_in_the_audit_log_too() {
+    use std::io::Write;
+    let server = start().await;
+    for _ in 0..5 {
+        let mut gone = std::net::TcpStream::connect(server.address).unwrap();
+        write!(gone, "POST /v2/repository/models/one/load HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    }
+    let start = Instant::now();
+    while server.store.deeds(None, 100).await.unwrap().len() < 5 {
+        assert!(start.elapsed() < Duration::from_secs(10), "a change is missing");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}

@@ -274,3 +274,65 @@ fn a_stop_finishes_requests_at_hand_and_does_not_wait_for_open_streams_or_idle_c
     closed(idle);
     println!("stopped after {took:?}");
 }
+
+/// What a URL answers, through curl; empty while nothing answers.
+fn got(url: &str) -> String {
+    let run = Command::new("curl").args(["-sS", "--max-time", "5", url]).output().unwrap();
+    String::from_utf8_lossy(&run.stdout).into_owned()
+}
+
+#[test]
+fn the_prometheus_of_the_compose_file_is_let_in_with_its_token() {
+    for program in ["prometheus", "curl"] {
+        if Command::new(program).arg("--version").output().is_err() {
+            println!("skipped: {program} is not installed");
+            return;
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let token = tokens::add(&folder.path().join("data/tokens.toml"), "prometheus", Role::Viewer, None).unwrap();
+    let service = start(folder.path(), "").unwrap();
+    let compose = include_str!("../deploy/compose.yml");
+    let (_, inline) = compose.split_once("    content: |\n").unwrap();
+    let config: String =
+        inline.lines().take_while(|l| l.starts_with("      ")).map(|l| format!("{}\n", &l[6..])).collect();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/prometheus/rules");
+    let mut here = config;
+    for (from, to) in [
+        ("/run/secrets/beltsight_token", path("token")),
+        ("beltsight:8080", service.url.trim_start_matches("http://").into()),
+        ("/etc/prometheus/rules", rules.display().to_string()),
+        ("interval: 5s", "interval: 1s".into()),
+    ] {
+        assert!(here.contains(from), "{here}");
+        here = here.replace(from, &to);
+    }
+    std::fs::write(path("prometheus.yml"), here).unwrap();
+    std::fs::write(path("token"), format!("{token}\n")).unwrap();
+    // Prometheus can't say which port it took, so a free one is looked for just before.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let child = Command::new("prometheus")
+        .args([format!("--config.file={}", path("prometheus.yml")), format!("--storage.tsdb.path={}", path("tsdb"))])
+        .arg(format!("--web.listen-address=127.0.0.1:{port}"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let prometheus = Service { child, url: format!("http://127.0.0.1:{port}") };
+    let started = Instant::now();
+    let ask = |query: &str| got(&format!("{}/api/v1/query?query={query}", prometheus.url));
+    loop {
+        let said = ask("beltsight_ready");
+        if said.contains("\"job\":\"beltsight\"") && said.contains(",\"1\"]") {
+            break;
+        }
+        assert!(
+            started.elapsed() < Duration::from_secs(20),
+            "{said}; {}",
+            got(&format!("{}/api/v1/targets", prometheus.url))
+        );
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    assert!(got(&format!("{}/metrics", service.url)).contains("unauthorized"), "without the token it is not");
+}

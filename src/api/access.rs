@@ -1,7 +1,8 @@
 //! Who may ask for what: one table, and the door that every request goes through.
 //!
 //! Invariant: what the table does not name is refused. A new route needs a line in [`TABLE`]; without it the route
-//! answers 403 whoever asks, and a test names it.
+//! answers 403 whoever asks, and a test names it. What changes something is in the audit log, also when the client went
+//! away meanwhile or was not allowed to.
 //!
 //! Without any token only this machine is served (`app` sees to that), without asking. A browser on this machine may
 //! then be used against it by any page it shows: so the `Host` must be this machine's (a foreign name that was made to
@@ -21,12 +22,18 @@ use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
-use super::{Api, error::ApiError, login::COOKIE};
-use crate::tokens::{
-    Refused,
-    Role::{self, Admin, Labeler, Operator, Viewer},
-    Tokens,
+use super::{Api, error::ApiError, login::COOKIE, serve::Peer};
+use crate::{
+    store::{Deed, rfc3339},
+    tokens::{
+        Refused,
+        Role::{self, Admin, Labeler, Operator, Viewer},
+        Tokens,
+    },
 };
+
+/// Most characters of a path in the audit log.
+const MAX_PATH: usize = 512;
 
 /// What a route asks of its caller.
 #[derive(Debug)]
@@ -37,18 +44,25 @@ pub struct Rule {
     pub route: &'static str,
     /// The least role that is let in; `None`: everybody, without a token.
     pub least: Option<Role>,
+    /// Whether it changes something and goes into the audit log.
+    pub changes: bool,
 }
 
 const fn open(method: &'static str, route: &'static str) -> Rule {
-    Rule { method, route, least: None }
+    Rule { method, route, least: None, changes: false }
 }
 
 const fn asks(method: &'static str, route: &'static str, least: Role) -> Rule {
-    Rule { method, route, least: Some(least) }
+    Rule { method, route, least: Some(least), changes: false }
+}
+
+const fn changes(method: &'static str, route: &'static str, least: Role) -> Rule {
+    Rule { method, route, least: Some(least), changes: true }
 }
 
 /// Every route and method. Open are only the page's own files, which hold no data, and what an orchestrator asks before
 /// it has a secret: whether we live and are ready. `/metrics` tells how much is produced and how well: it is not open.
+/// `/classify` and `/infer` change nothing that lasts; what they find is in the record of verdicts.
 pub const TABLE: &[Rule] = &[
     open("get", "/"),
     open("get", "/page.css"),
@@ -59,6 +73,7 @@ pub const TABLE: &[Rule] = &[
     open("post", "/login"),
     open("post", "/logout"),
     asks("get", "/whoami", Viewer),
+    asks("get", "/audit", Admin),
     open("get", "/healthz"),
     open("get", "/readyz"),
     asks("get", "/metrics", Viewer),
@@ -69,33 +84,33 @@ pub const TABLE: &[Rule] = &[
     asks("get", "/verdicts/counts", Viewer),
     asks("get", "/frames/{key}", Viewer),
     asks("get", "/labels", Viewer),
-    asks("post", "/labels", Labeler),
-    asks("delete", "/labels/{id}", Labeler),
+    changes("post", "/labels", Labeler),
+    changes("delete", "/labels/{id}", Labeler),
     asks("get", "/labels/classes", Viewer),
-    asks("get", "/labels/queue", Viewer),
+    asks("get", "/labels/queue", Labeler), // what it gives out is held for its asker
     asks("get", "/labels/agreement", Viewer),
     asks("get", "/items", Viewer),
     asks("get", "/items/{picture}", Viewer),
     asks("get", "/lots", Viewer),
-    asks("post", "/lots", Operator),
-    asks("post", "/lots/close", Operator),
+    changes("post", "/lots", Operator),
+    changes("post", "/lots/close", Operator),
     asks("get", "/lots/{lot}", Viewer),
-    asks("post", "/lots/{lot}/sign-off", Operator),
+    changes("post", "/lots/{lot}/sign-off", Operator),
     asks("get", "/lots/{lot}/export.csv", Viewer),
     asks("get", "/lots/{lot}/export.html", Viewer),
     asks("get", "/challenges", Viewer),
-    asks("post", "/challenges", Operator),
+    changes("post", "/challenges", Operator),
     asks("get", "/corrective-actions", Viewer),
-    asks("post", "/corrective-actions/{action}/close", Operator),
+    changes("post", "/corrective-actions/{action}/close", Operator),
     asks("get", "/live", Viewer),
     asks("get", "/live.jpg", Viewer),
     asks("get", "/models", Viewer),
-    asks("post", "/models/rollback", Operator),
-    asks("post", "/models/{version}/promote", Operator),
+    changes("post", "/models/rollback", Operator),
+    changes("post", "/models/{version}/promote", Operator),
     asks("get", "/rounds", Viewer),
-    asks("post", "/rounds", Operator),
-    asks("post", "/rounds/stop", Operator),
-    asks("post", "/rounds/approve", Admin),
+    changes("post", "/rounds", Operator),
+    changes("post", "/rounds/stop", Operator),
+    changes("post", "/rounds/approve", Admin),
     asks("get", "/v2", Viewer),
     open("get", "/v2/health/live"),
     open("get", "/v2/health/ready"),
@@ -103,7 +118,7 @@ pub const TABLE: &[Rule] = &[
     asks("get", "/v2/models/{model}/ready", Viewer),
     asks("post", "/v2/models/{model}/infer", Labeler),
     asks("post", "/v2/repository/index", Viewer),
-    asks("post", "/v2/repository/models/{model}/load", Operator),
+    changes("post", "/v2/repository/models/{model}/load", Operator),
 ];
 
 /// Who a request comes from; handlers take it as `Extension<Caller>` on every route that is not open.
@@ -182,13 +197,26 @@ impl From<Refused> for Denied {
 /// The door.
 pub(super) async fn guard(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     let mut response = match judge(&api.tokens, &request) {
-        Ok(caller) => {
-            if let Some(caller) = caller {
-                request.extensions_mut().insert(caller);
+        Ok(None) => next.run(request).await,
+        Ok(Some((caller, rule))) => {
+            let deed = rule.changes.then(|| deed(&request, &caller.name, caller.role));
+            request.extensions_mut().insert(caller);
+            match deed {
+                None => next.run(request).await,
+                Some(deed) => change(api, deed, request, next).await,
             }
-            next.run(request).await
         }
-        Err(refused) => refused.into_response(),
+        Err(refused) => {
+            if let ApiError::Denied(Denied::Role { name, has, .. }) = &refused {
+                // Only the holder of a token gets here, so strangers can't fill the log.
+                let deed = deed(&request, name, *has);
+                let response = refused.into_response();
+                audit(&api, Deed { status: response.status().as_u16(), ..deed }).await;
+                response
+            } else {
+                refused.into_response()
+            }
+        }
     };
     // No page of another site may show what is ours, and no browser may guess that a picture is a program.
     let headers = response.headers_mut();
@@ -197,8 +225,8 @@ pub(super) async fn guard(State(api): State<Api>, mut request: Request, next: Ne
     response
 }
 
-/// Who asks; `None` where nobody needs to say.
-fn judge(tokens: &Tokens, request: &Request) -> Result<Option<Caller>, ApiError> {
+/// Who asks and by which rule; `None` where nobody needs to say.
+fn judge(tokens: &Tokens, request: &Request) -> Result<Option<(Caller, &'static Rule)>, ApiError> {
     let headers = request.headers();
     let guarded = tokens.guarded();
     if !guarded && !is_local(headers) {
@@ -219,7 +247,7 @@ fn judge(tokens: &Tokens, request: &Request) -> Result<Option<Caller>, ApiError>
     let rule = rules.find(|rule| rule.method.eq_ignore_ascii_case(method.as_str())).ok_or(ApiError::Method)?;
     let Some(needs) = rule.least else { return Ok(None) };
     if !guarded {
-        return Ok(Some(Caller::local()));
+        return Ok(Some((Caller::local(), rule)));
     }
     let holder = tokens.holder(credential(headers).ok_or(Denied::NoToken)?, OffsetDateTime::now_utc());
     let holder = holder.map_err(Denied::from)?;
@@ -227,7 +255,38 @@ fn judge(tokens: &Tokens, request: &Request) -> Result<Option<Caller>, ApiError>
         tracing::warn!("{} ({}) was refused {} {}", holder.name, holder.role, method, route.as_str());
         return Err(Denied::Role { name: holder.name, has: holder.role, needs }.into());
     }
-    Ok(Some(Caller { name: holder.name, role: holder.role }))
+    Ok(Some((Caller { name: holder.name, role: holder.role }, rule)))
+}
+
+/// Runs a change to its end and writes it down, even if the client or its patience is gone by then.
+async fn change(api: Api, deed: Deed, request: Request, next: Next) -> Response {
+    let done = tokio::spawn(async move {
+        let response = next.run(request).await;
+        audit(&api, Deed { status: response.status().as_u16(), ..deed }).await;
+        response
+    });
+    done.await.unwrap_or_else(|e| ApiError::Internal(e.to_string()).into_response())
+}
+
+fn deed(request: &Request, name: &str, role: Role) -> Deed {
+    Deed {
+        id: 0,
+        time: rfc3339(OffsetDateTime::now_utc()),
+        name: name.into(),
+        role: role.name().into(),
+        address: request.extensions().get::<Peer>().map_or(String::new(), |peer| peer.address.ip().to_string()),
+        method: request.method().to_string(),
+        path: request.uri().path().chars().take(MAX_PATH).collect(),
+        status: 0,
+    }
+}
+
+/// Writes an entry; if the store can't, the log has it.
+async fn audit(api: &Api, deed: Deed) {
+    if let Err(e) = api.store.audit(&deed).await {
+        api.metrics.audit_lost.inc();
+        tracing::error!("not in the audit log, for {e}: {deed:?}");
+    }
 }
 
 /// The token of the `Authorization` header, or else of the page's cookie.

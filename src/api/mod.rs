@@ -4,6 +4,7 @@
 //! is bounded by [`Settings`]; no handler decodes or opens a model on the async threads.
 
 mod access;
+mod audit;
 mod body;
 mod challenges;
 mod classify;
@@ -207,6 +208,7 @@ pub fn router(api: Api) -> Router {
         .route("/", get(page::html))
         .route("/page.css", get(page::css))
         .route("/page.js", get(page::js))
+        .route("/audit", get(audit::list))
         .route("/login", post(login::login))
         .route("/logout", post(login::logout))
         .route("/whoami", get(login::whoami))

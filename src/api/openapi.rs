@@ -4,8 +4,8 @@ use axum::Json;
 use utoipa::OpenApi;
 
 use super::{
-    challenges, classify, error::Problem, frames, health, items, labels, live, login, lots, models, page, rounds, v2,
-    verdicts,
+    audit, challenges, classify, error::Problem, frames, health, items, labels, live, login, lots, models, page,
+    rounds, v2, verdicts,
 };
 
 /// Collects what the handlers say about themselves; a test compares it with the router.
@@ -65,6 +65,7 @@ use super::{
         page::html,
         page::css,
         page::js,
+        audit::list,
         login::login,
         login::logout,
         login::whoami,
