@@ -3,7 +3,10 @@
 use axum::Json;
 use utoipa::OpenApi;
 
-use super::{classify, error::Problem, frames, health, items, labels, live, models, page, rounds, v2, verdicts};
+use super::{
+    audit, challenges, classify, error::Problem, frames, health, items, labels, live, login, lots, models, page,
+    rounds, v2, verdicts,
+};
 
 /// Collects what the handlers say about themselves; a test compares it with the router.
 #[derive(OpenApi)]
@@ -11,13 +14,24 @@ use super::{classify, error::Problem, frames, health, items, labels, live, model
     info(
         title = "beltsight",
         description = "Conveyor-belt inspection. Every error is a problem document (RFC 9457). `/v2` speaks the Open \
-                       Inference Protocol."
+                       Inference Protocol. Where access tokens are set, send one as `Authorization: Bearer …`."
     ),
     paths(
         classify::classify,
         verdicts::list,
         verdicts::stream,
         verdicts::counts,
+        lots::list,
+        lots::open,
+        lots::close,
+        lots::one,
+        lots::sign_off,
+        lots::csv,
+        lots::html,
+        challenges::list,
+        challenges::announce,
+        challenges::actions,
+        challenges::close,
         frames::frame,
         labels::list,
         labels::add,
@@ -51,6 +65,10 @@ use super::{classify, error::Problem, frames, health, items, labels, live, model
         page::html,
         page::css,
         page::js,
+        audit::list,
+        login::login,
+        login::logout,
+        login::whoami,
         page::label_html,
         page::label_css,
         page::label_js,
