@@ -77,7 +77,8 @@ async fn every_route_answers_every_role_as_the_table_says() {
 fn what_is_open_and_what_changes_things_is_decided_here_and_not_by_accident() {
     let open: BTreeSet<String> =
         TABLE.iter().filter(|r| r.least.is_none()).map(|r| format!("{} {}", r.method, r.route)).collect();
-    let page = ["get /", "get /page.css", "get /page.js", "post /login", "post /logout"];
+    let page = ["get /", "get /page.css", "get /page.js", "get /label", "get /label.css", "get /label.js"];
+    let page = [&page[..], &["post /login", "post /logout"]].concat();
     let probes = ["get /healthz", "get /readyz", "get /v2/health/live", "get /v2/health/ready"];
     assert_eq!(open, page.into_iter().chain(probes).map(String::from).collect(), "whoever opens a route says so here");
     for rule in TABLE.iter().filter(|r| r.method != "get" && r.least.is_some()) {
