@@ -14,7 +14,7 @@ use beltsight::{
     config::Config,
     dataset, doctor, draw, evaluate, export, labels, learner, model, probe,
     promote::registry::Registry,
-    rounds, store,
+    reference, rounds, store,
     tokens::{self, Role},
 };
 use clap::{Parser, Subcommand};
@@ -135,6 +135,14 @@ enum ModelsCmd {
     Show {
         /// Version.
         version: String,
+    },
+    /// Measure anew what a version was trained on, so that the service can tell what is new to it.
+    Reference {
+        /// Version.
+        version: String,
+        /// The pictures it was trained on: a data set's folder.
+        #[arg(long)]
+        data: PathBuf,
     },
     /// Print every change of the serving student.
     History,
@@ -415,6 +423,12 @@ fn models(command: ModelsCmd, root: &Path) -> Result<ExitCode> {
         ModelsCmd::Show { version } => {
             let manifest = model::Manifest::read(&root.join(version))?;
             println!("{}", toml::to_string_pretty(&manifest)?);
+        }
+        ModelsCmd::Reference { version, data } => {
+            let folder = root.join(version);
+            let pictures = dataset::read(&data)?.load(model::Manifest::read(&folder)?.input.side)?;
+            let reference = reference::write(&folder, &pictures)?;
+            println!("{} centres, edge {:.4}", reference.centres.len(), reference.edge);
         }
         ModelsCmd::History => {
             for e in (Registry { root: root.into(), first: String::new() }).history()? {

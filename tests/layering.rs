@@ -22,6 +22,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("tokens", &[]),
     ("corrupt", &["domain", "pixels"]),
     ("promote", &["domain", "model", "scorecard"]),
+    ("reference", &["domain", "engine", "model", "scorecard"]),
     ("store", &["domain", "model"]),
     ("export", &["domain", "store"]),
     ("snapshot", &["dataset", "domain", "model", "pixels", "store"]),
