@@ -74,6 +74,8 @@ pub struct All {
     pub eject_send_late: Histogram,
     pub eject_ack_late: HistogramVec,
     pub eject_late_actions: IntCounterVec,
+    pub confirmations: IntCounterVec,
+    pub belt_speed: Gauge,
     pub output_up: IntGaugeVec,
     pub output_reconnects: IntCounterVec,
     pub line_asked: IntCounterVec,
@@ -211,6 +213,16 @@ impl Metrics {
                 "What late commands led to: stop_line, divert, alarm.",
                 &["action"],
             )?,
+            confirmations: counters(
+                r,
+                "confirmations_total",
+                "What the sensors after the gates saw: confirmed, missed, false.",
+                &["result"],
+            )?,
+            belt_speed: registered(
+                r,
+                Gauge::new(name("belt_speed_metres_per_second"), "The belt's speed, where it is measured.")?,
+            )?,
             output_up: gauges(r, "output_up", "1 while an output is connected.", &["output"])?,
             output_reconnects: counters(r, "output_reconnects_total", "Times an output was lost.", &["output"])?,
             line_asked: counters(
@@ -266,6 +278,9 @@ impl Metrics {
                 all.line_asked.with_label_values(&[output, action]);
                 all.line_acknowledged.with_label_values(&[output, action]);
             }
+        }
+        for result in ["confirmed", "missed", "false"] {
+            all.confirmations.with_label_values(&[result]);
         }
         for action in ["stop_line", "divert", "alarm"] {
             all.eject_late_actions.with_label_values(&[action]);

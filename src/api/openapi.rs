@@ -3,7 +3,9 @@
 use axum::Json;
 use utoipa::OpenApi;
 
-use super::{classify, error::Problem, frames, health, items, labels, live, models, page, rounds, v2, verdicts};
+use super::{
+    classify, confirmations, error::Problem, frames, health, items, labels, live, models, page, rounds, v2, verdicts,
+};
 
 /// Collects what the handlers say about themselves; a test compares it with the router.
 #[derive(OpenApi)]
@@ -15,6 +17,7 @@ use super::{classify, error::Problem, frames, health, items, labels, live, model
     ),
     paths(
         classify::classify,
+        confirmations::confirm,
         verdicts::list,
         verdicts::stream,
         verdicts::counts,

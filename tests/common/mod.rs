@@ -169,6 +169,7 @@ pub async fn start_with(settings: Settings) -> Server {
         swapper,
         registry,
         rounds,
+        ejector: None,
     };
     let router = api::router(Api::new(parts, settings).unwrap());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
