@@ -76,7 +76,7 @@ pub struct All {
     pub eject_late_actions: IntCounterVec,
     pub confirmations: IntCounterVec,
     pub belt_speed: Gauge,
-    pub output_up: IntGaugeVec,
+    pub output_down: IntGaugeVec,
     pub output_reconnects: IntCounterVec,
     pub line_asked: IntCounterVec,
     pub line_acknowledged: IntCounterVec,
@@ -223,7 +223,7 @@ impl Metrics {
                 r,
                 Gauge::new(name("belt_speed_metres_per_second"), "The belt's speed, where it is measured.")?,
             )?,
-            output_up: gauges(r, "output_up", "1 while an output is connected.", &["output"])?,
+            output_down: gauges(r, "output_down", "1 while a configured output is not connected.", &["output"])?,
             output_reconnects: counters(r, "output_reconnects_total", "Times an output was lost.", &["output"])?,
             line_asked: counters(
                 r,
@@ -273,6 +273,7 @@ impl Metrics {
                 all.eject_commands.with_label_values(&[output, outcome]);
             }
             all.eject_ack_late.with_label_values(&[output]);
+            all.output_down.with_label_values(&[output]);
             all.output_reconnects.with_label_values(&[output]);
             for action in ["stop_line", "divert"] {
                 all.line_asked.with_label_values(&[output, action]);

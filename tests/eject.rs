@@ -395,7 +395,7 @@ fn a_broker_passes_on_what_sensor_and_encoder_say() {
         assert!(said.unwrap().success());
     };
     until("it is connected", Duration::from_secs(5), || {
-        metrics.output_up.with_label_values(&["mqtt"]).get() == 1 && {
+        metrics.output_down.with_label_values(&["mqtt"]).get() == 0 && {
             say("plant/encoder", "0.8");
             metrics.belt_speed.get() == 0.8
         }

@@ -240,7 +240,7 @@ struct Outlet {
 
 impl Outlet {
     fn connected(&self, up: bool) {
-        self.metrics.output_up.with_label_values(&[self.output.name()]).set(up.into());
+        self.metrics.output_down.with_label_values(&[self.output.name()]).set((!up).into());
     }
 
     /// The connection broke.
@@ -318,6 +318,7 @@ pub fn start(
             tell: tell.clone(),
             metrics: metrics.clone(),
         };
+        outlet.connected(false);
         match output {
             Settings::Modbus(modbus) => runtime.spawn(modbus::run(modbus, outlet)),
             Settings::Mqtt(mqtt) => {
