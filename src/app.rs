@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use tokio::{
     net::TcpListener,
     sync::{broadcast, watch},
@@ -35,10 +35,13 @@ use crate::{
     engine,
     line::{
         camera::{self, Event as CameraEvent},
+        challenge,
         eject::Ejector,
         handover::Handover,
         infer::{self, Infer},
-        inspect, priority,
+        inspect,
+        outage::CameraOutage,
+        priority,
         record::Recorder,
         swap::{self, Swapper},
     },
@@ -46,6 +49,7 @@ use crate::{
     promote::registry::Registry,
     rounds::keeper,
     store::{Event, Store},
+    tokens::Tokens,
 };
 
 /// How often labels are counted.
@@ -64,6 +68,9 @@ pub fn serve(config: Config) -> Result<()> {
 }
 
 async fn run(config: Config) -> Result<()> {
+    let listen = config.server.listen;
+    let tokens = guarded(&config)?;
+    let tls = config.server.tls.as_ref().map(api::Tls::acceptor).transpose()?;
     let metrics = Metrics::new()?;
     metrics.cores.set(engine::cores() as i64);
     let stop = CancellationToken::new();
@@ -92,9 +99,7 @@ async fn run(config: Config) -> Result<()> {
     });
 
     let store = Store::open(&config.store.folder).await?;
-    let started =
-        Event::Started { version: env!("CARGO_PKG_VERSION").into(), after_stop: store.ended_in_order().await? };
-    store.append(started).await?;
+    store.append(store.starting(env!("CARGO_PKG_VERSION")).await?).await?;
     let (recorded, _) = broadcast::channel::<Arc<Verdict>>(1024);
     // Recording outlives the line, so that the last verdicts are written too.
     let stop_recording = CancellationToken::new();
@@ -126,6 +131,7 @@ async fn run(config: Config) -> Result<()> {
     };
     let stop_cameras = Arc::new(AtomicBool::new(false));
     let mut threads = Vec::new();
+    let camera_names = config.camera.iter().map(|camera| camera.name().to_owned()).collect();
     for camera in config.camera {
         threads.extend(start_line(&line, camera, &stop, &stop_cameras)?);
     }
@@ -142,10 +148,13 @@ async fn run(config: Config) -> Result<()> {
     };
     let (rounds_handle, learning) = keeper::start(rounds, stop.clone());
 
+    let challenges = challenge::watch(store.clone(), config.challenge, camera_names, metrics.clone(), stop.clone());
+    let challenges = tokio::spawn(challenges);
     let (ready, ready_reader) = watch::channel(true);
     metrics.ready.set(1);
     let parts = api::Parts {
         infer: infer.clone(),
+        tokens,
         store: store.clone(),
         recorder,
         metrics: metrics.clone(),
@@ -161,32 +170,24 @@ async fn run(config: Config) -> Result<()> {
     };
     tokio::spawn(count_labels(store.clone(), metrics.clone(), stop.clone()));
     let following = tokio::spawn(follow(registry, swapper, stop.clone()));
-    let listen = config.server.listen;
     let listener = TcpListener::bind(listen).await.with_context(|| {
         format!("{listen} can't be listened on: is another service there? Choose another server.listen")
     })?;
     // Scripts and tests wait for this line.
-    tracing::info!("listening on http://{}", listener.local_addr()?);
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    tracing::info!("listening on {scheme}://{}", listener.local_addr()?);
     let router = api::router(Api::new(parts, config.api)?);
-    let stopping = stop.clone();
-    let told = async move {
-        told_to_stop().await;
-        tracing::info!("stopping");
-        ready.send_replace(false);
-        metrics.ready.set(0);
-        stopping.cancel();
-    };
-    let server = axum::serve(listener, router).with_graceful_shutdown(told);
-    let deadline = async {
-        stop.cancelled().await;
-        tokio::time::sleep(Duration::from_secs(5)).await; // event streams never end by themselves
-    };
-    tokio::select! {
-        served = server.into_future() => served?,
-        () = deadline => {}
-    }
-
+    let limits =
+        api::Limits { connections: config.server.max_connections, client_timeout: config.server.client_timeout };
+    let server = tokio::spawn(api::serve(listener, tls, router, limits, stop.clone()));
+    told_to_stop().await;
+    tracing::info!("stopping");
+    ready.send_replace(false);
+    metrics.ready.set(0);
     stop.cancel();
+    // Requests at hand are finished; one that takes longer is left.
+    let _ = tokio::time::timeout(Duration::from_secs(5), server).await;
+
     following.await?;
     learning.await?;
     stop_cameras.store(true, Ordering::Relaxed);
@@ -204,11 +205,32 @@ async fn run(config: Config) -> Result<()> {
     drop(line);
     stop_recording.cancel();
     writer.await?;
+    challenges.await?;
     if let Err(e) = store.append(Event::Stopped).await {
         tracing::error!("the end could not be recorded: {e}");
     }
     store.close().await;
     Ok(())
+}
+
+/// The access tokens. Without any, nothing but this machine may be listened to.
+fn guarded(config: &Config) -> Result<Tokens> {
+    let (path, listen) = (config.tokens(), config.server.listen);
+    let tokens = Tokens::open(&path)?;
+    if !tokens.guarded() {
+        ensure!(
+            listen.ip().to_canonical().is_loopback(),
+            "server.listen is {listen}, which others can reach, and {} holds no access token, so everybody could run the \
+             line: make one with `beltsight tokens add --name NAME --role admin`, or listen on 127.0.0.1",
+            path.display()
+        );
+        tracing::warn!(
+            "no access token is set: this machine alone is served, without asking; `beltsight tokens add` makes one"
+        );
+    } else if config.server.tls.is_none() && !listen.ip().to_canonical().is_loopback() {
+        tracing::warn!("tokens and pictures travel unencrypted: set [server.tls], or put a proxy with HTTPS before us");
+    }
+    Ok(tokens)
 }
 
 /// Opens the student that the registry says is to serve; if it is refused, the one before it, and so on, because a line
@@ -294,8 +316,10 @@ fn start_line(
     }
     let on_event = {
         let name = name.clone();
+        let outage = CameraOutage::new(line.recorder.clone(), &name);
         move |event: CameraEvent| match event {
             CameraEvent::Frame => {
+                outage.seen();
                 metrics.frames.with_label_values(&[&name]).inc();
                 metrics.camera_up.with_label_values(&[&name]).set(1);
             }
@@ -307,6 +331,7 @@ fn start_line(
             CameraEvent::Opened => tracing::info!(camera = &*name, "camera opened"),
             CameraEvent::Lost(why) => {
                 tracing::warn!(camera = &*name, "camera lost: {why}");
+                outage.lost(&why);
                 metrics.camera_up.with_label_values(&[&name]).set(0);
                 metrics.camera_reconnects.with_label_values(&[&name]).inc();
             }

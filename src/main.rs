@@ -1,6 +1,7 @@
 //! The command line: parse, load the configuration, call the right function; nothing else.
 
 use std::{
+    io::Write,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -9,8 +10,12 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use beltsight::{
-    app, bench, config::Config, dataset, doctor, draw, evaluate, labels, learner, model, probe,
-    promote::registry::Registry, rounds, store,
+    app, bench,
+    config::Config,
+    dataset, doctor, draw, evaluate, export, labels, learner, model, probe,
+    promote::registry::Registry,
+    rounds, store,
+    tokens::{self, Role},
 };
 use clap::{Parser, Subcommand};
 
@@ -46,6 +51,14 @@ enum Cmd {
         /// Folder with a folder per version.
         #[arg(long, default_value = "models", global = true)]
         root: PathBuf,
+    },
+    /// Who may use the service over HTTP.
+    Tokens {
+        #[command(subcommand)]
+        command: TokensCmd,
+        /// Configuration file, for where the tokens are.
+        #[arg(long, default_value = "deploy/beltsight.toml", global = true)]
+        config: PathBuf,
     },
     /// Run, or go on with, the round in a folder (the service starts it this way).
     Round {
@@ -89,7 +102,7 @@ enum Cmd {
     /// Repeat a published experiment (runs beltsight-learn).
     #[command(disable_help_flag = true)]
     Reproduce(HandedOn),
-    /// The record: verify it.
+    /// The record: verify it, export a lot.
     Record {
         #[command(subcommand)]
         command: RecordCmd,
@@ -154,6 +167,29 @@ struct Order {
 }
 
 #[derive(Subcommand)]
+enum TokensCmd {
+    /// Make a token and print it: the only time that it can be seen.
+    Add {
+        /// Who holds it: letters, digits, dots, dashes, underscores.
+        #[arg(long)]
+        name: String,
+        /// `viewer`, `labeler`, `operator` or `admin`.
+        #[arg(long)]
+        role: Role,
+        /// Days until it expires; absent: never.
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=36_500))]
+        days: Option<u32>,
+    },
+    /// One line per token.
+    List,
+    /// Forget a token; the running service refuses it within two seconds.
+    Revoke {
+        /// Its name.
+        name: String,
+    },
+}
+
+#[derive(Subcommand)]
 enum BeltCmd {
     /// Draw a labeled data set, cut as serving cuts items.
     Draw {
@@ -202,6 +238,24 @@ enum RecordCmd {
         #[arg(long)]
         json: bool,
     },
+    /// Print a lot: every entry as CSV, or a page to print; also beside a running service.
+    Export {
+        /// The store's folder.
+        #[arg(long, default_value = "data")]
+        store: PathBuf,
+        /// Name of the lot, the newest of that name, or its number.
+        #[arg(long)]
+        lot: String,
+        /// Its form.
+        #[arg(long)]
+        format: Form,
+    },
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Form {
+    Csv,
+    Html,
 }
 
 #[derive(Subcommand)]
@@ -283,6 +337,7 @@ fn run(command: Cmd) -> Result<ExitCode> {
         Cmd::Serve { config } => app::serve(Config::read(&config)?)?,
         Cmd::Doctor { config } => return examine(&Config::read(&config)?),
         Cmd::Models { command, root } => return models(command, &root),
+        Cmd::Tokens { command, config } => access(command, &Config::read(&config)?.tokens())?,
         Cmd::Round { folder } => {
             let number = folder.file_name().and_then(|name| name.to_str()?.parse().ok());
             let number = number.with_context(|| format!("{} is no round's folder", folder.display()))?;
@@ -322,6 +377,36 @@ fn examine(config: &Config) -> Result<ExitCode> {
         }
     }
     Ok(code)
+}
+
+fn access(command: TokensCmd, path: &Path) -> Result<()> {
+    let now = time::OffsetDateTime::now_utc();
+    match command {
+        TokensCmd::Add { name, role, days } => {
+            let expires = days.map(|days| now + time::Duration::days(days.into()));
+            println!("{}", tokens::add(path, &name, role, expires)?);
+            eprintln!("{name} is {role} now. The token above can't be shown again; {} holds its hash.", path.display());
+        }
+        TokensCmd::List => {
+            let day = |t: time::OffsetDateTime| t.date().to_string();
+            for entry in tokens::list(path)? {
+                let expires = entry.expires.map_or("never expires".into(), |t| {
+                    format!("{} {}", if t <= now { "EXPIRED" } else { "expires" }, day(t))
+                });
+                println!("{:<24} {:<9} made {}  {expires}", entry.name, entry.role, day(entry.created));
+            }
+        }
+        TokensCmd::Revoke { name } => {
+            let left = tokens::revoke(path, &name)?;
+            eprintln!("{name} is revoked.");
+            if left == 0 {
+                eprintln!(
+                    "No token is left: after a restart the service serves everybody on this machine, and nobody beyond."
+                );
+            }
+        }
+    }
+    Ok(())
 }
 
 fn models(command: ModelsCmd, root: &Path) -> Result<ExitCode> {
@@ -408,14 +493,40 @@ fn learn(what: &str, HandedOn { arguments }: &HandedOn) -> anyhow::Error {
 }
 
 async fn record(command: RecordCmd) -> Result<ExitCode> {
-    let RecordCmd::Verify { store, public_key, json } = command;
-    let found = store::verify(&store, public_key.as_deref()).await?;
-    if json {
-        println!("{}", serde_json::to_string_pretty(&found)?)
-    } else {
-        print!("{found}")
+    let (folder, lot, format) = match command {
+        RecordCmd::Verify { store, public_key, json } => {
+            let found = store::verify(&store, public_key.as_deref()).await?;
+            if json {
+                println!("{}", serde_json::to_string_pretty(&found)?)
+            } else {
+                print!("{found}")
+            }
+            return Ok(if found.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        RecordCmd::Export { store, lot, format } => (store, lot, format),
+    };
+    let store = store::Store::open_to_read(&folder).await?;
+    let named = match store.lot_named(&lot).await? {
+        Some(found) => Some(found),
+        None => store.lot(lot.parse().unwrap_or(0)).await?,
+    };
+    let lot = named.with_context(|| format!("there is no lot `{lot}` in {}", folder.display()))?;
+    let mut out = std::io::stdout().lock();
+    match format {
+        Form::Csv => {
+            let mut csv = export::Csv::new(store, lot).await?;
+            while let Some(piece) = csv.next().await? {
+                out.write_all(&piece)?;
+            }
+        }
+        Form::Html => {
+            let verified = store::verify(&folder, None).await?;
+            let items = export::taken_off(&store, lot.lot).await?;
+            let report = export::Report::read(&store, lot).await?;
+            out.write_all(export::page(&report, &items, Some(&verified)).as_bytes())?;
+        }
     }
-    Ok(if found.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn measure(command: BenchCmd) -> Result<()> {

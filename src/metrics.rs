@@ -50,6 +50,9 @@ pub struct All {
     pub refused: IntCounterVec,
     pub record_dropped: IntCounterVec,
     pub recorded: IntCounter,
+    pub challenges: IntCounterVec,
+    pub challenge_overdue: IntGaugeVec,
+    pub corrective_open: IntGauge,
     pub store_errors: IntCounter,
     pub store_seconds: Histogram,
     pub labels: IntCounterVec,
@@ -70,6 +73,8 @@ pub struct All {
     pub http_requests: IntCounterVec,
     pub http_seconds: HistogramVec,
     pub bad_input: IntCounterVec,
+    pub access_refused: IntCounterVec,
+    pub audit_lost: IntCounter,
     pub eject_commands: IntCounterVec,
     pub eject_send_late: Histogram,
     pub eject_ack_late: HistogramVec,
@@ -144,6 +149,14 @@ impl Metrics {
                 &["kind"],
             )?,
             recorded: counter(r, "recorded_total", "Verdicts committed to the store.")?,
+            challenges: counters(r, "challenges_total", "Challenge tests, by outcome.", &["outcome"])?,
+            challenge_overdue: gauges(
+                r,
+                "challenge_overdue",
+                "1 while a camera's last found challenge is longer ago than challenge.every.",
+                &["camera"],
+            )?,
+            corrective_open: gauge(r, "corrective_actions_open", "Corrective actions that nobody has closed.")?,
             store_errors: counter(r, "store_errors_total", "Failed store operations.")?,
             store_seconds: histogram(r, "store_commit_seconds", "Time of one commit.", &LATENCY)?,
             labels: counters(
@@ -188,6 +201,8 @@ impl Metrics {
             )?,
             http_seconds: histograms(r, "http_request_seconds", "Time to answer a request.", &["route"], &LATENCY)?,
             bad_input: counters(r, "bad_input_total", "Requests refused for what they carried, by kind.", &["kind"])?,
+            access_refused: counters(r, "access_refused_total", "Requests not let in, by reason.", &["reason"])?,
+            audit_lost: counter(r, "audit_lost_total", "Changes that are missing in the audit log.")?,
             eject_commands: counters(
                 r,
                 "eject_commands_total",
@@ -292,6 +307,9 @@ impl Metrics {
         for kind in ["verdict", "frame", "event"] {
             all.record_dropped.with_label_values(&[kind]);
         }
+        for outcome in ["found", "missed"] {
+            all.challenges.with_label_values(&[outcome]);
+        }
         for outcome in ["loaded", "refused"] {
             all.model_loads.with_label_values(&[outcome]);
         }
@@ -307,6 +325,9 @@ impl Metrics {
             "malformed",
         ] {
             all.bad_input.with_label_values(&[kind]);
+        }
+        for reason in ["no_token", "unknown_token", "expired_token", "role", "cross_site", "host", "no_rule"] {
+            all.access_refused.with_label_values(&[reason]);
         }
         for route in ["/classify", "/v2/models/{model}/infer"] {
             all.refused.with_label_values(&[route]);

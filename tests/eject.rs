@@ -497,6 +497,47 @@ fn a_webhook_is_signed_and_tried_again_with_the_same_id_until_its_time_is_over()
     running.close();
 }
 
+#[test]
+fn the_service_acts_on_the_verdicts_of_its_cameras() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = format!(
+        "[server]\nlisten = '127.0.0.1:0'\n[model]\nroot = '{}'\ndevice = 'cpu'\n[store]\nfolder = '{}'\n\
+         [[camera]]\nname = 'belt'\nsource = 'simulated'\nbelt = {{ salmon_share = 0.0, empty_share = 0.0, width = 320, height = 180 }}\n\
+         [eject]\n[[eject.gate]]\nname = 'out'\ncamera = 'belt'\nactions = ['reject', 'divert']\n\
+         speed = '0.24m/s'\nscale = '1.0mm/px'\ndistance = '600mm'\n\
+         [[eject.output]]\nkind = 'log'\ntolerance = '20ms'\non_late = 'alarm'\n",
+        home.join("models").display(),
+        folder.path().join("data").display(),
+    );
+    let config = folder.path().join("beltsight.toml");
+    std::fs::write(&config, text).unwrap();
+    // The log goes to stderr, which a shell turns around; it makes room for `exec`, so that signals arrive.
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec \"$0\" serve --config \"$1\" 2>&1"]).arg(env!("CARGO_BIN_EXE_beltsight")).arg(&config);
+    let service = Running::start(command.env("RUST_LOG", "info,ort=warn").env("NO_COLOR", "1"));
+    let eject = |line: &str| line.contains(" eject ") && line.contains("late_us=");
+    let ejected =
+        || service.lines.lock().unwrap().iter().filter(|(_, l)| eject(l)).map(|(_, l)| l.clone()).collect::<Vec<_>>();
+    until("five items are ejected", Duration::from_secs(60), || ejected().len() >= 5);
+    service.signal("-TERM");
+    until("it has stopped", Duration::from_secs(20), || {
+        !Path::new(&format!("/proc/{}/exe", service.child.id())).exists()
+    });
+    let (lines, all) = (ejected(), service.count(""));
+    let field = |line: &str, name: &str| {
+        let rest = line.split(&format!("{name}=")).nth(1)?;
+        rest.split(' ').next()?.parse::<u64>().ok()
+    };
+    let ids: Vec<u64> = lines.iter().filter_map(|line| field(line, "id")).collect();
+    assert_eq!(ids, (1..=lines.len() as u64).collect::<Vec<_>>(), "{lines:?}");
+    let late: Vec<u64> = lines.iter().filter_map(|line| field(line, "late_us")).collect();
+    println!("{} commands of {all} lines, µs late {late:?}", lines.len());
+    assert!(late.iter().all(|late| *late < 20_000), "{late:?}");
+    let said = service.lines.lock().unwrap();
+    assert!(!said.iter().any(|(_, line)| line.contains("a command is late")), "{said:?}");
+}
+
 /// Answers every connection with nonsense that looks like Modbus, or not at all; runs until the process ends.
 fn nonsense(port: u16, seed: u64, frame: fn(&mut ChaCha8Rng, &[u8]) -> Vec<u8>) {
     let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();

@@ -88,7 +88,7 @@ impl Ejector {
             &ejector.0.outcomes.asked.subscribe(),
             move |message| told.told(message),
             metrics,
-            || priority::set(priority::BELT),
+            priority::real_time,
             stop.clone(),
         )?;
         let keeper = ejector.keep(&settings, received, senders)?;
@@ -116,7 +116,7 @@ impl Ejector {
         let plan = Plan::new(settings.queue, settings.output.iter().map(|outlet| outlet.tolerance).collect());
         let keeper = Keeper::new(settings, plan, senders, self.0.outcomes.clone());
         thread::Builder::new().name("eject".into()).spawn(move || {
-            priority::set(priority::BELT);
+            priority::real_time();
             keeper.run(&received);
         })
     }
