@@ -120,7 +120,7 @@ async fn run(config: Config) -> Result<()> {
         .map_or((None, None), |(e, r)| (Some(e), Some(r)));
     let line = inspect::Line {
         infer: infer.clone(),
-        ejector,
+        ejector: ejector.clone(),
         recorder: recorder.clone(),
         metrics: metrics.clone(),
         live,
@@ -166,6 +166,7 @@ async fn run(config: Config) -> Result<()> {
         registry: registry.clone(),
         labels: config.labels,
         rounds: rounds_handle,
+        ejector,
     };
     tokio::spawn(count_labels(store.clone(), metrics.clone(), stop.clone()));
     let following = tokio::spawn(follow(registry, swapper, stop.clone()));

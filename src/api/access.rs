@@ -79,6 +79,7 @@ pub const TABLE: &[Rule] = &[
     asks("get", "/metrics", Viewer),
     asks("get", "/openapi.json", Viewer),
     asks("post", "/classify", Labeler),
+    asks("post", "/confirmations/{gate}", Operator), // many a minute: counted, not in the audit log
     asks("get", "/verdicts", Viewer),
     asks("get", "/verdicts/stream", Viewer),
     asks("get", "/verdicts/counts", Viewer),

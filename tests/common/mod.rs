@@ -181,6 +181,7 @@ pub async fn start_within(settings: Settings, limits: Limits) -> Server {
         swapper,
         registry,
         rounds,
+        ejector: None,
     };
     let router = api::router(Api::new(parts, settings).unwrap());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
