@@ -96,7 +96,7 @@ pub const TABLE: &[Rule] = &[
     asks("get", "/rounds", Viewer),
     changes("post", "/rounds", Operator),
     changes("post", "/rounds/stop", Operator),
-    changes("post", "/rounds/approve", Operator),
+    changes("post", "/rounds/approve", Admin),
     asks("get", "/v2", Viewer),
     open("get", "/v2/health/live"),
     open("get", "/v2/health/ready"),
