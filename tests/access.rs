@@ -137,12 +137,16 @@ async fn a_browser_logs_in_looks_and_logs_out() {
     let out = server.client.post(url("/logout")).header("cookie", cookie).send().await.unwrap();
     assert!(out.headers()["set-cookie"].to_str().unwrap().contains("beltsight=; Path=/; Max-Age=0"));
 
+    let mut stream = get("/verdicts/stream").await.unwrap();
+    assert_eq!(stream.status(), 200);
     tokens::revoke(&server.tokens_file, "viewer").unwrap();
     let start = Instant::now();
     while get("/whoami").await.unwrap().status() == 200 {
         assert!(start.elapsed() < Duration::from_secs(3), "a revoked token is out without a restart");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    let end = async { while stream.chunk().await.unwrap().is_some() {} };
+    tokio::time::timeout(Duration::from_secs(7), end).await.expect("an open stream ends with its token");
 }
 
 #[tokio::test(flavor = "multi_thread")]
