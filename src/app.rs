@@ -35,10 +35,13 @@ use crate::{
     engine,
     line::{
         camera::{self, Event as CameraEvent},
+        challenge,
         eject::Ejector,
         handover::Handover,
         infer::{self, Infer},
-        inspect, priority,
+        inspect,
+        outage::CameraOutage,
+        priority,
         record::Recorder,
         swap::{self, Swapper},
     },
@@ -96,9 +99,7 @@ async fn run(config: Config) -> Result<()> {
     });
 
     let store = Store::open(&config.store.folder).await?;
-    let started =
-        Event::Started { version: env!("CARGO_PKG_VERSION").into(), after_stop: store.ended_in_order().await? };
-    store.append(started).await?;
+    store.append(store.starting(env!("CARGO_PKG_VERSION")).await?).await?;
     let (recorded, _) = broadcast::channel::<Arc<Verdict>>(1024);
     // Recording outlives the line, so that the last verdicts are written too.
     let stop_recording = CancellationToken::new();
@@ -130,6 +131,7 @@ async fn run(config: Config) -> Result<()> {
     };
     let stop_cameras = Arc::new(AtomicBool::new(false));
     let mut threads = Vec::new();
+    let camera_names = config.camera.iter().map(|camera| camera.name().to_owned()).collect();
     for camera in config.camera {
         threads.extend(start_line(&line, camera, &stop, &stop_cameras)?);
     }
@@ -146,6 +148,8 @@ async fn run(config: Config) -> Result<()> {
     };
     let (rounds_handle, learning) = keeper::start(rounds, stop.clone());
 
+    let challenges = challenge::watch(store.clone(), config.challenge, camera_names, metrics.clone(), stop.clone());
+    let challenges = tokio::spawn(challenges);
     let (ready, ready_reader) = watch::channel(true);
     metrics.ready.set(1);
     let parts = api::Parts {
@@ -200,6 +204,7 @@ async fn run(config: Config) -> Result<()> {
     drop(line);
     stop_recording.cancel();
     writer.await?;
+    challenges.await?;
     if let Err(e) = store.append(Event::Stopped).await {
         tracing::error!("the end could not be recorded: {e}");
     }
@@ -310,8 +315,10 @@ fn start_line(
     }
     let on_event = {
         let name = name.clone();
+        let outage = CameraOutage::new(line.recorder.clone(), &name);
         move |event: CameraEvent| match event {
             CameraEvent::Frame => {
+                outage.seen();
                 metrics.frames.with_label_values(&[&name]).inc();
                 metrics.camera_up.with_label_values(&[&name]).set(1);
             }
@@ -323,6 +330,7 @@ fn start_line(
             CameraEvent::Opened => tracing::info!(camera = &*name, "camera opened"),
             CameraEvent::Lost(why) => {
                 tracing::warn!(camera = &*name, "camera lost: {why}");
+                outage.lost(&why);
                 metrics.camera_up.with_label_values(&[&name]).set(0);
                 metrics.camera_reconnects.with_label_values(&[&name]).inc();
             }

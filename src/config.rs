@@ -15,7 +15,7 @@ use serde::Deserialize;
 use crate::{
     api,
     engine::Device,
-    line::{camera, eject, infer, locate, record},
+    line::{camera, challenge, eject, infer, locate, record},
     rounds,
 };
 
@@ -41,6 +41,8 @@ pub struct Config {
     pub eject: Option<eject::Settings>,
     /// What is recorded, and how much may wait.
     pub record: record::Settings,
+    /// When challenge tests are due.
+    pub challenge: challenge::Settings,
     /// Where records are kept.
     pub store: Store,
     /// How people label.

@@ -13,7 +13,8 @@
 //! | [`line`] | the hot path: camera, locate, infer, decide, eject, record |
 //! | [`output`] | what moves the gates: one file per way of doing it |
 //! | [`belt`] | the simulated belt: seeded fish with exact truth |
-//! | [`store`] | verdicts and labels in SQLite, frames as files |
+//! | [`store`] | verdicts, labels and the record in SQLite, frames as files |
+//! | [`export`] | a lot of the record as CSV and as a page to print |
 //! | [`snapshot`] | what people labeled, and what they did not, as a data set to learn from |
 //! | [`labels`] | labels in and out: Label Studio, CSV |
 //! | [`tokens`] | access tokens and roles, hashed in a file |
@@ -42,6 +43,7 @@ pub mod draw;
 pub mod engine;
 pub mod evaluate;
 pub mod exam;
+pub mod export;
 pub mod labels;
 pub mod learner;
 pub mod line;

@@ -1,6 +1,7 @@
 //! The command line: parse, load the configuration, call the right function; nothing else.
 
 use std::{
+    io::Write,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -11,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use beltsight::{
     app, bench,
     config::Config,
-    dataset, doctor, draw, evaluate, labels, learner, model, probe,
+    dataset, doctor, draw, evaluate, export, labels, learner, model, probe,
     promote::registry::Registry,
     rounds, store,
     tokens::{self, Role},
@@ -101,7 +102,7 @@ enum Cmd {
     /// Repeat a published experiment (runs beltsight-learn).
     #[command(disable_help_flag = true)]
     Reproduce(HandedOn),
-    /// The record: verify it.
+    /// The record: verify it, export a lot.
     Record {
         #[command(subcommand)]
         command: RecordCmd,
@@ -237,6 +238,24 @@ enum RecordCmd {
         #[arg(long)]
         json: bool,
     },
+    /// Print a lot: every entry as CSV, or a page to print; also beside a running service.
+    Export {
+        /// The store's folder.
+        #[arg(long, default_value = "data")]
+        store: PathBuf,
+        /// Name of the lot, the newest of that name, or its number.
+        #[arg(long)]
+        lot: String,
+        /// Its form.
+        #[arg(long)]
+        format: Form,
+    },
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Form {
+    Csv,
+    Html,
 }
 
 #[derive(Subcommand)]
@@ -474,14 +493,40 @@ fn learn(what: &str, HandedOn { arguments }: &HandedOn) -> anyhow::Error {
 }
 
 async fn record(command: RecordCmd) -> Result<ExitCode> {
-    let RecordCmd::Verify { store, public_key, json } = command;
-    let found = store::verify(&store, public_key.as_deref()).await?;
-    if json {
-        println!("{}", serde_json::to_string_pretty(&found)?)
-    } else {
-        print!("{found}")
+    let (folder, lot, format) = match command {
+        RecordCmd::Verify { store, public_key, json } => {
+            let found = store::verify(&store, public_key.as_deref()).await?;
+            if json {
+                println!("{}", serde_json::to_string_pretty(&found)?)
+            } else {
+                print!("{found}")
+            }
+            return Ok(if found.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        RecordCmd::Export { store, lot, format } => (store, lot, format),
+    };
+    let store = store::Store::open_to_read(&folder).await?;
+    let named = match store.lot_named(&lot).await? {
+        Some(found) => Some(found),
+        None => store.lot(lot.parse().unwrap_or(0)).await?,
+    };
+    let lot = named.with_context(|| format!("there is no lot `{lot}` in {}", folder.display()))?;
+    let mut out = std::io::stdout().lock();
+    match format {
+        Form::Csv => {
+            let mut csv = export::Csv::new(store, lot).await?;
+            while let Some(piece) = csv.next().await? {
+                out.write_all(&piece)?;
+            }
+        }
+        Form::Html => {
+            let verified = store::verify(&folder, None).await?;
+            let items = export::taken_off(&store, lot.lot).await?;
+            let report = export::Report::read(&store, lot).await?;
+            out.write_all(export::page(&report, &items, Some(&verified)).as_bytes())?;
+        }
     }
-    Ok(if found.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn measure(command: BenchCmd) -> Result<()> {

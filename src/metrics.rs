@@ -50,6 +50,9 @@ pub struct All {
     pub refused: IntCounterVec,
     pub record_dropped: IntCounterVec,
     pub recorded: IntCounter,
+    pub challenges: IntCounterVec,
+    pub challenge_overdue: IntGaugeVec,
+    pub corrective_open: IntGauge,
     pub store_errors: IntCounter,
     pub store_seconds: Histogram,
     pub labels: IntCounterVec,
@@ -144,6 +147,14 @@ impl Metrics {
                 &["kind"],
             )?,
             recorded: counter(r, "recorded_total", "Verdicts committed to the store.")?,
+            challenges: counters(r, "challenges_total", "Challenge tests, by outcome.", &["outcome"])?,
+            challenge_overdue: gauges(
+                r,
+                "challenge_overdue",
+                "1 while a camera's last found challenge is longer ago than challenge.every.",
+                &["camera"],
+            )?,
+            corrective_open: gauge(r, "corrective_actions_open", "Corrective actions that nobody has closed.")?,
             store_errors: counter(r, "store_errors_total", "Failed store operations.")?,
             store_seconds: histogram(r, "store_commit_seconds", "Time of one commit.", &LATENCY)?,
             labels: counters(
@@ -279,6 +290,9 @@ impl Metrics {
         }
         for kind in ["verdict", "frame", "event"] {
             all.record_dropped.with_label_values(&[kind]);
+        }
+        for outcome in ["found", "missed"] {
+            all.challenges.with_label_values(&[outcome]);
         }
         for outcome in ["loaded", "refused"] {
             all.model_loads.with_label_values(&[outcome]);

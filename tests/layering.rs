@@ -23,6 +23,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("corrupt", &["domain", "pixels"]),
     ("promote", &["domain", "model", "scorecard"]),
     ("store", &["domain", "model"]),
+    ("export", &["domain", "store"]),
     ("snapshot", &["dataset", "domain", "model", "pixels", "store"]),
     ("belt", &["domain", "pixels"]),
     ("output", &["domain", "metrics"]),
@@ -31,7 +32,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("learner", &[]),
     ("rounds", &["dataset", "domain", "exam", "learner", "line", "metrics", "model", "promote", "snapshot", "store"]),
     ("config", &["api", "engine", "line", "rounds"]),
-    ("api", &["domain", "engine", "line", "metrics", "model", "pixels", "promote", "rounds", "store", "tokens"]),
+    (
+        "api",
+        &["domain", "engine", "export", "line", "metrics", "model", "pixels", "promote", "rounds", "store", "tokens"],
+    ),
 ];
 
 /// A crate that only one room may import.

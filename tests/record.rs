@@ -1,6 +1,8 @@
 //! The record, as an auditor sees it: after kills, through the API, exported.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod common;
+
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader},
@@ -16,6 +18,7 @@ use beltsight::{
     store::{Event, Page, Store, verify},
 };
 use rand::{RngExt, SeedableRng};
+use serde_json::json;
 use tokio_stream::StreamExt;
 
 /// `beltsight serve` on the shipped student and a busy simulated belt; killed when dropped.
@@ -142,4 +145,90 @@ async fn kills_at_random_moments_lose_no_shown_verdict_and_leave_a_whole_record(
     let interrupted = |n: &usize| matches!(starts[*n].event, Event::Started { after_stop: false, .. });
     assert_eq!(starts.len(), kills());
     assert_eq!((0..kills()).filter(interrupted).count(), kills() - 1, "the record tells of every kill");
+}
+
+async fn post(server: &common::Server, path: &str, body: serde_json::Value, status: u16) -> serde_json::Value {
+    let response = server.post(path, body.to_string()).await;
+    assert_eq!(response.status(), status, "{path}");
+    response.json().await.unwrap_or_default()
+}
+
+fn beltsight(arguments: &[&str]) -> (bool, String) {
+    let out = Command::new(env!("CARGO_BIN_EXE_beltsight")).args(arguments).output().unwrap();
+    (out.status.success(), String::from_utf8(out.stdout).unwrap() + &String::from_utf8_lossy(&out.stderr))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lot_is_opened_counted_closed_reviewed_and_exported() {
+    let server = common::start().await;
+    let judge = async |n: u32| {
+        let before = server.metrics.recorded.get();
+        for seed in 0..n {
+            assert_eq!(server.post("/classify", common::jpeg(40, seed)).await.status(), 200);
+        }
+        server.recorded(before + u64::from(n)).await;
+    };
+    judge(2).await; // of no lot
+    post(&server, "/lots", json!({ "name": "  " }), 400).await;
+    post(&server, "/lots/close", json!({}), 404).await;
+    let first = post(&server, "/lots", json!({ "name": "K-17 <Lachs>", "by": "Ada" }), 201).await["lot"].clone();
+    judge(5).await;
+    post(&server, &format!("/lots/{first}/sign-off"), json!({ "name": "Bo" }), 409).await;
+    let second = post(&server, "/lots", json!({ "name": "=K-18" }), 201).await["lot"].clone();
+    judge(3).await;
+    assert_eq!(post(&server, "/lots/close", json!({ "by": "Ada" }), 200).await["lot"], second);
+    judge(1).await;
+    post(&server, &format!("/lots/{first}/sign-off"), json!({ "name": "Bo", "remark": "looked through" }), 204).await;
+
+    let lots = server.get("/lots").await;
+    let names: Vec<_> = lots.as_array().unwrap().iter().map(|lot| lot["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["=K-18", "K-17 <Lachs>"]);
+    assert_eq!(lots[1]["signed_off"][0]["name"], "Bo");
+    for (lot, count) in [(&first, 5), (&second, 3)] {
+        let report = server.get(&format!("/lots/{lot}")).await;
+        let tallied: i64 = report["tallies"].as_array().unwrap().iter().map(|t| t["verdicts"].as_i64().unwrap()).sum();
+        assert_eq!((report["counts"]["verdicts"].as_i64(), tallied), (Some(count), count));
+        assert_eq!(report["models"][0]["verdicts"], count);
+        let listed = server.get(&format!("/verdicts?lot={lot}")).await;
+        assert_eq!(listed["verdicts"].as_array().unwrap().len() as i64, count);
+    }
+
+    let text = async |path: String| server.client.get(server.url.clone() + &path).send().await.unwrap();
+    let csv = text(format!("/lots/{first}/export.csv")).await.text().await.unwrap();
+    let mut rows = csv::Reader::from_reader(csv.as_bytes());
+    assert_eq!(rows.headers().unwrap(), &beltsight::export::HEADER[..]);
+    let kinds: Vec<String> = rows.records().map(|row| row.unwrap()[1].to_string()).collect();
+    assert_eq!(kinds.iter().filter(|kind| *kind == "verdict").count(), 5);
+    assert_eq!((kinds[0].as_str(), kinds.last().unwrap().as_str()), ("lot_opened", "signed_off"));
+    let html = text(format!("/lots/{first}/export.html")).await.text().await.unwrap();
+    assert!(html.contains("K-17 &lt;Lachs&gt;") && !html.contains("<Lachs>"), "what people typed is escaped");
+    assert!(html.contains("Signed off<br>Bo") && html.contains("whole and unchanged"));
+
+    let store = server.store.folder().to_str().unwrap();
+    let (well, printed) = beltsight(&["record", "export", "--store", store, "--lot", "=K-18", "--format", "csv"]);
+    assert!(well && printed.contains(r#",lot_closed,"#), "{printed}");
+    let (well, printed) = beltsight(&["record", "verify", "--store", store]);
+    assert!(well && printed.contains("whole and unchanged"), "{printed}");
+    std::fs::write(server.store.folder().join("record.pub"), "00".repeat(32)).unwrap();
+    let (well, printed) = beltsight(&["record", "verify", "--store", store]);
+    assert!(!well, "another key: {printed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_challenge_is_announced_and_a_corrective_action_closed_by_name() {
+    let server = common::start().await;
+    post(&server, "/challenges", json!({ "camera": "belt", "piece": "shoe", "within_s": 0 }), 400).await;
+    let announced = json!({ "camera": "belt", "piece": "shoe", "within_s": 0.01, "by": "Ada" });
+    let number = post(&server, "/challenges", announced, 201).await["challenge"].clone();
+    assert_eq!(server.get("/challenges").await[0]["found"], serde_json::Value::Null, "not decided yet");
+    let asked = &server.store.challenges(None).await.unwrap()[0];
+    let later = asked.announced + Duration::from_secs(3);
+    assert_eq!(server.store.decide_challenge(asked, later).await.unwrap(), Some(false));
+    let action = server.get("/corrective-actions").await[0].clone();
+    assert_eq!((&action["challenge"], &action["last_good"]), (&number, &serde_json::Value::Null));
+    let path = format!("/corrective-actions/{}/close", action["action"]);
+    post(&server, &path, json!({ "done": "cleaned the lens" }), 400).await;
+    post(&server, &path, json!({ "done": "cleaned the lens", "by": "Ada" }), 204).await;
+    post(&server, &path, json!({ "done": "again", "by": "Ada" }), 409).await;
+    assert_eq!(server.get("/corrective-actions").await[0]["done"], "cleaned the lens");
 }

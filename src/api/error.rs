@@ -179,6 +179,7 @@ impl ApiError {
             Self::NoPicture(_) => (S::CONFLICT, "no_picture", "There is no picture"),
             Self::Order(OrderError::Failed(_)) => (S::INTERNAL_SERVER_ERROR, "round", "The round could not be started"),
             Self::Order(_) => (S::CONFLICT, "round", "Not now"),
+            Self::Store(StoreError::Refused(_)) => (S::CONFLICT, "refused", "That can't be done now"),
             Self::Store(_) => (S::SERVICE_UNAVAILABLE, "store", "The store can't answer now"),
             Self::Deadline => (S::SERVICE_UNAVAILABLE, "deadline", "The request took too long"),
             Self::Internal(_) => (S::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
@@ -195,6 +196,7 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (status, kind, title) = self.facts();
         let detail = match &self {
+            told @ Self::Store(StoreError::Refused(_)) => told.to_string(),
             Self::Store(_) | Self::Internal(_) => {
                 tracing::error!("{self}");
                 "the details are in the service's log".into()

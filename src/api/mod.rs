@@ -6,6 +6,7 @@
 mod access;
 mod audit;
 mod body;
+mod challenges;
 mod classify;
 mod decoders;
 mod error;
@@ -15,6 +16,7 @@ mod items;
 mod labels;
 mod live;
 mod login;
+mod lots;
 mod measure;
 mod models;
 mod openapi;
@@ -162,6 +164,17 @@ pub fn router(api: Api) -> Router {
         .route("/verdicts", get(verdicts::list))
         .route("/verdicts/stream", get(verdicts::stream))
         .route("/verdicts/counts", get(verdicts::counts))
+        .route("/lots", get(lots::list))
+        .route("/lots", post(lots::open))
+        .route("/lots/close", post(lots::close))
+        .route("/lots/{lot}", get(lots::one))
+        .route("/lots/{lot}/sign-off", post(lots::sign_off))
+        .route("/lots/{lot}/export.csv", get(lots::csv))
+        .route("/lots/{lot}/export.html", get(lots::html))
+        .route("/challenges", get(challenges::list))
+        .route("/challenges", post(challenges::announce))
+        .route("/corrective-actions", get(challenges::actions))
+        .route("/corrective-actions/{action}/close", post(challenges::close))
         .route("/frames/{key}", get(frames::frame))
         .route("/labels", get(labels::list))
         .route("/labels", post(labels::add))
@@ -199,6 +212,9 @@ pub fn router(api: Api) -> Router {
         .route("/login", post(login::login))
         .route("/logout", post(login::logout))
         .route("/whoami", get(login::whoami))
+        .route("/label", get(page::label_html))
+        .route("/label.css", get(page::label_css))
+        .route("/label.js", get(page::label_js))
         .fallback(async || ApiError::NotFound("there is nothing at this path; see /openapi.json".into()))
         .method_not_allowed_fallback(async || ApiError::Method)
         .layer(DefaultBodyLimit::max(api.0.settings.max_body))

@@ -4,7 +4,8 @@ use axum::Json;
 use utoipa::OpenApi;
 
 use super::{
-    audit, classify, error::Problem, frames, health, items, labels, live, login, models, page, rounds, v2, verdicts,
+    audit, challenges, classify, error::Problem, frames, health, items, labels, live, login, lots, models, page,
+    rounds, v2, verdicts,
 };
 
 /// Collects what the handlers say about themselves; a test compares it with the router.
@@ -20,6 +21,17 @@ use super::{
         verdicts::list,
         verdicts::stream,
         verdicts::counts,
+        lots::list,
+        lots::open,
+        lots::close,
+        lots::one,
+        lots::sign_off,
+        lots::csv,
+        lots::html,
+        challenges::list,
+        challenges::announce,
+        challenges::actions,
+        challenges::close,
         frames::frame,
         labels::list,
         labels::add,
@@ -57,6 +69,9 @@ use super::{
         login::login,
         login::logout,
         login::whoami,
+        page::label_html,
+        page::label_css,
+        page::label_js,
     ),
     components(schemas(Problem))
 )]

@@ -39,6 +39,8 @@ pub struct Wanted {
     action: Option<Action>,
     /// Only those from there.
     source: Option<Source>,
+    /// Only those of the lot of this number.
+    lot: Option<i64>,
 }
 
 /// A page of verdicts, newest first.
@@ -62,8 +64,8 @@ pub(super) async fn list(
     if !(1..=MAX_PAGE).contains(&limit) {
         return Err(ApiError::Malformed(format!("`limit` must be 1 to {MAX_PAGE}, not {limit}")));
     }
-    let Wanted { before, after, action, source, .. } = wanted;
-    let verdicts = api.store.verdicts(Page { before, after, limit, action, source }).await?;
+    let Wanted { before, after, action, source, lot, .. } = wanted;
+    let verdicts = api.store.verdicts(Page { before, after, limit, action, source, lot }).await?;
     let full = verdicts.len() == limit as usize;
     let next = verdicts.last().filter(|_| full).map(|v| v.id);
     Ok(Json(Verdicts { verdicts, next }))

@@ -12,6 +12,7 @@ pub mod infer;
 pub mod shadow;
 pub mod swap;
 
+pub mod challenge;
 pub mod decide;
 pub mod eject;
 pub mod observe;
@@ -20,4 +21,5 @@ pub mod verdict;
 pub mod live;
 pub mod record;
 
+pub mod outage;
 pub mod priority;

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{Action, Card, Raw, Source, Verdict},
+    line::outage::Faults,
     metrics::Metrics,
     model::sha256,
     pixels,
@@ -167,7 +168,7 @@ async fn write(
 ) {
     let metrics = &tally.metrics;
     let mut batch = Vec::with_capacity(BATCH);
-    let mut known = Known::default();
+    let (mut known, mut faults) = (Known::default(), Faults::default());
     loop {
         tokio::select! {
             biased;
@@ -178,14 +179,15 @@ async fn write(
         if batch.is_empty() {
             continue;
         }
-        let mut models = Vec::new();
+        let mut events = Vec::new();
         for Record { verdict, card, .. } in &mut batch {
             if let Some(card) = card {
-                verdict.thresholds = known.look(card, &mut models);
+                verdict.thresholds = known.look(card, &mut events);
             }
+            events.extend(faults.count(verdict));
         }
         let verdicts = keep_frames(batch.drain(..), &store, &tally).await;
-        match commit(&models, &verdicts, &store, metrics).await {
+        match commit(&events, &verdicts, &store, metrics).await {
             Ok(ids) => {
                 metrics.recorded.inc_by(ids.len() as u64);
                 for (verdict, id) in verdicts.into_iter().zip(ids) {
@@ -242,8 +244,8 @@ async fn write_events(mut events: mpsc::Receiver<Event>, store: Store, metrics: 
 struct Known(Option<(Arc<Card>, String)>);
 
 impl Known {
-    /// The name of the card's thresholds; when the card is another one than the last, it goes into `models` too.
-    fn look(&mut self, card: &Arc<Card>, models: &mut Vec<Event>) -> String {
+    /// The name of the card's thresholds; when the card is another one than the last, an event tells of it.
+    fn look(&mut self, card: &Arc<Card>, events: &mut Vec<Event>) -> String {
         if let Some((last, hash)) = &self.0
             && Arc::ptr_eq(last, card)
         {
@@ -252,7 +254,7 @@ impl Known {
         let thresholds = card.thresholds.clone();
         let mut hash = sha256(&serde_json::to_vec(&thresholds).unwrap_or_default());
         hash.truncate(12);
-        models.push(Event::Model { model: card.label.clone(), thresholds_hash: hash.clone(), thresholds });
+        events.push(Event::Model { model: card.label.clone(), thresholds_hash: hash.clone(), thresholds });
         self.0 = Some((card.clone(), hash.clone()));
         hash
     }
@@ -303,7 +305,7 @@ async fn keep_frame(
 }
 
 async fn commit(
-    models: &[Event],
+    events: &[Event],
     verdicts: &[Verdict],
     store: &Store,
     metrics: &Metrics,
@@ -311,7 +313,7 @@ async fn commit(
     let mut pauses = PAUSES.iter();
     loop {
         let timer = metrics.store_seconds.start_timer();
-        let outcome = store.insert_after(models, verdicts).await;
+        let outcome = store.insert_after(events, verdicts).await;
         timer.observe_duration();
         let Err(e) = outcome else { return outcome };
         metrics.store_errors.inc();

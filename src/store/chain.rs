@@ -20,9 +20,11 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use super::{
     Store, StoreError,
     event::{Entry, Event},
-    signer::{Mark, Signer},
+    signer::{Mark, Signer, hex},
 };
 
+/// Reads events; conditions follow.
+const EVENTS: &str = "SELECT seq, CAST(body AS TEXT) FROM record WHERE verdict IS NULL";
 /// Hashed, it stands before the first entry.
 const SEED: &[u8] = b"beltsight record 1";
 /// Every entry whose seq is a multiple of this is signed for good.
@@ -141,7 +143,7 @@ impl Store {
     pub async fn append(&self, happened: Event) -> Result<i64, StoreError> {
         let mut transaction = self.database.begin_with("BEGIN IMMEDIATE").await?;
         let tail = tail(&mut transaction).await?.ok_or_else(no_head)?;
-        let tail = extend(&mut transaction, &self.signer, tail, &[event(happened)?]).await?;
+        let tail = extend(&mut transaction, self.signer()?, tail, &[event(happened)?]).await?;
         transaction.commit().await?;
         Ok(tail.seq)
     }
@@ -151,9 +153,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`], [`StoreError::Record`].
     pub async fn events(&self, kinds: &[&'static str], lot: Option<i64>) -> Result<Vec<Entry>, StoreError> {
-        let mut query = QueryBuilder::<Sqlite>::new(
-            "SELECT seq, CAST(body AS TEXT) FROM record WHERE verdict IS NULL AND kind IN (",
-        );
+        let mut query = QueryBuilder::<Sqlite>::new(EVENTS);
+        query.push(" AND kind IN (");
         let mut list = query.separated(", ");
         for kind in kinds {
             list.push_bind(*kind);
@@ -162,19 +163,49 @@ impl Store {
         if let Some(lot) = lot {
             query.push(" AND lot = ").push_bind(lot);
         }
+        self.read_events(query).await
+    }
+
+    /// All events of a lot, oldest first: those between its opening and `to`, and those that name it.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`], [`StoreError::Record`].
+    pub async fn lot_events(&self, lot: i64, to: i64) -> Result<Vec<Entry>, StoreError> {
+        let mut query = QueryBuilder::<Sqlite>::new(EVENTS);
+        query.push(" AND (seq BETWEEN ").push_bind(lot).push(" AND ").push_bind(to);
+        query.push(" OR lot = ").push_bind(lot).push(")");
+        self.read_events(query).await
+    }
+
+    async fn read_events(&self, mut query: QueryBuilder<Sqlite>) -> Result<Vec<Entry>, StoreError> {
         query.push(" ORDER BY seq");
         let rows: Vec<(i64, String)> = query.build_query_as().fetch_all(&self.database).await?;
         rows.iter().map(|(seq, body)| entry(*seq, body)).collect()
     }
 
-    /// Whether no service before this one was interrupted: the last one stopped in order, or there was none.
+    /// The entry of a service that starts: whether the one before it ended in order, and its last sign.
     ///
     /// # Errors
     /// [`StoreError::Database`], [`StoreError::Record`].
-    pub async fn ended_in_order(&self) -> Result<bool, StoreError> {
+    pub async fn starting(&self, version: &str) -> Result<Event, StoreError> {
         let mut connection = self.database.acquire().await?;
         let last = last_of(&mut connection, &["started", "stopped"]).await?;
-        Ok(last.is_none_or(|entry| entry.event == Event::Stopped))
+        let signed: String = sqlx::query_scalar("SELECT time FROM head").fetch_one(&mut *connection).await?;
+        Ok(Event::Started {
+            version: version.into(),
+            after_stop: last.as_ref().is_none_or(|entry| entry.event == Event::Stopped),
+            down_since: last.and_then(|_| OffsetDateTime::parse(&signed, &Rfc3339).ok()),
+        })
+    }
+
+    /// Place and hash of the newest entry.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn head(&self) -> Result<(i64, String), StoreError> {
+        let (seq, hash): (i64, Vec<u8>) =
+            sqlx::query_as("SELECT seq, hash FROM head").fetch_one(&self.database).await?;
+        Ok((seq, hex(&hash)))
     }
 }
 

@@ -19,6 +19,9 @@ pub enum Event {
         version: String,
         /// False when the service before it did not stop in order: it crashed, was killed or lost power.
         after_stop: bool,
+        /// The last sign of the service before it: when the entry before this one was committed.
+        #[serde(default, with = "time::serde::rfc3339::option")]
+        down_since: Option<OffsetDateTime>,
     },
     /// The service stopped in order.
     Stopped,
@@ -44,6 +47,103 @@ pub enum Event {
         lot: i64,
         /// Who closed it; empty where nobody said.
         by: String,
+    },
+    /// A camera can't be opened or stopped sending; items pass it unjudged until it is back.
+    CameraLost {
+        /// Its name.
+        camera: String,
+        /// What the camera's driver said.
+        why: String,
+    },
+    /// A lost camera sends again.
+    CameraBack {
+        /// Its name.
+        camera: String,
+    },
+    /// A camera's items get no scores, several in a row; each was rejected.
+    Degraded {
+        /// The camera's name.
+        camera: String,
+        /// What keeps them from being scored, in words.
+        fault: String,
+    },
+    /// A camera's items are scored again.
+    Recovered {
+        /// The camera's name.
+        camera: String,
+        /// Items that had no scores.
+        items: u64,
+    },
+    /// A known wrong piece is about to be sent through; its number is this entry's place.
+    Challenge {
+        /// The open lot.
+        lot: Option<i64>,
+        /// The camera it will pass.
+        camera: String,
+        /// What it is, in words.
+        piece: String,
+        /// Set: only an item that is taken for this class counts as found.
+        class: Option<String>,
+        /// It passes within this many seconds.
+        within_s: f64,
+        /// Only verdicts with a higher id decide.
+        after_verdict: i64,
+        /// Who sends it.
+        by: String,
+    },
+    /// How a challenge ended.
+    ChallengeResult {
+        /// Its number.
+        challenge: i64,
+        /// The lot that was open when it was announced.
+        lot: Option<i64>,
+        /// The camera.
+        camera: String,
+        /// Whether an item was taken off the belt that can have been the piece.
+        found: bool,
+        /// The verdict about it.
+        verdict: Option<i64>,
+        /// Items that passed the camera in the time announced.
+        items: i64,
+    },
+    /// Something must be put right; its number is this entry's place.
+    CorrectiveOpened {
+        /// The lot it concerns.
+        lot: Option<i64>,
+        /// The challenge that was missed.
+        challenge: i64,
+        /// What happened, in words.
+        cause: String,
+        /// When a challenge was last found on that camera: what passed since is in doubt. `None`: never.
+        #[serde(default, with = "time::serde::rfc3339::option")]
+        last_good: Option<OffsetDateTime>,
+    },
+    /// It was put right.
+    CorrectiveClosed {
+        /// Its number.
+        action: i64,
+        /// The lot it concerned.
+        lot: Option<i64>,
+        /// What was done, in words.
+        done: String,
+        /// Who did it.
+        by: String,
+    },
+    /// Somebody reviewed a closed lot.
+    SignedOff {
+        /// Its number.
+        lot: i64,
+        /// Who.
+        name: String,
+        /// What they say about it.
+        remark: String,
+    },
+    /// Somebody changed the service: a model, a token, a setting.
+    Audit {
+        /// Who.
+        by: String,
+        /// What, in words.
+        what: String,
     },
     /// Verdicts that could not be recorded; the line went on without.
     Gap {

@@ -5,11 +5,16 @@
 
 use std::sync::atomic::Ordering;
 
+use serde::Serialize;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
 use super::{
     Store, StoreError,
     chain::{self, extend, no_head, tail},
-    event::Event,
+    event::{Entry, Event},
+    signer::hex,
 };
+use crate::domain::{Action, Verdict};
 
 impl Store {
     /// The number of the open lot: the place of its opening in the record.
@@ -46,10 +51,217 @@ impl Store {
             return Ok(None);
         }
         let tail = tail(&mut transaction).await?.ok_or_else(no_head)?;
-        let tail = extend(&mut transaction, &self.signer, tail, &bodies).await?;
+        let tail = extend(&mut transaction, self.signer()?, tail, &bodies).await?;
         transaction.commit().await?;
         let now_open = if opened.is_some() { tail.seq } else { 0 };
         self.lot.store(now_open, Ordering::Release);
         Ok(if opened.is_some() { Some(now_open) } else { open })
+    }
+}
+
+/// A lot, as its entries tell it.
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct Lot {
+    /// Its number: the place of its opening in the record.
+    pub lot: i64,
+    /// What people call it; several lots may share a name.
+    pub name: String,
+    /// When it was opened (RFC 3339).
+    #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = "date-time")]
+    pub opened: OffsetDateTime,
+    /// Who opened it; empty where nobody said.
+    pub opened_by: String,
+    /// When it was closed (RFC 3339); `null` while it is open.
+    #[serde(with = "time::serde::rfc3339::option")]
+    #[schema(value_type = Option<String>, format = "date-time")]
+    pub closed: Option<OffsetDateTime>,
+    /// Who closed it; empty where nobody said.
+    pub closed_by: String,
+    /// The entry that closed it.
+    pub closed_at: Option<i64>,
+    /// Who reviewed it, the last one first.
+    pub signed_off: Vec<SignOff>,
+}
+
+/// A review of a closed lot.
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct SignOff {
+    /// Who.
+    pub name: String,
+    /// When (RFC 3339).
+    #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = "date-time")]
+    pub time: OffsetDateTime,
+    /// What they said about it.
+    pub remark: String,
+}
+
+/// How many verdicts of a lot are alike.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct Tally {
+    /// What happened to them.
+    pub action: Action,
+    /// The most probable class; `null` after a fault.
+    pub class: Option<String>,
+    /// The model that judged.
+    pub model: String,
+    /// The thresholds that decided.
+    pub thresholds: String,
+    /// How many.
+    pub verdicts: i64,
+}
+
+impl Store {
+    /// The newest lots, newest first.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`], [`StoreError::Record`].
+    pub async fn lots(&self, limit: usize) -> Result<Vec<Lot>, StoreError> {
+        let events = self.events(&["lot_opened", "lot_closed", "signed_off"], None).await?;
+        Ok(gather(&events).into_iter().rev().take(limit).collect())
+    }
+
+    /// The lot of this number.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`], [`StoreError::Record`].
+    pub async fn lot(&self, lot: i64) -> Result<Option<Lot>, StoreError> {
+        Ok(gather(&self.lot_events(lot, lot).await?).pop())
+    }
+
+    /// The newest lot of this name.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`], [`StoreError::Record`].
+    pub async fn lot_named(&self, name: &str) -> Result<Option<Lot>, StoreError> {
+        Ok(self.lots(usize::MAX).await?.into_iter().find(|lot| lot.name == name))
+    }
+
+    /// A lot's verdicts, counted.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`], [`StoreError::Record`].
+    pub async fn tallies(&self, lot: i64) -> Result<Vec<Tally>, StoreError> {
+        let rows: Vec<(String, Option<String>, String, String, i64)> = sqlx::query_as(
+            "SELECT action, class, model, coalesce(json_extract(body, '$.thresholds'), ''), count(*) FROM verdicts
+             WHERE lot = ? GROUP BY 1, 2, 3, 4 ORDER BY 5 DESC",
+        )
+        .bind(lot)
+        .fetch_all(&self.database)
+        .await?;
+        let tally = |(action, class, model, thresholds, verdicts): (String, _, _, _, _)| {
+            let known = [Action::Accept, Action::Reject, Action::Divert].into_iter().find(|a| a.name() == action);
+            let action = known.ok_or_else(|| StoreError::Record(format!("there is no action `{action}`")))?;
+            Ok(Tally { action, class, model, thresholds, verdicts })
+        };
+        rows.into_iter().map(tally).collect()
+    }
+
+    /// Reviews a closed lot that has no corrective action open.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] with the reason, [`StoreError::Database`].
+    pub async fn sign_off(&self, lot: i64, name: &str, remark: &str) -> Result<(), StoreError> {
+        let refuse = |why: String| Err(StoreError::Refused(why));
+        let Some(found) = self.lot(lot).await? else { return refuse(format!("there is no lot {lot}")) };
+        if found.closed.is_none() {
+            return refuse(format!("lot {} is still open", found.name));
+        }
+        let open: Vec<_> = self.corrective_actions(Some(lot)).await?;
+        if let Some(action) = open.iter().find(|action| action.closed.is_none()) {
+            return refuse(format!("corrective action {} of lot {} is open", action.action, found.name));
+        }
+        self.append(Event::SignedOff { lot, name: name.into(), remark: remark.into() }).await?;
+        Ok(())
+    }
+}
+
+/// Lots in the order of their opening.
+fn gather(events: &[Entry]) -> Vec<Lot> {
+    let mut lots: Vec<Lot> = Vec::new();
+    for Entry { seq, time, event } in events {
+        match event {
+            Event::LotOpened { name, by } => lots.push(Lot {
+                lot: *seq,
+                name: name.clone(),
+                opened: *time,
+                opened_by: by.clone(),
+                closed: None,
+                closed_by: String::new(),
+                closed_at: None,
+                signed_off: Vec::new(),
+            }),
+            Event::LotClosed { lot, by } => {
+                if let Some(lot) = lots.iter_mut().rev().find(|l| l.lot == *lot) {
+                    (lot.closed, lot.closed_by, lot.closed_at) = (Some(*time), by.clone(), Some(*seq));
+                }
+            }
+            Event::SignedOff { lot, name, remark } => {
+                if let Some(lot) = lots.iter_mut().rev().find(|l| l.lot == *lot) {
+                    lot.signed_off.insert(0, SignOff { name: name.clone(), time: *time, remark: remark.clone() });
+                }
+            }
+            _ => {}
+        }
+    }
+    lots
+}
+
+/// An entry of a lot, to be written down.
+#[derive(Clone, Debug)]
+pub struct LotEntry {
+    /// Its place.
+    pub seq: i64,
+    /// `verdict`, or the event's kind.
+    pub kind: String,
+    /// When the picture was taken or the event happened (RFC 3339).
+    pub time: String,
+    /// The verdict, if it is one.
+    pub verdict: Option<Verdict>,
+    /// The event as JSON, if it is one.
+    pub details: String,
+    /// Its hash in hexadecimal digits.
+    pub hash: String,
+}
+
+impl Store {
+    /// Entries of `lot` after the place `after` and up to `end`, in order: its verdicts, the events between its opening
+    /// and closing, and the events that name it.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`], [`StoreError::Row`].
+    pub async fn lot_entries(&self, lot: &Lot, after: i64, end: i64, limit: u32) -> Result<Vec<LotEntry>, StoreError> {
+        type Row = (i64, Option<i64>, Vec<u8>, Vec<u8>, Option<String>, Option<String>);
+        let rows: Vec<Row> = sqlx::query_as(
+            "SELECT r.seq, r.verdict, CAST(r.body AS BLOB), r.hash, r.kind, v.body
+             FROM record r LEFT JOIN verdicts v ON v.id = r.verdict
+             WHERE r.seq > ? AND r.seq <= ?
+               AND (v.lot = ? OR (r.verdict IS NULL AND (r.seq BETWEEN ? AND ? OR r.lot = ?)))
+             ORDER BY r.seq LIMIT ?",
+        )
+        .bind(after)
+        .bind(end)
+        .bind(lot.lot)
+        .bind(lot.lot)
+        .bind(lot.closed_at.unwrap_or(end))
+        .bind(lot.lot)
+        .bind(limit)
+        .fetch_all(&self.database)
+        .await?;
+        let read = |(seq, id, body, hash, kind, document): Row| {
+            let hash = hex(&hash);
+            let Some(id) = id else {
+                let details = String::from_utf8_lossy(&body).into_owned();
+                let time = chain::entry(seq, &details)?.time.format(&Rfc3339).unwrap_or_default();
+                return Ok(LotEntry { seq, kind: kind.unwrap_or_default(), time, verdict: None, details, hash });
+            };
+            let read: Result<Verdict, _> = serde_json::from_str(&document.unwrap_or_default());
+            let verdict = Verdict { id, ..read.map_err(|e| StoreError::Row { id, why: e.to_string() })? };
+            let time = verdict.time.format(&Rfc3339).unwrap_or_default();
+            let details = String::new();
+            Ok(LotEntry { seq, kind: "verdict".into(), time, verdict: Some(verdict), details, hash })
+        };
+        rows.into_iter().map(read).collect()
     }
 }

@@ -6,6 +6,7 @@
 mod agreement;
 mod audit;
 mod chain;
+mod challenges;
 mod event;
 mod frames;
 mod labels;
@@ -26,9 +27,11 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePo
 
 pub use agreement::{Agreement, Consensus, consensus};
 pub use audit::{Deed, rfc3339};
+pub use challenges::{Announcement, Challenge, CorrectiveAction};
 pub use event::{Entry, Event};
 pub use frames::frame_key;
 pub use labels::{ItemPage, Label, LabelPage, LabeledItem};
+pub use lots::{Lot, LotEntry, SignOff, Tally};
 pub use queue::{Ask, Order, Queue, WINDOW, hash_share};
 pub use signer::{KeyError, PUBLIC, SECRET};
 pub use verdicts::{Counts, MAX_PAGE, Page};
@@ -54,6 +57,9 @@ pub enum StoreError {
     /// The record can't be continued or read; it must be examined.
     #[error("the record is broken: {0}")]
     Record(String),
+    /// What was asked for does not fit the record.
+    #[error("{0}")]
+    Refused(String),
     /// The record's key.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -73,9 +79,11 @@ pub enum StoreError {
 /// An open store; clones share it.
 #[derive(Clone)]
 pub struct Store {
+    folder: Arc<Path>,
     database: SqlitePool,
     frames: Arc<LocalFileSystem>,
-    signer: Arc<signer::Signer>,
+    /// `None` in a store that was opened to read.
+    signer: Option<Arc<signer::Signer>>,
     /// The open lot; 0 for none.
     lot: Arc<AtomicI64>,
 }
@@ -112,7 +120,40 @@ impl Store {
         let lot = chain::last_of(&mut transaction, &["lot_opened", "lot_closed"]).await?;
         let lot = lot.filter(|entry| matches!(entry.event, Event::LotOpened { .. })).map_or(0, |entry| entry.seq);
         transaction.commit().await?;
-        Ok(Self { database, frames: Arc::new(frames), signer: Arc::new(signer), lot: Arc::new(lot.into()) })
+        Ok(Self {
+            folder: folder.into(),
+            database,
+            frames: Arc::new(frames),
+            signer: Some(Arc::new(signer)),
+            lot: Arc::new(lot.into()),
+        })
+    }
+
+    /// Opens a store to read it, also beside the service that writes it. Needs no secret and changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Open`].
+    pub async fn open_to_read(folder: &Path) -> Result<Self, StoreError> {
+        let refuse = |why: String| StoreError::Open { path: folder.into(), why };
+        let frames = LocalFileSystem::new_with_prefix(folder.join("frames")).map_err(|e| refuse(e.to_string()))?;
+        let options =
+            SqliteConnectOptions::new().filename(folder.join("verdicts.sqlite")).read_only(true).busy_timeout(BUSY);
+        let database = SqlitePoolOptions::new()
+            .max_connections(2)
+            .connect_with(options)
+            .await
+            .map_err(|e| refuse(e.to_string()))?;
+        Ok(Self { folder: folder.into(), database, frames: Arc::new(frames), signer: None, lot: Arc::default() })
+    }
+
+    /// Where it is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The folder's key, for what is about to be written.
+    fn signer(&self) -> Result<&signer::Signer, StoreError> {
+        self.signer.as_deref().ok_or_else(|| StoreError::Refused("the store was opened to read".into()))
     }
 
     /// Closes the database after the work in progress; the write-ahead log is folded in.

@@ -32,6 +32,8 @@ pub struct Page {
     pub action: Option<Action>,
     /// Only those from there.
     pub source: Option<Source>,
+    /// Only those of this lot.
+    pub lot: Option<i64>,
 }
 
 /// How many verdicts the store holds.
@@ -80,7 +82,7 @@ impl Store {
             });
             insert.build().persistent(rows.len() == 1).execute(&mut *transaction).await?;
         }
-        chain::extend(&mut transaction, &self.signer, tail, &bodies).await?;
+        chain::extend(&mut transaction, self.signer()?, tail, &bodies).await?;
         transaction.commit().await?;
         Ok(ids)
     }
@@ -100,6 +102,9 @@ impl Store {
         }
         if let Some(source) = page.source {
             query.push(" AND source = ").push_bind(source.name());
+        }
+        if let Some(lot) = page.lot {
+            query.push(" AND lot = ").push_bind(lot);
         }
         query.push(" ORDER BY id DESC LIMIT ").push_bind(page.limit.min(MAX_PAGE));
         let rows: Vec<(i64, String)> = query.build_query_as().fetch_all(&self.database).await?;

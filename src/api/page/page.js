@@ -71,7 +71,8 @@ function item(verdict) {
   } else {
     row.append(html("span", "thumb", "not kept"));
   }
-  const words = html("div", "");
+  const words = html(verdict.frame ? "a" : "div", "words");
+  if (verdict.frame) words.href = `/label#item=${verdict.id}`;
   const best = verdict.scores[0];
   const kind = best ? `${best.class} ${percent(best.probability)}` : "no scores";
   words.append(html("p", "what", `${MARKS[action]} ${NAMES[action]} · ${kind}`));

@@ -1,0 +1,217 @@
+//! A lot on paper: what the record says about it, as CSV and as a page to print.
+//!
+//! Invariant: everything here is read from the record; nothing is remembered elsewhere, nothing is written.
+
+mod csv;
+mod html;
+
+use serde::Serialize;
+use time::OffsetDateTime;
+
+pub use self::{
+    csv::{Csv, HEADER},
+    html::page,
+};
+use crate::{
+    domain::{Action, Thresholds, Verdict},
+    store::{Challenge, CorrectiveAction, Counts, Entry, Event, Lot, Page, Store, StoreError, Tally},
+};
+
+/// Rejected and diverted items listed on the page; the CSV has all.
+pub const LISTED: usize = 1000;
+
+/// What the record says about a lot.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+pub struct Report {
+    /// The lot.
+    pub lot: Lot,
+    /// Its verdicts by action.
+    pub counts: Counts,
+    /// Its verdicts by action, class, model and thresholds, most first.
+    pub tallies: Vec<Tally>,
+    /// The models and thresholds that judged.
+    pub models: Vec<Model>,
+    /// When nothing or not everything was inspected, oldest first.
+    pub outages: Vec<Outage>,
+    /// Verdicts that could not be recorded while it was open.
+    pub not_recorded: u64,
+    /// Challenge tests.
+    pub challenges: Vec<Challenge>,
+    /// What had to be put right.
+    pub corrective_actions: Vec<CorrectiveAction>,
+    /// The record's newest entry when this was read.
+    pub head: i64,
+    /// Its hash.
+    pub head_hash: String,
+}
+
+/// A model with its thresholds.
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct Model {
+    /// `name@hash-prefix`.
+    pub model: String,
+    /// The thresholds' name.
+    pub thresholds_hash: String,
+    /// The thresholds.
+    #[schema(value_type = Object)]
+    pub thresholds: Thresholds,
+    /// Verdicts of the lot by it.
+    pub verdicts: i64,
+}
+
+/// An interval in which nothing or not everything was inspected.
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct Outage {
+    /// `service`, or the camera's name.
+    pub of: String,
+    /// What it was, in words.
+    pub what: String,
+    /// Since when (RFC 3339).
+    #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = "date-time")]
+    pub from: OffsetDateTime,
+    /// Until when (RFC 3339); `null` while it lasts.
+    #[serde(with = "time::serde::rfc3339::option")]
+    #[schema(value_type = Option<String>, format = "date-time")]
+    pub to: Option<OffsetDateTime>,
+}
+
+impl Report {
+    /// Reads everything about `lot`.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn read(store: &Store, lot: Lot) -> Result<Self, StoreError> {
+        let (head, head_hash) = store.head().await?;
+        let events = store.lot_events(lot.lot, lot.closed_at.unwrap_or(head)).await?;
+        let tallies = store.tallies(lot.lot).await?;
+        let mut counts = Counts::default();
+        for tally in &tallies {
+            let n = tally.verdicts as u64;
+            counts.verdicts += n;
+            match tally.action {
+                Action::Accept => counts.accept += n,
+                Action::Reject => counts.reject += n,
+                Action::Divert => counts.divert += n,
+            }
+        }
+        let gap = |entry: &Entry| if let Event::Gap { verdicts } = entry.event { verdicts } else { 0 };
+        // What was broken before the lot was opened may still have been.
+        let kinds = ["started", "camera_lost", "camera_back", "degraded", "recovered"];
+        let mut all = store.events(&kinds, None).await?;
+        all.retain(|entry| lot.closed_at.is_none_or(|closed| entry.seq <= closed));
+        let mut outages = outages(&all);
+        outages.retain(|o| o.to.is_none_or(|to| to >= lot.opened));
+        Ok(Self {
+            models: models(&store.events(&["model"], None).await?, &tallies),
+            outages,
+            not_recorded: events.iter().map(gap).sum(),
+            challenges: store.challenges(Some(lot.lot)).await?,
+            corrective_actions: store.corrective_actions(Some(lot.lot)).await?,
+            lot,
+            counts,
+            tallies,
+            head,
+            head_hash,
+        })
+    }
+}
+
+/// The newest rejected and diverted items of a lot, oldest first, [`LISTED`] at most.
+///
+/// # Errors
+/// The store's.
+pub async fn taken_off(store: &Store, lot: i64) -> Result<Vec<Verdict>, StoreError> {
+    let mut found = Vec::new();
+    for action in [Action::Reject, Action::Divert] {
+        let mut page = Page { limit: 500, action: Some(action), lot: Some(lot), ..Page::default() };
+        let mut listed = 0;
+        while listed < LISTED {
+            let some = store.verdicts(page).await?;
+            let Some(last) = some.last() else { break };
+            page.before = Some(last.id);
+            listed += some.len();
+            found.extend(some);
+        }
+    }
+    found.sort_by_key(|verdict| verdict.id);
+    let surplus = found.len().saturating_sub(LISTED);
+    Ok(found.split_off(surplus))
+}
+
+fn models(told: &[Entry], tallies: &[Tally]) -> Vec<Model> {
+    let mut models: Vec<Model> = Vec::new();
+    for entry in told {
+        let Event::Model { model, thresholds_hash, thresholds } = &entry.event else { continue };
+        if models.iter().any(|m| m.model == *model && m.thresholds_hash == *thresholds_hash) {
+            continue; // the service started with it again
+        }
+        let of_it = |t: &&Tally| t.model == *model && t.thresholds == *thresholds_hash;
+        let verdicts = tallies.iter().filter(of_it).map(|t| t.verdicts).sum();
+        if verdicts > 0 {
+            let (model, thresholds_hash) = (model.clone(), thresholds_hash.clone());
+            models.push(Model { model, thresholds_hash, thresholds: thresholds.clone(), verdicts });
+        }
+    }
+    models
+}
+
+/// Intervals out of the entries that begin and end them.
+fn outages(events: &[Entry]) -> Vec<Outage> {
+    let mut outages: Vec<Outage> = Vec::new();
+    for Entry { time, event, .. } in events {
+        let begin = |of: &str, what: String| Outage { of: of.into(), what, from: *time, to: None };
+        let end = |outages: &mut Vec<Outage>, of: &str, start: &str| {
+            for outage in outages.iter_mut().filter(|o| o.to.is_none() && o.of == of && o.what.starts_with(start)) {
+                outage.to = Some(*time);
+            }
+        };
+        match event {
+            Event::Started { after_stop, down_since, .. } => {
+                // A new service finds out anew what is broken.
+                for outage in outages.iter_mut().filter(|o| o.to.is_none()) {
+                    outage.to = Some(*time);
+                }
+                if let Some(from) = down_since {
+                    let what = if *after_stop { "stopped" } else { "interrupted (crash, kill or power)" };
+                    outages.push(Outage { of: "service".into(), what: what.into(), from: *from, to: Some(*time) });
+                }
+            }
+            Event::CameraLost { camera, why } => outages.push(begin(camera, format!("{LOST}: {why}"))),
+            Event::CameraBack { camera } => end(&mut outages, camera, LOST),
+            Event::Degraded { camera, fault } => outages.push(begin(camera, format!("{UNJUDGED}: {fault}"))),
+            Event::Recovered { camera, .. } => end(&mut outages, camera, UNJUDGED),
+            _ => {}
+        }
+    }
+    outages
+}
+
+const LOST: &str = "camera lost";
+const UNJUDGED: &str = "items could not be judged and were rejected";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outages_begin_and_end_with_their_entries_and_with_the_service() {
+        let at = |s: i64| OffsetDateTime::UNIX_EPOCH + time::Duration::seconds(s);
+        let camera = || "belt".to_string();
+        let entry = |s: i64, event| Entry { seq: s, time: at(s), event };
+        let events = [
+            entry(1, Event::CameraLost { camera: camera(), why: "unplugged".into() }),
+            entry(3, Event::Degraded { camera: camera(), fault: "late".into() }),
+            entry(4, Event::CameraBack { camera: camera() }),
+            entry(9, Event::Started { version: "1".into(), after_stop: false, down_since: Some(at(6)) }),
+            entry(12, Event::CameraLost { camera: camera(), why: "unplugged".into() }),
+        ];
+        let seen: Vec<_> = outages(&events)
+            .into_iter()
+            .map(|o| (o.of, o.from.unix_timestamp(), o.to.map(OffsetDateTime::unix_timestamp)))
+            .collect();
+        let wanted =
+            [(camera(), 1, Some(4)), (camera(), 3, Some(9)), ("service".to_string(), 6, Some(9)), (camera(), 12, None)];
+        assert_eq!(seen, wanted);
+    }
+}
