@@ -24,7 +24,7 @@ use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
-use super::{Api, error::ApiError, login::COOKIE, serve::Peer};
+use super::{Api, body, error::ApiError, login::COOKIE, serve::Peer};
 use crate::{
     store::{Deed, rfc3339},
     tokens::{
@@ -34,6 +34,8 @@ use crate::{
     },
 };
 
+/// What a page may do that does not say so itself: be styled.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'";
 /// Most characters of a path in the audit log.
 const MAX_PATH: usize = 512;
 
@@ -62,7 +64,7 @@ const fn changes(method: &'static str, route: &'static str, least: Role) -> Rule
     Rule { method, route, least: Some(least), changes: true }
 }
 
-/// Every route and method. Open are only the page's own files, which hold no data, and what an orchestrator asks before
+/// Every route and method. Open are only the pages' own files, which hold no data, and what an orchestrator asks before
 /// it has a secret: whether we live and are ready. `/metrics` tells how much is produced and how well: it is not open.
 /// `/classify` and `/infer` change nothing that lasts; what they find is in the record of verdicts.
 pub const TABLE: &[Rule] = &[
@@ -216,12 +218,15 @@ pub(super) async fn guard(State(api): State<Api>, mut request: Request, next: Ne
                 audit(&api, Deed { status: response.status().as_u16(), ..deed }).await;
                 response
             } else {
+                body::throw_away(&api, &mut request).await;
                 refused.into_response()
             }
         }
     };
-    // No page of another site may show what is ours, and no browser may guess that a picture is a program.
+    // No page of another site may show what is ours, no browser may guess that a picture is a program, and no page that
+    // shows what people wrote runs any; our own pages say themselves what they need.
     let headers = response.headers_mut();
+    headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(HeaderValue::from_static(POLICY));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("same-origin"));
     response
