@@ -228,8 +228,8 @@ impl Config {
         if !(self.locate.min_area > 0.0 && self.locate.min_area < 0.5) {
             return Err("locate.min_area must lie between 0 and 0.5".into());
         }
-        if self.server.client_timeout.is_zero() {
-            return Err("server.client_timeout must be longer than 0".into());
+        if self.server.client_timeout.is_zero() || self.server.client_timeout > Duration::from_secs(3600) {
+            return Err("server.client_timeout must be longer than 0 and at most an hour".into());
         }
         if self.line.deadline.is_zero() || self.api.deadline.is_zero() {
             return Err("line.deadline and api.deadline must be longer than 0".into());
