@@ -96,6 +96,7 @@ async fn run(config: Config) -> Result<()> {
 
     let store = Store::open(&config.store.folder).await?;
     store.append(store.starting(env!("CARGO_PKG_VERSION")).await?).await?;
+    tell_head(&store).await;
     let (recorded, _) = broadcast::channel::<Arc<Verdict>>(1024);
     // Recording outlives the line, so that the last verdicts are written too.
     let stop_recording = CancellationToken::new();
@@ -211,6 +212,7 @@ async fn run(config: Config) -> Result<()> {
     if let Err(e) = store.append(Event::Stopped).await {
         tracing::error!("the end could not be recorded: {e}");
     }
+    tell_head(&store).await;
     store.close().await;
     Ok(())
 }
@@ -277,6 +279,14 @@ async fn follow(registry: Registry, swapper: Arc<Swapper>, stop: CancellationTok
             Ok(Err(e)) => tracing::error!("the registry of what serves can't be followed: {e:#}"),
             Err(e) => tracing::error!("{e}"),
         }
+    }
+}
+
+/// Logs where the record ends, for `beltsight record verify --kept`.
+async fn tell_head(store: &Store) {
+    match store.head().await {
+        Ok((entry, hash)) => tracing::info!("the record ends at {entry}:{hash}"),
+        Err(e) => tracing::error!("{e}"),
     }
 }
 

@@ -171,7 +171,7 @@ pub(super) async fn csv(State(api): State<Api>, Path(lot): Path<String>) -> Resu
 pub(super) async fn html(State(api): State<Api>, Path(lot): Path<String>) -> Result<Response<Body>, ApiError> {
     let lot = find(&api, &lot).await?;
     let _alone = PAGES.try_acquire().map_err(|_| ApiError::Busy)?;
-    let verified = verify(api.store.folder(), None).await?;
+    let verified = verify(api.store.folder(), None, None).await?;
     let items = taken_off(&api.store, lot.lot).await?;
     let report = Report::read(&api.store, lot).await?;
     Response::builder()

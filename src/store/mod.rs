@@ -33,7 +33,7 @@ pub use lots::{Lot, LotEntry, SignOff, Tally};
 pub use queue::{Ask, Order, Queue, WINDOW, hash_share};
 pub use signer::{KeyError, PUBLIC, SECRET};
 pub use verdicts::{Counts, MAX_PAGE, Page};
-pub use verify::{Finding, Verification, verify};
+pub use verify::{Finding, Kept, Verification, verify};
 
 /// How long a reader or writer waits for another one's lock.
 const BUSY: Duration = Duration::from_secs(5);

@@ -18,7 +18,7 @@ use tokio_stream::StreamExt;
 use super::{
     StoreError,
     chain::{CHECKPOINT, link, seed},
-    signer::{Mark, PUBLIC, hex, public_key},
+    signer::{Mark, PUBLIC, hex, public_key, unhex},
 };
 
 /// Entries read by one task.
@@ -74,11 +74,32 @@ fn finding(entry: i64, what: impl Into<String>) -> Finding {
     Finding { entry, what: what.into() }
 }
 
-/// Verifies the record in `folder` with the public key in `key`, or with the one beside it.
+/// An entry's place and hash that were kept elsewhere: on an exported page, in a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Its place.
+    pub entry: i64,
+    /// Its hash.
+    pub hash: [u8; 32],
+}
+
+impl std::str::FromStr for Kept {
+    type Err = String;
+
+    /// `ENTRY:HASH`, the hash as 64 hexadecimal digits.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.split_once(':').and_then(|(entry, hash)| Some((entry.parse().ok()?, unhex(hash)?)));
+        let (entry, hash) = parts.ok_or("write ENTRY:HASH, the hash as 64 hexadecimal digits")?;
+        Ok(Self { entry, hash })
+    }
+}
+
+/// Verifies the record in `folder` with the public key in `key`, or with the one beside it, and that it still holds the
+/// entry `kept`, which shows that it is no earlier or rewritten one.
 ///
 /// # Errors
 /// Only when there is nothing to verify: no readable database or key.
-pub async fn verify(folder: &Path, key: Option<&Path>) -> Result<Verification, StoreError> {
+pub async fn verify(folder: &Path, key: Option<&Path>, kept: Option<&Kept>) -> Result<Verification, StoreError> {
     let beside = folder.join(PUBLIC);
     let key = public_key(key.unwrap_or(&beside))?;
     let path = folder.join("verdicts.sqlite");
@@ -89,9 +110,19 @@ pub async fn verify(folder: &Path, key: Option<&Path>) -> Result<Verification, S
         .busy_timeout(super::BUSY)
         .row_buffer_size(ROW_BUFFER);
     let pool = SqlitePoolOptions::new().max_connections(READERS).connect_with(options).await.map_err(refuse)?;
-    let found = verify_all(&pool, &key).await.map_err(refuse);
+    let mut found = verify_all(&pool, &key).await.map_err(refuse)?;
+    if let Some(kept) = kept {
+        let now: Option<Vec<u8>> = sqlx::query_scalar("SELECT hash FROM record WHERE seq = ?")
+            .bind(kept.entry)
+            .fetch_optional(&pool)
+            .await
+            .map_err(refuse)?;
+        if now.is_none_or(|hash| hash != kept.hash) {
+            found.findings.insert(0, finding(kept.entry, "is not the one that was kept elsewhere"));
+        }
+    }
     pool.close().await;
-    found
+    Ok(found)
 }
 
 async fn verify_all(pool: &SqlitePool, key: &VerifyingKey) -> Result<Verification, sqlx::Error> {
@@ -424,7 +455,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn every_flipped_byte_and_every_removed_swapped_or_appended_entry_is_found() {
         let whole = filled().await;
-        let found = verify(whole.path(), None).await.unwrap();
+        let found = verify(whole.path(), None, None).await.unwrap();
         assert_eq!(found.findings, [], "a whole record");
         assert_eq!((found.entries, found.verdicts, found.checkpoints), (1112, 1100, 1));
 
@@ -443,7 +474,7 @@ mod tests {
             sqlx::raw_sql("PRAGMA ignore_check_constraints = ON").execute(&mut connection).await.unwrap();
             let (what, rows) = mutate(&mut connection, &mut random, n % 24).await;
             connection.close().await.unwrap();
-            let found = verify(forged.path(), None).await.unwrap();
+            let found = verify(forged.path(), None, None).await.unwrap();
             assert_eq!(found.findings.is_empty(), rows == 0, "{n}: {what}: {found}");
             changed += usize::from(rows > 0);
             if changed == 320 {
@@ -463,7 +494,7 @@ mod tests {
         });
         let mut lengths = Vec::new();
         while !writer.is_finished() || lengths.len() < 2 {
-            let found = verify(folder.path(), None).await.unwrap();
+            let found = verify(folder.path(), None, None).await.unwrap();
             assert_eq!(found.findings, []);
             lengths.push(found.entries);
         }
@@ -477,8 +508,26 @@ mod tests {
         for each in [&folder, &other] {
             Store::open(each.path()).await.unwrap().close().await;
         }
-        let found = verify(folder.path(), Some(&other.path().join(PUBLIC))).await.unwrap();
+        let found = verify(folder.path(), Some(&other.path().join(PUBLIC)), None).await.unwrap();
         assert_eq!(found.findings, [finding(1, "the head is not signed by this key")]);
-        assert!(verify(folder.path(), Some(Path::new("/no/such/key"))).await.is_err());
+        assert!(verify(folder.path(), Some(Path::new("/no/such/key")), None).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_store_put_back_to_an_earlier_state_is_found_by_an_entry_kept_elsewhere() {
+        let (folder, earlier) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        Store::open(folder.path()).await.unwrap().close().await;
+        for file in [PUBLIC, "verdicts.sqlite"] {
+            std::fs::copy(folder.path().join(file), earlier.path().join(file)).unwrap();
+        }
+        let store = Store::open(folder.path()).await.unwrap();
+        store.insert(&[verdict(Action::Reject)]).await.unwrap();
+        let (entry, hash) = store.head().await.unwrap();
+        store.close().await;
+        let kept: Kept = format!("{entry}:{hash}").parse().unwrap();
+        assert_eq!(verify(folder.path(), None, Some(&kept)).await.unwrap().findings, []);
+        assert_eq!(verify(earlier.path(), None, None).await.unwrap().findings, [], "by itself it is whole");
+        let found = verify(earlier.path(), None, Some(&kept)).await.unwrap();
+        assert_eq!(found.findings, [finding(2, "is not the one that was kept elsewhere")]);
     }
 }
