@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use tokio::{
     net::TcpListener,
     sync::{broadcast, watch},
@@ -49,6 +49,7 @@ use crate::{
     promote::registry::Registry,
     rounds::keeper,
     store::{Event, Store},
+    tokens::Tokens,
 };
 
 /// How often labels are counted.
@@ -67,6 +68,9 @@ pub fn serve(config: Config) -> Result<()> {
 }
 
 async fn run(config: Config) -> Result<()> {
+    let listen = config.server.listen;
+    let tokens = guarded(&config)?;
+    let tls = config.server.tls.as_ref().map(api::Tls::acceptor).transpose()?;
     let metrics = Metrics::new()?;
     metrics.cores.set(engine::cores() as i64);
     let stop = CancellationToken::new();
@@ -151,6 +155,7 @@ async fn run(config: Config) -> Result<()> {
     metrics.ready.set(1);
     let parts = api::Parts {
         infer: infer.clone(),
+        tokens,
         store: store.clone(),
         recorder,
         metrics: metrics.clone(),
@@ -165,32 +170,24 @@ async fn run(config: Config) -> Result<()> {
     };
     tokio::spawn(count_labels(store.clone(), metrics.clone(), stop.clone()));
     let following = tokio::spawn(follow(registry, swapper, stop.clone()));
-    let listen = config.server.listen;
     let listener = TcpListener::bind(listen).await.with_context(|| {
         format!("{listen} can't be listened on: is another service there? Choose another server.listen")
     })?;
     // Scripts and tests wait for this line.
-    tracing::info!("listening on http://{}", listener.local_addr()?);
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    tracing::info!("listening on {scheme}://{}", listener.local_addr()?);
     let router = api::router(Api::new(parts, config.api)?);
-    let stopping = stop.clone();
-    let told = async move {
-        told_to_stop().await;
-        tracing::info!("stopping");
-        ready.send_replace(false);
-        metrics.ready.set(0);
-        stopping.cancel();
-    };
-    let server = axum::serve(listener, router).with_graceful_shutdown(told);
-    let deadline = async {
-        stop.cancelled().await;
-        tokio::time::sleep(Duration::from_secs(5)).await; // event streams never end by themselves
-    };
-    tokio::select! {
-        served = server.into_future() => served?,
-        () = deadline => {}
-    }
-
+    let limits =
+        api::Limits { connections: config.server.max_connections, client_timeout: config.server.client_timeout };
+    let server = tokio::spawn(api::serve(listener, tls, router, limits, stop.clone()));
+    told_to_stop().await;
+    tracing::info!("stopping");
+    ready.send_replace(false);
+    metrics.ready.set(0);
     stop.cancel();
+    // Requests at hand are finished; one that takes longer is left.
+    let _ = tokio::time::timeout(Duration::from_secs(5), server).await;
+
     following.await?;
     learning.await?;
     stop_cameras.store(true, Ordering::Relaxed);
@@ -215,6 +212,26 @@ async fn run(config: Config) -> Result<()> {
     tell_head(&store).await;
     store.close().await;
     Ok(())
+}
+
+/// The access tokens. Without any, nothing but this machine may be listened to.
+fn guarded(config: &Config) -> Result<Tokens> {
+    let (path, listen) = (config.tokens(), config.server.listen);
+    let tokens = Tokens::open(&path)?;
+    if !tokens.guarded() {
+        ensure!(
+            listen.ip().to_canonical().is_loopback(),
+            "server.listen is {listen}, which others can reach, and {} holds no access token, so everybody could run the \
+             line: make one with `beltsight tokens add --name NAME --role admin`, or listen on 127.0.0.1",
+            path.display()
+        );
+        tracing::warn!(
+            "no access token is set: this machine alone is served, without asking; `beltsight tokens add` makes one"
+        );
+    } else if config.server.tls.is_none() && !listen.ip().to_canonical().is_loopback() {
+        tracing::warn!("tokens and pictures travel unencrypted: set [server.tls], or put a proxy with HTTPS before us");
+    }
+    Ok(tokens)
 }
 
 /// Opens the student that the registry says is to serve; if it is refused, the one before it, and so on, because a line

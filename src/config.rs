@@ -57,11 +57,27 @@ pub struct Config {
 pub struct Server {
     /// Address and port; port 0 takes a free one, and the log says which.
     pub listen: SocketAddr,
+    /// File of the access tokens; absent: `tokens.toml` in the store's folder.
+    pub tokens: Option<PathBuf>,
+    /// Most connections at once.
+    pub max_connections: usize,
+    /// How long a client may be silent: before and in a handshake, before and in a request's head, and while an answer
+    /// is sent.
+    #[serde(with = "humantime_serde")]
+    pub client_timeout: Duration,
+    /// Certificate and key of HTTPS; absent: plain HTTP.
+    pub tls: Option<api::Tls>,
 }
 
 impl Default for Server {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8080)) }
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            tokens: None,
+            max_connections: 1024,
+            client_timeout: Duration::from_secs(20),
+            tls: None,
+        }
     }
 }
 
@@ -149,6 +165,11 @@ impl Config {
         Self::parse(&text, std::env::vars()).map_err(|why| ConfigError::Wrong { path: path.into(), why })
     }
 
+    /// File of the access tokens.
+    pub fn tokens(&self) -> PathBuf {
+        self.server.tokens.clone().unwrap_or_else(|| self.store.folder.join("tokens.toml"))
+    }
+
     fn parse(text: &str, environment: impl Iterator<Item = (String, String)>) -> Result<Self, String> {
         let mut table: toml::Table = text.parse().map_err(|e: toml::de::Error| e.to_string())?;
         for (name, value) in environment {
@@ -182,6 +203,7 @@ impl Config {
             return Err("labels.classes holds a class without a name".into());
         }
         for (key, value) in [
+            ("server.max_connections", self.server.max_connections),
             ("api.max_in_flight", self.api.max_in_flight),
             ("api.max_body", self.api.max_body),
             ("record.queue", self.record.queue),
@@ -205,6 +227,9 @@ impl Config {
         }
         if !(self.locate.min_area > 0.0 && self.locate.min_area < 0.5) {
             return Err("locate.min_area must lie between 0 and 0.5".into());
+        }
+        if self.server.client_timeout.is_zero() {
+            return Err("server.client_timeout must be longer than 0".into());
         }
         if self.line.deadline.is_zero() || self.api.deadline.is_zero() {
             return Err("line.deadline and api.deadline must be longer than 0".into());

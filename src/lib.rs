@@ -17,6 +17,7 @@
 //! | [`export`] | a lot of the record as CSV and as a page to print |
 //! | [`snapshot`] | what people labeled, and what they did not, as a data set to learn from |
 //! | [`labels`] | labels in and out: Label Studio, CSV |
+//! | [`tokens`] | access tokens and roles, hashed in a file |
 //! | [`api`] | HTTP: one file per resource |
 //! | [`app`] | wires channels and tasks into a service |
 //! | [`nets`] | network architectures as data |
@@ -58,3 +59,4 @@ pub mod rounds;
 pub mod scorecard;
 pub mod snapshot;
 pub mod store;
+pub mod tokens;

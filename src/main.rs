@@ -10,8 +10,12 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use beltsight::{
-    app, bench, config::Config, dataset, doctor, draw, evaluate, export, labels, learner, model, probe,
-    promote::registry::Registry, rounds, store,
+    app, bench,
+    config::Config,
+    dataset, doctor, draw, evaluate, export, labels, learner, model, probe,
+    promote::registry::Registry,
+    rounds, store,
+    tokens::{self, Role},
 };
 use clap::{Parser, Subcommand};
 
@@ -47,6 +51,14 @@ enum Cmd {
         /// Folder with a folder per version.
         #[arg(long, default_value = "models", global = true)]
         root: PathBuf,
+    },
+    /// Who may use the service over HTTP.
+    Tokens {
+        #[command(subcommand)]
+        command: TokensCmd,
+        /// Configuration file, for where the tokens are.
+        #[arg(long, default_value = "deploy/beltsight.toml", global = true)]
+        config: PathBuf,
     },
     /// Run, or go on with, the round in a folder (the service starts it this way).
     Round {
@@ -152,6 +164,29 @@ struct Order {
     /// Why, for the record.
     #[arg(long, default_value = "")]
     why: String,
+}
+
+#[derive(Subcommand)]
+enum TokensCmd {
+    /// Make a token and print it: the only time that it can be seen.
+    Add {
+        /// Who holds it: letters, digits, dots, dashes, underscores.
+        #[arg(long)]
+        name: String,
+        /// `viewer`, `labeler`, `operator` or `admin`.
+        #[arg(long)]
+        role: Role,
+        /// Days until it expires; absent: never.
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=36_500))]
+        days: Option<u32>,
+    },
+    /// One line per token.
+    List,
+    /// Forget a token; the running service refuses it within two seconds.
+    Revoke {
+        /// Its name.
+        name: String,
+    },
 }
 
 #[derive(Subcommand)]
@@ -305,6 +340,7 @@ fn run(command: Cmd) -> Result<ExitCode> {
         Cmd::Serve { config } => app::serve(Config::read(&config)?)?,
         Cmd::Doctor { config } => return examine(&Config::read(&config)?),
         Cmd::Models { command, root } => return models(command, &root),
+        Cmd::Tokens { command, config } => access(command, &Config::read(&config)?.tokens())?,
         Cmd::Round { folder } => {
             let number = folder.file_name().and_then(|name| name.to_str()?.parse().ok());
             let number = number.with_context(|| format!("{} is no round's folder", folder.display()))?;
@@ -344,6 +380,36 @@ fn examine(config: &Config) -> Result<ExitCode> {
         }
     }
     Ok(code)
+}
+
+fn access(command: TokensCmd, path: &Path) -> Result<()> {
+    let now = time::OffsetDateTime::now_utc();
+    match command {
+        TokensCmd::Add { name, role, days } => {
+            let expires = days.map(|days| now + time::Duration::days(days.into()));
+            println!("{}", tokens::add(path, &name, role, expires)?);
+            eprintln!("{name} is {role} now. The token above can't be shown again; {} holds its hash.", path.display());
+        }
+        TokensCmd::List => {
+            let day = |t: time::OffsetDateTime| t.date().to_string();
+            for entry in tokens::list(path)? {
+                let expires = entry.expires.map_or("never expires".into(), |t| {
+                    format!("{} {}", if t <= now { "EXPIRED" } else { "expires" }, day(t))
+                });
+                println!("{:<24} {:<9} made {}  {expires}", entry.name, entry.role, day(entry.created));
+            }
+        }
+        TokensCmd::Revoke { name } => {
+            let left = tokens::revoke(path, &name)?;
+            eprintln!("{name} is revoked.");
+            if left == 0 {
+                eprintln!(
+                    "No token is left: after a restart the service serves everybody on this machine, and nobody beyond."
+                );
+            }
+        }
+    }
+    Ok(())
 }
 
 fn models(command: ModelsCmd, root: &Path) -> Result<ExitCode> {

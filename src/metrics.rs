@@ -73,6 +73,8 @@ pub struct All {
     pub http_requests: IntCounterVec,
     pub http_seconds: HistogramVec,
     pub bad_input: IntCounterVec,
+    pub access_refused: IntCounterVec,
+    pub audit_lost: IntCounter,
     pub eject_commands: IntCounterVec,
     pub eject_send_late: Histogram,
     pub eject_ack_late: HistogramVec,
@@ -197,6 +199,8 @@ impl Metrics {
             )?,
             http_seconds: histograms(r, "http_request_seconds", "Time to answer a request.", &["route"], &LATENCY)?,
             bad_input: counters(r, "bad_input_total", "Requests refused for what they carried, by kind.", &["kind"])?,
+            access_refused: counters(r, "access_refused_total", "Requests not let in, by reason.", &["reason"])?,
+            audit_lost: counter(r, "audit_lost_total", "Changes that are missing in the audit log.")?,
             eject_commands: counters(
                 r,
                 "eject_commands_total",
@@ -305,6 +309,9 @@ impl Metrics {
             "malformed",
         ] {
             all.bad_input.with_label_values(&[kind]);
+        }
+        for reason in ["no_token", "unknown_token", "expired_token", "role", "cross_site", "host", "no_rule"] {
+            all.access_refused.with_label_values(&[reason]);
         }
         for route in ["/classify", "/v2/models/{model}/infer"] {
             all.refused.with_label_values(&[route]);

@@ -244,6 +244,162 @@ fn a_plc_that_hangs_makes_commands_late_and_a_stop_goes_through_when_it_wakes() 
     running.close();
 }
 
+/// Mosquitto on `port`, and a client that prints everything below `plant/`; `None` where they are not installed.
+fn broker(port: u16, folder: &Path) -> Option<(Running, Running)> {
+    if Command::new("mosquitto").arg("-h").output().is_err()
+        || Command::new("mosquitto_sub").arg("-h").output().is_err()
+    {
+        println!("skipped: mosquitto is not installed; deploy/setup --test installs it");
+        return None;
+    }
+    let config = folder.join("mosquitto.conf");
+    std::fs::write(&config, format!("listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n")).unwrap();
+    let mut command = Command::new("mosquitto");
+    let running = Running::start(command.arg("-c").arg(config).stderr(Stdio::null()));
+    until("mosquitto listens", Duration::from_secs(10), || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+    let mut command = Command::new("mosquitto_sub");
+    let told =
+        Running::start(command.args(["-h", "127.0.0.1", "-p", &port.to_string(), "-q", "1", "-v", "-t", "plant/#"]));
+    Some((running, told))
+}
+
+/// Track numbers of the commands that a subscriber saw, in order.
+fn tracks(told: &Running) -> Vec<u64> {
+    let lines = told.lines.lock().unwrap();
+    let messages = lines.iter().filter_map(|(_, line)| line.strip_prefix("plant/line/eject/out "));
+    let messages = messages.map(|json| serde_json::from_str::<serde_json::Value>(json).unwrap());
+    messages.map(|message| message["track"].as_u64().unwrap()).collect()
+}
+
+#[test]
+fn a_broker_that_dies_and_comes_back_loses_no_command_in_silence() {
+    let (port, folder) = (port(), tempfile::tempdir().unwrap());
+    let Some(broker_1) = broker(port, folder.path()) else { return };
+    let output = format!(
+        "kind = 'mqtt'\nhost = '127.0.0.1'\nport = {port}\ntopic = 'plant/line'\ntolerance = '60ms'\n\
+         on_late = 'stop_line'"
+    );
+    let metrics = Metrics::new().unwrap();
+    let (ejector, running) = Ejector::start(toml::from_str(&settings("", &output)).unwrap(), &metrics).unwrap();
+    until("the state is told", Duration::from_secs(5), || {
+        broker_1.1.count("plant/line/state {\"diverts\":0,\"online\":true,\"stops\":0") == 1
+    });
+    let (mut first, mut second, mut before) = (Some(broker_1), None, Vec::new());
+    run_belt(&ejector, 80, |n| match n {
+        30 => {
+            let (broker, told) = first.take().unwrap();
+            before = tracks(&told);
+            drop(broker); // SIGKILL
+        }
+        45 => second = broker(port, folder.path()),
+        _ => {}
+    });
+    let (_broker, told) = second.unwrap();
+    until("all commands ended", Duration::from_secs(5), || {
+        ended(&metrics, "mqtt").iter().map(|(_, n)| n).sum::<u64>() == 80
+    });
+    let (ends, after) = (ended(&metrics, "mqtt"), tracks(&told));
+    let acknowledged = ends.iter().find(|(outcome, _)| outcome == "acknowledged").unwrap().1;
+    let late = 80 - acknowledged;
+    println!("ends {ends:?}; {} told before the kill, {} after the restart", before.len(), after.len());
+    // Once each, in order, and nothing of the broken connection is sent to the next one.
+    assert!(before.windows(2).chain(after.windows(2)).all(|pair| pair[0] < pair[1]), "{before:?} {after:?}");
+    assert!(before.len() >= 28 && after[0] >= 45 && after.ends_with(&[75, 76, 77, 78, 79]), "{before:?} {after:?}");
+    assert!((10..=35).contains(&late), "{late} late while the broker was away");
+    assert_eq!(metrics.eject_late_actions.with_label_values(&["stop_line"]).get(), late);
+    // The stop reached the new broker, and the line's retained state says so.
+    let count = |of: &prometheus::IntCounterVec| of.with_label_values(&["mqtt", "stop_line"]).get();
+    until("the stop is taken", Duration::from_secs(5), || count(&metrics.line_acknowledged) == late);
+    assert_eq!(count(&metrics.line_asked), late);
+    let state = format!("plant/line/state {{\"diverts\":0,\"online\":true,\"stops\":{late}");
+    until("the state says so", Duration::from_secs(5), || told.count(&state) >= 1);
+    running.close();
+    until("the will is told", Duration::from_secs(5), || told.count("plant/line/state {\"online\":false}") == 1);
+}
+
+#[test]
+fn a_broker_that_talks_nonsense_makes_commands_late_and_nothing_else() {
+    let port = port();
+    nonsense(port, 2, |random, request| {
+        // After CONNECT a good CONNACK, mostly, so that what follows is looked at; the answer to a publish never fits.
+        if request[0] == 0x10 && random.random_range(0..4) != 0 {
+            return vec![0x20, 2, 0, 0];
+        }
+        let kind: u8 = random.random_range(0..16);
+        match random.random_range(0..5) {
+            0 => (0..random.random_range(1..300)).map(|_| random.random()).collect(),
+            1 => vec![kind << 4, 0xff, 0xff, 0xff, 0x7f], // 256 MB to come
+            2 => vec![kind << 4 | 2, 2, random.random(), random.random()], // acknowledges what nobody sent
+            3 => vec![kind << 4, 0],
+            _ => vec![0x62, 2, 0xff, 0xff, 0x70, 2, 0xff, 0xff, 0x50, 2, 0xff, 0xff],
+        }
+    });
+    let output = format!(
+        "kind = 'mqtt'\nhost = '127.0.0.1'\nport = {port}\ntopic = 'plant/line'\ntolerance = '30ms'\n\
+         on_late = 'stop_line'"
+    );
+    survives("mqtt", &settings("", &output), 4);
+}
+
+/// The receiver of webhooks, in Python, on `port`.
+fn receiver(port: u16, secret: &str) -> Running {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/webhook_server.py");
+    let running = Running::start(Command::new("python3").arg(script).args([&port.to_string(), secret]));
+    until("the receiver serves", Duration::from_secs(20), || !running.said("serving").is_empty());
+    running
+}
+
+#[test]
+fn a_webhook_is_signed_and_tried_again_with_the_same_id_until_its_time_is_over() {
+    let (port, folder) = (port(), tempfile::tempdir().unwrap());
+    let secret = folder.path().join("secret");
+    std::fs::write(&secret, "correct horse battery\n").unwrap();
+    let mut hook = receiver(port, "correct horse battery");
+    let output = format!(
+        "kind = 'webhook'\nurl = 'http://127.0.0.1:{port}/gate'\nsecret_file = '{}'\ntolerance = '2s'\n\
+         on_late = 'stop_line'",
+        secret.display()
+    );
+    let metrics = Metrics::new().unwrap();
+    let (ejector, running) = Ejector::start(toml::from_str(&settings("", &output)).unwrap(), &metrics).unwrap();
+    let of = |outcome: &str| metrics.eject_commands.with_label_values(&["webhook", outcome]).get();
+
+    // Every first attempt is answered 500.
+    (0..5).for_each(|track| ejector.act(&verdict(track, Action::Reject), Instant::now()));
+    until("all are taken", Duration::from_secs(5), || of("acknowledged") == 5);
+    let lines: Vec<String> = hook.lines.lock().unwrap().iter().skip(1).map(|(_, line)| line.clone()).collect();
+    let field = |n: usize| lines.iter().map(|l| l.split(' ').nth(n).unwrap().to_string()).collect::<Vec<_>>();
+    assert_eq!(
+        (field(1), field(3)),
+        (vec!["eject".to_string(); 5], ["0", "1", "2", "3", "4"].map(String::from).to_vec())
+    );
+    let ids: std::collections::BTreeSet<_> = field(2).into_iter().collect();
+    assert_eq!(ids.len(), 5, "{ids:?}");
+
+    // Away for a moment: nothing is late. Away for too long: the line is to stop, and is told so later.
+    drop(hook);
+    ejector.act(&verdict(5, Action::Reject), Instant::now());
+    thread::sleep(Duration::from_millis(300));
+    hook = receiver(port, "correct horse battery");
+    until("it is taken", Duration::from_secs(5), || of("acknowledged") == 6);
+    drop(hook);
+    ejector.act(&verdict(6, Action::Divert), Instant::now());
+    until("it is late", Duration::from_secs(5), || of("failed") + of("unacknowledged") == 1);
+    hook = receiver(port, "correct horse battery");
+    until("the stop is taken", Duration::from_secs(8), || hook.count("took stop_line ") == 1);
+    let taken = || metrics.line_acknowledged.with_label_values(&["webhook", "stop_line"]).get();
+    until("the stop is known to be taken", Duration::from_secs(2), || taken() == 1);
+    assert_eq!(hook.count("took eject "), 0, "what is late is not sent any more");
+
+    // Signed with another secret: refused at once, not tried again.
+    drop(hook);
+    hook = receiver(port, "incorrect horse battery");
+    ejector.act(&verdict(7, Action::Divert), Instant::now());
+    until("it is refused", Duration::from_secs(1), || of("failed") + of("unacknowledged") == 2);
+    assert_eq!(hook.count("took "), 0);
+    running.close();
+}
+
 /// Answers every connection with nonsense that looks like Modbus, or not at all; runs until the process ends.
 fn nonsense(port: u16, seed: u64, frame: fn(&mut ChaCha8Rng, &[u8]) -> Vec<u8>) {
     let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();

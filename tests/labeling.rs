@@ -2,6 +2,8 @@
 //! data set; over HTTP and in a browser.
 #![allow(clippy::unwrap_used)]
 
+#[path = "common/browser.rs"]
+mod browser;
 mod common;
 
 use std::collections::HashSet;
@@ -11,6 +13,7 @@ use beltsight::{
     pixels,
     store::{Store, frame_key},
 };
+use browser::{Browser, Page};
 use common::{CLASSES, Server, picture, start};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -191,4 +194,178 @@ async fn two_people_at_work_share_the_queue_and_agree_about_the_share_that_both_
     assert_eq!(agreement["items"], twice);
     let same = said.iter().filter(|(id, by)| *by == "ben" && id % 4 != 0 && said.contains(&(*id, "anna"))).count();
     assert!((agreement["agreed"].as_f64().unwrap() - same as f64 / twice as f64).abs() < 1e-9, "{agreement}");
+}
+
+/// Where pictures of the pages go, if somebody wants to look at them.
+fn seen(page: &Page, name: &str) {
+    if let Some(folder) = std::env::var_os("BELTSIGHT_SHOTS") {
+        page.picture(&std::path::Path::new(&folder).join(format!("{name}.png")));
+    }
+}
+
+const SHOWN: &str = "Number(document.getElementById('item').dataset.verdict)";
+
+/// Opens the labeling page and gives a name, as the page asks for at the first visit.
+fn sit_down<'a>(browser: &'a Browser, server: &Server, name: &str, size: (u32, u32)) -> Page<'a> {
+    let page = browser.page(&format!("{}/label", server.url), size.0, size.1);
+    page.until("document.getElementById('name').open");
+    page.write(name);
+    page.key("Enter");
+    page.until(&format!("document.getElementById('who').textContent === '{name}' && {SHOWN} > 0"));
+    page.until("document.getElementById('item').naturalWidth > 0");
+    page
+}
+
+fn shown(page: &Page) -> i64 {
+    page.run(SHOWN).as_f64().unwrap() as i64
+}
+
+/// What `by` says now, newest first: `(item, class)`.
+async fn says(server: &Server, by: &str) -> Vec<(i64, Option<String>)> {
+    let answer = server.get(&format!("/labels?by={by}&current=true&limit=500")).await;
+    let label = |l: &Value| (l["verdict"].as_i64().unwrap(), l["class"].as_str().map(str::to_owned));
+    answer["labels"].as_array().unwrap().iter().map(label).collect()
+}
+
+/// Waits until `by` has `n` labels.
+async fn until_said(server: &Server, by: &str, n: usize) -> Vec<(i64, Option<String>)> {
+    for _ in 0..500 {
+        let said = says(server, by).await;
+        if said.len() == n {
+            return said;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("{by} has {:?}, not {n} labels", says(server, by).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_labels_by_keys_takes_back_and_goes_on_after_a_reload() {
+    let Some(browser) = Browser::start() else { return };
+    let server = start().await;
+    items(&server.store, 30).await;
+    let page = sit_down(&browser, &server, "anna", (1280, 800));
+    seen(&page, "queue");
+    let of = |class: &str| Some(class.to_owned());
+
+    // By number, by first letter, by space; each time the next item is there at once.
+    let mut wanted = Vec::new();
+    for (key, class) in [("1", of("salmon")), ("c", of("cod")), ("b", of("bass")), ("4", of("hake")), (" ", None)] {
+        let item = shown(&page);
+        page.key(key);
+        assert_ne!(shown(&page), item, "after {key}");
+        wanted.insert(0, (item, class));
+    }
+    page.key("x"); // means nothing
+    assert_eq!(until_said(&server, "anna", 5).await, wanted);
+    page.until("document.getElementById('progress').textContent.startsWith('5 done')");
+    assert_eq!(page.run("document.querySelectorAll('#given li').length"), 5);
+
+    // Undo brings the item back; a second one the item before.
+    page.key("u");
+    page.until(&format!("{SHOWN} === {}", wanted[0].0));
+    page.click("#undo");
+    page.until(&format!("{SHOWN} === {}", wanted[1].0));
+    assert_eq!(until_said(&server, "anna", 3).await, wanted[2..]);
+    page.key("s");
+    assert_eq!(until_said(&server, "anna", 4).await[0], (wanted[1].0, of("salmon")));
+
+    // Name, progress and undo survive a reload.
+    page.reload();
+    page.until(&format!("{SHOWN} > 0 && document.getElementById('progress').textContent.startsWith('4 done')"));
+    assert!(!page.run("document.getElementById('name').open").as_bool().unwrap(), "the name is remembered");
+    page.key("u");
+    page.until(&format!("{SHOWN} === {}", wanted[1].0));
+    until_said(&server, "anna", 3).await;
+
+    // The whole frame instead of the item.
+    page.key("w");
+    page.until("document.getElementById('item').src.includes('/frames/')");
+    page.until("document.getElementById('item').naturalWidth === 96");
+    page.key("w");
+
+    // The strip leads to a correction; the history stays.
+    page.click("#given .tile");
+    page.until("document.getElementById('one').open");
+    page.key("h");
+    page.until("document.querySelector('#history .past') !== null");
+    seen(&page, "dialog");
+    let corrected = until_said(&server, "anna", 3).await;
+    assert_eq!(corrected[0], (wanted[2].0, of("hake")));
+    page.click("#close");
+    page.until("!document.getElementById('one').open");
+    seen(&page, "queue-later");
+    assert_eq!(page.complaints(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_people_label_at_once_by_key_and_by_touch_and_no_item_twice_but_the_share() {
+    let Some(browser) = Browser::start() else { return };
+    let server = start().await;
+    items(&server.store, 40).await;
+    let anna = sit_down(&browser, &server, "anna", (1280, 800));
+    let ben = sit_down(&browser, &server, "ben", (768, 1024));
+    seen(&ben, "tablet");
+    for _ in 0..8 {
+        anna.until(&format!("{SHOWN} > 0"));
+        anna.key("2");
+        for button in ["#classes [data-class=bass]", "#cant"] {
+            ben.until(&format!("{SHOWN} > 0"));
+            ben.touch(button);
+        }
+    }
+    let (of_anna, of_ben) = (until_said(&server, "anna", 8).await, until_said(&server, "ben", 16).await);
+    assert!(of_anna.iter().all(|(_, class)| class.as_deref() == Some("cod")));
+    let told = of_ben.iter().filter(|(_, class)| class.as_deref() == Some("bass")).count();
+    assert_eq!((told, of_ben.len() - told), (8, 8));
+    let both = of_anna.iter().filter(|(id, _)| of_ben.iter().any(|(other, _)| other == id)).count();
+    let agreement = server.get("/labels/agreement").await;
+    assert_eq!(agreement["items"], both);
+    assert!(both <= 3, "{both} items were labeled by both, a tenth is asked of two");
+    assert_eq!(anna.complaints(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_gallery_filters_and_the_live_page_leads_to_an_items_labels() {
+    let Some(browser) = Browser::start() else { return };
+    let server = start().await;
+    items(&server.store, 30).await;
+    say(&server, 5, "hake", "ben").await;
+    let page = sit_down(&browser, &server, "anna", (1280, 800));
+    page.click("#to-gallery");
+    let tiles = |n: usize| format!("document.querySelectorAll('#tiles .tile').length === {n}");
+    page.until(&tiles(30));
+    let choose = |name: &str, value: &str| {
+        page.run(&format!(
+            "(() => {{ const s = document.forms.filter.elements[{name:?}]; s.value = {value:?}; \
+             s.dispatchEvent(new Event('change', {{bubbles: true}})); }})()"
+        ));
+    };
+    choose("action", "reject");
+    page.until(&tiles(10));
+    choose("labeled", "true");
+    page.until(&tiles(1));
+    choose("class", "cod");
+    page.until(&tiles(0));
+    choose("class", "hake");
+    page.until(&tiles(1));
+    assert_eq!(page.text("#tiles .tile"), "hake");
+    choose("class", "");
+    choose("labeled", "");
+    choose("action", "");
+    page.until(&tiles(30));
+    page.until("[...document.images].slice(0, 9).every((i) => i.complete)");
+    seen(&page, "gallery");
+
+    // From the live page: a click on a verdict, then the class.
+    page.go(&server.url);
+    page.until("document.querySelectorAll('#verdicts li').length === 20");
+    page.click("#verdicts li");
+    page.until("document.getElementById('one')?.open && document.getElementById('one-title').textContent === 'No. 30'");
+    page.click("#one-classes [data-class=cod]");
+    assert_eq!(until_said(&server, "anna", 1).await, [(30, Some("cod".to_owned()))]);
+    page.until("document.querySelector('#one-classes .chosen')?.dataset.class === 'cod'");
+    page.click("#history button"); // withdraw
+    until_said(&server, "anna", 0).await;
+    assert_eq!(page.complaints(), Vec::<String>::new());
 }

@@ -19,6 +19,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("model", &["domain", "engine", "scorecard"]),
     ("dataset", &["model", "pixels"]),
     ("onnx", &["engine", "nets"]),
+    ("tokens", &[]),
     ("corrupt", &["domain", "pixels"]),
     ("promote", &["domain", "model", "scorecard"]),
     ("store", &["domain", "model"]),
@@ -31,14 +32,19 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("learner", &[]),
     ("rounds", &["dataset", "domain", "exam", "learner", "line", "metrics", "model", "promote", "snapshot", "store"]),
     ("config", &["api", "engine", "line", "rounds"]),
-    ("api", &["domain", "engine", "export", "line", "metrics", "model", "pixels", "promote", "rounds", "store"]),
+    (
+        "api",
+        &["domain", "engine", "export", "line", "metrics", "model", "pixels", "promote", "rounds", "store", "tokens"],
+    ),
 ];
 
 /// A crate that only one room may import.
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("ort", &["engine"]),
     ("tch", &["learn"]),
-    ("axum", &["api", "app"]),
+    ("axum", &["api"]),
+    ("hyper", &["api"]),
+    ("rustls", &["api"]),
     ("sqlx", &["store"]),
     ("ed25519_dalek", &["store"]),
     ("object_store", &["store"]),

@@ -15,6 +15,8 @@ use tokio_stream::StreamExt;
 use super::{Api, error::ApiError};
 use crate::pixels::PixelError;
 
+/// Most bytes of an order, a label and the like.
+const MAX_JSON: usize = 1 << 20;
 /// How long a refused request's body is waited for.
 const DRAIN: Duration = Duration::from_millis(30);
 
@@ -34,9 +36,14 @@ pub(super) async fn admit(api: &Api, request: &mut Request) -> Result<Arc<OwnedS
 
 /// The whole body. A `Content-Length` above the limit is refused before a byte is read.
 pub(super) async fn whole(api: &Api, request: Request) -> Result<Bytes, ApiError> {
-    let limit = api.0.settings.max_body;
+    within(api, request, api.0.settings.max_body).await
+}
+
+/// The whole body, of at most `limit` bytes, by the deadline: not every route has it from `measure`.
+async fn within(api: &Api, request: Request, limit: usize) -> Result<Bytes, ApiError> {
     check_length(&request, limit)?;
-    to_bytes(request.into_body(), limit).await.map_err(|e| {
+    let read = timeout(api.0.settings.deadline, to_bytes(request.into_body(), limit));
+    read.await.map_err(|_| ApiError::Deadline)?.map_err(|e| {
         if limited(&e) {
             ApiError::BodyTooLarge { limit }
         } else {
@@ -45,9 +52,9 @@ pub(super) async fn whole(api: &Api, request: Request) -> Result<Bytes, ApiError
     })
 }
 
-/// The body as JSON.
+/// The body as JSON; read without a permit, so it must be small.
 pub(super) async fn json<T: serde::de::DeserializeOwned>(api: &Api, request: Request) -> Result<T, ApiError> {
-    let bytes = whole(api, request).await?;
+    let bytes = within(api, request, MAX_JSON.min(api.0.settings.max_body)).await?;
     serde_json::from_slice(&bytes).map_err(|e| ApiError::Malformed(format!("the body is not what is wanted: {e}")))
 }
 

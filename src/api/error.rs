@@ -12,6 +12,7 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::access::Denied;
 use crate::{
     domain::Fault, line::swap::LoadError, model::ModelError, pixels::PixelError, promote::registry::RegistryError,
     rounds::keeper::OrderError, store::StoreError,
@@ -41,6 +42,9 @@ pub enum ApiError {
     /// A tensor holds NaN or infinity.
     #[error("the tensor holds a value that is not a finite number")]
     NotFinite,
+    /// Who asks was not let in.
+    #[error(transparent)]
+    Denied(#[from] Denied),
     /// The picture was refused.
     #[error(transparent)]
     Pixels(#[from] PixelError),
@@ -123,6 +127,10 @@ pub struct Problem {
 #[derive(Clone, Copy)]
 pub(super) struct BadInput(pub &'static str);
 
+/// Why who asked was not let in, left in the response for the metrics.
+#[derive(Clone, Copy)]
+pub(super) struct NotLetIn(pub &'static str);
+
 /// Left in the response when the service had no room for the request.
 #[derive(Clone, Copy)]
 pub(super) struct Refused;
@@ -139,6 +147,12 @@ impl ApiError {
             Self::Malformed(_) => (S::BAD_REQUEST, "malformed", "The request can't be read"),
             Self::Shape(_) => (S::BAD_REQUEST, "shape", "The tensor does not fit the model"),
             Self::NotFinite => (S::BAD_REQUEST, "not_finite", "The tensor is not finite"),
+            Self::Denied(Denied::NoToken | Denied::Unknown | Denied::Expired) => {
+                (S::UNAUTHORIZED, "unauthorized", "A valid token is needed")
+            }
+            Self::Denied(Denied::Role { .. } | Denied::NoRule) => (S::FORBIDDEN, "forbidden", "Not allowed"),
+            Self::Denied(Denied::CrossSite) => (S::FORBIDDEN, "cross_site", "Not allowed from another site"),
+            Self::Denied(Denied::Host) => (S::MISDIRECTED_REQUEST, "host", "Not this machine's name"),
             Self::Pixels(e) => {
                 let status = match e {
                     PixelError::Empty => S::BAD_REQUEST,
@@ -194,6 +208,13 @@ impl IntoResponse for ApiError {
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            let how = HeaderValue::from_static("Bearer realm=\"beltsight\"");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, how);
+        }
+        if let Self::Denied(denied) = &self {
+            response.extensions_mut().insert(NotLetIn(denied.name()));
         }
         if self.is_bad_input() {
             response.extensions_mut().insert(BadInput(kind));

@@ -12,7 +12,7 @@ use axum::{
 
 use super::{
     Api,
-    error::{ApiError, BadInput, Refused},
+    error::{ApiError, BadInput, NotLetIn, Refused},
 };
 
 pub(super) async fn measure(State(api): State<Api>, request: Request, next: Next) -> Response {
@@ -34,6 +34,9 @@ pub(super) async fn measure(State(api): State<Api>, request: Request, next: Next
     metrics.http_seconds.with_label_values(&[route]).observe(started.elapsed().as_secs_f64());
     if let Some(BadInput(kind)) = response.extensions().get() {
         metrics.bad_input.with_label_values(&[kind]).inc();
+    }
+    if let Some(NotLetIn(reason)) = response.extensions().get() {
+        metrics.access_refused.with_label_values(&[reason]).inc();
     }
     if response.extensions().get::<Refused>().is_some() {
         metrics.refused.with_label_values(&[route]).inc();

@@ -3,6 +3,8 @@
 //! Invariant: work is admitted before its body is kept or looked at, so that overload costs next to nothing; every wait
 //! is bounded by [`Settings`]; no handler decodes or opens a model on the async threads.
 
+mod access;
+mod audit;
 mod body;
 mod challenges;
 mod classify;
@@ -13,12 +15,14 @@ mod health;
 mod items;
 mod labels;
 mod live;
+mod login;
 mod lots;
 mod measure;
 mod models;
 mod openapi;
 mod page;
 mod rounds;
+mod serve;
 mod streams;
 mod tensors;
 mod v2;
@@ -44,10 +48,13 @@ use crate::{
     promote::registry::Registry,
     rounds::keeper::Handle,
     store::Store,
+    tokens::Tokens,
 };
+pub use access::{Caller, Denied, Rule, TABLE};
 use decoders::Decoders;
 pub use error::{ApiError, Problem};
 pub use labels::LabelSettings;
+pub use serve::{Limits, Peer, Tls, TlsError, serve};
 
 /// Limits of the HTTP API.
 #[derive(Clone, Debug, Deserialize)]
@@ -82,6 +89,8 @@ impl Default for Settings {
 pub struct Parts {
     /// The inference worker.
     pub infer: Infer,
+    /// Who may ask.
+    pub tokens: Tokens,
     /// Verdicts and frames.
     pub store: Store,
     /// Takes the verdicts of `/classify`.
@@ -127,13 +136,14 @@ impl std::ops::Deref for Api {
 }
 
 impl Api {
-    /// Starts the decode threads.
+    /// Starts the decode threads and follows the file of tokens.
     ///
     /// # Errors
     /// The system's, when no thread can be started.
     pub fn new(parts: Parts, settings: Settings) -> std::io::Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if settings.decode_threads == 0 { cores } else { settings.decode_threads };
+        tokio::spawn(access::follow(parts.tokens.clone(), parts.stop.clone()));
         let api = Self(Arc::new(State {
             admission: Arc::new(Semaphore::new(settings.max_in_flight)),
             streams: Arc::new(Semaphore::new(settings.max_streams)),
@@ -147,7 +157,7 @@ impl Api {
     }
 }
 
-/// All routes.
+/// All routes. Each needs a line in [`TABLE`] too, or nobody may use it.
 pub fn router(api: Api) -> Router {
     Router::new()
         .route("/classify", post(classify::classify))
@@ -198,10 +208,18 @@ pub fn router(api: Api) -> Router {
         .route("/", get(page::html))
         .route("/page.css", get(page::css))
         .route("/page.js", get(page::js))
+        .route("/audit", get(audit::list))
+        .route("/login", post(login::login))
+        .route("/logout", post(login::logout))
+        .route("/whoami", get(login::whoami))
+        .route("/label", get(page::label_html))
+        .route("/label.css", get(page::label_css))
+        .route("/label.js", get(page::label_js))
         .fallback(async || ApiError::NotFound("there is nothing at this path; see /openapi.json".into()))
         .method_not_allowed_fallback(async || ApiError::Method)
         .layer(DefaultBodyLimit::max(api.0.settings.max_body))
         .layer(CatchPanicLayer::custom(error::panicked))
+        .layer(from_fn_with_state(api.clone(), access::guard))
         .layer(from_fn_with_state(api.clone(), measure::measure))
         .with_state(api)
 }

@@ -4,7 +4,8 @@ use axum::Json;
 use utoipa::OpenApi;
 
 use super::{
-    challenges, classify, error::Problem, frames, health, items, labels, live, lots, models, page, rounds, v2, verdicts,
+    audit, challenges, classify, error::Problem, frames, health, items, labels, live, login, lots, models, page,
+    rounds, v2, verdicts,
 };
 
 /// Collects what the handlers say about themselves; a test compares it with the router.
@@ -13,7 +14,7 @@ use super::{
     info(
         title = "beltsight",
         description = "Conveyor-belt inspection. Every error is a problem document (RFC 9457). `/v2` speaks the Open \
-                       Inference Protocol."
+                       Inference Protocol. Where access tokens are set, send one as `Authorization: Bearer …`."
     ),
     paths(
         classify::classify,
@@ -64,6 +65,13 @@ use super::{
         page::html,
         page::css,
         page::js,
+        audit::list,
+        login::login,
+        login::logout,
+        login::whoami,
+        page::label_html,
+        page::label_css,
+        page::label_js,
     ),
     components(schemas(Problem))
 )]

@@ -12,7 +12,8 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use time::OffsetDateTime;
+use serde_json::Value;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -23,8 +24,12 @@ use crate::{
 
 mod log;
 mod modbus;
+mod mqtt;
+mod webhook;
 
 pub use modbus::Modbus;
+pub use mqtt::Mqtt;
+pub use webhook::Webhook;
 
 /// Commands that may wait for one output. At 800 items a minute more than a few means that it hangs.
 const QUEUE: usize = 64;
@@ -45,6 +50,10 @@ pub struct Target {
 pub enum Settings {
     /// A PLC over Modbus TCP.
     Modbus(Modbus),
+    /// An MQTT broker.
+    Mqtt(Mqtt),
+    /// A receiver of signed HTTP requests.
+    Webhook(Webhook),
     /// Lines in the service's log; moves nothing.
     Log {},
 }
@@ -54,6 +63,8 @@ impl Settings {
     pub fn name(&self) -> &'static str {
         match self {
             Settings::Modbus(_) => "modbus",
+            Settings::Mqtt(_) => "mqtt",
+            Settings::Webhook(_) => "webhook",
             Settings::Log {} => "log",
         }
     }
@@ -63,6 +74,7 @@ impl Settings {
         match (self, action) {
             (Settings::Modbus(modbus), LineAction::StopLine) => modbus.stop_line.is_some(),
             (Settings::Modbus(modbus), LineAction::Divert) => modbus.divert.is_some(),
+            (Settings::Mqtt(_) | Settings::Webhook(_), _) => true,
             (Settings::Log {}, _) => false,
         }
     }
@@ -74,6 +86,8 @@ impl Settings {
     pub fn check(&self, target: &Target) -> Result<(), String> {
         match self {
             Settings::Modbus(modbus) => modbus.check(target),
+            Settings::Mqtt(mqtt) => mqtt.check(),
+            Settings::Webhook(webhook) => webhook.check(),
             Settings::Log {} => Ok(()),
         }
     }
@@ -173,6 +187,8 @@ pub struct Asked {
 /// What an output is given.
 struct Outlet {
     index: usize,
+    /// Tells the commands of this run of the service from those of another.
+    boot: i64,
     output: Settings,
     commands: mpsc::Receiver<Command>,
     asked: watch::Receiver<Asked>,
@@ -185,6 +201,23 @@ struct Outlet {
 impl Outlet {
     fn connected(&self, up: bool) {
         self.metrics.output_up.with_label_values(&[self.output.name()]).set(up.into());
+    }
+
+    /// The connection broke.
+    fn lost(&self) {
+        self.connected(false);
+        self.metrics.output_reconnects.with_label_values(&[self.output.name()]).inc();
+    }
+
+    /// A command in words: an id that no other command ever has, the item, and until when to act.
+    fn message(&self, command: &Command) -> Result<Value, String> {
+        let left = command.give_up.saturating_duration_since(Instant::now());
+        let expires = (OffsetDateTime::now_utc() + left).format(&Rfc3339).map_err(|e| e.to_string())?;
+        let mut message = serde_json::to_value(&*command.subject).map_err(|e| e.to_string())?;
+        message["event"] = "eject".into();
+        message["id"] = format!("{}-{}", self.boot, command.id).into();
+        message["expires"] = expires.into();
+        Ok(message)
     }
 
     /// What was asked of the line and is not acknowledged, and how many times in all: a stop
@@ -217,7 +250,7 @@ impl Outlet {
 /// the thread; `report` must be quick.
 ///
 /// # Errors
-/// The system's, when no thread can be started.
+/// A password or secret that can't be read; the system's, when no thread can be started.
 pub fn start(
     outputs: Vec<Settings>,
     asked: &watch::Receiver<Asked>,
@@ -228,12 +261,14 @@ pub fn start(
 ) -> io::Result<(Vec<mpsc::Sender<Command>>, JoinHandle<()>)> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let report: Arc<dyn Fn(Report) + Send + Sync> = Arc::new(report);
+    let boot = OffsetDateTime::now_utc().unix_timestamp();
     let mut senders = Vec::new();
     for (index, output) in outputs.into_iter().enumerate() {
         let (sender, commands) = mpsc::channel(QUEUE);
         senders.push(sender);
         let outlet = Outlet {
             index,
+            boot,
             output: output.clone(),
             commands,
             asked: asked.clone(),
@@ -243,6 +278,15 @@ pub fn start(
         };
         match output {
             Settings::Modbus(modbus) => runtime.spawn(modbus::run(modbus, outlet)),
+            Settings::Mqtt(mqtt) => {
+                let options = mqtt.options().map_err(io::Error::other)?;
+                runtime.spawn(mqtt::run(mqtt, options, outlet))
+            }
+            Settings::Webhook(webhook) => {
+                let secret = webhook.secret().map_err(io::Error::other)?;
+                let client = webhook::client().map_err(io::Error::other)?;
+                runtime.spawn(webhook::run(webhook, client, secret, outlet))
+            }
             Settings::Log {} => runtime.spawn(log::run(outlet)),
         };
     }

@@ -20,8 +20,8 @@ use tokio_modbus::{
 
 use super::{Command, LineAction, Outlet, Target};
 
-/// Longest pause between two attempts to connect.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// Longest pause between two attempts to connect: every item until then is late.
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// An answer to anything but a command may take this long.
 const ANSWER: Duration = Duration::from_millis(250);
 
@@ -254,8 +254,7 @@ impl Plc {
             Err(_) => "the PLC does not answer".into(),
         };
         tracing::warn!("connection to {} lost: {why}", self.settings.address);
-        self.outlet.connected(false);
-        self.outlet.metrics.output_reconnects.with_label_values(&[self.outlet.output.name()]).inc();
+        self.outlet.lost();
         Err(Failed::Lost(why))
     }
 

@@ -4,6 +4,7 @@
 //! commits, `synchronous=NORMAL`), and no verdict names a frame that was not written before it.
 
 mod agreement;
+mod audit;
 mod chain;
 mod challenges;
 mod event;
@@ -25,6 +26,7 @@ use object_store::local::LocalFileSystem;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 
 pub use agreement::{Agreement, Consensus, consensus};
+pub use audit::{Deed, rfc3339};
 pub use challenges::{Announcement, Challenge, CorrectiveAction};
 pub use event::{Entry, Event};
 pub use frames::frame_key;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use beltsight::{
-    api::{self, Api, Parts, Settings},
+    api::{self, Api, Limits, Parts, Settings},
     domain::{Picture, Thresholds, Verdict},
     engine::Device,
     line::{
@@ -27,6 +27,7 @@ use beltsight::{
     promote::registry::Registry,
     rounds::{self, keeper},
     store::Store,
+    tokens::Tokens,
 };
 use tempfile::TempDir;
 use tokio::sync::{broadcast, watch};
@@ -98,6 +99,8 @@ pub struct Server {
     pub client: reqwest::Client,
     pub metrics: Metrics,
     pub infer: Infer,
+    pub tokens: Tokens,
+    pub tokens_file: PathBuf,
     pub store: Store,
     pub models: PathBuf,
     pub live: watch::Sender<Option<LiveFrame>>,
@@ -122,6 +125,11 @@ pub async fn start() -> Server {
 
 /// Starts a service serving the model `one`.
 pub async fn start_with(settings: Settings) -> Server {
+    start_within(settings, Limits { connections: 256, client_timeout: Duration::from_secs(5) }).await
+}
+
+/// Starts a service that bears with its clients only so far.
+pub async fn start_within(settings: Settings, limits: Limits) -> Server {
     let folder = tempfile::tempdir().unwrap();
     let models = folder.path().join("models");
     let student = swap::open(&test_model_folder(&models, "one", 1), None, Device::Cpu, 2, 2).unwrap();
@@ -134,6 +142,8 @@ pub async fn start_with(settings: Settings) -> Server {
     let (recorder, _task) = Recorder::start(store.clone(), &record, metrics.clone(), recorded.clone(), stop.clone());
     let (live, newest) = watch::channel(None);
     let (ready, is_ready) = watch::channel(true);
+    let tokens_file = folder.path().join("tokens.toml"); // none yet
+    let tokens = Tokens::open(&tokens_file).unwrap();
     let swapper = Arc::new(Swapper {
         infer: infer.clone(),
         metrics: metrics.clone(),
@@ -158,6 +168,7 @@ pub async fn start_with(settings: Settings) -> Server {
     let (rounds, _learning) = keeper::start(rounds, stop.clone());
     let parts = Parts {
         infer: infer.clone(),
+        tokens: tokens.clone(),
         store: store.clone(),
         recorder: recorder.clone(),
         metrics: metrics.clone(),
@@ -174,13 +185,15 @@ pub async fn start_with(settings: Settings) -> Server {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stopped = stop.clone();
-    tokio::spawn(async move { axum::serve(listener, router).with_graceful_shutdown(stopped.cancelled_owned()).await });
+    tokio::spawn(api::serve(listener, None, router, limits, stopped));
     Server {
         url: format!("http://{address}"),
         address,
         client: reqwest::Client::builder().timeout(Duration::from_secs(30)).build().unwrap(),
         metrics,
         infer,
+        tokens,
+        tokens_file,
         store,
         models,
         live,

@@ -1,4 +1,5 @@
-//! `GET /`: the live page. Three files without framework or foreign host, compiled in.
+//! `GET /`: the live page; `GET /label`: the labeling page. Three files each, without framework or foreign host,
+//! compiled in.
 
 use axum::{
     http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE},
@@ -29,4 +30,25 @@ pub(super) async fn css() -> impl IntoResponse {
     responses((status = 200, body = String, content_type = "text/javascript")))]
 pub(super) async fn js() -> impl IntoResponse {
     file("text/javascript; charset=utf-8", include_str!("page.js"))
+}
+
+/// The labeling page.
+#[utoipa::path(get, path = "/label", tag = "page",
+    responses((status = 200, body = String, content_type = "text/html")))]
+pub(super) async fn label_html() -> impl IntoResponse {
+    file("text/html; charset=utf-8", include_str!("label.html"))
+}
+
+/// Its style, on top of the live page's.
+#[utoipa::path(get, path = "/label.css", tag = "page",
+    responses((status = 200, body = String, content_type = "text/css")))]
+pub(super) async fn label_css() -> impl IntoResponse {
+    file("text/css; charset=utf-8", include_str!("label.css"))
+}
+
+/// Its program.
+#[utoipa::path(get, path = "/label.js", tag = "page",
+    responses((status = 200, body = String, content_type = "text/javascript")))]
+pub(super) async fn label_js() -> impl IntoResponse {
+    file("text/javascript; charset=utf-8", include_str!("label.js"))
 }

@@ -1,4 +1,4 @@
-// The live page: three sources (/live, /verdicts/stream, /readyz), drawn as they come.
+// The live page: a token where one is asked for, then three sources (/live, /verdicts/stream, /readyz), drawn as they come.
 // Invariant: everything from the service is set as text or attribute, never as HTML.
 "use strict";
 
@@ -71,7 +71,8 @@ function item(verdict) {
   } else {
     row.append(html("span", "thumb", "not kept"));
   }
-  const words = html("div", "");
+  const words = html(verdict.frame ? "a" : "div", "words");
+  if (verdict.frame) words.href = `/label#item=${verdict.id}`;
   const best = verdict.scores[0];
   const kind = best ? `${best.class} ${percent(best.probability)}` : "no scores";
   words.append(html("p", "what", `${MARKS[action]} ${NAMES[action]} · ${kind}`));
@@ -166,6 +167,27 @@ async function catchUp() {
   drawRates();
 }
 
+// Whether the service lets us in; if it asks for a token, so does the page.
+async function letIn() {
+  const answer = await fetch("/whoami", { cache: "no-store" });
+  const asked = !at("login").hidden;
+  at("login").hidden = answer.status !== 401;
+  if (answer.status === 401 && !asked) at("token").focus();
+  return answer.ok;
+}
+
+async function logIn(event) {
+  event.preventDefault();
+  const answer = await fetch("/login", {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ token: at("token").value }),
+  });
+  at("token").value = "";
+  at("refused").textContent = answer.ok ? "" : (await answer.json()).detail;
+  if (answer.ok) location.reload();
+}
+
 function listen(name, url, event, draw, opened) {
   const events = new EventSource(url);
   events.addEventListener(event, (e) => draw(JSON.parse(e.data)));
@@ -173,7 +195,9 @@ function listen(name, url, event, draw, opened) {
   events.onerror = () => {
     source(name, false);
     // The browser gives up after an answer other than 200; a service that restarts must not need a reload.
-    if (events.readyState === EventSource.CLOSED) setTimeout(() => listen(name, url, event, draw, opened), 2_000);
+    if (events.readyState !== EventSource.CLOSED) return;
+    letIn().catch(() => {});
+    setTimeout(() => listen(name, url, event, draw, opened), 2_000);
   };
 }
 
@@ -185,8 +209,16 @@ function arrived(verdict) {
   requestAnimationFrame(() => { drawing = false; drawList(); drawRates(); });
 }
 
-listen("live", "/live", "frame", drawFrame);
-listen("verdicts", "/verdicts/stream", "verdict", arrived, () => catchUp().catch(() => source("ready", false)));
+async function begin() {
+  try {
+    if (!await letIn()) return;    // logging in loads the page anew
+  } catch { /* the sources say that the service is away, and try again */ }
+  listen("live", "/live", "frame", drawFrame);
+  listen("verdicts", "/verdicts/stream", "verdict", arrived, () => catchUp().catch(() => source("ready", false)));
+}
+
+at("login").addEventListener("submit", (event) => logIn(event).catch(() => source("ready", false)));
+begin();
 askReady();
 setInterval(askReady, 5_000);
 setInterval(() => { drawRates(); drawStale(); }, 1_000);

@@ -1,0 +1,245 @@
+//! MQTT 3.1.1: a message for each command, acknowledged by the broker (QoS 1).
+//!
+//! | topic | what | retained |
+//! |---|---|---|
+//! | `<topic>/eject/<gate>` | move this gate; `expires` says until when | no |
+//! | `<topic>/stop_line`, `<topic>/divert` | stop the line; lead everything aside from now on | no |
+//! | `<topic>/state` | `online`, and how often the line was asked; the broker says `online: false` when we are gone | yes |
+//!
+//! The broker's acknowledgement says that it has the message, not that a gate moved: only a sensor after the gate does.
+//!
+//! Invariants: each connection has a client of its own, so that nothing of a broken one is ever sent again, when it
+//! would meet another item; a client that breaks over what a broker sends takes nothing else with it.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    path::PathBuf,
+    time::Duration,
+};
+
+use rumqttc::{AsyncClient, ConnectionError, Event, LastWill, MqttOptions, NetworkOptions, Outgoing, Packet, QoS};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::{sync::mpsc, task::JoinHandle};
+
+use super::{Command, LineAction, Outlet, QUEUE};
+
+/// Shortest and longest pause before the next attempt to connect: every item until then is late.
+const PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(500)];
+/// The broker tells that we are gone after one and a half times this.
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
+/// Largest packet that is taken, in bytes.
+const LARGEST: usize = 16 << 10;
+
+/// A broker.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mqtt {
+    /// Host name or address.
+    pub host: String,
+    /// Port.
+    #[serde(default = "port")]
+    pub port: u16,
+    /// What topics begin with.
+    pub topic: String,
+    /// Client identifier; no two clients of a broker may share one.
+    #[serde(default = "client")]
+    pub client: String,
+    /// User name.
+    pub user: Option<String>,
+    /// File with the user's password.
+    pub password_file: Option<PathBuf>,
+}
+
+fn port() -> u16 {
+    1883
+}
+
+fn client() -> String {
+    "beltsight".into()
+}
+
+impl Mqtt {
+    /// Refuses topics that can't be published to.
+    pub(super) fn check(&self) -> Result<(), String> {
+        if self.topic.is_empty() || self.topic.contains(['+', '#', '\0']) || self.client.is_empty() {
+            return Err("mqtt: topic must not be empty or hold + or #, client must not be empty".into());
+        }
+        Ok(())
+    }
+
+    /// Reads the password.
+    pub(super) fn options(&self) -> Result<MqttOptions, String> {
+        let mut options = MqttOptions::new(&self.client, &self.host, self.port);
+        options.set_keep_alive(KEEP_ALIVE).set_max_packet_size(LARGEST, LARGEST).set_inflight(QUEUE as u16);
+        let gone = json!({ "online": false }).to_string();
+        options.set_last_will(LastWill::new(format!("{}/state", self.topic), gone, QoS::AtLeastOnce, true));
+        if let Some(user) = &self.user {
+            let password = match &self.password_file {
+                Some(file) => std::fs::read_to_string(file).map_err(|e| format!("mqtt: {}: {e}", file.display()))?,
+                None => String::new(),
+            };
+            options.set_credentials(user, password.trim_end());
+        }
+        Ok(options)
+    }
+}
+
+/// What waits for the broker's acknowledgement.
+enum Sent {
+    Command(u64),
+    Ask(LineAction, u64),
+    State,
+}
+
+/// One connection, from the attempt to its end.
+struct Session {
+    client: AsyncClient,
+    events: mpsc::Receiver<Result<Event, ConnectionError>>,
+    poller: JoinHandle<()>,
+    connected: bool,
+    /// Handed to the client, in its order, without a packet number yet.
+    queued: VecDeque<Sent>,
+    /// By packet number.
+    in_flight: HashMap<u16, Sent>,
+    /// A stop or a divert is on its way.
+    asking: bool,
+}
+
+impl Session {
+    /// Connects after `pause`.
+    fn start(options: MqttOptions, pause: Duration) -> Self {
+        let (client, mut loop_) = AsyncClient::new(options, QUEUE);
+        let mut network = NetworkOptions::new();
+        network.set_connection_timeout(1).set_tcp_nodelay(true);
+        loop_.set_network_options(network);
+        let (sender, events) = mpsc::channel(QUEUE);
+        let poller = tokio::spawn(async move {
+            tokio::time::sleep(pause).await;
+            loop {
+                let event = loop_.poll().await;
+                let over = event.is_err();
+                if sender.send(event).await.is_err() || over {
+                    return;
+                }
+            }
+        });
+        let (queued, in_flight) = (VecDeque::new(), HashMap::new());
+        Self { client, events, poller, connected: false, queued, in_flight, asking: false }
+    }
+
+    fn publish(&mut self, sent: Sent, topic: String, retain: bool, payload: String) -> Result<(), String> {
+        if !self.connected {
+            return Err("the broker is not connected".into());
+        }
+        self.client.try_publish(topic, QoS::AtLeastOnce, retain, payload).map_err(|e| e.to_string())?;
+        self.queued.push_back(sent);
+        Ok(())
+    }
+}
+
+/// Runs until the commands' sender is gone.
+pub(super) async fn run(settings: Mqtt, options: MqttOptions, mut outlet: Outlet) {
+    let mut pause = Duration::ZERO;
+    loop {
+        let mut session = Session::start(options.clone(), pause);
+        let why = talk(&settings, &mut outlet, &mut session).await;
+        session.poller.abort();
+        pause = if session.connected { PAUSES[0] } else { (pause * 2).clamp(PAUSES[0], PAUSES[1]) };
+        let Some(why) = why else { return };
+        if session.connected {
+            tracing::warn!("connection to the broker {} lost: {why}", settings.host);
+            outlet.lost();
+        } else {
+            tracing::debug!("the broker {} can't be connected: {why}", settings.host);
+        }
+        for sent in session.queued.into_iter().chain(session.in_flight.into_values()) {
+            if let Sent::Command(id) = sent {
+                outlet.report(id, Err(format!("the broker was lost: {why}")));
+            }
+        }
+    }
+}
+
+/// Passes everything on until the connection ends; why it did, or `None` when the service stops.
+async fn talk(settings: &Mqtt, outlet: &mut Outlet, session: &mut Session) -> Option<String> {
+    loop {
+        tokio::select! {
+            biased;
+            event = session.events.recv() => match event {
+                None => return Some("the client broke".into()),
+                Some(Err(e)) => return Some(e.to_string()),
+                Some(Ok(event)) => happened(settings, outlet, session, &event),
+            },
+            changed = outlet.asked.changed() => {
+                changed.ok()?;
+                outlet.asked.borrow_and_update();
+                ask_line(settings, outlet, session);
+            }
+            command = outlet.commands.recv() => {
+                let command = command?;
+                if let Err(why) = fire(settings, outlet, session, &command) {
+                    outlet.report(command.id, Err(why));
+                }
+            }
+        }
+    }
+}
+
+fn happened(settings: &Mqtt, outlet: &mut Outlet, session: &mut Session, event: &Event) {
+    match event {
+        Event::Incoming(Packet::ConnAck(_)) => {
+            tracing::info!("connected to the broker {}", settings.host);
+            session.connected = true;
+            outlet.connected(true);
+            tell_state(settings, outlet, session);
+            ask_line(settings, outlet, session);
+        }
+        Event::Outgoing(Outgoing::Publish(packet)) => {
+            if let Some(sent) = session.queued.pop_front() {
+                session.in_flight.insert(*packet, sent);
+            }
+        }
+        Event::Incoming(Packet::PubAck(ack)) => {
+            match session.in_flight.remove(&ack.pkid) {
+                Some(Sent::Command(id)) => outlet.report(id, Ok(())),
+                Some(Sent::Ask(action, upto)) => {
+                    session.asking = false;
+                    outlet.acknowledge(action, upto);
+                    tell_state(settings, outlet, session);
+                }
+                Some(Sent::State) | None => {}
+            }
+            ask_line(settings, outlet, session);
+        }
+        _ => {}
+    }
+}
+
+fn fire(settings: &Mqtt, outlet: &Outlet, session: &mut Session, command: &Command) -> Result<(), String> {
+    let message = outlet.message(command)?;
+    let topic = format!("{}/eject/{}", settings.topic, command.subject.gate);
+    session.publish(Sent::Command(command.id), topic, false, message.to_string())
+}
+
+fn ask_line(settings: &Mqtt, outlet: &mut Outlet, session: &mut Session) {
+    let Some((action, upto)) = outlet.open() else { return };
+    if session.asking {
+        return;
+    }
+    let payload = json!({ "times": upto, "why": outlet.asked.borrow().why }).to_string();
+    let topic = format!("{}/{}", settings.topic, action.name());
+    match session.publish(Sent::Ask(action, upto), topic, false, payload) {
+        Ok(()) => session.asking = true,
+        Err(why) => tracing::error!("{} is not asked yet: {why}", action.name()), // again with the next answer
+    }
+}
+
+fn tell_state(settings: &Mqtt, outlet: &Outlet, session: &mut Session) {
+    let asked = outlet.asked.borrow().clone();
+    let state = json!({ "online": true, "stops": asked.stop, "diverts": asked.divert, "why": asked.why });
+    let topic = format!("{}/state", settings.topic);
+    if let Err(why) = session.publish(Sent::State, topic, true, state.to_string()) {
+        tracing::warn!("the line's state is not told: {why}");
+    }
+}

@@ -1,0 +1,211 @@
+//! A headless Chromium, used as a person uses it: real keys, clicks and touches, through the DevTools protocol over a
+//! pipe.
+#![allow(clippy::unwrap_used, dead_code)]
+
+use std::{
+    cell::RefCell,
+    fs::{File, OpenOptions},
+    io::{BufRead, BufReader, Write},
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde_json::{Value, json};
+
+/// How long a page may take to get somewhere.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A running browser; it ends when dropped.
+pub struct Browser {
+    process: Child,
+    pipe: RefCell<Pipe>,
+    _profile: tempfile::TempDir,
+}
+
+struct Pipe {
+    to: File,
+    from: BufReader<File>,
+    asked: u64,
+    complaints: Vec<String>,
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Browser {
+    /// `None`, and a line that says so, where Chromium is not installed.
+    pub fn start() -> Option<Self> {
+        if Command::new("chromium").arg("--version").output().is_err() {
+            println!("skipped: chromium is not installed; deploy/setup --test installs it");
+            return None;
+        }
+        let profile = tempfile::tempdir().unwrap();
+        let (to, from) = (profile.path().join("to"), profile.path().join("from"));
+        assert!(Command::new("mkfifo").args([&to, &from]).status().unwrap().success());
+        // A shell puts the pipes where Chromium looks for them: 3 and 4.
+        let process = Command::new("sh")
+            .args(["-c", r#"exec chromium "$@" 3<"$TO" 4>"$FROM""#, "chromium"])
+            .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"])
+            .args(["--remote-debugging-pipe", "--no-first-run"])
+            .arg(format!("--user-data-dir={}", profile.path().join("profile").display()))
+            .env("TO", &to)
+            .env("FROM", &from)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let to = OpenOptions::new().write(true).open(to).unwrap();
+        let from = BufReader::new(File::open(from).unwrap());
+        let pipe = RefCell::new(Pipe { to, from, asked: 0, complaints: vec![] });
+        Some(Self { process, pipe, _profile: profile })
+    }
+
+    /// A page of a person of their own: with its own storage, at `url`, `width × height` pixels.
+    pub fn page(&self, url: &str, width: u32, height: u32) -> Page<'_> {
+        let context = self.ask("", "Target.createBrowserContext", json!({}))["browserContextId"].clone();
+        let target = self.ask("", "Target.createTarget", json!({"url": "about:blank", "browserContextId": context}));
+        let attach = json!({"targetId": target["targetId"], "flatten": true});
+        let session = self.ask("", "Target.attachToTarget", attach)["sessionId"].as_str().unwrap().to_owned();
+        let page = Page { browser: self, session };
+        page.ask("Runtime.enable", json!({}));
+        page.ask("Page.enable", json!({}));
+        let size = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
+        page.ask("Emulation.setDeviceMetricsOverride", size);
+        page.go(url);
+        page
+    }
+
+    fn ask(&self, session: &str, method: &str, params: Value) -> Value {
+        let mut pipe = self.pipe.borrow_mut();
+        pipe.asked += 1;
+        let id = pipe.asked;
+        let mut message = json!({"id": id, "method": method, "params": params});
+        if !session.is_empty() {
+            message["sessionId"] = session.into();
+        }
+        pipe.to.write_all(format!("{message}\0").as_bytes()).unwrap();
+        loop {
+            let mut bytes = Vec::new();
+            pipe.from.read_until(0, &mut bytes).unwrap();
+            bytes.pop();
+            let answer: Value = serde_json::from_slice(&bytes).expect("chromium ended");
+            if answer["method"] == "Runtime.exceptionThrown" {
+                pipe.complaints.push(answer["params"]["exceptionDetails"].to_string());
+            }
+            if answer["id"] == id {
+                assert!(answer["error"].is_null(), "{method}: {answer}");
+                return answer["result"].clone();
+            }
+        }
+    }
+}
+
+/// One tab.
+pub struct Page<'a> {
+    browser: &'a Browser,
+    session: String,
+}
+
+impl Page<'_> {
+    fn ask(&self, method: &str, params: Value) -> Value {
+        self.browser.ask(&self.session, method, params)
+    }
+
+    /// Opens an address and waits until it is there.
+    pub fn go(&self, url: &str) {
+        self.ask("Page.navigate", json!({"url": url}));
+        self.until("document.readyState === 'complete'");
+    }
+
+    /// As the reload button does.
+    pub fn reload(&self) {
+        self.run("window.beforeReload = true");
+        self.ask("Page.reload", json!({}));
+        self.until("!window.beforeReload && document.readyState === 'complete'");
+    }
+
+    /// What an expression comes to.
+    pub fn run(&self, expression: &str) -> Value {
+        let params = json!({"expression": expression, "returnByValue": true, "awaitPromise": true});
+        let answer = self.ask("Runtime.evaluate", params);
+        assert!(answer["exceptionDetails"].is_null(), "{expression}: {answer}");
+        answer["result"]["value"].clone()
+    }
+
+    /// Text of the first element that fits the selector.
+    pub fn text(&self, selector: &str) -> String {
+        let text = self.run(&format!("document.querySelector({selector:?})?.innerText ?? ''"));
+        text.as_str().unwrap().to_owned()
+    }
+
+    /// Waits until the expression is true.
+    pub fn until(&self, expression: &str) {
+        let start = Instant::now();
+        while self.run(&format!("Boolean({expression})")) != true {
+            if start.elapsed() > PATIENCE {
+                let shot = std::env::temp_dir().join("beltsight-page.png");
+                self.picture(&shot);
+                panic!("not within {PATIENCE:?}: {expression}; see {}", shot.display());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Presses a key and lets it go.
+    pub fn key(&self, key: &str) {
+        let named = json!({"type": "keyDown", "key": key, "text": if key == "Enter" { "\r" } else { key },
+            "windowsVirtualKeyCode": if key == "Enter" { 13 } else { 0 }});
+        self.ask("Input.dispatchKeyEvent", named);
+        self.ask("Input.dispatchKeyEvent", json!({"type": "keyUp", "key": key}));
+    }
+
+    /// Types a text.
+    pub fn write(&self, text: &str) {
+        text.chars().for_each(|c| self.key(&c.to_string()));
+    }
+
+    /// Middle of the first element that fits, which must be visible and on top.
+    fn middle(&self, selector: &str) -> (Value, Value) {
+        let place = self.run(&format!(
+            "(() => {{ const e = document.querySelector({selector:?}); e.scrollIntoView({{block: 'nearest'}}); \
+             const r = e.getBoundingClientRect(); const [x, y] = [r.x + r.width / 2, r.y + r.height / 2]; \
+             return [x, y, e.contains(document.elementFromPoint(x, y))]; }})()"
+        ));
+        assert_eq!(place[2], true, "{selector} is covered or outside: {place}");
+        (place[0].clone(), place[1].clone())
+    }
+
+    /// Clicks with the mouse.
+    pub fn click(&self, selector: &str) {
+        let (x, y) = self.middle(selector);
+        for kind in ["mousePressed", "mouseReleased"] {
+            let event = json!({"type": kind, "x": x, "y": y, "button": "left", "clickCount": 1});
+            self.ask("Input.dispatchMouseEvent", event);
+        }
+    }
+
+    /// Touches with a finger.
+    pub fn touch(&self, selector: &str) {
+        let (x, y) = self.middle(selector);
+        self.ask("Emulation.setTouchEmulationEnabled", json!({"enabled": true}));
+        self.ask("Input.dispatchTouchEvent", json!({"type": "touchStart", "touchPoints": [{"x": x, "y": y}]}));
+        self.ask("Input.dispatchTouchEvent", json!({"type": "touchEnd", "touchPoints": []}));
+    }
+
+    /// Writes what is seen as PNG.
+    pub fn picture(&self, path: &Path) {
+        let data = self.ask("Page.captureScreenshot", json!({"format": "png"}))["data"].as_str().unwrap().to_owned();
+        std::fs::write(path, STANDARD.decode(data).unwrap()).unwrap();
+    }
+
+    /// Programs' errors that nobody caught, on any page so far.
+    pub fn complaints(&self) -> Vec<String> {
+        self.browser.pipe.borrow().complaints.clone()
+    }
+}
