@@ -138,12 +138,20 @@ pub enum Event {
         /// What they say about it.
         remark: String,
     },
-    /// Somebody changed the service: a model, a token, a setting.
+    /// Somebody asked for a change over HTTP; see [`super::Deed`].
     Audit {
-        /// Who.
-        by: String,
-        /// What, in words.
-        what: String,
+        /// The token's name; `local` when no token is set.
+        name: String,
+        /// The token's role.
+        role: String,
+        /// Where the request came from.
+        address: String,
+        /// The HTTP method.
+        method: String,
+        /// The path without its query.
+        path: String,
+        /// How it was answered: the HTTP status.
+        status: u16,
     },
     /// Verdicts that could not be recorded; the line went on without.
     Gap {
