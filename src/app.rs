@@ -48,12 +48,14 @@ use crate::{
     metrics::Metrics,
     promote::registry::Registry,
     rounds::keeper,
-    store::{Event, Store},
+    store::{Event, Retention, Store},
     tokens::Tokens,
 };
 
 /// How often labels are counted.
 const COUNT: Duration = Duration::from_secs(10);
+/// How often what is too old is looked for.
+const RETAIN: Duration = Duration::from_secs(3600);
 /// How often the registry of what serves is looked at.
 const FOLLOW: Duration = Duration::from_millis(200);
 
@@ -168,6 +170,7 @@ async fn run(config: Config) -> Result<()> {
         labels: config.labels,
         rounds: rounds_handle,
     };
+    tokio::spawn(retain(store.clone(), config.retention, metrics.clone(), stop.clone()));
     tokio::spawn(count_labels(store.clone(), metrics.clone(), stop.clone()));
     let following = tokio::spawn(follow(registry, swapper, stop.clone()));
     let listener = TcpListener::bind(listen).await.with_context(|| {
@@ -295,6 +298,23 @@ async fn follow(registry: Registry, swapper: Arc<Swapper>, stop: CancellationTok
             Ok(Ok(history)) => known = history,
             Ok(Err(e)) => tracing::error!("the registry of what serves can't be followed: {e:#}"),
             Err(e) => tracing::error!("{e}"),
+        }
+    }
+}
+
+/// Removes what is older than it has to be kept, every hour.
+async fn retain(store: Store, rules: Retention, metrics: Metrics, stop: CancellationToken) {
+    while rules != Retention::default() {
+        match store.retain(&rules, time::OffsetDateTime::now_utc()).await {
+            Ok(removed) => tracing::info!("retention: {removed:?}"),
+            Err(e) => {
+                metrics.store_errors.inc();
+                tracing::error!("retention: {e}");
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(RETAIN) => {}
         }
     }
 }

@@ -153,6 +153,18 @@ pub enum Event {
         /// How it was answered: the HTTP status.
         status: u16,
     },
+    /// Pictures whose time was over were removed.
+    PicturesRemoved {
+        /// How many.
+        pictures: u64,
+    },
+    /// Documents of verdicts whose time was over were removed; their entries stay.
+    VerdictsRemoved {
+        /// Those with ids up to this one, labeled ones excepted.
+        to: i64,
+        /// How many.
+        verdicts: u64,
+    },
     /// Verdicts that could not be recorded; the line went on without.
     Gap {
         /// How many since the last entry of this kind.

@@ -37,6 +37,8 @@ pub struct Verification {
     pub entries: i64,
     /// Verdicts among them.
     pub verdicts: i64,
+    /// Verdicts whose document was removed by retention; their entries are verified, what they said is gone.
+    pub removed: i64,
     /// Signed checkpoints.
     pub checkpoints: i64,
     /// The signed head's hash: compare it with one kept elsewhere.
@@ -51,8 +53,14 @@ pub struct Verification {
 
 impl fmt::Display for Verification {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { entries, verdicts, checkpoints, head, signed, public_key, findings } = self;
+        let Self { entries, verdicts, removed, checkpoints, head, signed, public_key, findings } = self;
         writeln!(f, "{entries} entries, {verdicts} verdicts, {checkpoints} checkpoints; public key {public_key}")?;
+        if *removed > 0 {
+            writeln!(
+                f,
+                "{removed} of the verdicts were removed by retention: their entries stand, what they said is gone"
+            )?;
+        }
         writeln!(f, "head {head}, entry {entries}, signed {signed}")?;
         for Finding { entry, what } in findings {
             writeln!(f, "BROKEN   entry {entry}: {what}")?;
@@ -158,14 +166,25 @@ async fn verify_all(pool: &SqlitePool, key: &VerifyingKey) -> Result<Verificatio
         let what = format!("{entries} entries from {first} to {last}, but the signed head is entry {seq}");
         findings.push(finding(0, what));
     }
-    if held != verdicts {
-        findings.push(finding(0, format!("{verdicts} verdicts, but {held} entries that hold one")));
+    // Read before its entries are verified, and believed only if they are whole.
+    let told = sqlx::query_as(
+        "SELECT coalesce(max(json_extract(body, '$.to')), 0), coalesce(sum(json_extract(body, '$.verdicts')), 0)
+         FROM record WHERE verdict IS NULL AND kind = 'verdicts_removed' AND seq <= ?",
+    );
+    let (removed_to, removed): (i64, i64) = told.bind(seq).fetch_one(pool).await.unwrap_or_else(|e| {
+        findings.push(finding(0, format!("events can't be read: {e}")));
+        (0, 0)
+    });
+    if held != verdicts + removed {
+        let what = format!("{verdicts} verdicts and {removed} removed by retention, but {held} entries that hold one");
+        findings.push(finding(0, what));
     }
     if marks != seq / CHECKPOINT {
         findings.push(finding(0, format!("{marks} checkpoints instead of {}", seq / CHECKPOINT)));
     }
 
     let mut tasks = JoinSet::new();
+    let mut gone = 0;
     let mut next = 1;
     // The last place is looked at too when it lies beyond the head, so that what was appended is told by place.
     let end = seq.max(last);
@@ -173,20 +192,34 @@ async fn verify_all(pool: &SqlitePool, key: &VerifyingKey) -> Result<Verificatio
     while next <= end || !tasks.is_empty() {
         while next <= end && tasks.len() < READERS as usize {
             let to = next.saturating_add(CHUNK - 1).min(end);
-            tasks.spawn(verify_chunk(pool.clone(), shared.clone(), next, to, seq, hash));
+            tasks.spawn(verify_chunk(pool.clone(), shared.clone(), (next, to), (seq, hash), removed_to));
             next = to.saturating_add(1);
         }
         if let Some(done) = tasks.join_next().await {
-            findings.extend(done.map_err(|e| sqlx::Error::Io(std::io::Error::other(e)))??);
+            let (found, missing) = done.map_err(|e| sqlx::Error::Io(std::io::Error::other(e)))??;
+            findings.extend(found);
+            gone += missing;
             if findings.len() > 100 * TOLD {
                 break; // enough to say that it is broken
             }
         }
     }
+    if findings.is_empty() && gone != removed {
+        findings.push(finding(0, format!("{gone} verdicts are gone, but retention removed {removed}")));
+    }
     findings.sort();
     findings.truncate(TOLD);
     let public_key = hex(key.as_bytes());
-    Ok(Verification { entries, verdicts, checkpoints: marks, head: hex(&hash), signed: time, public_key, findings })
+    Ok(Verification {
+        entries,
+        verdicts: held,
+        removed,
+        checkpoints: marks,
+        head: hex(&hash),
+        signed: time,
+        public_key,
+        findings,
+    })
 }
 
 /// Seq, hash, time and signature of a head or checkpoint.
@@ -212,17 +245,17 @@ fn read_mark(row: &SqliteRow, from: usize) -> Option<Read> {
     })
 }
 
-/// Entries `from` to `to` with their verdicts and checkpoints; `head` is the signed place and hash.
+/// Entries `from` to `to` with their verdicts and checkpoints; `head` is the signed place and hash. What is wrong, and
+/// how many verdicts up to `removed_to` are gone.
 async fn verify_chunk(
     pool: SqlitePool,
     key: Arc<VerifyingKey>,
-    from: i64,
-    to: i64,
-    head: i64,
-    head_hash: [u8; 32],
-) -> Result<Vec<Finding>, sqlx::Error> {
+    (from, to): (i64, i64),
+    (head, head_hash): (i64, [u8; 32]),
+    removed_to: i64,
+) -> Result<(Vec<Finding>, i64), sqlx::Error> {
     let mut connection = pool.acquire().await?;
-    let mut findings = Vec::new();
+    let (mut findings, mut gone) = (Vec::new(), 0);
     let marks =
         sqlx::query("SELECT seq, hash, time, signature FROM checkpoints WHERE seq BETWEEN ? AND ? ORDER BY seq")
             .bind(from)
@@ -273,6 +306,7 @@ async fn verify_chunk(
         }
         if let Some(id) = verdict {
             match document {
+                None if id <= removed_to => gone += 1,
                 None => findings.push(finding(seq, format!("verdict {id} is gone"))),
                 Some(document) if Sha256::digest(document)[..] != *body => {
                     findings.push(finding(seq, format!("verdict {id} was changed")));
@@ -291,7 +325,7 @@ async fn verify_chunk(
         }
         previous = hash;
         if findings.len() > TOLD {
-            return Ok(findings);
+            return Ok((findings, gone));
         }
     }
     if expected <= to {
@@ -300,7 +334,7 @@ async fn verify_chunk(
     if marks.next().is_some() {
         findings.push(finding(to, "a checkpoint stands where none belongs"));
     }
-    Ok(findings)
+    Ok((findings, gone))
 }
 
 #[cfg(test)]
