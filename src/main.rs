@@ -237,6 +237,9 @@ enum RecordCmd {
         /// An entry that it must still hold, `ENTRY:HASH`, from an exported lot or the log.
         #[arg(long)]
         kept: Option<store::Kept>,
+        /// Compare every kept picture with the hash in its name too.
+        #[arg(long)]
+        pictures: bool,
         /// Print JSON instead of text.
         #[arg(long)]
         json: bool,
@@ -497,8 +500,13 @@ fn learn(what: &str, HandedOn { arguments }: &HandedOn) -> anyhow::Error {
 
 async fn record(command: RecordCmd) -> Result<ExitCode> {
     let (folder, lot, format) = match command {
-        RecordCmd::Verify { store, public_key, kept, json } => {
-            let found = store::verify(&store, public_key.as_deref(), kept.as_ref()).await?;
+        RecordCmd::Verify { store, public_key, kept, pictures, json } => {
+            let mut found = store::verify(&store, public_key.as_deref(), kept.as_ref()).await?;
+            if pictures {
+                let (all, changed) = store::verify_pictures(&store)?;
+                eprintln!("{all} pictures, {} changed", changed.len());
+                found.findings.extend(changed);
+            }
             if json {
                 println!("{}", serde_json::to_string_pretty(&found)?)
             } else {

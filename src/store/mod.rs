@@ -37,7 +37,7 @@ pub use queue::{Ask, Order, Queue, WINDOW, hash_share};
 pub use retention::{Removed, Retention};
 pub use signer::{KeyError, PUBLIC, SECRET};
 pub use verdicts::{Counts, MAX_PAGE, Page};
-pub use verify::{Finding, Kept, Verification, verify};
+pub use verify::{Finding, Kept, Verification, verify, verify_pictures};
 
 /// How long a reader or writer waits for another one's lock.
 const BUSY: Duration = Duration::from_secs(5);

@@ -20,6 +20,7 @@ use super::{
     chain::{CHECKPOINT, link, seed},
     signer::{Mark, PUBLIC, hex, public_key, unhex},
 };
+use crate::model::sha256;
 
 /// Entries read by one task.
 const CHUNK: i64 = 16_384;
@@ -220,6 +221,27 @@ async fn verify_all(pool: &SqlitePool, key: &VerifyingKey) -> Result<Verificatio
         public_key,
         findings,
     })
+}
+
+/// Compares every kept picture with the hash in its name: how many there are, and what is wrong. That a picture is gone is
+/// no finding: retention removes them.
+///
+/// # Errors
+/// When the folder can't be read.
+pub fn verify_pictures(folder: &Path) -> std::io::Result<(usize, Vec<Finding>)> {
+    let (mut pictures, mut findings) = (0, Vec::new());
+    for day in std::fs::read_dir(folder.join("frames"))? {
+        for file in std::fs::read_dir(day?.path())? {
+            let path = file?.path();
+            pictures += 1;
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let hash = sha256(&std::fs::read(&path)?);
+            if name.strip_suffix(".jpg") != hash.get(..24) && findings.len() < TOLD {
+                findings.push(finding(0, format!("the picture {} was changed", path.display())));
+            }
+        }
+    }
+    Ok((pictures, findings))
 }
 
 /// Seq, hash, time and signature of a head or checkpoint.
@@ -563,5 +585,21 @@ mod tests {
         assert_eq!(verify(earlier.path(), None, None).await.unwrap().findings, [], "by itself it is whole");
         let found = verify(earlier.path(), None, Some(&kept)).await.unwrap();
         assert_eq!(found.findings, [finding(2, "is not the one that was kept elsewhere")]);
+    }
+
+    #[tokio::test]
+    async fn a_changed_picture_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).await.unwrap();
+        let now = time::OffsetDateTime::now_utc();
+        for n in 0..3u8 {
+            let jpeg = bytes::Bytes::from(vec![n; 50]);
+            store.put_frame(&crate::store::frame_key(&jpeg, now), jpeg).await.unwrap();
+        }
+        assert_eq!(verify_pictures(folder.path()).unwrap(), (3, vec![]));
+        let day = std::fs::read_dir(folder.path().join("frames")).unwrap().next().unwrap().unwrap().path();
+        let picture = std::fs::read_dir(day).unwrap().next().unwrap().unwrap().path();
+        std::fs::write(picture, "another").unwrap();
+        assert_eq!(verify_pictures(folder.path()).unwrap().1.len(), 1);
     }
 }
