@@ -17,6 +17,7 @@ use crate::{
     engine::Device,
     line::{camera, challenge, eject, infer, locate, record},
     rounds,
+    store::Retention,
 };
 
 /// The whole configuration.
@@ -45,6 +46,8 @@ pub struct Config {
     pub challenge: challenge::Settings,
     /// Where records are kept.
     pub store: Store,
+    /// How long things are kept.
+    pub retention: Retention,
     /// How people label.
     pub labels: api::LabelSettings,
     /// The learning beside the line.

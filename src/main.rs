@@ -242,6 +242,12 @@ enum RecordCmd {
         /// The public key, kept elsewhere; absent: the store's own record.pub.
         #[arg(long)]
         public_key: Option<PathBuf>,
+        /// An entry that it must still hold, `ENTRY:HASH`, from an exported lot or the log.
+        #[arg(long)]
+        kept: Option<store::Kept>,
+        /// Compare every kept picture with the hash in its name too.
+        #[arg(long)]
+        pictures: bool,
         /// Print JSON instead of text.
         #[arg(long)]
         json: bool,
@@ -508,8 +514,13 @@ fn learn(what: &str, HandedOn { arguments }: &HandedOn) -> anyhow::Error {
 
 async fn record(command: RecordCmd) -> Result<ExitCode> {
     let (folder, lot, format) = match command {
-        RecordCmd::Verify { store, public_key, json } => {
-            let found = store::verify(&store, public_key.as_deref()).await?;
+        RecordCmd::Verify { store, public_key, kept, pictures, json } => {
+            let mut found = store::verify(&store, public_key.as_deref(), kept.as_ref()).await?;
+            if pictures {
+                let (all, changed) = store::verify_pictures(&store)?;
+                eprintln!("{all} pictures, {} changed", changed.len());
+                found.findings.extend(changed);
+            }
             if json {
                 println!("{}", serde_json::to_string_pretty(&found)?)
             } else {
@@ -534,7 +545,7 @@ async fn record(command: RecordCmd) -> Result<ExitCode> {
             }
         }
         Form::Html => {
-            let verified = store::verify(&folder, None).await?;
+            let verified = store::verify(&folder, None, None).await?;
             let items = export::taken_off(&store, lot.lot).await?;
             let report = export::Report::read(&store, lot).await?;
             out.write_all(export::page(&report, &items, Some(&verified)).as_bytes())?;

@@ -32,7 +32,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("exam", &["corrupt", "dataset", "domain", "engine", "line", "model", "pixels", "promote"]),
     ("learner", &[]),
     ("rounds", &["dataset", "domain", "exam", "learner", "line", "metrics", "model", "promote", "snapshot", "store"]),
-    ("config", &["api", "engine", "line", "rounds"]),
+    ("config", &["api", "engine", "line", "rounds", "store"]),
     (
         "api",
         &["domain", "engine", "export", "line", "metrics", "model", "pixels", "promote", "rounds", "store", "tokens"],

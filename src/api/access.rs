@@ -140,6 +140,11 @@ impl Caller {
     pub(super) fn local() -> Self {
         Self { name: "local".into(), role: Admin }
     }
+
+    /// Whether nobody had to say who they are.
+    pub(super) fn is_local(&self) -> bool {
+        self.name == "local"
+    }
 }
 
 /// Why somebody is not let in.
