@@ -79,7 +79,9 @@ pub struct All {
     pub eject_send_late: Histogram,
     pub eject_ack_late: HistogramVec,
     pub eject_late_actions: IntCounterVec,
-    pub output_up: IntGaugeVec,
+    pub confirmations: IntCounterVec,
+    pub belt_speed: Gauge,
+    pub output_down: IntGaugeVec,
     pub output_reconnects: IntCounterVec,
     pub line_asked: IntCounterVec,
     pub line_acknowledged: IntCounterVec,
@@ -226,7 +228,17 @@ impl Metrics {
                 "What late commands led to: stop_line, divert, alarm.",
                 &["action"],
             )?,
-            output_up: gauges(r, "output_up", "1 while an output is connected.", &["output"])?,
+            confirmations: counters(
+                r,
+                "confirmations_total",
+                "What the sensors after the gates saw: confirmed, missed, false.",
+                &["result"],
+            )?,
+            belt_speed: registered(
+                r,
+                Gauge::new(name("belt_speed_metres_per_second"), "The belt's speed, where it is measured.")?,
+            )?,
+            output_down: gauges(r, "output_down", "1 while a configured output is not connected.", &["output"])?,
             output_reconnects: counters(r, "output_reconnects_total", "Times an output was lost.", &["output"])?,
             line_asked: counters(
                 r,
@@ -276,11 +288,15 @@ impl Metrics {
                 all.eject_commands.with_label_values(&[output, outcome]);
             }
             all.eject_ack_late.with_label_values(&[output]);
+            all.output_down.with_label_values(&[output]);
             all.output_reconnects.with_label_values(&[output]);
             for action in ["stop_line", "divert"] {
                 all.line_asked.with_label_values(&[output, action]);
                 all.line_acknowledged.with_label_values(&[output, action]);
             }
+        }
+        for result in ["confirmed", "missed", "false"] {
+            all.confirmations.with_label_values(&[result]);
         }
         for action in ["stop_line", "divert", "alarm"] {
             all.eject_late_actions.with_label_values(&[action]);

@@ -98,6 +98,10 @@ impl Running {
         self.lines.lock().unwrap().iter().filter(|(_, l)| l.starts_with(start)).count()
     }
 
+    fn tell(&mut self, line: &str) {
+        writeln!(self.child.stdin.as_mut().unwrap(), "{line}").unwrap();
+    }
+
     fn signal(&self, signal: &str) {
         let sent = Command::new("kill").arg(signal).arg(self.child.id().to_string()).status().unwrap();
         assert!(sent.success());
@@ -244,6 +248,63 @@ fn a_plc_that_hangs_makes_commands_late_and_a_stop_goes_through_when_it_wakes() 
     running.close();
 }
 
+#[test]
+fn what_the_sensor_saw_is_matched_to_the_verdicts_and_the_speed_is_the_encoders() {
+    let port = port();
+    let Some(mut plc) = plc(port) else { return };
+    let text = settings(
+        "register = 7\nconfirm = { input = 2, after = '50ms', window = '70ms' }",
+        &format!(
+            "kind = 'modbus'\naddress = '127.0.0.1:{port}'\npulse = '30ms'\nheartbeat = 100\nevery = '100ms'\n\
+             speed = 5\ntolerance = '60ms'\non_late = 'alarm'"
+        ),
+    );
+    let metrics = Metrics::new().unwrap();
+    let (ejector, running) = Ejector::start(toml::from_str(&text).unwrap(), &metrics).unwrap();
+    plc.tell("speed 5 1000");
+    until("the speed is read", Duration::from_secs(5), || metrics.belt_speed.get() == 1.0);
+
+    // Twelve items, 200 ms apart; the sensor sees ten of them, and one thing more.
+    let (start, pitch) = (Instant::now(), Duration::from_millis(200));
+    for n in 0..12u32 {
+        let captured = start + pitch * n;
+        thread::sleep(captured.saturating_duration_since(Instant::now()));
+        ejector.act(&verdict(n.into(), Action::Reject), captured);
+        if n == 4 || n == 9 {
+            continue; // it stays on the belt
+        }
+        thread::sleep((captured + WAY + Duration::from_millis(45)).saturating_duration_since(Instant::now()));
+        plc.tell("input 2 1");
+        thread::sleep(Duration::from_millis(25));
+        plc.tell("input 2 0");
+    }
+    thread::sleep(Duration::from_millis(200));
+    plc.tell("input 2 1");
+    let count = |result: &str| metrics.confirmations.with_label_values(&[result]).get();
+    until("the last pulse is counted", Duration::from_secs(2), || count("false") == 1);
+    assert_eq!((count("confirmed"), count("missed"), count("false")), (10, 2, 1));
+    assert_eq!(ended(&metrics, "modbus"), [("acknowledged".to_string(), 12)]);
+
+    // Half the speed, twice the time.
+    plc.tell("speed 5 500");
+    until("the speed is read", Duration::from_secs(5), || metrics.belt_speed.get() == 0.5);
+    let captured = Instant::now();
+    ejector.act(&verdict(12, Action::Reject), captured);
+    until("the command is there", Duration::from_secs(2), || plc.count("register 7 ") == 13);
+    let took = plc.said("register 7 14").first().map(|at| *at - captured).unwrap();
+    println!("at half the speed the command came after {took:?}");
+    assert!((200..260).contains(&took.as_millis()), "{took:?} instead of 200 ms");
+    // A belt that stands has no moment, nor has one whose speed nobody tells.
+    plc.tell("speed 5 0");
+    until("the speed is read", Duration::from_secs(5), || metrics.belt_speed.get() == 0.0);
+    ejector.act(&verdict(13, Action::Reject), Instant::now());
+    drop(plc);
+    thread::sleep(Duration::from_millis(2300));
+    ejector.act(&verdict(14, Action::Reject), Instant::now());
+    running.close();
+    assert_eq!(metrics.eject_commands.with_label_values(&["modbus", "no_moment"]).get(), 2);
+}
+
 /// Mosquitto on `port`, and a client that prints everything below `plant/`; `None` where they are not installed.
 fn broker(port: u16, folder: &Path) -> Option<(Running, Running)> {
     if Command::new("mosquitto").arg("-h").output().is_err()
@@ -315,6 +376,42 @@ fn a_broker_that_dies_and_comes_back_loses_no_command_in_silence() {
     until("the state says so", Duration::from_secs(5), || told.count(&state) >= 1);
     running.close();
     until("the will is told", Duration::from_secs(5), || told.count("plant/line/state {\"online\":false}") == 1);
+}
+
+#[test]
+fn a_broker_passes_on_what_sensor_and_encoder_say() {
+    let (port, folder) = (port(), tempfile::tempdir().unwrap());
+    let Some((_broker, _told)) = broker(port, folder.path()) else { return };
+    let output = format!(
+        "kind = 'mqtt'\nhost = '127.0.0.1'\nport = {port}\ntopic = 'plant/line'\nspeed = 'plant/encoder'\n\
+         tolerance = '60ms'\non_late = 'alarm'"
+    );
+    let text = settings("confirm = { after = '50ms', window = '500ms' }", &output);
+    let metrics = Metrics::new().unwrap();
+    let (ejector, running) = Ejector::start(toml::from_str(&text).unwrap(), &metrics).unwrap();
+    let say = |topic: &str, message: &str| {
+        let port = port.to_string();
+        let said = Command::new("mosquitto_pub").args(["-p", &port, "-q", "1", "-t", topic, "-m", message]).status();
+        assert!(said.unwrap().success());
+    };
+    until("it is connected", Duration::from_secs(5), || {
+        metrics.output_down.with_label_values(&["mqtt"]).get() == 0 && {
+            say("plant/encoder", "0.8");
+            metrics.belt_speed.get() == 0.8
+        }
+    });
+    ejector.act(&verdict(1, Action::Reject), Instant::now());
+    thread::sleep(WAY);
+    say("plant/line/confirm/out", "");
+    say("plant/line/confirm/another", "");
+    let count = |result: &str| metrics.confirmations.with_label_values(&[result]).get();
+    until("it is confirmed", Duration::from_secs(2), || count("confirmed") == 1);
+    say("plant/encoder", "fast");
+    thread::sleep(Duration::from_millis(100));
+    ejector.act(&verdict(2, Action::Reject), Instant::now());
+    until("it is missed at once", Duration::from_secs(2), || count("missed") == 1);
+    assert_eq!(metrics.eject_commands.with_label_values(&["mqtt", "no_moment"]).get(), 1);
+    running.close();
 }
 
 #[test]
@@ -398,6 +495,47 @@ fn a_webhook_is_signed_and_tried_again_with_the_same_id_until_its_time_is_over()
     until("it is refused", Duration::from_secs(1), || of("failed") + of("unacknowledged") == 2);
     assert_eq!(hook.count("took "), 0);
     running.close();
+}
+
+#[test]
+fn the_service_acts_on_the_verdicts_of_its_cameras() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = format!(
+        "[server]\nlisten = '127.0.0.1:0'\n[model]\nroot = '{}'\ndevice = 'cpu'\n[store]\nfolder = '{}'\n\
+         [[camera]]\nname = 'belt'\nsource = 'simulated'\nbelt = {{ salmon_share = 0.0, empty_share = 0.0, width = 320, height = 180 }}\n\
+         [eject]\n[[eject.gate]]\nname = 'out'\ncamera = 'belt'\nactions = ['reject', 'divert']\n\
+         speed = '0.24m/s'\nscale = '1.0mm/px'\ndistance = '600mm'\n\
+         [[eject.output]]\nkind = 'log'\ntolerance = '20ms'\non_late = 'alarm'\n",
+        home.join("models").display(),
+        folder.path().join("data").display(),
+    );
+    let config = folder.path().join("beltsight.toml");
+    std::fs::write(&config, text).unwrap();
+    // The log goes to stderr, which a shell turns around; it makes room for `exec`, so that signals arrive.
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec \"$0\" serve --config \"$1\" 2>&1"]).arg(env!("CARGO_BIN_EXE_beltsight")).arg(&config);
+    let service = Running::start(command.env("RUST_LOG", "info,ort=warn").env("NO_COLOR", "1"));
+    let eject = |line: &str| line.contains(" eject ") && line.contains("late_us=");
+    let ejected =
+        || service.lines.lock().unwrap().iter().filter(|(_, l)| eject(l)).map(|(_, l)| l.clone()).collect::<Vec<_>>();
+    until("five items are ejected", Duration::from_secs(60), || ejected().len() >= 5);
+    service.signal("-TERM");
+    until("it has stopped", Duration::from_secs(20), || {
+        !Path::new(&format!("/proc/{}/exe", service.child.id())).exists()
+    });
+    let (lines, all) = (ejected(), service.count(""));
+    let field = |line: &str, name: &str| {
+        let rest = line.split(&format!("{name}=")).nth(1)?;
+        rest.split(' ').next()?.parse::<u64>().ok()
+    };
+    let ids: Vec<u64> = lines.iter().filter_map(|line| field(line, "id")).collect();
+    assert_eq!(ids, (1..=lines.len() as u64).collect::<Vec<_>>(), "{lines:?}");
+    let late: Vec<u64> = lines.iter().filter_map(|line| field(line, "late_us")).collect();
+    println!("{} commands of {all} lines, µs late {late:?}", lines.len());
+    assert!(late.iter().all(|late| *late < 20_000), "{late:?}");
+    let said = service.lines.lock().unwrap();
+    assert!(!said.iter().any(|(_, line)| line.contains("a command is late")), "{said:?}");
 }
 
 /// Answers every connection with nonsense that looks like Modbus, or not at all; runs until the process ends.

@@ -8,6 +8,7 @@ mod audit;
 mod body;
 mod challenges;
 mod classify;
+mod confirmations;
 mod decoders;
 mod error;
 mod frames;
@@ -43,7 +44,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::{
     domain::Verdict,
-    line::{infer::Infer, live::LiveFrame, record::Recorder, swap::Swapper},
+    line::{eject::Ejector, infer::Infer, live::LiveFrame, record::Recorder, swap::Swapper},
     metrics::Metrics,
     promote::registry::Registry,
     rounds::keeper::Handle,
@@ -113,6 +114,8 @@ pub struct Parts {
     pub registry: Registry,
     /// The learning beside the line.
     pub rounds: Handle,
+    /// Moves the gates, if there are any.
+    pub ejector: Option<Ejector>,
 }
 
 /// State of the API; clones share it.
@@ -161,6 +164,7 @@ impl Api {
 pub fn router(api: Api) -> Router {
     Router::new()
         .route("/classify", post(classify::classify))
+        .route("/confirmations/{gate}", post(confirmations::confirm))
         .route("/verdicts", get(verdicts::list))
         .route("/verdicts/stream", get(verdicts::stream))
         .route("/verdicts/counts", get(verdicts::counts))

@@ -4,8 +4,8 @@ use axum::Json;
 use utoipa::OpenApi;
 
 use super::{
-    audit, challenges, classify, error::Problem, frames, health, items, labels, live, login, lots, models, page,
-    rounds, v2, verdicts,
+    audit, challenges, classify, confirmations, error::Problem, frames, health, items, labels, live, login, lots,
+    models, page, rounds, v2, verdicts,
 };
 
 /// Collects what the handlers say about themselves; a test compares it with the router.
@@ -18,6 +18,7 @@ use super::{
     ),
     paths(
         classify::classify,
+        confirmations::confirm,
         verdicts::list,
         verdicts::stream,
         verdicts::counts,

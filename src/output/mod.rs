@@ -69,6 +69,15 @@ impl Settings {
         }
     }
 
+    /// Whether it measures the belt's speed.
+    pub fn measures_speed(&self) -> bool {
+        match self {
+            Settings::Modbus(modbus) => modbus.speed.is_some(),
+            Settings::Mqtt(mqtt) => mqtt.speed.is_some(),
+            Settings::Webhook(_) | Settings::Log {} => false,
+        }
+    }
+
     /// Whether it can stop the line, or lead everything aside.
     pub fn can(&self, action: LineAction) -> bool {
         match (self, action) {
@@ -153,6 +162,36 @@ pub struct Report {
     pub result: Result<(), String>,
 }
 
+/// What outputs tell.
+#[derive(Clone, Debug)]
+pub enum Told {
+    /// How a command went.
+    Report(Report),
+    /// The sensor after this gate saw an item.
+    Pulse {
+        /// Name of the gate, as the other side says it.
+        gate: String,
+        /// When.
+        at: Instant,
+    },
+    /// The belt's speed.
+    Speed {
+        /// In m/s; NaN where the other side talks nonsense.
+        metres_per_second: f64,
+        /// When.
+        at: Instant,
+    },
+}
+
+/// A gate with a sensor after it.
+#[derive(Clone, Debug)]
+pub struct Sensing {
+    /// Name of the gate.
+    pub gate: Arc<str>,
+    /// Modbus: the sensor's discrete input.
+    pub input: Option<u16>,
+}
+
 /// What the line as a whole can be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LineAction {
@@ -194,13 +233,14 @@ struct Outlet {
     asked: watch::Receiver<Asked>,
     /// How much of that was acknowledged.
     done: Asked,
-    report: Arc<dyn Fn(Report) + Send + Sync>,
+    sensing: Vec<Sensing>,
+    tell: Arc<dyn Fn(Told) + Send + Sync>,
     metrics: Metrics,
 }
 
 impl Outlet {
     fn connected(&self, up: bool) {
-        self.metrics.output_up.with_label_values(&[self.output.name()]).set(up.into());
+        self.metrics.output_down.with_label_values(&[self.output.name()]).set((!up).into());
     }
 
     /// The connection broke.
@@ -242,25 +282,26 @@ impl Outlet {
     }
 
     fn report(&self, id: u64, result: Result<(), String>) {
-        (self.report)(Report { id, output: self.index, at: Instant::now(), result });
+        (self.tell)(Told::Report(Report { id, output: self.index, at: Instant::now(), result }));
     }
 }
 
 /// Starts all outputs on a thread that runs until `stop`; returns where each takes its commands. `on_start` is called on
-/// the thread; `report` must be quick.
+/// the thread; `tell` must be quick.
 ///
 /// # Errors
 /// A password or secret that can't be read; the system's, when no thread can be started.
 pub fn start(
     outputs: Vec<Settings>,
+    sensing: Vec<Sensing>,
     asked: &watch::Receiver<Asked>,
-    report: impl Fn(Report) + Send + Sync + 'static,
+    tell: impl Fn(Told) + Send + Sync + 'static,
     metrics: &Metrics,
     on_start: fn(),
     stop: CancellationToken,
 ) -> io::Result<(Vec<mpsc::Sender<Command>>, JoinHandle<()>)> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let report: Arc<dyn Fn(Report) + Send + Sync> = Arc::new(report);
+    let tell: Arc<dyn Fn(Told) + Send + Sync> = Arc::new(tell);
     let boot = OffsetDateTime::now_utc().unix_timestamp();
     let mut senders = Vec::new();
     for (index, output) in outputs.into_iter().enumerate() {
@@ -273,9 +314,11 @@ pub fn start(
             commands,
             asked: asked.clone(),
             done: Asked::default(),
-            report: report.clone(),
+            sensing: sensing.clone(),
+            tell: tell.clone(),
             metrics: metrics.clone(),
         };
+        outlet.connected(false);
         match output {
             Settings::Modbus(modbus) => runtime.spawn(modbus::run(modbus, outlet)),
             Settings::Mqtt(mqtt) => {

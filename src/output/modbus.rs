@@ -6,7 +6,7 @@
 //! Invariants: a connection whose answer did not come or made no sense is closed, so that no answer is ever taken for
 //! another's; a raised coil is lowered again, after a broken connection too.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use serde::Deserialize;
 use tokio::{
@@ -18,7 +18,7 @@ use tokio_modbus::{
     client::{Context, Reader, Writer, tcp},
 };
 
-use super::{Command, LineAction, Outlet, Target};
+use super::{Command, LineAction, Outlet, Target, Told};
 
 /// Longest pause between two attempts to connect: every item until then is late.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
@@ -42,6 +42,11 @@ pub struct Modbus {
     /// Time between two heartbeats.
     #[serde(with = "humantime_serde", default = "beat")]
     pub every: Duration,
+    /// The input register that holds the belt's speed in mm/s; read with each heartbeat.
+    pub speed: Option<u16>,
+    /// Time between two looks at the sensors after the gates.
+    #[serde(with = "humantime_serde", default = "poll")]
+    pub poll: Duration,
     /// The coil that stops the line; the PLC or a person lowers it.
     pub stop_line: Option<u16>,
     /// The coil that leads everything aside; the PLC or a person lowers it.
@@ -56,6 +61,10 @@ fn beat() -> Duration {
     Duration::from_millis(250)
 }
 
+fn poll() -> Duration {
+    Duration::from_millis(10)
+}
+
 impl Modbus {
     /// Refuses a gate that it cannot move, and numbers that make no sense.
     pub(super) fn check(&self, target: &Target) -> Result<(), String> {
@@ -66,8 +75,8 @@ impl Modbus {
         if taken(self.stop_line) || taken(self.divert) || target.register == Some(self.heartbeat) {
             return Err("its coil or register has another use already".into());
         }
-        if self.pulse.is_zero() || self.every.is_zero() {
-            return Err("modbus: pulse and every must be longer than 0".into());
+        if self.pulse.is_zero() || self.every.is_zero() || self.poll.is_zero() {
+            return Err("modbus: pulse, every and poll must be longer than 0".into());
         }
         Ok(())
     }
@@ -91,12 +100,17 @@ struct Plc {
     /// Raised coils and when each is to be lowered.
     raised: Vec<(Instant, u16)>,
     beats: u16,
+    /// The sensors: gate, input, and whether it was on at the last look.
+    sensors: Vec<(Arc<str>, u16, bool)>,
 }
 
 /// Runs until the commands' sender is gone.
 pub(super) async fn run(settings: Modbus, outlet: Outlet) {
     let mut beat = interval(settings.every);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut poll = interval(settings.poll);
+    poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let sensors = outlet.sensing.iter().filter_map(|gate| Some((gate.gate.clone(), gate.input?, true))).collect();
     let mut plc = Plc {
         settings,
         outlet,
@@ -105,6 +119,7 @@ pub(super) async fn run(settings: Modbus, outlet: Outlet) {
         pause: Duration::ZERO,
         raised: Vec::new(),
         beats: 0,
+        sensors,
     };
     loop {
         let lower = plc.raised.iter().map(|(at, _)| *at).min();
@@ -124,6 +139,7 @@ pub(super) async fn run(settings: Modbus, outlet: Outlet) {
             }
             () = sleep_until(lower.unwrap_or_else(Instant::now)), if lower.is_some() && connected => plc.lower().await,
             _ = beat.tick() => plc.beat().await,
+            _ = poll.tick(), if connected && !plc.sensors.is_empty() => plc.look().await,
         }
     }
 }
@@ -210,6 +226,52 @@ impl Plc {
         self.beats = self.beats.wrapping_add(1);
         if let Err(Failed::Refused(why)) = self.set_register(register, self.beats, until).await {
             tracing::error!("the heartbeat was refused: {why}");
+        }
+        self.read_speed().await;
+    }
+
+    /// Tells the belt's speed; what can't be read is told by nobody, and counts no more after a while.
+    async fn read_speed(&mut self) {
+        let Some(register) = self.settings.speed.filter(|_| self.context.is_some()) else { return };
+        let mut speed = None;
+        let read = self.exchange(Instant::now() + ANSWER, async |context| {
+            let read = context.read_input_registers(register, 1).await?;
+            Ok(read.map(|read| {
+                speed = read.first().copied();
+                true
+            }))
+        });
+        if let Err(Failed::Refused(why)) = read.await {
+            tracing::error!("the belt's speed can't be read: {why}");
+        }
+        if let Some(speed) = speed {
+            let told = Told::Speed { metres_per_second: f64::from(speed) / 1e3, at: std::time::Instant::now() };
+            (self.outlet.tell)(told);
+        }
+    }
+
+    /// Looks at the sensors and tells where an item has come.
+    async fn look(&mut self) {
+        for i in 0..self.sensors.len() {
+            let (gate, input, was) = self.sensors[i].clone();
+            let mut is = None;
+            let read = self.exchange(Instant::now() + ANSWER, async |context| {
+                let read = context.read_discrete_inputs(input, 1).await?;
+                Ok(read.map(|read| {
+                    is = read.first().copied();
+                    true
+                }))
+            });
+            match read.await {
+                Ok(()) => {}
+                Err(Failed::Refused(why)) => tracing::error!("the sensor of gate {gate} can't be read: {why}"),
+                Err(Failed::Lost(_)) => return,
+            }
+            let Some(is) = is else { continue };
+            self.sensors[i].2 = is;
+            if is && !was {
+                (self.outlet.tell)(Told::Pulse { gate: gate.to_string(), at: std::time::Instant::now() });
+            }
         }
     }
 

@@ -6,6 +6,9 @@
 //! | `<topic>/stop_line`, `<topic>/divert` | stop the line; lead everything aside from now on | no |
 //! | `<topic>/state` | `online`, and how often the line was asked; the broker says `online: false` when we are gone | yes |
 //!
+//! It listens on `<topic>/confirm/<gate>`, where each message is an item that passed the sensor after the gate, and on
+//! the topic `speed`, where each message is the belt's speed in m/s as text; retained messages are old and don't count.
+//!
 //! The broker's acknowledgement says that it has the message, not that a gate moved: only a sensor after the gate does.
 //!
 //! Invariants: each connection has a client of its own, so that nothing of a broken one is ever sent again, when it
@@ -14,7 +17,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     path::PathBuf,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rumqttc::{AsyncClient, ConnectionError, Event, LastWill, MqttOptions, NetworkOptions, Outgoing, Packet, QoS};
@@ -22,7 +25,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::{sync::mpsc, task::JoinHandle};
 
-use super::{Command, LineAction, Outlet, QUEUE};
+use super::{Command, LineAction, Outlet, QUEUE, Told};
 
 /// Shortest and longest pause before the next attempt to connect: every item until then is late.
 const PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(500)];
@@ -45,6 +48,8 @@ pub struct Mqtt {
     /// Client identifier; no two clients of a broker may share one.
     #[serde(default = "client")]
     pub client: String,
+    /// The topic on which somebody tells the belt's speed.
+    pub speed: Option<String>,
     /// User name.
     pub user: Option<String>,
     /// File with the user's password.
@@ -192,8 +197,12 @@ fn happened(settings: &Mqtt, outlet: &mut Outlet, session: &mut Session, event: 
             tracing::info!("connected to the broker {}", settings.host);
             session.connected = true;
             outlet.connected(true);
+            listen(settings, outlet, session);
             tell_state(settings, outlet, session);
             ask_line(settings, outlet, session);
+        }
+        Event::Incoming(Packet::Publish(message)) if !message.retain => {
+            heard(settings, outlet, &message.topic, &message.payload)
         }
         Event::Outgoing(Outgoing::Publish(packet)) => {
             if let Some(sent) = session.queued.pop_front() {
@@ -213,6 +222,27 @@ fn happened(settings: &Mqtt, outlet: &mut Outlet, session: &mut Session, event: 
             ask_line(settings, outlet, session);
         }
         _ => {}
+    }
+}
+
+fn listen(settings: &Mqtt, outlet: &Outlet, session: &mut Session) {
+    let confirm = (!outlet.sensing.is_empty()).then(|| format!("{}/confirm/+", settings.topic));
+    for topic in confirm.iter().chain(&settings.speed) {
+        if let Err(e) = session.client.try_subscribe(topic, QoS::AtLeastOnce) {
+            tracing::error!("nothing is heard on {topic}: {e}");
+        }
+    }
+}
+
+fn heard(settings: &Mqtt, outlet: &Outlet, topic: &str, payload: &[u8]) {
+    let at = Instant::now();
+    if Some(topic) == settings.speed.as_deref() {
+        let speed = std::str::from_utf8(payload).ok().and_then(|text| text.trim().parse().ok());
+        return (outlet.tell)(Told::Speed { metres_per_second: speed.unwrap_or(f64::NAN), at });
+    }
+    let rest = topic.strip_prefix(settings.topic.as_str());
+    if let Some(gate) = rest.and_then(|rest| rest.strip_prefix("/confirm/")) {
+        (outlet.tell)(Told::Pulse { gate: gate.into(), at });
     }
 }
 

@@ -86,6 +86,7 @@ pub fn test_model_folder(root: &Path, version: &str, seed: u64) -> PathBuf {
         files: [("float32".to_owned(), file)].into(),
         thresholds: Thresholds { accept: vec!["salmon".into()], accept_from: 0.9, unsure_from: 0.2, temperature: 1.0 },
         lineage: Lineage { net: "small".into(), seed, ..Lineage::default() },
+        reference: None,
         scorecard: None,
     };
     manifest.write(&folder).unwrap();
@@ -180,6 +181,7 @@ pub async fn start_within(settings: Settings, limits: Limits) -> Server {
         swapper,
         registry,
         rounds,
+        ejector: None,
     };
     let router = api::router(Api::new(parts, settings).unwrap());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -31,6 +31,7 @@ const words = (label) => label.class?.replaceAll("_", " ") ?? "can’t tell";
 
 async function ask(path, options) {
   const answer = await fetch(path, { cache: "no-store", ...options });
+  if (answer.status === 401) location.href = "/?next=label"; // log in there and come back
   const body = await answer.json().catch(() => ({}));
   if (!answer.ok) throw new Error(body.detail ?? `the service answered ${answer.status}`);
   return body;

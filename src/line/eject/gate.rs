@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Deserializer, de::Error};
 
+use super::Sensor;
 use crate::{
     domain::{Action, Region},
     output::{self, LineAction},
@@ -54,6 +55,8 @@ pub struct Gate {
     /// From the command to the moment when the gate has moved.
     #[serde(with = "humantime_serde", default)]
     pub delay: Duration,
+    /// The sensor after the gate, if there is one.
+    pub confirm: Option<Sensor>,
     /// What the outputs set.
     #[serde(flatten)]
     pub target: output::Target,
@@ -151,6 +154,10 @@ impl Settings {
             }
             if gate.speed == 0.0 || gate.scale <= 0.0 {
                 return Err(format!("eject.gate {name}: speed must not be 0 and scale must be above 0"));
+            }
+            let modbus = self.output.iter().any(|outlet| outlet.output.name() == "modbus");
+            if gate.confirm.is_some_and(|sensor| sensor.input.is_some() && !modbus) {
+                return Err(format!("eject.gate {name}: confirm.input needs an output of the kind modbus"));
             }
             if gate.actions.contains(&Action::Accept) {
                 return Err(format!("eject.gate {name}: accepted items stay on the belt"));

@@ -3,13 +3,14 @@
 //! This is quality rejection, not a safety function: nobody's hand may depend on it.
 //!
 //! Invariants: every reject and every divert ends as exactly one command per output, acknowledged in time or late; a
-//! late one is logged, counted, and leads to what `on_late` says; `act` never waits.
+//! late one is logged, counted, and leads to what `on_late` says; `act` never waits; a speed that was measured long ago
+//! is no speed.
 
 use std::{
     io,
     sync::{
-        Arc,
-        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
+        Arc, Mutex, PoisonError,
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -22,23 +23,21 @@ use super::priority;
 use crate::{
     domain::{Action, Verdict},
     metrics::Metrics,
-    output::{self, Asked, Command, LineAction, Report, Subject},
+    output::{self, Asked, Command, Sensing, Subject, Told},
 };
 
+mod confirm;
 mod gate;
+mod keeper;
 mod plan;
 
+pub use confirm::Sensor;
 pub use gate::{Gate, OnLate, Outlet, Settings};
-use plan::{Late, Order, Plan, Step};
+use keeper::{Keeper, Message, Outcomes};
+use plan::{Late, Order, Plan};
 
-/// When stopping, orders have this long to come due.
-const LAST_ORDERS: Duration = Duration::from_secs(5);
-
-enum Message {
-    Order(Order),
-    Report(Report),
-    Stop,
-}
+/// A measured speed counts this long.
+const SPEED_COUNTS: Duration = Duration::from_secs(2);
 
 /// Takes verdicts and moves the gates; clones share it.
 #[derive(Clone)]
@@ -47,45 +46,9 @@ pub struct Ejector(Arc<Inner>);
 struct Inner {
     gates: Vec<(Gate, Arc<str>)>,
     messages: SyncSender<Message>,
-    lates: Lates,
-}
-
-/// What a late command leads to.
-#[derive(Clone)]
-struct Lates {
-    /// Each output and its `on_late`.
-    outputs: Arc<[(output::Settings, OnLate)]>,
-    asked: watch::Sender<Asked>,
-    metrics: Metrics,
-}
-
-impl Lates {
-    fn late(&self, output: usize, why: &Late, subject: &Subject) {
-        let (output, on_late) = &self.outputs[output];
-        let name = output.name();
-        tracing::error!(
-            gate = &*subject.gate,
-            camera = subject.camera,
-            track = subject.track,
-            output = name,
-            action = subject.action.name(),
-            on_late = on_late.name(),
-            "a command is late: {why:?}"
-        );
-        self.metrics.eject_commands.with_label_values(&[name, why.name()]).inc();
-        self.metrics.eject_late_actions.with_label_values(&[on_late.name()]).inc();
-        let Some(action) = on_late.asks() else { return };
-        for (able, _) in self.outputs.iter().filter(|(output, _)| output.can(action)) {
-            self.metrics.line_asked.with_label_values(&[able.name(), action.name()]).inc();
-        }
-        self.asked.send_modify(|asked| {
-            match action {
-                LineAction::StopLine => asked.stop += 1,
-                LineAction::Divert => asked.divert += 1,
-            }
-            asked.why = format!("{} at gate {}: {} {}", why.name(), subject.gate, subject.camera, subject.track);
-        });
-    }
+    outcomes: Outcomes,
+    /// The belt's speed in m/s and when it was measured, where an output measures it.
+    measured: Option<Mutex<Option<(f64, Instant)>>>,
 }
 
 /// The threads behind an [`Ejector`].
@@ -110,21 +73,22 @@ impl Ejector {
     /// Starts the time keeper and the outputs.
     ///
     /// # Errors
-    /// The system's, when no thread can be started.
+    /// A password or secret that can't be read; the system's, when no thread can be started.
     pub fn start(settings: Settings, metrics: &Metrics) -> io::Result<(Self, Running)> {
         let (ejector, received) = Self::new(&settings, metrics);
         let stop = CancellationToken::new();
-        let messages = ejector.0.messages.clone();
-        let report = move |report| {
-            // An answer that finds no place leaves its command unacknowledged, which is the safe side.
-            let _ = messages.try_send(Message::Report(report));
+        let sensing = |gate: &Gate| Sensing {
+            gate: gate.name.as_str().into(),
+            input: gate.confirm.as_ref().and_then(|sensor| sensor.input),
         };
+        let told = ejector.clone();
         let (senders, outputs) = output::start(
             settings.output.iter().map(|outlet| outlet.output.clone()).collect(),
-            &ejector.0.lates.asked.subscribe(),
-            report,
+            settings.gate.iter().filter(|gate| gate.confirm.is_some()).map(sensing).collect(),
+            &ejector.0.outcomes.asked.subscribe(),
+            move |message| told.told(message),
             metrics,
-            || priority::set(priority::BELT),
+            priority::real_time,
             stop.clone(),
         )?;
         let keeper = ejector.keep(&settings, received, senders)?;
@@ -135,9 +99,11 @@ impl Ejector {
     fn new(settings: &Settings, metrics: &Metrics) -> (Self, Receiver<Message>) {
         let (messages, received) = sync_channel(settings.queue * (1 + settings.output.len()));
         let outputs = settings.output.iter().map(|outlet| (outlet.output.clone(), outlet.on_late)).collect();
-        let lates = Lates { outputs, asked: watch::Sender::new(Asked::default()), metrics: metrics.clone() };
+        let outcomes = Outcomes { outputs, asked: watch::Sender::new(Asked::default()), metrics: metrics.clone() };
         let gates = settings.gate.iter().map(|gate| (gate.clone(), gate.name.as_str().into())).collect();
-        (Self(Arc::new(Inner { gates, messages, lates })), received)
+        let measured = settings.output.iter().any(|outlet| outlet.output.measures_speed());
+        let measured = measured.then(Mutex::default);
+        (Self(Arc::new(Inner { gates, messages, outcomes, measured })), received)
     }
 
     /// Starts the thread that keeps the time.
@@ -148,10 +114,10 @@ impl Ejector {
         senders: Vec<mpsc::Sender<Command>>,
     ) -> io::Result<JoinHandle<()>> {
         let plan = Plan::new(settings.queue, settings.output.iter().map(|outlet| outlet.tolerance).collect());
-        let lates = self.0.lates.clone();
+        let keeper = Keeper::new(settings, plan, senders, self.0.outcomes.clone());
         thread::Builder::new().name("eject".into()).spawn(move || {
-            priority::set(priority::BELT);
-            keep_time(plan, &received, &senders, &lates);
+            priority::real_time();
+            keeper.run(&received);
         })
     }
 
@@ -162,73 +128,59 @@ impl Ejector {
             return;
         }
         let takes = |gate: &Gate| gate.camera == verdict.camera && gate.actions.contains(&action);
-        let Some((gate, name)) = self.0.gates.iter().find(|(gate, _)| takes(gate)) else {
+        let Some(index) = self.0.gates.iter().position(|(gate, _)| takes(gate)) else {
             // The configuration's check leaves no camera without gates.
             tracing::error!(camera = verdict.camera, "no gate for {}", action.name());
             return;
         };
-        let due = verdict.region.and_then(|region| gate.due(captured, region, gate.speed));
-        let order = Order { target: gate.target, due, subject: Arc::new(Subject::new(name.clone(), verdict)) };
-        if let Err(TrySendError::Full(message) | TrySendError::Disconnected(message)) =
+        let (gate, name) = &self.0.gates[index];
+        let due = verdict.region.and_then(|region| gate.due(captured, region, self.speed(gate)?));
+        let subject = Arc::new(Subject::new(name.clone(), verdict));
+        let order = Order { gate: index, target: gate.target, due, subject: subject.clone() };
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
             self.0.messages.try_send(Message::Order(order))
-            && let Message::Order(order) = message
         {
-            for output in 0..self.0.lates.outputs.len() {
-                self.0.lates.late(output, &Late::QueueFull, &order.subject);
+            for output in 0..self.0.outcomes.outputs.len() {
+                self.0.outcomes.late(output, &Late::QueueFull, &subject);
+            }
+            if gate.confirm.is_some() {
+                self.0.outcomes.confirmed(&confirm::Outcome::Missed(subject), name);
             }
         }
     }
-}
 
-/// Sends each command at its due time and watches for its end, until told to stop and nothing is left.
-fn keep_time(mut plan: Plan, received: &Receiver<Message>, senders: &[mpsc::Sender<Command>], lates: &Lates) {
-    let metrics = &lates.metrics;
-    let mut last: Option<Instant> = None;
-    loop {
-        loop {
-            let steps = plan.steps(Instant::now());
-            if steps.is_empty() {
-                break;
-            }
-            for step in steps {
-                match step {
-                    Step::Late(output, why, subject) => lates.late(output, &why, &subject),
-                    Step::Send(output, command) => {
-                        let (id, late) = (command.id, command.due.elapsed());
-                        if senders[output].try_send(command).is_err() {
-                            plan.reported(id, output, Instant::now(), Err("the output hangs".into()));
-                        } else if output == 0 {
-                            metrics.eject_send_late.observe(late.as_secs_f64());
-                        }
-                    }
+    /// The belt's speed at a gate in m/s; `None` where it should be measured and is not.
+    fn speed(&self, gate: &Gate) -> Option<f64> {
+        let Some(measured) = &self.0.measured else { return Some(gate.speed) };
+        let (speed, at) = (*measured.lock().unwrap_or_else(PoisonError::into_inner))?;
+        (at.elapsed() < SPEED_COUNTS).then(|| speed.abs() * gate.speed.signum())
+    }
+
+    /// The sensor after the gate saw an item at `at`; false when there is no such gate, or none with a sensor.
+    pub fn confirm(&self, gate: &str, at: Instant) -> bool {
+        let known = self.0.gates.iter().position(|(known, _)| known.name == gate && known.confirm.is_some());
+        // A pulse that finds no place makes a missed reject, which is the safe side.
+        known.map(|index| self.0.messages.try_send(Message::Pulse(index, at))).is_some()
+    }
+
+    /// What an output tells, on its thread.
+    fn told(&self, told: Told) {
+        match told {
+            // An answer that finds no place leaves its command unacknowledged, which is the safe side.
+            Told::Report(report) => drop(self.0.messages.try_send(Message::Report(report))),
+            Told::Pulse { gate, at } => {
+                if !self.confirm(&gate, at) {
+                    tracing::warn!("a pulse for the gate {gate:?}, which has no sensor");
                 }
             }
-        }
-        let now = Instant::now();
-        if last.is_some() && plan.is_empty() {
-            return;
-        }
-        if last.is_some_and(|last| now > last) {
-            plan.give_up();
-            continue;
-        }
-        let wake = [plan.next(), last].into_iter().flatten().min();
-        let message = match wake {
-            Some(at) => received.recv_timeout(at.saturating_duration_since(now)),
-            None => received.recv().map_err(|_| RecvTimeoutError::Disconnected),
-        };
-        match message {
-            Ok(Message::Order(order)) => plan.add(order, Instant::now()),
-            Ok(Message::Report(Report { id, output, at, result })) => {
-                if let Some(late) = plan.reported(id, output, at, result) {
-                    let name = lates.outputs[output].0.name();
-                    metrics.eject_commands.with_label_values(&[name, "acknowledged"]).inc();
-                    metrics.eject_ack_late.with_label_values(&[name]).observe(late.as_secs_f64());
+            Told::Speed { metres_per_second, at } => {
+                if metres_per_second.is_finite() {
+                    self.0.outcomes.metrics.belt_speed.set(metres_per_second);
+                }
+                if let Some(measured) = &self.0.measured {
+                    *measured.lock().unwrap_or_else(PoisonError::into_inner) = Some((metres_per_second, at));
                 }
             }
-            Ok(Message::Stop) => last = Some(Instant::now() + LAST_ORDERS),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => last = Some(Instant::now()),
         }
     }
 }

@@ -15,7 +15,9 @@ use crate::output::{Command, Subject, Target};
 /// A verdict that asks for a gate.
 #[derive(Clone, Debug)]
 pub struct Order {
-    /// What moves the gate.
+    /// Index of the gate.
+    pub gate: usize,
+    /// What moves it.
     pub target: Target,
     /// When the command must leave; `None` where nothing tells.
     pub due: Option<Instant>,
@@ -201,6 +203,7 @@ mod tests {
         let mut verdict = verdict(Action::Reject);
         verdict.track = track;
         Order {
+            gate: 0,
             target: Target { coil: Some(0), register: None },
             due,
             subject: Arc::new(Subject::new("out".into(), &verdict)),

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use rand::{RngExt, SeedableRng};
 
 use super::{gate::tests::TEXT, *};
-use crate::{domain::Region, line::verdict::tests::verdict};
+use crate::{domain::Region, line::verdict::tests::verdict, output::Report};
 
 const ITEMS: u64 = 500;
 /// Cameras side by side, so that 500 items at 800 a minute each take ten seconds.
@@ -72,6 +72,7 @@ fn five_hundred_items_are_hit_within_eight_milliseconds() {
     let messages = ejector.0.messages.clone();
     let keeper = ejector.keep(&settings, received, vec![sender]).unwrap();
     let gate = thread::spawn(move || {
+        priority::real_time(); // it stands for the outputs' thread
         let mut hits: BTreeMap<u64, Vec<Instant>> = BTreeMap::new();
         while let Some(command) = commands.blocking_recv() {
             let at = Instant::now();

@@ -1,0 +1,200 @@
+//! The thread that keeps the time: sends what is due, ends what is late, matches what the sensors saw.
+
+use std::{
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    OnLate, Settings,
+    confirm::{Outcome, Reconciler},
+    plan::{Late, Order, Plan, Step},
+};
+use crate::{
+    metrics::Metrics,
+    output::{self, Asked, Command, LineAction, Report, Subject},
+};
+
+/// When stopping, orders have this long to come due.
+const LAST_ORDERS: Duration = Duration::from_secs(5);
+
+/// What the thread is told.
+pub(super) enum Message {
+    /// A verdict asks for a gate.
+    Order(Order),
+    /// An output knows how a command went.
+    Report(Report),
+    /// The sensor after the gate of this index saw something.
+    Pulse(usize, Instant),
+    /// End when everything has ended.
+    Stop,
+}
+
+/// What every end leads to: counts, log, and the line's stop.
+#[derive(Clone)]
+pub(super) struct Outcomes {
+    /// Each output and its `on_late`.
+    pub outputs: Arc<[(output::Settings, OnLate)]>,
+    pub asked: watch::Sender<Asked>,
+    pub metrics: Metrics,
+}
+
+impl Outcomes {
+    pub fn late(&self, output: usize, why: &Late, subject: &Subject) {
+        let (output, on_late) = &self.outputs[output];
+        let name = output.name();
+        tracing::error!(
+            gate = &*subject.gate,
+            camera = subject.camera,
+            track = subject.track,
+            output = name,
+            action = subject.action.name(),
+            on_late = on_late.name(),
+            "a command is late: {why:?}"
+        );
+        self.metrics.eject_commands.with_label_values(&[name, why.name()]).inc();
+        self.metrics.eject_late_actions.with_label_values(&[on_late.name()]).inc();
+        let Some(action) = on_late.asks() else { return };
+        for (able, _) in self.outputs.iter().filter(|(output, _)| output.can(action)) {
+            self.metrics.line_asked.with_label_values(&[able.name(), action.name()]).inc();
+        }
+        self.asked.send_modify(|asked| {
+            match action {
+                LineAction::StopLine => asked.stop += 1,
+                LineAction::Divert => asked.divert += 1,
+            }
+            asked.why = format!("{} at gate {}: {} {}", why.name(), subject.gate, subject.camera, subject.track);
+        });
+    }
+
+    pub fn confirmed(&self, outcome: &Outcome, gate: &str) {
+        match outcome {
+            Outcome::Confirmed => {}
+            Outcome::Missed(subject) => {
+                let (camera, track) = (&subject.camera, subject.track);
+                tracing::error!(gate, camera, track, "an item that should have left the belt was not seen to");
+            }
+            Outcome::False => tracing::warn!(gate, "something left the belt that no verdict asked for"),
+        }
+        self.metrics.confirmations.with_label_values(&[outcome.name()]).inc();
+    }
+}
+
+/// One gate, as far as the thread needs it.
+struct Watched {
+    name: String,
+    /// From the command to the hit.
+    delay: Duration,
+    sensor: Option<Reconciler>,
+}
+
+/// The state of the thread.
+pub(super) struct Keeper {
+    plan: Plan,
+    senders: Vec<mpsc::Sender<Command>>,
+    gates: Vec<Watched>,
+    outcomes: Outcomes,
+}
+
+impl Keeper {
+    pub fn new(settings: &Settings, plan: Plan, senders: Vec<mpsc::Sender<Command>>, outcomes: Outcomes) -> Self {
+        let gates = settings.gate.iter().map(|gate| Watched {
+            name: gate.name.clone(),
+            delay: gate.delay,
+            sensor: gate.confirm.map(|sensor| Reconciler::new(sensor, settings.queue)),
+        });
+        Self { plan, senders, gates: gates.collect(), outcomes }
+    }
+
+    /// Runs until told to stop and nothing is left, or five seconds have passed since.
+    pub fn run(mut self, received: &Receiver<Message>) {
+        let mut last: Option<Instant> = None;
+        loop {
+            self.send_and_end();
+            let now = Instant::now();
+            self.miss(now);
+            let expected = self.gates.iter().filter_map(|gate| gate.sensor.as_ref()?.next()).min();
+            if last.is_some() && self.plan.is_empty() && expected.is_none() {
+                return;
+            }
+            if last.is_some_and(|last| now > last) {
+                self.plan.give_up();
+                self.send_and_end();
+                return self.miss(now + Duration::from_secs(3600));
+            }
+            let wake = [self.plan.next(), expected, last].into_iter().flatten().min();
+            let message = match wake {
+                Some(at) => received.recv_timeout(at.saturating_duration_since(now)),
+                None => received.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match message {
+                Ok(Message::Order(order)) => self.order(order),
+                Ok(Message::Report(report)) => self.reported(report),
+                Ok(Message::Pulse(gate, at)) => {
+                    if let Some(Watched { name, sensor: Some(sensor), .. }) = self.gates.get_mut(gate) {
+                        self.outcomes.confirmed(&sensor.pulse(at), name);
+                    }
+                }
+                Ok(Message::Stop) => last = Some(Instant::now() + LAST_ORDERS),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => last = Some(Instant::now()),
+            }
+        }
+    }
+
+    fn send_and_end(&mut self) {
+        loop {
+            let steps = self.plan.steps(Instant::now());
+            if steps.is_empty() {
+                return;
+            }
+            for step in steps {
+                match step {
+                    Step::Late(output, why, subject) => self.outcomes.late(output, &why, &subject),
+                    Step::Send(output, command) => self.send(output, command),
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, output: usize, command: Command) {
+        let (id, late) = (command.id, command.due.elapsed());
+        if self.senders[output].try_send(command).is_err() {
+            self.plan.reported(id, output, Instant::now(), Err("the output hangs".into()));
+        } else if output == 0 {
+            self.outcomes.metrics.eject_send_late.observe(late.as_secs_f64());
+        }
+    }
+
+    /// Counts the items that the sensors should have seen by `now`.
+    fn miss(&mut self, now: Instant) {
+        for gate in &mut self.gates {
+            for outcome in gate.sensor.as_mut().map(|sensor| sensor.missed(now)).unwrap_or_default() {
+                self.outcomes.confirmed(&outcome, &gate.name);
+            }
+        }
+    }
+
+    fn order(&mut self, order: Order) {
+        let gate = &mut self.gates[order.gate];
+        if let Some(sensor) = &mut gate.sensor
+            && let Some(outcome) = sensor.expect(order.due.map(|due| due + gate.delay), order.subject.clone())
+        {
+            self.outcomes.confirmed(&outcome, &gate.name);
+        }
+        self.plan.add(order, Instant::now());
+    }
+
+    fn reported(&mut self, report: Report) {
+        let Report { id, output, at, result } = report;
+        let Some(late) = self.plan.reported(id, output, at, result) else { return };
+        let (name, metrics) = (self.outcomes.outputs[output].0.name(), &self.outcomes.metrics);
+        metrics.eject_commands.with_label_values(&[name, "acknowledged"]).inc();
+        metrics.eject_ack_late.with_label_values(&[name]).observe(late.as_secs_f64());
+    }
+}
