@@ -208,7 +208,11 @@ pub(super) async fn add(
     let by = person(&caller, by.as_deref())?;
     let item = api.store.verdict(verdict).await?;
     let item = item.ok_or_else(|| ApiError::NotFound(format!("there is no verdict {verdict}")))?;
-    if item.frame.is_none() {
+    let there = match &item.frame {
+        Some(key) => api.store.has_frame(key).await?,
+        None => false,
+    };
+    if !there {
         return Err(ApiError::NoPicture(verdict));
     }
     if let Some(class) = &class {
