@@ -358,8 +358,6 @@ async fn with_tokens_everybody_labels_in_their_own_name() {
     page.click("#token");
     page.write(&ben);
     page.key("Enter");
-    page.until("document.getElementById('login').hidden && document.querySelectorAll('#verdicts li').length === 10");
-    page.click("a.to-label");
     page.until(&format!("document.getElementById('who')?.textContent === 'ben' && {SHOWN} > 0"));
     page.key("b");
     until_said_with(&server, &boss, "ben").await;

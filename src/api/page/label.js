@@ -279,9 +279,7 @@ function askName() {
 
 // Whom the service takes us for: with tokens the token's name stands with every label, without them the one given here.
 async function letIn() {
-  const answer = await fetch("/whoami", { cache: "no-store" });
-  if (answer.status === 401) return location.replace("/"); // there one can log in
-  const { name, role } = await answer.json();
+  const { name, role } = await ask("/whoami");
   if (name !== "local" || role !== "admin") {
     me = name;
     at("who").onclick = null;
