@@ -15,6 +15,7 @@ use beltsight::{
     domain::{Action, Verdict},
     line::eject::Ejector,
     metrics::Metrics,
+    store::Event,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -155,7 +156,10 @@ fn a_plc_that_dies_and_comes_back_loses_no_command_in_silence() {
         ),
     );
     let metrics = Metrics::new().unwrap();
-    let (ejector, running) = Ejector::start(toml::from_str(&text).unwrap(), &metrics).unwrap();
+    let told: Arc<Mutex<Vec<Event>>> = Arc::default();
+    let kept = told.clone();
+    let tell = move |event| kept.lock().unwrap().push(event);
+    let (ejector, running) = Ejector::start(toml::from_str(&text).unwrap(), &metrics, tell).unwrap();
     until("the heart beats", Duration::from_secs(5), || plc_1.count("register 100 ") >= 3);
 
     let (mut first, mut second) = (Some(plc_1), None);
@@ -186,7 +190,17 @@ fn a_plc_that_dies_and_comes_back_loses_no_command_in_silence() {
     let seen = (raised.len() + after.len()) as u64;
     assert!(seen == acknowledged || seen == acknowledged + 1, "{seen} raised, {acknowledged} acknowledged");
     assert!((10..=30).contains(&late), "{late} late while the PLC was away");
-    // Each late one asked for a stop, and the PLC that came back took it.
+    // Each late one is in the record, once, and asked for a stop, and the PLC that came back took it.
+    let told: Vec<u64> = told
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|event| match event {
+            Event::EjectLate { track, led_to, .. } if led_to == "stop_line" => *track,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert!(told.len() as u64 == late && told.iter().collect::<std::collections::BTreeSet<_>>().len() == told.len());
     assert_eq!(metrics.eject_late_actions.with_label_values(&["stop_line"]).get(), late);
     let [asked, taken] = [&metrics.line_asked, &metrics.line_acknowledged];
     let count = |of: &prometheus::IntCounterVec| of.with_label_values(&["modbus", "stop_line"]).get();
@@ -213,7 +227,16 @@ fn a_plc_that_dies_and_comes_back_loses_no_command_in_silence() {
     });
     let beats = second.count("register 100 ");
     until("the heart beats on", Duration::from_secs(5), || second.count("register 100 ") > beats + 3);
+    // What was ordered is done before the service stops, and no gate stays open.
+    let raised = second.count("coil 0 1");
+    ejector.act(&verdict(80, Action::Reject), Instant::now());
     running.close();
+    let last = |second: &Running| {
+        second.lines.lock().unwrap().iter().rfind(|(_, l)| l.starts_with("coil 0 ")).map(|(_, l)| l.clone())
+    };
+    until("it is done", Duration::from_secs(1), || {
+        second.count("coil 0 1") == raised + 1 && last(&second).as_deref() == Some("coil 0 0")
+    });
     let beats = second.count("register 100 ");
     thread::sleep(Duration::from_millis(300));
     assert!(second.count("register 100 ") <= beats + 1, "a stopped service has no heartbeat");
@@ -231,7 +254,7 @@ fn a_plc_that_hangs_makes_commands_late_and_a_stop_goes_through_when_it_wakes() 
         ),
     );
     let metrics = Metrics::new().unwrap();
-    let (ejector, running) = Ejector::start(toml::from_str(&text).unwrap(), &metrics).unwrap();
+    let (ejector, running) = Ejector::start(toml::from_str(&text).unwrap(), &metrics, |_| {}).unwrap();
     until("the heart beats", Duration::from_secs(5), || plc.count("register 100 ") >= 2);
     run_belt(&ejector, 20, |n| match n {
         5 => plc.signal("-STOP"),
@@ -260,7 +283,7 @@ fn what_the_sensor_saw_is_matched_to_the_verdicts_and_the_speed_is_the_encoders(
         ),
     );
     let metrics = Metrics::new().unwrap();
-    let (ejector, running) = Ejector::start(toml::from_str(&text).unwrap(), &metrics).unwrap();
+    let (ejector, running) = Ejector::start(toml::from_str(&text).unwrap(), &metrics, |_| {}).unwrap();
     plc.tell("speed 5 1000");
     until("the speed is read", Duration::from_secs(5), || metrics.belt_speed.get() == 1.0);
 
@@ -341,7 +364,7 @@ fn a_broker_that_dies_and_comes_back_loses_no_command_in_silence() {
          on_late = 'stop_line'"
     );
     let metrics = Metrics::new().unwrap();
-    let (ejector, running) = Ejector::start(toml::from_str(&settings("", &output)).unwrap(), &metrics).unwrap();
+    let (ejector, running) = Ejector::start(toml::from_str(&settings("", &output)).unwrap(), &metrics, |_| {}).unwrap();
     until("the state is told", Duration::from_secs(5), || {
         broker_1.1.count("plant/line/state {\"diverts\":0,\"online\":true,\"stops\":0") == 1
     });
@@ -359,6 +382,7 @@ fn a_broker_that_dies_and_comes_back_loses_no_command_in_silence() {
     until("all commands ended", Duration::from_secs(5), || {
         ended(&metrics, "mqtt").iter().map(|(_, n)| n).sum::<u64>() == 80
     });
+    until("the last one is told", Duration::from_secs(5), || tracks(&told).last() == Some(&79));
     let (ends, after) = (ended(&metrics, "mqtt"), tracks(&told));
     let acknowledged = ends.iter().find(|(outcome, _)| outcome == "acknowledged").unwrap().1;
     let late = 80 - acknowledged;
@@ -388,7 +412,7 @@ fn a_broker_passes_on_what_sensor_and_encoder_say() {
     );
     let text = settings("confirm = { after = '50ms', window = '500ms' }", &output);
     let metrics = Metrics::new().unwrap();
-    let (ejector, running) = Ejector::start(toml::from_str(&text).unwrap(), &metrics).unwrap();
+    let (ejector, running) = Ejector::start(toml::from_str(&text).unwrap(), &metrics, |_| {}).unwrap();
     let say = |topic: &str, message: &str| {
         let port = port.to_string();
         let said = Command::new("mosquitto_pub").args(["-p", &port, "-q", "1", "-t", topic, "-m", message]).status();
@@ -458,7 +482,7 @@ fn a_webhook_is_signed_and_tried_again_with_the_same_id_until_its_time_is_over()
         secret.display()
     );
     let metrics = Metrics::new().unwrap();
-    let (ejector, running) = Ejector::start(toml::from_str(&settings("", &output)).unwrap(), &metrics).unwrap();
+    let (ejector, running) = Ejector::start(toml::from_str(&settings("", &output)).unwrap(), &metrics, |_| {}).unwrap();
     let of = |outcome: &str| metrics.eject_commands.with_label_values(&["webhook", outcome]).get();
 
     // Every first attempt is answered 500.
@@ -512,7 +536,7 @@ fn the_service_acts_on_the_verdicts_of_its_cameras() {
     );
     let config = folder.path().join("beltsight.toml");
     std::fs::write(&config, text).unwrap();
-    // The log goes to stderr, which a shell turns around; it makes room for `exec`, so that signals arrive.
+    // A shell joins stderr, where the log goes, to stdout, and gives its place to the service, so that signals arrive.
     let mut command = Command::new("sh");
     command.args(["-c", "exec \"$0\" serve --config \"$1\" 2>&1"]).arg(env!("CARGO_BIN_EXE_beltsight")).arg(&config);
     let service = Running::start(command.env("RUST_LOG", "info,ort=warn").env("NO_COLOR", "1"));
@@ -574,7 +598,7 @@ fn resident() -> usize {
 /// Sends 100 commands to an output that talks nonsense: each ends exactly once, none as acknowledged.
 fn survives(output: &str, settings: &str, seconds: u64) {
     let metrics = Metrics::new().unwrap();
-    let (ejector, running) = Ejector::start(toml::from_str(settings).unwrap(), &metrics).unwrap();
+    let (ejector, running) = Ejector::start(toml::from_str(settings).unwrap(), &metrics, |_| {}).unwrap();
     let before = resident();
     let (start, commands) = (Instant::now(), 100);
     for track in 0..commands {

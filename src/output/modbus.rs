@@ -133,7 +133,7 @@ pub(super) async fn run(settings: Modbus, outlet: Outlet) {
                 plc.ask_line().await;
             }
             command = plc.outlet.commands.recv() => {
-                let Some(command) = command else { return };
+                let Some(command) = command else { break };
                 let result = plc.command(&command).await;
                 plc.outlet.report(command.id, result);
             }
@@ -141,6 +141,11 @@ pub(super) async fn run(settings: Modbus, outlet: Outlet) {
             _ = beat.tick() => plc.beat().await,
             _ = poll.tick(), if connected && !plc.sensors.is_empty() => plc.look().await,
         }
+    }
+    // No gate stays open behind us; `outputs` waits for this a moment.
+    while let Some(lower) = plc.raised.iter().map(|(at, _)| *at).min() {
+        sleep_until(lower).await;
+        plc.lower().await;
     }
 }
 
