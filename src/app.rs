@@ -48,12 +48,14 @@ use crate::{
     metrics::Metrics,
     promote::registry::Registry,
     rounds::keeper,
-    store::{Event, Store},
+    store::{Event, Retention, Store},
     tokens::Tokens,
 };
 
 /// How often labels are counted.
 const COUNT: Duration = Duration::from_secs(10);
+/// How often what is too old is looked for.
+const RETAIN: Duration = Duration::from_secs(3600);
 /// How often the registry of what serves is looked at.
 const FOLLOW: Duration = Duration::from_millis(200);
 
@@ -100,6 +102,7 @@ async fn run(config: Config) -> Result<()> {
 
     let store = Store::open(&config.store.folder).await?;
     store.append(store.starting(env!("CARGO_PKG_VERSION")).await?).await?;
+    tell_head(&store).await;
     let (recorded, _) = broadcast::channel::<Arc<Verdict>>(1024);
     // Recording outlives the line, so that the last verdicts are written too.
     let stop_recording = CancellationToken::new();
@@ -169,6 +172,7 @@ async fn run(config: Config) -> Result<()> {
         rounds: rounds_handle,
         ejector,
     };
+    tokio::spawn(retain(store.clone(), config.retention, metrics.clone(), stop.clone()));
     tokio::spawn(count_labels(store.clone(), metrics.clone(), stop.clone()));
     let following = tokio::spawn(follow(registry, swapper, stop.clone()));
     let listener = TcpListener::bind(listen).await.with_context(|| {
@@ -210,6 +214,7 @@ async fn run(config: Config) -> Result<()> {
     if let Err(e) = store.append(Event::Stopped).await {
         tracing::error!("the end could not be recorded: {e}");
     }
+    tell_head(&store).await;
     store.close().await;
     Ok(())
 }
@@ -296,6 +301,31 @@ async fn follow(registry: Registry, swapper: Arc<Swapper>, stop: CancellationTok
             Ok(Err(e)) => tracing::error!("the registry of what serves can't be followed: {e:#}"),
             Err(e) => tracing::error!("{e}"),
         }
+    }
+}
+
+/// Removes what is older than it has to be kept, every hour.
+async fn retain(store: Store, rules: Retention, metrics: Metrics, stop: CancellationToken) {
+    while rules != Retention::default() {
+        match store.retain(&rules, time::OffsetDateTime::now_utc()).await {
+            Ok(removed) => tracing::info!("retention: {removed:?}"),
+            Err(e) => {
+                metrics.store_errors.inc();
+                tracing::error!("retention: {e}");
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(RETAIN) => {}
+        }
+    }
+}
+
+/// Logs where the record ends, for `beltsight record verify --kept`.
+async fn tell_head(store: &Store) {
+    match store.head().await {
+        Ok((entry, hash)) => tracing::info!("the record ends at {entry}:{hash}"),
+        Err(e) => tracing::error!("{e}"),
     }
 }
 

@@ -17,6 +17,7 @@ use crate::{
     engine::Device,
     line::{camera, challenge, eject, infer, locate, record},
     rounds,
+    store::Retention,
 };
 
 /// The whole configuration.
@@ -45,6 +46,8 @@ pub struct Config {
     pub challenge: challenge::Settings,
     /// Where records are kept.
     pub store: Store,
+    /// How long things are kept.
+    pub retention: Retention,
     /// How people label.
     pub labels: api::LabelSettings,
     /// The learning beside the line.
@@ -228,8 +231,8 @@ impl Config {
         if !(self.locate.min_area > 0.0 && self.locate.min_area < 0.5) {
             return Err("locate.min_area must lie between 0 and 0.5".into());
         }
-        if self.server.client_timeout.is_zero() {
-            return Err("server.client_timeout must be longer than 0".into());
+        if self.server.client_timeout.is_zero() || self.server.client_timeout > Duration::from_secs(3600) {
+            return Err("server.client_timeout must be longer than 0 and at most an hour".into());
         }
         if self.line.deadline.is_zero() || self.api.deadline.is_zero() {
             return Err("line.deadline and api.deadline must be longer than 0".into());

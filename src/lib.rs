@@ -23,6 +23,7 @@
 //! | [`nets`] | network architectures as data |
 //! | [`onnx`] | named weights → ONNX bytes, float32 and int8 |
 //! | [`corrupt`] | what a factory does to pictures, to examine students with |
+//! | [`reference`] | what a student was trained on, to tell what is new to it |
 //! | [`rounds`] | unlabeled frames and labels → a candidate, beside the line |
 //! | [`exam`] | two students on the same held-out pictures |
 //! | [`promote`] | the gate that weighs a candidate, the registry of what serves |
@@ -55,6 +56,7 @@ pub mod output;
 pub mod pixels;
 pub mod probe;
 pub mod promote;
+pub mod reference;
 pub mod rounds;
 pub mod scorecard;
 pub mod snapshot;

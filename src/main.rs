@@ -14,7 +14,7 @@ use beltsight::{
     config::Config,
     dataset, doctor, draw, evaluate, export, labels, learner, model, probe,
     promote::registry::Registry,
-    rounds, store,
+    reference, rounds, store,
     tokens::{self, Role},
 };
 use clap::{Parser, Subcommand};
@@ -136,6 +136,14 @@ enum ModelsCmd {
         /// Version.
         version: String,
     },
+    /// Measure anew what a version was trained on, so that the service can tell what is new to it.
+    Reference {
+        /// Version.
+        version: String,
+        /// The pictures it was trained on: a data set's folder.
+        #[arg(long)]
+        data: PathBuf,
+    },
     /// Print every change of the serving student.
     History,
     /// Make a version serve; a running service takes it over at once.
@@ -234,6 +242,12 @@ enum RecordCmd {
         /// The public key, kept elsewhere; absent: the store's own record.pub.
         #[arg(long)]
         public_key: Option<PathBuf>,
+        /// An entry that it must still hold, `ENTRY:HASH`, from an exported lot or the log.
+        #[arg(long)]
+        kept: Option<store::Kept>,
+        /// Compare every kept picture with the hash in its name too.
+        #[arg(long)]
+        pictures: bool,
         /// Print JSON instead of text.
         #[arg(long)]
         json: bool,
@@ -416,6 +430,12 @@ fn models(command: ModelsCmd, root: &Path) -> Result<ExitCode> {
             let manifest = model::Manifest::read(&root.join(version))?;
             println!("{}", toml::to_string_pretty(&manifest)?);
         }
+        ModelsCmd::Reference { version, data } => {
+            let folder = root.join(version);
+            let pictures = dataset::read(&data)?.load(model::Manifest::read(&folder)?.input.side)?;
+            let reference = reference::write(&folder, &pictures)?;
+            println!("{} centres, edge {:.4}", reference.centres.len(), reference.edge);
+        }
         ModelsCmd::History => {
             for e in (Registry { root: root.into(), first: String::new() }).history()? {
                 println!("{}  {:<8} {:<24} by {}: {}", e.at, e.change.name(), e.version, e.by, e.why);
@@ -494,8 +514,13 @@ fn learn(what: &str, HandedOn { arguments }: &HandedOn) -> anyhow::Error {
 
 async fn record(command: RecordCmd) -> Result<ExitCode> {
     let (folder, lot, format) = match command {
-        RecordCmd::Verify { store, public_key, json } => {
-            let found = store::verify(&store, public_key.as_deref()).await?;
+        RecordCmd::Verify { store, public_key, kept, pictures, json } => {
+            let mut found = store::verify(&store, public_key.as_deref(), kept.as_ref()).await?;
+            if pictures {
+                let (all, changed) = store::verify_pictures(&store)?;
+                eprintln!("{all} pictures, {} changed", changed.len());
+                found.findings.extend(changed);
+            }
             if json {
                 println!("{}", serde_json::to_string_pretty(&found)?)
             } else {
@@ -520,7 +545,7 @@ async fn record(command: RecordCmd) -> Result<ExitCode> {
             }
         }
         Form::Html => {
-            let verified = store::verify(&folder, None).await?;
+            let verified = store::verify(&folder, None, None).await?;
             let items = export::taken_off(&store, lot.lot).await?;
             let report = export::Report::read(&store, lot).await?;
             out.write_all(export::page(&report, &items, Some(&verified)).as_bytes())?;

@@ -7,13 +7,14 @@ use std::{
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    domain::{Card, Thresholds},
+    domain::{Card, Reference, Thresholds},
     scorecard::Scorecard,
 };
 
@@ -40,6 +41,9 @@ pub struct Manifest {
     pub thresholds: Thresholds,
     /// Where the student comes from.
     pub lineage: Lineage,
+    /// What it was trained on, to tell what is new to it; absent where that was not measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reference: Option<Named>,
     /// Measured on data that training never saw; absent until it was evaluated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scorecard: Option<Scorecard>,
@@ -67,6 +71,16 @@ pub struct File {
     pub bytes: u64,
     /// Largest |p_trained − p_ONNX| seen when it was exported.
     pub max_probability_difference: f64,
+}
+
+/// A file and its hash.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Named {
+    /// File name inside the folder.
+    pub name: String,
+    /// SHA-256 in hexadecimal.
+    pub sha256: String,
 }
 
 /// Where a student comes from.
@@ -198,16 +212,21 @@ impl Manifest {
             path: folder.join(MANIFEST),
             why: format!("it has no {precision} file"),
         })?;
-        let path = folder.join(&file.name);
-        let bytes = fs::read(&path).map_err(|e| ModelError::Read { path: path.clone(), why: e.to_string() })?;
-        let found = sha256(&bytes);
-        if found != file.sha256 {
-            return Err(ModelError::Hash { path, found, wanted: file.sha256.clone() });
-        }
-        Ok(bytes)
+        verified(folder, &file.name, &file.sha256)
     }
 
-    /// The part that scoring and deciding need, for the file of `precision`.
+    /// What the student was trained on, checked against the manifest's hash; `None` when the manifest names nothing.
+    ///
+    /// # Errors
+    /// [`ModelError::Read`], [`ModelError::Hash`].
+    pub fn read_reference(&self, folder: &Path) -> Result<Option<Arc<Reference>>, ModelError> {
+        let Some(Named { name, sha256 }) = &self.reference else { return Ok(None) };
+        let bytes = verified(folder, name, sha256)?;
+        let read = serde_json::from_slice(&bytes);
+        read.map(|r| Some(Arc::new(r))).map_err(|e| ModelError::Read { path: folder.join(name), why: e.to_string() })
+    }
+
+    /// The part that scoring and deciding need, for the file of `precision`; without its reference, which is a file.
     pub fn card(&self, precision: &str) -> Card {
         let hash = self.files.get(precision).map_or("", |f| f.sha256.get(..12).unwrap_or(&f.sha256));
         Card {
@@ -217,8 +236,20 @@ impl Manifest {
             classes: self.classes.clone(),
             side: self.input.side,
             thresholds: self.thresholds.clone(),
+            reference: None,
         }
     }
+}
+
+/// The bytes of `folder/name`, whose hash must be `wanted`.
+fn verified(folder: &Path, name: &str, wanted: &str) -> Result<Vec<u8>, ModelError> {
+    let path = folder.join(name);
+    let bytes = fs::read(&path).map_err(|e| ModelError::Read { path: path.clone(), why: e.to_string() })?;
+    let found = sha256(&bytes);
+    if found != wanted {
+        return Err(ModelError::Hash { path, found, wanted: wanted.into() });
+    }
+    Ok(bytes)
 }
 
 /// Model folders under `root`, by name; folders without a manifest are passed over.

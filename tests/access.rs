@@ -77,12 +77,20 @@ async fn every_route_answers_every_role_as_the_table_says() {
 fn what_is_open_and_what_changes_things_is_decided_here_and_not_by_accident() {
     let open: BTreeSet<String> =
         TABLE.iter().filter(|r| r.least.is_none()).map(|r| format!("{} {}", r.method, r.route)).collect();
-    let page = ["get /", "get /page.css", "get /page.js", "post /login", "post /logout"];
+    // Pages are open because they hold no data: files that are the same for everybody.
+    let files = ["/", "/page.css", "/page.js", "/label", "/label.css", "/label.js"].map(|file| format!("get {file}"));
+    let log_in = ["post /login", "post /logout"];
     let probes = ["get /healthz", "get /readyz", "get /v2/health/live", "get /v2/health/ready"];
-    assert_eq!(open, page.into_iter().chain(probes).map(String::from).collect(), "whoever opens a route says so here");
+    assert_eq!(
+        open,
+        log_in.into_iter().chain(probes).map(String::from).chain(files).collect(),
+        "whoever opens a route says so here"
+    );
     for rule in TABLE.iter().filter(|r| r.method != "get" && r.least.is_some()) {
         let reads = rule.route == "/v2/repository/index"; // POST by Triton's protocol
+        let judges = ["/classify", "/v2/models/{model}/infer"].contains(&rule.route); // recorded as verdicts, or not at all
         assert!(reads || rule.least > Some(Role::Viewer), "a viewer may not {} {}", rule.method, rule.route);
+        assert!(rule.changes != (reads || judges), "{} {} is in the audit log", rule.method, rule.route);
     }
 }
 
@@ -137,12 +145,16 @@ async fn a_browser_logs_in_looks_and_logs_out() {
     let out = server.client.post(url("/logout")).header("cookie", cookie).send().await.unwrap();
     assert!(out.headers()["set-cookie"].to_str().unwrap().contains("beltsight=; Path=/; Max-Age=0"));
 
+    let mut stream = get("/verdicts/stream").await.unwrap();
+    assert_eq!(stream.status(), 200);
     tokens::revoke(&server.tokens_file, "viewer").unwrap();
     let start = Instant::now();
     while get("/whoami").await.unwrap().status() == 200 {
         assert!(start.elapsed() < Duration::from_secs(3), "a revoked token is out without a restart");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    let end = async { while stream.chunk().await.unwrap().is_some() {} };
+    tokio::time::timeout(Duration::from_secs(7), end).await.expect("an open stream ends with its token");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -166,6 +178,11 @@ async fn other_sites_can_use_nobodys_browser_against_us() {
     assert_eq!(rebound.send().await.unwrap().status(), 421);
     let answer = server.client.get(format!("{}/live.jpg", server.url)).send().await.unwrap();
     assert_eq!(answer.headers()["cross-origin-resource-policy"], "same-origin");
+    assert_eq!(answer.headers()["x-content-type-options"], "nosniff");
+    assert!(answer.headers()["content-security-policy"].to_str().unwrap().starts_with("default-src 'none'"));
+    // A refusal is told even to a client that is still sending when it is refused.
+    let large = server.client.post(format!("{}/classify", server.url)).header("host", "evil.example");
+    assert_eq!(large.body(vec![7; 5 << 20]).send().await.unwrap().status(), 421);
 
     let tokens = one_each(&server);
     let cross = server.client.post(format!("{}/classify", server.url)).header("origin", "https://evil.example");
@@ -246,13 +263,24 @@ async fn every_change_is_in_the_audit_log_done_or_refused_and_reading_is_not() {
 async fn a_change_whose_client_went_away_is_in_the_audit_log_too() {
     use std::io::Write;
     let server = start().await;
-    for _ in 0..5 {
+    let loaded = || server.metrics.model_loads.with_label_values(&["loaded"]).get() as usize;
+    let before = loaded();
+    for n in 0..10 {
         let mut gone = std::net::TcpStream::connect(server.address).unwrap();
         write!(gone, "POST /v2/repository/models/one/load HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        // Gone before, while and after the model is loaded; a request that was never begun changes nothing.
+        tokio::time::sleep(Duration::from_millis(10 * n)).await;
     }
-    let start = Instant::now();
-    while server.store.deeds(None, 100).await.unwrap().len() < 5 {
-        assert!(start.elapsed() < Duration::from_secs(10), "a change is missing");
+    let (start, mut quiet) = (Instant::now(), Instant::now());
+    let mut seen = (0, 0);
+    while quiet.elapsed() < Duration::from_secs(1) {
+        assert!(start.elapsed() < Duration::from_secs(20));
         tokio::time::sleep(Duration::from_millis(50)).await;
+        let deeds = server.store.deeds(None, 100).await.unwrap();
+        let now = (loaded() - before, deeds.iter().filter(|deed| deed.status == 200).count());
+        if now != seen {
+            (seen, quiet) = (now, Instant::now());
+        }
     }
+    assert!(seen.0 > 0 && seen.0 == seen.1, "{} models were loaded, {} are in the log", seen.0, seen.1);
 }

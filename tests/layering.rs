@@ -22,6 +22,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("tokens", &[]),
     ("corrupt", &["domain", "pixels"]),
     ("promote", &["domain", "model", "scorecard"]),
+    ("reference", &["domain", "engine", "model", "scorecard"]),
     ("store", &["domain", "model"]),
     ("export", &["domain", "store"]),
     ("snapshot", &["dataset", "domain", "model", "pixels", "store"]),
@@ -31,7 +32,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("exam", &["corrupt", "dataset", "domain", "engine", "line", "model", "pixels", "promote"]),
     ("learner", &[]),
     ("rounds", &["dataset", "domain", "exam", "learner", "line", "metrics", "model", "promote", "snapshot", "store"]),
-    ("config", &["api", "engine", "line", "rounds"]),
+    ("config", &["api", "engine", "line", "rounds", "store"]),
     (
         "api",
         &["domain", "engine", "export", "line", "metrics", "model", "pixels", "promote", "rounds", "store", "tokens"],

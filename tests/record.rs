@@ -122,7 +122,7 @@ async fn kills_at_random_moments_lose_no_shown_verdict_and_leave_a_whole_record(
         for sender in senders {
             sender.await.unwrap();
         }
-        let found = verify(&data, None).await.unwrap();
+        let found = verify(&data, None, None).await.unwrap();
         assert_eq!(found.findings, [], "round {round}");
     }
     let store = Store::open(&data).await.unwrap();

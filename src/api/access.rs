@@ -12,6 +12,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use axum::{
+    body::Body,
     extract::{MatchedPath, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, Method, header},
     middleware::Next,
@@ -19,10 +20,11 @@ use axum::{
 };
 use serde::Serialize;
 use time::OffsetDateTime;
+use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
-use super::{Api, error::ApiError, login::COOKIE, serve::Peer};
+use super::{Api, body, error::ApiError, login::COOKIE, serve::Peer};
 use crate::{
     store::{Deed, rfc3339},
     tokens::{
@@ -32,6 +34,8 @@ use crate::{
     },
 };
 
+/// What a page may do that does not say so itself: be styled.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'";
 /// Most characters of a path in the audit log.
 const MAX_PATH: usize = 512;
 
@@ -60,7 +64,7 @@ const fn changes(method: &'static str, route: &'static str, least: Role) -> Rule
     Rule { method, route, least: Some(least), changes: true }
 }
 
-/// Every route and method. Open are only the page's own files, which hold no data, and what an orchestrator asks before
+/// Every route and method. Open are only the pages' own files, which hold no data, and what an orchestrator asks before
 /// it has a secret: whether we live and are ready. `/metrics` tells how much is produced and how well: it is not open.
 /// `/classify` and `/infer` change nothing that lasts; what they find is in the record of verdicts.
 pub const TABLE: &[Rule] = &[
@@ -136,6 +140,11 @@ impl Caller {
     pub(super) fn local() -> Self {
         Self { name: "local".into(), role: Admin }
     }
+
+    /// Whether nobody had to say who they are.
+    pub(super) fn is_local(&self) -> bool {
+        self.name == "local"
+    }
 }
 
 /// Why somebody is not let in.
@@ -199,11 +208,11 @@ impl From<Refused> for Denied {
 pub(super) async fn guard(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     let mut response = match judge(&api.tokens, &request) {
         Ok(None) => next.run(request).await,
-        Ok(Some((caller, rule))) => {
+        Ok(Some(Pass { caller, rule, token })) => {
             let deed = rule.changes.then(|| deed(&request, &caller.name, caller.role));
             request.extensions_mut().insert(caller);
             match deed {
-                None => next.run(request).await,
+                None => while_allowed(next.run(request).await, api.tokens.clone(), token),
                 Some(deed) => change(api, deed, request, next).await,
             }
         }
@@ -215,19 +224,30 @@ pub(super) async fn guard(State(api): State<Api>, mut request: Request, next: Ne
                 audit(&api, Deed { status: response.status().as_u16(), ..deed }).await;
                 response
             } else {
+                body::throw_away(&api, &mut request).await;
                 refused.into_response()
             }
         }
     };
-    // No page of another site may show what is ours, and no browser may guess that a picture is a program.
+    // No page of another site may show what is ours, no browser may guess that a picture is a program, and no page that
+    // shows what people wrote runs any; our own pages say themselves what they need.
     let headers = response.headers_mut();
+    headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(HeaderValue::from_static(POLICY));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("same-origin"));
     response
 }
 
+/// Who was let in.
+struct Pass {
+    caller: Caller,
+    rule: &'static Rule,
+    /// By which token; `None` while none is set.
+    token: Option<String>,
+}
+
 /// Who asks and by which rule; `None` where nobody needs to say.
-fn judge(tokens: &Tokens, request: &Request) -> Result<Option<(Caller, &'static Rule)>, ApiError> {
+fn judge(tokens: &Tokens, request: &Request) -> Result<Option<Pass>, ApiError> {
     let headers = request.headers();
     let guarded = tokens.guarded();
     if !guarded && !is_local(headers) {
@@ -248,15 +268,30 @@ fn judge(tokens: &Tokens, request: &Request) -> Result<Option<(Caller, &'static 
     let rule = rules.find(|rule| rule.method.eq_ignore_ascii_case(method.as_str())).ok_or(ApiError::Method)?;
     let Some(needs) = rule.least else { return Ok(None) };
     if !guarded {
-        return Ok(Some((Caller::local(), rule)));
+        return Ok(Some(Pass { caller: Caller::local(), rule, token: None }));
     }
-    let holder = tokens.holder(credential(headers).ok_or(Denied::NoToken)?, OffsetDateTime::now_utc());
-    let holder = holder.map_err(Denied::from)?;
+    let token = credential(headers).ok_or(Denied::NoToken)?;
+    let holder = tokens.holder(token, OffsetDateTime::now_utc()).map_err(Denied::from)?;
     if holder.role < needs {
         tracing::warn!("{} ({}) was refused {} {}", holder.name, holder.role, method, route.as_str());
         return Err(Denied::Role { name: holder.name, has: holder.role, needs }.into());
     }
-    Ok(Some((Caller { name: holder.name, role: holder.role }, rule)))
+    let caller = Caller { name: holder.name, role: holder.role };
+    Ok(Some(Pass { caller, rule, token: Some(token.into()) }))
+}
+
+/// Ends an event stream when its token is revoked or expires, at the next event or sign of life: streams last for days.
+fn while_allowed(response: Response, tokens: Tokens, token: Option<String>) -> Response {
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    if kind.is_none_or(|kind| kind != "text/event-stream") {
+        return response;
+    }
+    response.map(|body| {
+        Body::from_stream(body.into_data_stream().take_while(move |_| match &token {
+            Some(token) => tokens.holder(token, OffsetDateTime::now_utc()).is_ok(),
+            None => !tokens.guarded(),
+        }))
+    })
 }
 
 /// Runs a change to its end and writes it down, even if the client or its patience is gone by then.

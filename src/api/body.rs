@@ -20,18 +20,23 @@ const MAX_JSON: usize = 1 << 20;
 /// How long a refused request's body is waited for.
 const DRAIN: Duration = Duration::from_millis(30);
 
-/// A place among the requests in progress. If there is none, the body is read and thrown away first: a server that
-/// answers and closes while its client still sends resets the connection, and some clients then lose the answer. A body
-/// that takes longer than [`DRAIN`] is left, and its connection is closed.
+/// A place among the requests in progress; if there is none, the body is thrown away.
 pub(super) async fn admit(api: &Api, request: &mut Request) -> Result<Arc<OwnedSemaphorePermit>, ApiError> {
     if let Ok(permit) = api.0.admission.clone().try_acquire_owned() {
         return Ok(Arc::new(permit));
     }
+    throw_away(api, request).await;
+    Err(ApiError::Busy)
+}
+
+/// Reads the body of a request that is refused, and keeps nothing of it: a server that answers and closes while its
+/// client still sends resets the connection, and some clients then lose the answer. A body that takes longer than
+/// [`DRAIN`] is left, and its connection is closed.
+pub(super) async fn throw_away(api: &Api, request: &mut Request) {
     if check_length(request, api.0.settings.max_body).is_ok() {
         let mut body = std::mem::take(request.body_mut()).into_data_stream();
         let _ = timeout(DRAIN, async { while let Some(Ok(_)) = body.next().await {} }).await;
     }
-    Err(ApiError::Busy)
 }
 
 /// The whole body. A `Content-Length` above the limit is refused before a byte is read.

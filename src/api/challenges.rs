@@ -1,7 +1,7 @@
 //! `/challenges` and `/corrective-actions`: known wrong pieces sent through, and what followed from a missed one.
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::{Path, Request, State},
     http::StatusCode,
 };
@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    Api, body,
+    Api, Caller, body,
     error::{ApiError, Problem},
-    lots::text,
+    lots::{text, who},
 };
 use crate::store::{Announcement, Challenge, CorrectiveAction};
 
@@ -60,6 +60,7 @@ pub struct Correction {
     responses((status = 201, body = ChallengeNumber), (status = 400, body = Problem), (status = 503, body = Problem)))]
 pub(super) async fn announce(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<(StatusCode, Json<ChallengeNumber>), ApiError> {
     let new: NewChallenge = body::json(&api, request).await?;
@@ -72,7 +73,7 @@ pub(super) async fn announce(
         piece: text("piece", &new.piece, TEXT)?,
         class: new.class,
         within_s,
-        by: new.by,
+        by: who(&caller, &new.by),
     };
     let challenge = api.store.challenge(said).await?;
     Ok((StatusCode::CREATED, Json(ChallengeNumber { challenge })))
@@ -102,12 +103,13 @@ pub(super) async fn actions(State(api): State<Api>) -> Result<Json<Vec<Correctiv
     responses((status = 204), (status = 409, body = Problem), (status = 503, body = Problem)))]
 pub(super) async fn close(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     Path(action): Path<String>,
     request: Request,
 ) -> Result<StatusCode, ApiError> {
     let correction: Correction = body::json(&api, request).await?;
     let number = action.parse().map_err(|_| ApiError::NotFound(format!("there is no corrective action {action}")))?;
-    let (done, by) = (text("done", &correction.done, TEXT)?, text("by", &correction.by, TEXT)?);
+    let (done, by) = (text("done", &correction.done, TEXT)?, who(&caller, &text("by", &correction.by, TEXT)?));
     api.store.close_corrective_action(number, &done, &by).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -3,7 +3,7 @@
 //! Invariant: an answer that a lot was opened, closed or reviewed is given only after the record has it.
 
 use axum::{
-    Json,
+    Extension, Json,
     body::{Body, Bytes},
     extract::{Path, Request, State},
     http::{Response, StatusCode, header},
@@ -14,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use utoipa::ToSchema;
 
 use super::{
-    Api, body,
+    Api, Caller, body,
     error::{ApiError, Problem},
 };
 use crate::{
@@ -76,26 +76,45 @@ pub(super) fn text(what: &str, value: &str, longest: usize) -> Result<String, Ap
     Ok(value.to_owned())
 }
 
+/// Who did it: what the request says, and the name of its token where there is one.
+pub(super) fn who(caller: &Caller, said: &str) -> String {
+    let said = said.trim();
+    match (caller.is_local(), said) {
+        (true, _) => said.into(),
+        (false, "") => caller.name.clone(),
+        (false, said) if said == caller.name => said.into(),
+        (false, said) => format!("{said} (token {})", caller.name),
+    }
+}
+
 /// Opens a lot; the open one before it is closed in the same step.
 #[utoipa::path(post, path = "/lots", tag = "record", request_body = NewLot,
     responses((status = 201, body = LotNumber), (status = 400, body = Problem), (status = 503, body = Problem)))]
-pub(super) async fn open(State(api): State<Api>, request: Request) -> Result<(StatusCode, Json<LotNumber>), ApiError> {
+pub(super) async fn open(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<(StatusCode, Json<LotNumber>), ApiError> {
     let new: NewLot = body::json(&api, request).await?;
-    let lot = api.store.begin_lot(&text("name", &new.name, NAME)?, &new.by).await?;
+    let lot = api.store.begin_lot(&text("name", &new.name, NAME)?, &who(&caller, &new.by)).await?;
     Ok((StatusCode::CREATED, Json(LotNumber { lot })))
 }
 
 /// Closes the open lot.
 #[utoipa::path(post, path = "/lots/close", tag = "record", request_body = Closing,
     responses((status = 200, body = LotNumber), (status = 404, body = Problem), (status = 503, body = Problem)))]
-pub(super) async fn close(State(api): State<Api>, request: Request) -> Result<Json<LotNumber>, ApiError> {
+pub(super) async fn close(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<Json<LotNumber>, ApiError> {
     let bytes = body::whole(&api, request).await?;
     let closing: Closing = if bytes.is_empty() {
         Closing::default()
     } else {
         serde_json::from_slice(&bytes).map_err(|e| ApiError::Malformed(e.to_string()))?
     };
-    let lot = api.store.end_lot(&closing.by).await?;
+    let lot = api.store.end_lot(&who(&caller, &closing.by)).await?;
     let lot = lot.ok_or_else(|| ApiError::NotFound("no lot is open".into()))?;
     Ok(Json(LotNumber { lot }))
 }
@@ -122,12 +141,13 @@ pub(super) async fn one(State(api): State<Api>, Path(lot): Path<String>) -> Resu
         (status = 503, body = Problem)))]
 pub(super) async fn sign_off(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     Path(lot): Path<String>,
     request: Request,
 ) -> Result<StatusCode, ApiError> {
     let review: Review = body::json(&api, request).await?;
     let lot = find(&api, &lot).await?;
-    api.store.sign_off(lot.lot, &text("name", &review.name, NAME)?, review.remark.trim()).await?;
+    api.store.sign_off(lot.lot, &who(&caller, &text("name", &review.name, NAME)?), review.remark.trim()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -171,7 +191,7 @@ pub(super) async fn csv(State(api): State<Api>, Path(lot): Path<String>) -> Resu
 pub(super) async fn html(State(api): State<Api>, Path(lot): Path<String>) -> Result<Response<Body>, ApiError> {
     let lot = find(&api, &lot).await?;
     let _alone = PAGES.try_acquire().map_err(|_| ApiError::Busy)?;
-    let verified = verify(api.store.folder(), None).await?;
+    let verified = verify(api.store.folder(), None, None).await?;
     let items = taken_off(&api.store, lot.lot).await?;
     let report = Report::read(&api.store, lot).await?;
     Response::builder()

@@ -59,7 +59,7 @@ pub async fn run(verdicts: usize) -> Result<Report> {
     let mut entries = 0;
     for rate in &mut verified_per_second {
         let started = Instant::now();
-        let found = verify(folder.path(), None).await?;
+        let found = verify(folder.path(), None, None).await?;
         ensure!(found.findings.is_empty(), "{:?}", found.findings);
         entries = found.entries;
         *rate = entries as f64 / started.elapsed().as_secs_f64();

@@ -170,6 +170,36 @@ pub struct Card {
     pub side: u32,
     /// How scores become a decision.
     pub thresholds: Thresholds,
+    /// What the model was trained on, where its folder says it.
+    pub reference: Option<Arc<Reference>>,
+}
+
+/// What a model was trained on, as its own embeddings show it; see `crate::reference`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reference {
+    /// A centre per class, of embeddings scaled to length 1.
+    pub centres: Vec<Vec<f32>>,
+    /// Distance from the nearest centre within which 95 % of the training pictures lie.
+    pub edge: f32,
+}
+
+impl Reference {
+    /// Distance of `embedding` from the nearest centre, in edges: above 1 it is farther than 95 % of the training
+    /// pictures. `None` for an embedding that is not finite or of another width.
+    pub fn novelty(&self, embedding: &[f32]) -> Option<f32> {
+        let unit = Self::unit(embedding);
+        let distance = |centre: &Vec<f32>| centre.iter().zip(&unit).map(|(c, u)| (c - u).powi(2)).sum::<f32>().sqrt();
+        let fitting = self.centres.iter().filter(|centre| centre.len() == unit.len());
+        let nearest = fitting.map(distance).min_by(f32::total_cmp)? / self.edge;
+        nearest.is_finite().then_some(nearest)
+    }
+
+    /// `embedding` scaled to length 1.
+    pub fn unit(embedding: &[f32]) -> Vec<f32> {
+        let length = embedding.iter().map(|e| e * e).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
+        embedding.iter().map(|e| e / length).collect()
+    }
 }
 
 /// The network's answer for one item.

@@ -137,6 +137,7 @@ fn outages(html: &mut String, report: &Report) -> std::fmt::Result {
     for o in &report.outages {
         let (to, seconds) = match o.to {
             Some(to) => (moment(to), format!("{:.0}", (to - o.from).as_seconds_f64())),
+            None if report.lot.closed.is_some() => ("<b class=bad>after the lot's end</b>".into(), String::new()),
             None => ("<b class=bad>not over</b>".into(), String::new()),
         };
         writeln!(
@@ -263,19 +264,16 @@ fn chain(html: &mut String, report: &Report, verified: Option<&Verification>) ->
         }
         None => writeln!(html, "<p class=open>The record was not verified for this page.</p>")?,
     }
-    writeln!(
-        html,
-        "<p>The lot stands in the record from entry {} to {to}. Newest entry: {},</p>",
-        lot.lot, report.head
-    )?;
-    writeln!(html, "<p><code>{}</code></p>", report.head_hash)?;
+    let from = lot.lot;
+    writeln!(html, "<p>The lot stands in the record from entry {from} to {to}. The newest entry and its hash:</p>")?;
+    writeln!(html, "<p><code>{}:{}</code></p>", report.head, report.head_hash)?;
     if let Some(v) = verified {
         writeln!(html, "<p>public key <code>{}</code></p>", v.public_key)?;
     }
     writeln!(
         html,
-        "<p class=muted>To check: <code>beltsight record verify --store FOLDER --public-key FILE</code>; a later record \
-         must still hold this hash at this entry, which shows that nothing up to here was replaced.</p></div>"
+        "<p class=muted>To check later that nothing up to here was replaced: <code>beltsight record verify --store FOLDER \
+         --kept ENTRY:HASH</code> with the entry and hash above.</p></div>"
     )
 }
 

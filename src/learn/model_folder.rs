@@ -10,6 +10,7 @@ use beltsight::{
     engine::{Device, Engine, softmax},
     model::{File, Input, Manifest, sha256},
     onnx::{self, Tensor},
+    reference,
     scorecard::argmax,
 };
 
@@ -79,9 +80,13 @@ pub fn write(student: &Student, pictures: &[&[u8]], version: &str, out: &Path) -
         files,
         thresholds: student.thresholds.clone(),
         lineage: student.lineage.clone(),
+        reference: None,
         scorecard: Some(student.scorecard.clone()),
     };
     manifest.write(&fresh)?;
+    let pictures: Vec<Vec<u8>> = pictures.iter().map(|p| p.to_vec()).collect();
+    reference::write(&fresh, &pictures)?;
+    let manifest = Manifest::read(&fresh)?;
     let folder = out.join("model");
     let _ = fs::remove_dir_all(&folder); // an earlier run's
     fs::rename(&fresh, &folder).with_context(|| folder.display().to_string())?;

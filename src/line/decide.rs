@@ -55,6 +55,7 @@ mod tests {
                 unsure_from: 0.6,
                 temperature: 1.0,
             },
+            reference: None,
         }
     }
 

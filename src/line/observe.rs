@@ -17,6 +17,9 @@ pub fn observe(metrics: &Metrics, verdict: &Verdict, fault: Option<&Fault>) {
     if let Some(class) = &decision.class {
         metrics.classes.with_label_values(&[source, class]).inc();
     }
+    if let Some(novelty) = verdict.novelty {
+        metrics.novelty.observe(novelty.into());
+    }
     if let Some(fault) = fault {
         faulted(metrics, verdict.source, fault);
     } else {

@@ -421,6 +421,7 @@ mod tests {
                 classes: vec!["salmon".into()],
                 side: 8,
                 thresholds,
+                reference: None,
             })
         };
         let (strict, lax) = (card(0.9), card(0.5));

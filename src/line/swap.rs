@@ -52,7 +52,8 @@ pub fn open(
             lanes.push(lane);
         }
     }
-    Ok(Student { engine, lanes, card: Arc::new(manifest.card(precision)) })
+    let card = Card { reference: manifest.read_reference(folder)?, ..manifest.card(precision) };
+    Ok(Student { engine, lanes, card: Arc::new(card) })
 }
 
 /// Loads students into a running service, one at a time: a second one would take twice the memory.

@@ -57,7 +57,7 @@ pub fn assemble(origin: Origin, scored: &Scored, timings: Timings) -> Verdict {
         timings: Timings { queue_ms: scored.timings.queue_ms, infer_ms: scored.timings.infer_ms, ..timings },
         frame: None,
         truth: origin.truth,
-        novelty: None,
+        novelty: card.and_then(|c| c.reference.as_ref()?.novelty(&scored.scores.as_ref().ok()?.embedding)),
     }
 }
 
@@ -118,6 +118,7 @@ pub(crate) mod tests {
                 unsure_from: 0.6,
                 temperature: 1.0,
             },
+            reference: None,
         })
     }
 

@@ -219,6 +219,7 @@ mod tests {
                 temperature: 1.0,
             },
             lineage: Lineage::default(),
+            reference: None,
             scorecard: None,
         }
         .write(&folder)

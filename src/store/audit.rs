@@ -1,11 +1,12 @@
-//! The audit log: who asked for which change, and how it was answered.
+//! The audit log: who asked for which change, and how it was answered. Each is an entry of the record too, so that a
+//! change of this table is a difference to the record.
 //!
 //! Invariant: entries are only added; nothing of ours changes or deletes one, and SQLite refuses it too.
 
 use serde::Serialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{MAX_PAGE, Store, StoreError};
+use super::{MAX_PAGE, Store, StoreError, chain, event::Event};
 
 /// One change that was asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, sqlx::FromRow, utoipa::ToSchema)]
@@ -29,15 +30,21 @@ pub struct Deed {
 }
 
 impl Store {
-    /// Adds an entry; its own `id` is not looked at.
+    /// Adds an entry, here and to the record; its own `id` is not looked at.
     ///
     /// # Errors
     /// [`StoreError::Database`].
     pub async fn audit(&self, deed: &Deed) -> Result<(), StoreError> {
+        let Deed { id: _, time, name, role, address, method, path, status } = deed.clone();
+        let mut transaction = self.database.begin_with("BEGIN IMMEDIATE").await?;
         let columns =
             "INSERT INTO audit (time, name, role, address, method, path, status) VALUES (?, ?, ?, ?, ?, ?, ?)";
-        let query = sqlx::query(columns).bind(&deed.time).bind(&deed.name).bind(&deed.role).bind(&deed.address);
-        query.bind(&deed.method).bind(&deed.path).bind(deed.status).execute(&self.database).await?;
+        let query = sqlx::query(columns).bind(&time).bind(&name).bind(&role).bind(&address);
+        query.bind(&method).bind(&path).bind(status).execute(&mut *transaction).await?;
+        let entry = [chain::event(Event::Audit { name, role, address, method, path, status })?];
+        let tail = chain::tail(&mut transaction).await?.ok_or_else(chain::no_head)?;
+        chain::extend(&mut transaction, self.signer()?, tail, &entry).await?;
+        transaction.commit().await?;
         Ok(())
     }
 

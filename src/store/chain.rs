@@ -8,8 +8,8 @@
 //! that nobody signed.
 //!
 //! What this can't find: the whole store put back to an earlier state of itself, head included, and a record rewritten
-//! by somebody who holds `record.key`. Both are found by comparing with a head that was kept elsewhere: the log, the
-//! metrics and every exported lot name it.
+//! by somebody who holds `record.key`. Both are found by an entry's hash that was kept elsewhere (`record verify --kept`):
+//! every exported lot names one, and the log does when the service starts and stops.
 //!
 //! Invariant: the chain grows only from a head that is signed and is the newest entry.
 

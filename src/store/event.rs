@@ -167,12 +167,32 @@ pub enum Event {
         /// What they say about it.
         remark: String,
     },
-    /// Somebody changed the service: a model, a token, a setting.
+    /// Somebody asked for a change over HTTP; see [`super::Deed`].
     Audit {
-        /// Who.
-        by: String,
-        /// What, in words.
-        what: String,
+        /// The token's name; `local` when no token is set.
+        name: String,
+        /// The token's role.
+        role: String,
+        /// Where the request came from.
+        address: String,
+        /// The HTTP method.
+        method: String,
+        /// The path without its query.
+        path: String,
+        /// How it was answered: the HTTP status.
+        status: u16,
+    },
+    /// Pictures whose time was over were removed.
+    PicturesRemoved {
+        /// How many.
+        pictures: u64,
+    },
+    /// Documents of verdicts whose time was over were removed; their entries stay.
+    VerdictsRemoved {
+        /// Those with ids up to this one, labeled ones excepted.
+        to: i64,
+        /// How many.
+        verdicts: u64,
     },
     /// Verdicts that could not be recorded; the line went on without.
     Gap {

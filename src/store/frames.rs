@@ -4,8 +4,8 @@
 //! the folder.
 
 use bytes::Bytes;
-use object_store::{ObjectStoreExt, path::Path};
-use time::OffsetDateTime;
+use object_store::{ObjectStore, ObjectStoreExt, path::Path};
+use time::{Date, OffsetDateTime};
 
 use super::{Store, StoreError};
 use crate::model::sha256;
@@ -47,6 +47,40 @@ impl Store {
             Err(e) => Err(e.into()),
         }
     }
+}
+
+impl Store {
+    /// Days (UTC) of which there are frames, oldest first.
+    pub(super) async fn frame_days(&self) -> Result<Vec<Date>, StoreError> {
+        let found = self.frames.list_with_delimiter(None).await?.common_prefixes;
+        let mut days: Vec<Date> = found.iter().filter_map(|path| day(path.as_ref())).collect();
+        days.sort();
+        Ok(days)
+    }
+
+    /// Keys of a day's frames.
+    pub(super) async fn frame_keys(&self, day: Date) -> Result<Vec<String>, StoreError> {
+        let day = format!("{:04}{:02}{:02}", day.year(), u8::from(day.month()), day.day());
+        let found = self.frames.list_with_delimiter(Some(&Path::from(day.clone()))).await?.objects;
+        let key = |file: &str| Some(format!("{day}-{}", file.strip_suffix(".jpg")?));
+        Ok(found.iter().filter_map(|object| key(object.location.filename()?)).collect())
+    }
+
+    /// Removes a frame; one that is gone already is as good.
+    pub(super) async fn remove_frame(&self, key: &str) -> Result<(), StoreError> {
+        let path = place(key).ok_or_else(|| no_key(key))?;
+        match self.frames.delete(&path).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+/// `20261125` as a date.
+fn day(name: &str) -> Option<Date> {
+    let part = |range: std::ops::Range<usize>| name.get(range)?.parse::<u16>().ok();
+    let month = u8::try_from(part(4..6)?).ok()?.try_into().ok()?;
+    Date::from_calendar_date(part(0..4)?.into(), month, u8::try_from(part(6..8)?).ok()?).ok()
 }
 
 fn no_key(key: &str) -> object_store::Error {

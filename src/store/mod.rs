@@ -12,6 +12,7 @@ mod frames;
 mod labels;
 mod lots;
 mod queue;
+mod retention;
 mod signer;
 mod verdicts;
 mod verify;
@@ -33,9 +34,10 @@ pub use frames::frame_key;
 pub use labels::{ItemPage, Label, LabelPage, LabeledItem};
 pub use lots::{Lot, LotEntry, SignOff, Tally};
 pub use queue::{Ask, Order, Queue, WINDOW, hash_share};
+pub use retention::{Removed, Retention};
 pub use signer::{KeyError, PUBLIC, SECRET};
 pub use verdicts::{Counts, MAX_PAGE, Page};
-pub use verify::{Finding, Verification, verify};
+pub use verify::{Finding, Kept, Verification, verify, verify_pictures};
 
 /// How long a reader or writer waits for another one's lock.
 const BUSY: Duration = Duration::from_secs(5);

@@ -18,8 +18,9 @@ use tokio_stream::StreamExt;
 use super::{
     StoreError,
     chain::{CHECKPOINT, link, seed},
-    signer::{Mark, PUBLIC, hex, public_key},
+    signer::{Mark, PUBLIC, hex, public_key, unhex},
 };
+use crate::model::sha256;
 
 /// Entries read by one task.
 const CHUNK: i64 = 16_384;
@@ -37,6 +38,8 @@ pub struct Verification {
     pub entries: i64,
     /// Verdicts among them.
     pub verdicts: i64,
+    /// Verdicts whose document was removed by retention; their entries are verified, what they said is gone.
+    pub removed: i64,
     /// Signed checkpoints.
     pub checkpoints: i64,
     /// The signed head's hash: compare it with one kept elsewhere.
@@ -51,8 +54,14 @@ pub struct Verification {
 
 impl fmt::Display for Verification {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { entries, verdicts, checkpoints, head, signed, public_key, findings } = self;
+        let Self { entries, verdicts, removed, checkpoints, head, signed, public_key, findings } = self;
         writeln!(f, "{entries} entries, {verdicts} verdicts, {checkpoints} checkpoints; public key {public_key}")?;
+        if *removed > 0 {
+            writeln!(
+                f,
+                "{removed} of the verdicts were removed by retention: their entries stand, what they said is gone"
+            )?;
+        }
         writeln!(f, "head {head}, entry {entries}, signed {signed}")?;
         for Finding { entry, what } in findings {
             writeln!(f, "BROKEN   entry {entry}: {what}")?;
@@ -74,11 +83,32 @@ fn finding(entry: i64, what: impl Into<String>) -> Finding {
     Finding { entry, what: what.into() }
 }
 
-/// Verifies the record in `folder` with the public key in `key`, or with the one beside it.
+/// An entry's place and hash that were kept elsewhere: on an exported page, in a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Its place.
+    pub entry: i64,
+    /// Its hash.
+    pub hash: [u8; 32],
+}
+
+impl std::str::FromStr for Kept {
+    type Err = String;
+
+    /// `ENTRY:HASH`, the hash as 64 hexadecimal digits.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.split_once(':').and_then(|(entry, hash)| Some((entry.parse().ok()?, unhex(hash)?)));
+        let (entry, hash) = parts.ok_or("write ENTRY:HASH, the hash as 64 hexadecimal digits")?;
+        Ok(Self { entry, hash })
+    }
+}
+
+/// Verifies the record in `folder` with the public key in `key`, or with the one beside it, and that it still holds the
+/// entry `kept`, which shows that it is no earlier or rewritten one.
 ///
 /// # Errors
 /// Only when there is nothing to verify: no readable database or key.
-pub async fn verify(folder: &Path, key: Option<&Path>) -> Result<Verification, StoreError> {
+pub async fn verify(folder: &Path, key: Option<&Path>, kept: Option<&Kept>) -> Result<Verification, StoreError> {
     let beside = folder.join(PUBLIC);
     let key = public_key(key.unwrap_or(&beside))?;
     let path = folder.join("verdicts.sqlite");
@@ -89,9 +119,19 @@ pub async fn verify(folder: &Path, key: Option<&Path>) -> Result<Verification, S
         .busy_timeout(super::BUSY)
         .row_buffer_size(ROW_BUFFER);
     let pool = SqlitePoolOptions::new().max_connections(READERS).connect_with(options).await.map_err(refuse)?;
-    let found = verify_all(&pool, &key).await.map_err(refuse);
+    let mut found = verify_all(&pool, &key).await.map_err(refuse)?;
+    if let Some(kept) = kept {
+        let now: Option<Vec<u8>> = sqlx::query_scalar("SELECT hash FROM record WHERE seq = ?")
+            .bind(kept.entry)
+            .fetch_optional(&pool)
+            .await
+            .map_err(refuse)?;
+        if now.is_none_or(|hash| hash != kept.hash) {
+            found.findings.insert(0, finding(kept.entry, "is not the one that was kept elsewhere"));
+        }
+    }
     pool.close().await;
-    found
+    Ok(found)
 }
 
 async fn verify_all(pool: &SqlitePool, key: &VerifyingKey) -> Result<Verification, sqlx::Error> {
@@ -127,14 +167,25 @@ async fn verify_all(pool: &SqlitePool, key: &VerifyingKey) -> Result<Verificatio
         let what = format!("{entries} entries from {first} to {last}, but the signed head is entry {seq}");
         findings.push(finding(0, what));
     }
-    if held != verdicts {
-        findings.push(finding(0, format!("{verdicts} verdicts, but {held} entries that hold one")));
+    // Read before its entries are verified, and believed only if they are whole.
+    let told = sqlx::query_as(
+        "SELECT coalesce(max(json_extract(body, '$.to')), 0), coalesce(sum(json_extract(body, '$.verdicts')), 0)
+         FROM record WHERE verdict IS NULL AND kind = 'verdicts_removed' AND seq <= ?",
+    );
+    let (removed_to, removed): (i64, i64) = told.bind(seq).fetch_one(pool).await.unwrap_or_else(|e| {
+        findings.push(finding(0, format!("events can't be read: {e}")));
+        (0, 0)
+    });
+    if held != verdicts + removed {
+        let what = format!("{verdicts} verdicts and {removed} removed by retention, but {held} entries that hold one");
+        findings.push(finding(0, what));
     }
     if marks != seq / CHECKPOINT {
         findings.push(finding(0, format!("{marks} checkpoints instead of {}", seq / CHECKPOINT)));
     }
 
     let mut tasks = JoinSet::new();
+    let mut gone = 0;
     let mut next = 1;
     // The last place is looked at too when it lies beyond the head, so that what was appended is told by place.
     let end = seq.max(last);
@@ -142,20 +193,55 @@ async fn verify_all(pool: &SqlitePool, key: &VerifyingKey) -> Result<Verificatio
     while next <= end || !tasks.is_empty() {
         while next <= end && tasks.len() < READERS as usize {
             let to = next.saturating_add(CHUNK - 1).min(end);
-            tasks.spawn(verify_chunk(pool.clone(), shared.clone(), next, to, seq, hash));
+            tasks.spawn(verify_chunk(pool.clone(), shared.clone(), (next, to), (seq, hash), removed_to));
             next = to.saturating_add(1);
         }
         if let Some(done) = tasks.join_next().await {
-            findings.extend(done.map_err(|e| sqlx::Error::Io(std::io::Error::other(e)))??);
+            let (found, missing) = done.map_err(|e| sqlx::Error::Io(std::io::Error::other(e)))??;
+            findings.extend(found);
+            gone += missing;
             if findings.len() > 100 * TOLD {
                 break; // enough to say that it is broken
             }
         }
     }
+    if findings.is_empty() && gone != removed {
+        findings.push(finding(0, format!("{gone} verdicts are gone, but retention removed {removed}")));
+    }
     findings.sort();
     findings.truncate(TOLD);
     let public_key = hex(key.as_bytes());
-    Ok(Verification { entries, verdicts, checkpoints: marks, head: hex(&hash), signed: time, public_key, findings })
+    Ok(Verification {
+        entries,
+        verdicts: held,
+        removed,
+        checkpoints: marks,
+        head: hex(&hash),
+        signed: time,
+        public_key,
+        findings,
+    })
+}
+
+/// Compares every kept picture with the hash in its name: how many there are, and what is wrong. That a picture is gone is
+/// no finding: retention removes them.
+///
+/// # Errors
+/// When the folder can't be read.
+pub fn verify_pictures(folder: &Path) -> std::io::Result<(usize, Vec<Finding>)> {
+    let (mut pictures, mut findings) = (0, Vec::new());
+    for day in std::fs::read_dir(folder.join("frames"))? {
+        for file in std::fs::read_dir(day?.path())? {
+            let path = file?.path();
+            pictures += 1;
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let hash = sha256(&std::fs::read(&path)?);
+            if name.strip_suffix(".jpg") != hash.get(..24) && findings.len() < TOLD {
+                findings.push(finding(0, format!("the picture {} was changed", path.display())));
+            }
+        }
+    }
+    Ok((pictures, findings))
 }
 
 /// Seq, hash, time and signature of a head or checkpoint.
@@ -181,17 +267,17 @@ fn read_mark(row: &SqliteRow, from: usize) -> Option<Read> {
     })
 }
 
-/// Entries `from` to `to` with their verdicts and checkpoints; `head` is the signed place and hash.
+/// Entries `from` to `to` with their verdicts and checkpoints; `head` is the signed place and hash. What is wrong, and
+/// how many verdicts up to `removed_to` are gone.
 async fn verify_chunk(
     pool: SqlitePool,
     key: Arc<VerifyingKey>,
-    from: i64,
-    to: i64,
-    head: i64,
-    head_hash: [u8; 32],
-) -> Result<Vec<Finding>, sqlx::Error> {
+    (from, to): (i64, i64),
+    (head, head_hash): (i64, [u8; 32]),
+    removed_to: i64,
+) -> Result<(Vec<Finding>, i64), sqlx::Error> {
     let mut connection = pool.acquire().await?;
-    let mut findings = Vec::new();
+    let (mut findings, mut gone) = (Vec::new(), 0);
     let marks =
         sqlx::query("SELECT seq, hash, time, signature FROM checkpoints WHERE seq BETWEEN ? AND ? ORDER BY seq")
             .bind(from)
@@ -242,6 +328,7 @@ async fn verify_chunk(
         }
         if let Some(id) = verdict {
             match document {
+                None if id <= removed_to => gone += 1,
                 None => findings.push(finding(seq, format!("verdict {id} is gone"))),
                 Some(document) if Sha256::digest(document)[..] != *body => {
                     findings.push(finding(seq, format!("verdict {id} was changed")));
@@ -260,7 +347,7 @@ async fn verify_chunk(
         }
         previous = hash;
         if findings.len() > TOLD {
-            return Ok(findings);
+            return Ok((findings, gone));
         }
     }
     if expected <= to {
@@ -269,7 +356,7 @@ async fn verify_chunk(
     if marks.next().is_some() {
         findings.push(finding(to, "a checkpoint stands where none belongs"));
     }
-    Ok(findings)
+    Ok((findings, gone))
 }
 
 #[cfg(test)]
@@ -424,7 +511,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn every_flipped_byte_and_every_removed_swapped_or_appended_entry_is_found() {
         let whole = filled().await;
-        let found = verify(whole.path(), None).await.unwrap();
+        let found = verify(whole.path(), None, None).await.unwrap();
         assert_eq!(found.findings, [], "a whole record");
         assert_eq!((found.entries, found.verdicts, found.checkpoints), (1112, 1100, 1));
 
@@ -443,7 +530,7 @@ mod tests {
             sqlx::raw_sql("PRAGMA ignore_check_constraints = ON").execute(&mut connection).await.unwrap();
             let (what, rows) = mutate(&mut connection, &mut random, n % 24).await;
             connection.close().await.unwrap();
-            let found = verify(forged.path(), None).await.unwrap();
+            let found = verify(forged.path(), None, None).await.unwrap();
             assert_eq!(found.findings.is_empty(), rows == 0, "{n}: {what}: {found}");
             changed += usize::from(rows > 0);
             if changed == 320 {
@@ -463,7 +550,7 @@ mod tests {
         });
         let mut lengths = Vec::new();
         while !writer.is_finished() || lengths.len() < 2 {
-            let found = verify(folder.path(), None).await.unwrap();
+            let found = verify(folder.path(), None, None).await.unwrap();
             assert_eq!(found.findings, []);
             lengths.push(found.entries);
         }
@@ -477,8 +564,42 @@ mod tests {
         for each in [&folder, &other] {
             Store::open(each.path()).await.unwrap().close().await;
         }
-        let found = verify(folder.path(), Some(&other.path().join(PUBLIC))).await.unwrap();
+        let found = verify(folder.path(), Some(&other.path().join(PUBLIC)), None).await.unwrap();
         assert_eq!(found.findings, [finding(1, "the head is not signed by this key")]);
-        assert!(verify(folder.path(), Some(Path::new("/no/such/key"))).await.is_err());
+        assert!(verify(folder.path(), Some(Path::new("/no/such/key")), None).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_store_put_back_to_an_earlier_state_is_found_by_an_entry_kept_elsewhere() {
+        let (folder, earlier) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        Store::open(folder.path()).await.unwrap().close().await;
+        for file in [PUBLIC, "verdicts.sqlite"] {
+            std::fs::copy(folder.path().join(file), earlier.path().join(file)).unwrap();
+        }
+        let store = Store::open(folder.path()).await.unwrap();
+        store.insert(&[verdict(Action::Reject)]).await.unwrap();
+        let (entry, hash) = store.head().await.unwrap();
+        store.close().await;
+        let kept: Kept = format!("{entry}:{hash}").parse().unwrap();
+        assert_eq!(verify(folder.path(), None, Some(&kept)).await.unwrap().findings, []);
+        assert_eq!(verify(earlier.path(), None, None).await.unwrap().findings, [], "by itself it is whole");
+        let found = verify(earlier.path(), None, Some(&kept)).await.unwrap();
+        assert_eq!(found.findings, [finding(2, "is not the one that was kept elsewhere")]);
+    }
+
+    #[tokio::test]
+    async fn a_changed_picture_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).await.unwrap();
+        let now = time::OffsetDateTime::now_utc();
+        for n in 0..3u8 {
+            let jpeg = bytes::Bytes::from(vec![n; 50]);
+            store.put_frame(&crate::store::frame_key(&jpeg, now), jpeg).await.unwrap();
+        }
+        assert_eq!(verify_pictures(folder.path()).unwrap(), (3, vec![]));
+        let day = std::fs::read_dir(folder.path().join("frames")).unwrap().next().unwrap().unwrap().path();
+        let picture = std::fs::read_dir(day).unwrap().next().unwrap().unwrap().path();
+        std::fs::write(picture, "another").unwrap();
+        assert_eq!(verify_pictures(folder.path()).unwrap().1.len(), 1);
     }
 }

@@ -82,6 +82,10 @@ impl Browser {
     }
 
     fn ask(&self, session: &str, method: &str, params: Value) -> Value {
+        self.try_ask(session, method, params).unwrap_or_else(|why| panic!("{method}: {why}"))
+    }
+
+    fn try_ask(&self, session: &str, method: &str, params: Value) -> Result<Value, String> {
         let mut pipe = self.pipe.borrow_mut();
         pipe.asked += 1;
         let id = pipe.asked;
@@ -99,8 +103,7 @@ impl Browser {
                 pipe.complaints.push(answer["params"]["exceptionDetails"].to_string());
             }
             if answer["id"] == id {
-                assert!(answer["error"].is_null(), "{method}: {answer}");
-                return answer["result"].clone();
+                return if answer["error"].is_null() { Ok(answer["result"].clone()) } else { Err(answer.to_string()) };
             }
         }
     }
@@ -132,10 +135,17 @@ impl Page<'_> {
 
     /// What an expression comes to.
     pub fn run(&self, expression: &str) -> Value {
+        self.try_run(expression).unwrap_or_else(|why| panic!("{expression}: {why}"))
+    }
+
+    fn try_run(&self, expression: &str) -> Result<Value, String> {
         let params = json!({"expression": expression, "returnByValue": true, "awaitPromise": true});
-        let answer = self.ask("Runtime.evaluate", params);
-        assert!(answer["exceptionDetails"].is_null(), "{expression}: {answer}");
-        answer["result"]["value"].clone()
+        let answer = self.browser.try_ask(&self.session, "Runtime.evaluate", params)?;
+        if answer["exceptionDetails"].is_null() {
+            Ok(answer["result"]["value"].clone())
+        } else {
+            Err(answer.to_string())
+        }
     }
 
     /// Text of the first element that fits the selector.
@@ -147,7 +157,8 @@ impl Page<'_> {
     /// Waits until the expression is true.
     pub fn until(&self, expression: &str) {
         let start = Instant::now();
-        while self.run(&format!("Boolean({expression})")) != true {
+        // While a page goes, its expressions come to nothing.
+        while self.try_run(&format!("Boolean({expression})")) != Ok(Value::Bool(true)) {
             if start.elapsed() > PATIENCE {
                 let shot = std::env::temp_dir().join("beltsight-page.png");
                 self.picture(&shot);
@@ -170,14 +181,14 @@ impl Page<'_> {
         text.chars().for_each(|c| self.key(&c.to_string()));
     }
 
-    /// Middle of the first element that fits, which must be visible and on top.
+    /// Middle of the first element that fits, as soon as it is visible and on top.
     fn middle(&self, selector: &str) -> (Value, Value) {
-        let place = self.run(&format!(
+        self.until(&format!(
             "(() => {{ const e = document.querySelector({selector:?}); e.scrollIntoView({{block: 'nearest'}}); \
              const r = e.getBoundingClientRect(); const [x, y] = [r.x + r.width / 2, r.y + r.height / 2]; \
-             return [x, y, e.contains(document.elementFromPoint(x, y))]; }})()"
+             window.middle = [x, y]; return e.contains(document.elementFromPoint(x, y)); }})()"
         ));
-        assert_eq!(place[2], true, "{selector} is covered or outside: {place}");
+        let place = self.run("window.middle");
         (place[0].clone(), place[1].clone())
     }
 

@@ -31,6 +31,7 @@ const words = (label) => label.class?.replaceAll("_", " ") ?? "can’t tell";
 
 async function ask(path, options) {
   const answer = await fetch(path, { cache: "no-store", ...options });
+  if (answer.status === 401) location.href = "/?next=label"; // log in there and come back
   const body = await answer.json().catch(() => ({}));
   if (!answer.ok) throw new Error(body.detail ?? `the service answered ${answer.status}`);
   return body;
@@ -189,11 +190,14 @@ function galleryTile({ verdict, labels }) {
 }
 
 let next = null;
+let turn = 0;                 // of several answers on their way only the last asked for is drawn
 async function drawGallery(more) {
+  const mine = ++turn;
   const wanted = new URLSearchParams({ limit: PAGE });
   for (const [key, value] of new FormData(at("filter"))) if (value.trim()) wanted.set(key, value.trim());
   if (more && next) wanted.set("before", next);
   const page = await ask(`/items?${wanted}`);
+  if (mine !== turn) return;
   next = page.next;
   const tiles = page.items.map(galleryTile);
   more ? at("tiles").append(...tiles) : at("tiles").replaceChildren(...tiles);

@@ -173,6 +173,9 @@ async function letIn() {
   const asked = !at("login").hidden;
   at("login").hidden = answer.status !== 401;
   if (answer.status === 401 && !asked) at("token").focus();
+  const caller = answer.ok ? await answer.json() : { name: "local" };
+  at("out").hidden = caller.name === "local";    // nobody is asked, so nobody is logged in
+  at("out").textContent = `Log out ${caller.name}`;
   return answer.ok;
 }
 
@@ -185,7 +188,7 @@ async function logIn(event) {
   });
   at("token").value = "";
   at("refused").textContent = answer.ok ? "" : (await answer.json()).detail;
-  if (answer.ok) location.reload();
+  if (answer.ok) location.href = new URLSearchParams(location.search).get("next") === "label" ? "/label" : "/";
 }
 
 function listen(name, url, event, draw, opened) {
@@ -218,6 +221,7 @@ async function begin() {
 }
 
 at("login").addEventListener("submit", (event) => logIn(event).catch(() => source("ready", false)));
+at("out").addEventListener("click", () => fetch("/logout", { method: "POST" }).then(() => location.reload(), () => {}));
 begin();
 askReady();
 setInterval(askReady, 5_000);

@@ -1,0 +1,84 @@
+//! What a student was trained on, in its own words: a centre per class among its embeddings, and how far from them its
+//! training pictures lie. Belt items that lie farther are new to it: that is drift.
+//!
+//! Invariant: written with the graph that serves, so that serving measures with the same ruler.
+
+use std::{fs, path::Path};
+
+use crate::{
+    domain::Reference,
+    engine::{Device, Engine},
+    model::{Manifest, ModelError, Named, sha256},
+    scorecard::argmax,
+};
+
+/// File name inside the model folder.
+const FILE: &str = "reference.json";
+/// Share of the training pictures that lie within the edge.
+const WITHIN: f64 = 0.95;
+
+/// Measures the serving graph of the model in `folder` on `pictures` (`side * side * 3` RGB bytes each), writes
+/// `reference.json` there and names it in the manifest.
+///
+/// # Errors
+/// [`ModelError`].
+pub fn write(folder: &Path, pictures: &[Vec<u8>]) -> Result<Reference, ModelError> {
+    let mut manifest = Manifest::read(folder)?;
+    let onnx = manifest.onnx(folder, &manifest.serve)?;
+    let path = folder.join(FILE);
+    let refuse = |why: String| ModelError::Read { path: path.clone(), why };
+    let outputs = Engine::open(&onnx, Device::Cpu, 0)
+        .and_then(|mut engine| engine.run_all(pictures, 8))
+        .map_err(|source| ModelError::Engine { path: path.clone(), source })?;
+    let rows = |matrix: &ndarray::Array2<f32>| matrix.rows().into_iter().map(|row| row.to_vec()).collect::<Vec<_>>();
+    let reference = measure(&rows(&outputs.logits), &rows(&outputs.embedding));
+    let text = serde_json::to_vec(&reference).map_err(|e| refuse(e.to_string()))?;
+    fs::write(&path, &text).map_err(|e| refuse(e.to_string()))?;
+    manifest.reference = Some(Named { name: FILE.into(), sha256: sha256(&text) });
+    manifest.write(folder)?;
+    Ok(reference)
+}
+
+/// Centres by the class that the student itself names, in the order of the classes it names at all.
+fn measure(logits: &[Vec<f32>], embeddings: &[Vec<f32>]) -> Reference {
+    let classes = logits.first().map_or(0, Vec::len);
+    let said: Vec<usize> = logits.iter().map(|row| argmax(row)).collect();
+    let units: Vec<Vec<f32>> = embeddings.iter().map(|e| Reference::unit(e)).collect();
+    let mut reference = Reference { centres: Vec::new(), edge: 1.0 };
+    for class in 0..classes {
+        let members: Vec<&Vec<f32>> = units.iter().zip(&said).filter(|(_, s)| **s == class).map(|(u, _)| u).collect();
+        let Some(first) = members.first() else { continue };
+        let mut centre = vec![0.0; first.len()];
+        for member in &members {
+            centre.iter_mut().zip(*member).for_each(|(c, m)| *c += m / members.len() as f32);
+        }
+        reference.centres.push(centre);
+    }
+    let mut distances: Vec<f32> = embeddings.iter().filter_map(|e| reference.novelty(e)).collect();
+    distances.sort_by(f32::total_cmp);
+    let place = ((distances.len() as f64 * WITHIN) as usize).min(distances.len().saturating_sub(1));
+    reference.edge = distances.get(place).copied().filter(|edge| *edge > 0.0).unwrap_or(1.0);
+    reference
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn training_pictures_lie_within_the_edge_and_a_stranger_beyond() {
+        // Two classes around (1, 0) and (0, 1), a little spread.
+        let spread = |i: usize| (i % 20) as f32 / 100.0;
+        let embeddings: Vec<Vec<f32>> =
+            (0..200).map(|i| if i % 2 == 0 { vec![3.0, spread(i)] } else { vec![spread(i), 5.0] }).collect();
+        let logits: Vec<Vec<f32>> = (0..200).map(|i| vec![(i % 2) as f32, 0.5, -9.0]).collect();
+        let reference = measure(&logits, &embeddings);
+        assert_eq!(reference.centres.len(), 2, "nothing was ever called the third class");
+        let novelty = |e: &[f32]| reference.novelty(e).unwrap_or(f32::NAN);
+        let inside = embeddings.iter().filter(|e| novelty(e) <= 1.0).count();
+        assert!((186..=194).contains(&inside), "{inside} of 200 lie within the 95 % edge");
+        assert!(novelty(&[-1.0, -1.0]) > 10.0);
+        assert_eq!(reference.novelty(&[1.0]), None, "an embedding of another width");
+        assert_eq!(reference.novelty(&[f32::NAN, 1.0]), None);
+    }
+}
