@@ -25,6 +25,7 @@ use crate::{
 mod log;
 mod modbus;
 mod mqtt;
+mod sparkplug;
 mod webhook;
 
 pub use modbus::Modbus;
