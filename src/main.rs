@@ -316,6 +316,24 @@ enum BenchCmd {
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
+    /// The whole story on the simulated belt: the scene changes, a round learns it beside the line.
+    Story {
+        /// Folder for everything it makes; the story itself goes to `story.json` there.
+        #[arg(long)]
+        out: PathBuf,
+        /// What `beltsight train` is told in the rounds, in one string.
+        #[arg(long, default_value = "fixmatch --net small --steps 600")]
+        train: String,
+        /// Ask for labels by chance instead of by usefulness.
+        #[arg(long)]
+        random: bool,
+        /// Seed.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Seconds that the belt is watched in each phase.
+        #[arg(long, default_value_t = 90)]
+        phase: u64,
+    },
     /// Many requests; memory must stay flat.
     Soak {
         /// Model folder.
@@ -355,7 +373,14 @@ fn run(command: Cmd) -> Result<ExitCode> {
         Cmd::Round { folder } => {
             let number = folder.file_name().and_then(|name| name.to_str()?.parse().ok());
             let number = number.with_context(|| format!("{} is no round's folder", folder.display()))?;
-            rounds::run::run(&rounds::Folder { path: std::path::absolute(folder)?, number })?;
+            let done = rounds::run::run(&rounds::Folder { path: std::path::absolute(folder)?, number });
+            if let Err(e) = &done
+                && e.is::<rounds::run::Killed>()
+            {
+                eprintln!("beltsight: {e:#}");
+                return Ok(ExitCode::from(rounds::AGAIN));
+            }
+            done?;
         }
         Cmd::Evaluate { model, data, precision, json } => {
             let card = evaluate::evaluate(&model, precision.as_deref(), &data)?;
@@ -571,6 +596,18 @@ async fn measure(command: BenchCmd) -> Result<()> {
         }
         BenchCmd::Overload { model, data, factor, seconds } => {
             bench::load::overload(&model, bench::jpegs(&data)?, factor, Duration::from_secs(seconds)).await?;
+        }
+        BenchCmd::Story { out, train, random, seed, phase } => {
+            let train = train.split_whitespace().map(String::from).collect();
+            let plan = bench::story::Plan {
+                out: out.clone(),
+                train,
+                useful: !random,
+                seed,
+                phase: Duration::from_secs(phase),
+            };
+            let story = bench::story::tell(plan).await?;
+            std::fs::write(out.join("story.json"), serde_json::to_string_pretty(&story)?)?;
         }
         BenchCmd::Soak { model, data, requests } => {
             bench::load::soak(&model, bench::jpegs(&data)?, requests).await?;

@@ -108,22 +108,30 @@ fn answers(out: &Outcomes) -> BTreeMap<u16, usize> {
     })
 }
 
+/// Every belt verdict about an item captured since `start`, newest first.
+///
+/// # Errors
+/// When they can't be read.
+pub async fn recorded_since(start: OffsetDateTime, service: &Service) -> Result<Vec<Verdict>> {
+    let (mut found, mut before) = (Vec::<Verdict>::new(), String::new());
+    loop {
+        let page = reqwest::get(service.at(&format!("/verdicts?source=belt&limit=500{before}"))).await?;
+        let page: serde_json::Value = page.error_for_status()?.json().await?;
+        let verdicts: Vec<Verdict> = serde_json::from_value(page["verdicts"].clone())?;
+        let older = verdicts.last().is_none_or(|v| v.time < start);
+        found.extend(verdicts.into_iter().filter(|v| v.time >= start));
+        match page["next"].as_i64() {
+            Some(next) if !older => before = format!("&before={next}"),
+            _ => return Ok(found),
+        }
+    }
+}
+
 impl Belt {
     /// What the service recorded about items captured since `start`.
     async fn since(start: OffsetDateTime, service: &Service) -> Result<Self> {
         tokio::time::sleep(Duration::from_secs(1)).await; // the last ones are still being recorded
-        let (mut found, mut before) = (Vec::<Verdict>::new(), String::new());
-        loop {
-            let page = reqwest::get(service.at(&format!("/verdicts?source=belt&limit=500{before}"))).await?;
-            let page: serde_json::Value = page.error_for_status()?.json().await?;
-            let verdicts: Vec<Verdict> = serde_json::from_value(page["verdicts"].clone())?;
-            let older = verdicts.last().is_none_or(|v| v.time < start);
-            found.extend(verdicts.into_iter().filter(|v| v.time >= start));
-            match page["next"].as_i64() {
-                Some(next) if !older => before = format!("&before={next}"),
-                _ => break,
-            }
-        }
+        let found = recorded_since(start, service).await?;
         let mut times: Vec<Duration> =
             found.iter().filter_map(|v| Duration::try_from_secs_f64(v.timings.total_ms / 1e3).ok()).collect();
         times.sort();

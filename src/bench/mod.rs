@@ -7,6 +7,7 @@ pub mod client;
 pub mod load;
 pub mod precision;
 pub mod record;
+pub mod story;
 
 use std::{fs, path::Path, time::Duration};
 

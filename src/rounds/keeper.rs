@@ -23,7 +23,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
-use super::{End, Folder, Outcome, Plan, Settings, Stage, run};
+use super::{AGAIN, End, Folder, Outcome, Plan, Settings, Stage, run};
 use crate::{
     domain::{Action, Reason, Source, Verdict},
     line::{
@@ -473,7 +473,7 @@ impl Keeper {
                 }
             }
             Ok(Some(status)) if status.success() => self.examined(folder).await,
-            Ok(Some(status)) if status.code().is_none() && tries < TRIES => {
+            Ok(Some(status)) if status.code().is_none_or(|code| code == i32::from(AGAIN)) && tries < TRIES => {
                 tracing::warn!(round = folder.number, "its process ended with {status}: it goes on in a new one");
                 self.spawn(folder, tries);
             }

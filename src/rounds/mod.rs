@@ -25,6 +25,9 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::promote::gate::{Limits, Ruling};
 
+/// Exit status of `beltsight round` when it can go on by being run again (EX_TEMPFAIL of sysexits.h).
+pub const AGAIN: u8 = 75;
+
 /// When rounds run and how.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]

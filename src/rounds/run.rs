@@ -123,11 +123,17 @@ fn learn(folder: &Folder, plan: &Plan, what: &str, words: &[String], accept: &st
         command.arg("--resume");
     }
     let status = capped(&command, plan.memory).status().with_context(|| format!("{command:?}"))?;
-    if !status.success() {
-        bail!("beltsight-learn {what} ended with {status}");
+    match status.code() {
+        Some(0) => Ok(()),
+        None => Err(Killed(what.into()).into()), // by the system for want of memory, or by a person
+        Some(_) => bail!("beltsight-learn {what} ended with {status}"),
     }
-    Ok(())
 }
+
+/// The learning program was killed; the round goes on when it is run again.
+#[derive(Debug, thiserror::Error)]
+#[error("beltsight-learn {0} was killed")]
+pub struct Killed(String);
 
 /// `command` on cores that nobody else wants (SCHED_IDLE), with at most `memory` bytes of data segment, killed when its parent is: through
 /// util-linux's own programs, so that no unsafe code runs between fork and exec.

@@ -1,0 +1,366 @@
+//! The whole story on the simulated belt: a student serves, the scene changes, a few labels and many unlabeled frames
+//! become a better student beside the running line.
+//!
+//! The service is a process of its own, as in a factory; this program is its client, its expert (an oracle that knows the
+//! truth) and its measuring stick.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use serde::Serialize;
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
+
+use super::{classify::Service, load::recorded_since, machine, quantile};
+use crate::{
+    belt::{BeltConfig, Change, Species},
+    domain::{Action, Verdict, ms},
+    draw,
+    evaluate::evaluate,
+    learner,
+};
+
+/// Labels that the oracle gives before a round.
+const BATCH: usize = 30;
+/// Rounds, each after a batch.
+const ROUNDS: usize = 2;
+/// Items a minute on the belt, and its speed in pixels a second.
+const BELT: (f64, f64) = (100.0, 560.0);
+
+/// How the story is told.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Folder for everything it makes.
+    pub out: PathBuf,
+    /// What `beltsight train` is told in the rounds.
+    pub train: Vec<String>,
+    /// Whether labels are asked for by usefulness; otherwise by chance.
+    pub useful: bool,
+    /// Seed of pictures and belt.
+    pub seed: u64,
+    /// How long the belt is watched in each phase.
+    pub phase: Duration,
+}
+
+/// What happened.
+#[derive(Debug, Serialize)]
+pub struct Story {
+    /// Where it was measured.
+    pub machine: String,
+    /// What the rounds were told.
+    pub train: Vec<String>,
+    /// `useful` or `random`.
+    pub order: String,
+    /// Seed.
+    pub seed: u64,
+    /// True accuracy on the belt, phase by phase.
+    pub phases: Vec<Phase>,
+    /// How each round ended, and why.
+    pub rounds: Vec<Value>,
+    /// Accuracy on 500 stills of the changed scene: the first student, the last one, one trained on 800 labels.
+    pub stills: [f64; 3],
+    /// Requests beside the belt, and how many of them failed.
+    pub requests: [usize; 2],
+    /// Items that passed whole, and verdicts about them.
+    pub items: [usize; 2],
+}
+
+/// One span of the story.
+#[derive(Debug, Serialize)]
+pub struct Phase {
+    /// What it is.
+    pub name: String,
+    /// Labels given so far.
+    pub labels: usize,
+    /// The student that judged its last item.
+    pub model: String,
+    /// Items judged.
+    pub items: usize,
+    /// Share of them whose class was right.
+    pub accuracy: f64,
+    /// Share of the foreign fish that would have passed.
+    pub false_accepts: f64,
+    /// Capture to verdict, p50 and p99.
+    pub p50_ms: f64,
+    /// p99.
+    pub p99_ms: f64,
+}
+
+fn scene(seed: u64, change: Option<Change>) -> BeltConfig {
+    let others = vec![Species::Herring];
+    BeltConfig {
+        seed,
+        items_per_minute: BELT.0,
+        speed: BELT.1,
+        empty_share: 0.0,
+        others,
+        change,
+        ..BeltConfig::default()
+    }
+}
+
+/// Dim yellow light, dirt on the lens, and sea bass among the herring.
+fn change(after: f64) -> Change {
+    Change { after, light: 0.5, warmth: 2.5, dirt: 60, others: vec![Species::Herring, Species::SeaBass] }
+}
+
+/// Draws stills of `belt` and lists them in two classes.
+fn stills(out: &Path, seed: u64, items: usize, belt: &BeltConfig) -> Result<()> {
+    // Slower than the story's belt: these need no deadline, and one belt gives more items before the next is drawn.
+    let belt = BeltConfig { speed: 240.0, items_per_minute: 40.0, ..belt.clone() };
+    draw::write_of(out, seed, items, &belt)?;
+    let list = out.join("photos.csv");
+    let mut table = csv::Reader::from_path(&list)?;
+    let mut rows = vec![["file", "class", "salmonid", "split_group"].map(String::from)];
+    for row in table.records() {
+        let row = row?;
+        let class = if &row[1] == "salmon" { "salmon" } else { "other" };
+        rows.push([row[0].into(), class.into(), row[2].into(), row[3].into()]);
+    }
+    let mut writer = csv::Writer::from_path(&list)?;
+    rows.iter().try_for_each(|row| writer.write_record(row))?;
+    Ok(writer.flush()?)
+}
+
+fn train(data: &Path, out: &Path, seed: u64) -> Result<()> {
+    if out.join("model").is_dir() {
+        return Ok(());
+    }
+    let mut command = learner::command()?;
+    command.args(["train", "supervised", "--net", "small", "--epochs", "30", "--seed", &seed.to_string()]);
+    let done = command.arg("--data").arg(data).arg("--out").arg(out).output()?;
+    ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    Ok(())
+}
+
+/// Tells the story.
+///
+/// # Errors
+/// When a part of it can't run.
+pub async fn tell(plan: Plan) -> Result<Story> {
+    let out = std::path::absolute(&plan.out)?;
+    fs::create_dir_all(&out)?;
+    let [base, changed, exam] = ["base", "changed", "exam"].map(|name| out.join(name));
+    let always = scene(0, Some(change(0.0)));
+    for (folder, seed, items, belt) in
+        [(&base, 11, 400, &scene(0, None)), (&changed, 12, 800, &always), (&exam, 13, 500, &always)]
+    {
+        if !folder.join("photos.csv").is_file() {
+            println!("drawing {}", folder.display());
+            stills(folder, plan.seed * 100 + seed, items, belt)?;
+        }
+    }
+    println!("training the first student, and the one that has all labels");
+    train(&base, &out.join("first"), plan.seed)?;
+    train(&changed, &out.join("all"), plan.seed)?;
+
+    let root = out.join("models");
+    let _ = fs::remove_dir_all(&root);
+    copy(&out.join("first/model"), &root.join("first"))?;
+    let first = plan.phase.as_secs_f64();
+    let belt = BeltConfig { seed: plan.seed, ..scene(0, Some(change(first))) };
+    let rounds = json!({
+        "min_labels": 10, "train": plan.train, "base": base, "probation": "30s",
+        "gate": { "shadow_items": 100, "shadow_disagreement": 0.5 },
+    });
+    let config = json!({
+        "camera": [{ "name": "belt", "source": "simulated", "belt": belt }],
+        "record": { "keep_share": 1.0 },
+        "rounds": rounds,
+    });
+    let service = Service::with_config(&root.join("first"), "", &toml::to_string(&config)?)?;
+    service.ready().await?;
+    let mut teller =
+        Teller { service, client: reqwest::Client::new(), phases: Vec::new(), labels: 0, plan: plan.clone() };
+    let requests = Requests::start(&teller.service, super::jpegs(&exam)?);
+
+    let began = OffsetDateTime::now_utc();
+    teller.phase("clean").await?;
+    tokio::time::sleep(Duration::from_secs(3)).await; // until the first changed fish has passed
+    teller.phase("changed").await?;
+    let mut ended = Vec::new();
+    for number in 1..=ROUNDS {
+        teller.label(BATCH).await?;
+        let round = teller.round(number).await?;
+        println!("{}", serde_json::to_string_pretty(&round)?);
+        ended.push(round);
+        teller.phase(&format!("after round {number}")).await?;
+    }
+    let requests = requests.stop().await?;
+    let items = teller.items(&belt, began).await?;
+    let models = teller.get("/models").await?;
+    let last = root.join(models["serving"].as_str().context("nothing serves")?);
+    drop(teller.service);
+    let accuracy = |folder: &Path| Ok::<_, anyhow::Error>(evaluate(folder, None, &exam)?.accuracy);
+    let story = Story {
+        machine: machine(),
+        train: plan.train.clone(),
+        order: if plan.useful { "useful" } else { "random" }.into(),
+        seed: plan.seed,
+        phases: teller.phases,
+        rounds: ended,
+        stills: [accuracy(&root.join("first"))?, accuracy(&last)?, accuracy(&out.join("all/model"))?],
+        requests,
+        items,
+    };
+    println!("{}", serde_json::to_string_pretty(&story)?);
+    Ok(story)
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        fs::copy(entry.path(), to.join(entry.file_name()))?;
+    }
+    let manifest = to.join("manifest.toml");
+    let name = to.file_name().unwrap_or_default().to_string_lossy();
+    let text = fs::read_to_string(&manifest)?;
+    let rest = text.split_once('\n').map_or("", |(_, rest)| rest); // the first line is the version
+    Ok(fs::write(&manifest, format!("version = \"{name}\"\n{rest}"))?)
+}
+
+/// The class that a species has here.
+fn class(species: &str) -> &'static str {
+    if species == Species::Salmon.name() { "salmon" } else { "other" }
+}
+
+/// The client, the expert and the measuring stick.
+struct Teller {
+    service: Service,
+    client: reqwest::Client,
+    phases: Vec<Phase>,
+    labels: usize,
+    plan: Plan,
+}
+
+impl Teller {
+    async fn get(&self, path: &str) -> Result<Value> {
+        Ok(self.client.get(self.service.at(path)).send().await?.error_for_status()?.json().await?)
+    }
+
+    async fn post(&self, path: &str, body: Value) -> Result<()> {
+        let response = self.client.post(self.service.at(path)).body(body.to_string()).send().await?;
+        let status = response.status();
+        ensure!(status.is_success(), "{path}: {status}: {}", response.text().await?);
+        Ok(())
+    }
+
+    /// Watches the belt for a while.
+    async fn phase(&mut self, name: &str) -> Result<()> {
+        let start = OffsetDateTime::now_utc();
+        tokio::time::sleep(self.plan.phase).await;
+        self.measure(name, start).await
+    }
+
+    async fn measure(&mut self, name: &str, start: OffsetDateTime) -> Result<()> {
+        let verdicts = recorded_since(start, &self.service).await?;
+        let known: Vec<(&Verdict, &str)> =
+            verdicts.iter().filter_map(|v| Some((v, class(v.truth.as_deref()?)))).collect();
+        let share = |of: usize, all: usize| of as f64 / all.max(1) as f64;
+        let right = known.iter().filter(|(v, truth)| v.decision.class.as_deref() == Some(truth)).count();
+        let foreign: Vec<_> = known.iter().filter(|(_, truth)| *truth == "other").collect();
+        let passed = foreign.iter().filter(|(v, _)| v.decision.action == Action::Accept).count();
+        let mut times: Vec<Duration> =
+            verdicts.iter().filter_map(|v| Duration::try_from_secs_f64(v.timings.total_ms / 1e3).ok()).collect();
+        times.sort();
+        let phase = Phase {
+            name: name.into(),
+            labels: self.labels,
+            model: verdicts.first().map(|v| v.model.clone()).unwrap_or_default(),
+            items: known.len(),
+            accuracy: share(right, known.len()),
+            false_accepts: share(passed, foreign.len()),
+            p50_ms: ms(quantile(&times, 0.5)),
+            p99_ms: ms(quantile(&times, 0.99)),
+        };
+        println!("{}", serde_json::to_string(&phase)?);
+        self.phases.push(phase);
+        Ok(())
+    }
+
+    /// Answers `count` items of the queue truly.
+    async fn label(&mut self, count: usize) -> Result<()> {
+        let order = if self.plan.useful { "useful" } else { "random" };
+        let mut given = 0;
+        while given < count {
+            let work = self.get(&format!("/labels/queue?by=oracle&limit=50&order={order}")).await?;
+            let items: Vec<Verdict> = serde_json::from_value(work["items"].clone())?;
+            // The oracle knows the belt's items, not what came over HTTP. A few at a time: the queue learns from each.
+            let known: Vec<_> =
+                items.iter().filter_map(|item| Some((item.id, class(item.truth.as_deref()?)))).collect();
+            ensure!(!known.is_empty(), "the queue is empty after {given} labels");
+            for (id, truth) in known.iter().take(5.min(count - given)) {
+                self.post("/labels", json!({"verdict": id, "class": truth, "by": "oracle"})).await?;
+                given += 1;
+            }
+        }
+        self.labels += count;
+        Ok(())
+    }
+
+    /// Runs a round to its end, measuring the belt beside it.
+    async fn round(&mut self, number: usize) -> Result<Value> {
+        let start = OffsetDateTime::now_utc();
+        self.post("/rounds", json!({"by": "story"})).await?;
+        let patience = Instant::now();
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let story = self.get("/rounds").await?;
+            let round = &story["rounds"][0];
+            if !round["end"].is_null() {
+                self.measure(&format!("while round {number} ran"), start).await?;
+                return Ok(round.clone());
+            }
+            ensure!(patience.elapsed() < Duration::from_secs(3600), "round {number} does not end: {story}");
+        }
+    }
+
+    /// Items that came whole into the picture since `start`, and verdicts about them.
+    async fn items(&self, belt: &BeltConfig, start: OffsetDateTime) -> Result<[usize; 2]> {
+        let verdicts = recorded_since(start, &self.service).await?;
+        let (Some(newest), Some(oldest)) = (verdicts.first(), verdicts.last()) else { return Ok([0, 0]) };
+        let seconds = (newest.time - oldest.time).as_seconds_f64();
+        // No place on this belt is empty: one item a pitch.
+        let passed = (seconds * belt.items_per_minute / 60.0).round() as usize + 1;
+        Ok([passed, verdicts.len()])
+    }
+}
+
+/// Requests beside the belt, two a second.
+struct Requests {
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<[usize; 2]>,
+}
+
+impl Requests {
+    fn start(service: &Service, pictures: Vec<bytes::Bytes>) -> Self {
+        let (url, stop) = (service.url.clone(), CancellationToken::new());
+        let stopped = stop.clone();
+        let task = tokio::spawn(async move {
+            let client = reqwest::Client::new();
+            let (mut asked, mut failed) = (0, 0);
+            for picture in pictures.iter().cycle() {
+                if stopped.is_cancelled() {
+                    break;
+                }
+                let answer = client.post(&url).body(picture.clone()).send().await;
+                asked += 1;
+                failed += usize::from(!answer.is_ok_and(|a| a.status().is_success()));
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            [asked, failed]
+        });
+        Self { stop, task }
+    }
+
+    async fn stop(self) -> Result<[usize; 2]> {
+        self.stop.cancel();
+        Ok(self.task.await?)
+    }
+}

@@ -1,0 +1,252 @@
+//! Rounds beside a running service: labels in, a proven student out, whatever happens to the learning process.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod common;
+
+use std::{
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use beltsight::{domain::Picture, pixels};
+use common::{CLASSES, test_model_folder};
+use serde_json::{Value, json};
+
+struct Service {
+    child: Child,
+    url: String,
+    client: reqwest::Client,
+    root: PathBuf,
+    store: PathBuf,
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A service with a student of random weights; `rounds` is added to `[rounds]`.
+fn serve(folder: &Path, rounds: &str) -> Service {
+    let (root, store) = (folder.join("models"), folder.join("data"));
+    if !root.is_dir() {
+        test_model_folder(&root, "first", 1);
+    }
+    let config = folder.join("beltsight.toml");
+    let text = format!(
+        "[server]\nlisten = '127.0.0.1:0'\n[model]\nroot = '{}'\nversion = 'first'\ndevice = 'cpu'\n\
+         [store]\nfolder = '{}'\n[record]\nkeep_share = 1.0\n\
+         [rounds]\nmin_labels = 20\nprobation = '1s'\n\
+         train = ['thresholded-pseudo-label', '--net', 'small', '--input', '32', '--steps', '60', '--batch', '16', '--lr', '0.05']\n\
+         {rounds}\n\
+         [rounds.gate]\nshadow_items = 20\ncalibration_error = 1.0\nslower = 4.0\n",
+        root.display(),
+        store.display(),
+    );
+    std::fs::write(&config, text).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_beltsight"))
+        .args(["serve", "--config"])
+        .arg(&config)
+        .env("RUST_LOG", "info,ort=warn")
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    for line in lines.by_ref() {
+        if let Some((_, address)) = line.unwrap().split_once("listening on ") {
+            let url = address.trim().to_string();
+            std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| println!("{line}")));
+            let client = reqwest::Client::builder().timeout(Duration::from_secs(30)).build().unwrap();
+            return Service { child, url, client, root, store };
+        }
+    }
+    panic!("the service did not start");
+}
+
+/// Item `n`: a class has its own colour and texture, every item its own shade.
+fn jpeg(n: usize) -> Vec<u8> {
+    let mut picture = Picture::filled(64, 64, [20, 30, 60]);
+    let colour = [[230, 120, 100], [120, 200, 120], [110, 130, 230]][n % 3];
+    for (i, pixel) in picture.rgb.as_chunks_mut::<3>().0.iter_mut().enumerate() {
+        let (x, y) = (i % 64, i / 64);
+        let wave = (x * (1 + n % 3) + y + n * 7) % 23 + (n * 13) % 20;
+        for (value, base) in pixel.iter_mut().zip(colour) {
+            *value = (base as usize - 40 + wave) as u8;
+        }
+    }
+    pixels::encode_jpeg(&picture, 90).unwrap()
+}
+
+impl Service {
+    async fn get(&self, path: &str) -> Value {
+        self.client.get(format!("{}{path}", self.url)).send().await.unwrap().json().await.unwrap()
+    }
+
+    async fn post(&self, path: &str, body: Value) -> u16 {
+        self.client.post(format!("{}{path}", self.url)).body(body.to_string()).send().await.unwrap().status().as_u16()
+    }
+
+    /// Sends item `n`, which must be answered; gives the class that was named.
+    async fn classify(&self, n: usize) -> String {
+        let response = self.client.post(format!("{}/classify", self.url)).body(jpeg(n)).send().await.unwrap();
+        assert_eq!(response.status(), 200, "item {n}");
+        let verdict: Value = response.json().await.unwrap();
+        verdict["class"].as_str().unwrap().to_string()
+    }
+
+    /// Sends items `from..to` one after the other, so that their ids rise, and labels each of them truly.
+    async fn label(&self, from: usize, to: usize) {
+        let known = self.get("/verdicts?limit=1").await["verdicts"][0]["id"].as_i64().unwrap_or(0);
+        for n in from..to {
+            self.classify(n).await;
+            let patience = Instant::now();
+            loop {
+                let newest = self.get("/verdicts?limit=1").await["verdicts"][0]["id"].as_i64().unwrap_or(0);
+                if newest > known + (n - from) as i64 {
+                    let label = json!({"verdict": newest, "class": CLASSES[n % 3], "by": "Ann"});
+                    assert!(self.post("/labels", label).await < 300);
+                    break;
+                }
+                assert!(patience.elapsed() < Duration::from_secs(10), "item {n} is recorded");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    }
+
+    /// Keeps the line busy until round `number` is over, approving where that is asked for; gives its story.
+    async fn ended(&self, number: u32, mut beside: impl FnMut(&Value)) -> Value {
+        let patience = Instant::now();
+        let mut n = 1000;
+        loop {
+            n += 1;
+            self.classify(n).await; // panics when the line does not answer
+            let story = self.get("/rounds").await;
+            let round = story["rounds"].as_array().unwrap().iter().find(|round| round["number"] == number).cloned();
+            if let Some(round) = round.filter(|round| !round["end"].is_null()) {
+                return round;
+            }
+            if story["now"]["stage"] == "approval" {
+                assert_eq!(self.post("/rounds/approve", json!({"by": "Bea"})).await, 202);
+            }
+            beside(&story);
+            assert!(patience.elapsed() < Duration::from_secs(150), "{story}");
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+    }
+
+    async fn accuracy(&self) -> f64 {
+        let mut right = 0;
+        for n in 5000..5060 {
+            right += usize::from(self.classify(n).await == CLASSES[n % 3]);
+        }
+        right as f64 / 60.0
+    }
+}
+
+/// Process ids of `beltsight round` and `beltsight-learn` for the rounds in `store`.
+fn learning(store: &Path) -> Vec<u32> {
+    let mine = store.display().to_string();
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let of_round = |pid: &u32| {
+        let words = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        (words.contains("beltsight\0round") || words.contains("beltsight-learn\0")) && words.contains(&mine)
+    };
+    pids.filter(of_round).collect()
+}
+
+/// Every model folder that can be seen is whole.
+fn all_whole(root: &Path) {
+    let verified = Command::new(env!("CARGO_BIN_EXE_beltsight"))
+        .args(["models", "--root"])
+        .arg(root)
+        .arg("verify")
+        .output()
+        .unwrap();
+    assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn labels_become_a_better_student_that_a_person_lets_serve_and_an_equal_one_is_held() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = serve(folder.path(), "automatic = false");
+    let before = service.accuracy().await;
+    assert!(before < 0.7, "a student of random weights is right by chance: {before}");
+    assert_eq!(service.post("/rounds/approve", json!({"by": "Bea"})).await, 409, "nothing waits");
+    service.label(0, 66).await;
+    assert_eq!(service.post("/rounds", json!({"by": "Ann"})).await, 202);
+    assert_eq!(service.post("/rounds", json!({"by": "Ann"})).await, 409, "one at a time");
+    let round = service.ended(1, |_| ()).await;
+    assert_eq!((&round["end"], &round["trigger"]), (&json!("promoted"), &json!("Ann")), "{round}");
+    let checks = round["checks"].as_array().unwrap();
+    assert!(checks.len() == 8 && checks.iter().all(|check| check["passed"] == true), "{round}");
+    let models = service.get("/models").await;
+    assert_eq!((&models["serving"], &models["history"][0]["by"]), (&json!("round-0001"), &json!("Bea")));
+    let after = service.accuracy().await;
+    assert!(after > 0.9, "{after} after, {before} before");
+    all_whole(&service.root);
+
+    // The same again can't be better: it is held, in words, and what serves goes on serving.
+    service.label(66, 72).await;
+    assert_eq!(service.post("/rounds", json!({"by": "Ann"})).await, 202);
+    let round = service.ended(2, |_| ()).await;
+    assert_eq!(round["end"], "held", "{round}");
+    assert!(round["why"].as_str().unwrap().contains("better: "), "{round}");
+    assert_eq!(service.get("/models").await["serving"], "round-0001");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_any_moment_a_round_goes_on_and_the_line_does_not_notice() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut service = serve(folder.path(), "");
+    service.label(0, 60).await;
+    assert_eq!(service.post("/rounds", json!({"by": "Ann"})).await, 202);
+    let (mut kills, mut last, mut state) = (0, Instant::now(), 12345u64);
+    let store = service.store.clone();
+    let root = service.root.clone();
+    let round = service
+        .ended(1, |_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let pause = Duration::from_millis(200 + (state >> 33) % 1500);
+            if kills < 4 && last.elapsed() > pause {
+                for pid in learning(&store) {
+                    let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
+                    kills += 1;
+                }
+                last = Instant::now();
+                all_whole(&root);
+            }
+        })
+        .await;
+    assert!(kills >= 4, "{kills}");
+    assert_eq!(round["end"], "promoted", "{round}");
+
+    // The service itself dies in the middle of a round; the next one goes on with it.
+    service.label(60, 66).await;
+    assert_eq!(service.post("/rounds", json!({"by": "Ann"})).await, 202);
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    service.child.kill().unwrap();
+    service.child.wait().unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(learning(&store), Vec::<u32>::new(), "learning dies with its service");
+    let service = serve(folder.path(), "");
+    assert_eq!(service.get("/models").await["serving"], "round-0001");
+    let round = service.ended(2, |_| ()).await;
+    assert!(["held", "promoted"].contains(&round["end"].as_str().unwrap()), "{round}");
+    all_whole(&service.root);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_round_that_cannot_succeed_ends_in_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = serve(folder.path(), "memory = 200000000");
+    service.label(0, 24).await;
+    assert_eq!(service.post("/rounds", json!({"by": "Ann"})).await, 202);
+    let round = service.ended(1, |_| ()).await;
+    assert_eq!(round["end"], "failed", "too little memory: {round}");
+    println!("{}", round["why"]);
+    assert_eq!(service.get("/models").await["serving"], "first");
+}
