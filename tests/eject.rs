@@ -589,7 +589,7 @@ fn the_service_acts_on_the_verdicts_of_its_cameras() {
         "[server]\nlisten = '127.0.0.1:0'\n[model]\nroot = '{}'\ndevice = 'cpu'\n[store]\nfolder = '{}'\n\
          [[camera]]\nname = 'belt'\nsource = 'simulated'\nbelt = {{ salmon_share = 0.0, empty_share = 0.0, width = 320, height = 180 }}\n\
          [eject]\n[[eject.gate]]\nname = 'out'\ncamera = 'belt'\nactions = ['reject', 'divert']\n\
-         speed = '0.24m/s'\nscale = '1.0mm/px'\ndistance = '600mm'\n\
+         speed = '0.24m/s'\nscale = '1.0mm/px'\ndistance = '600mm'\nconfirm = {{ after = '1s', window = '900ms' }}\n\
          [[eject.output]]\nkind = 'log'\ntolerance = '20ms'\non_late = 'alarm'\n",
         home.join("models").display(),
         folder.path().join("data").display(),
@@ -604,6 +604,20 @@ fn the_service_acts_on_the_verdicts_of_its_cameras() {
     let ejected =
         || service.lines.lock().unwrap().iter().filter(|(_, l)| eject(l)).map(|(_, l)| l.clone()).collect::<Vec<_>>();
     until("five items are ejected", Duration::from_secs(60), || ejected().len() >= 5);
+    let url = {
+        let lines = service.lines.lock().unwrap();
+        lines.iter().find_map(|(_, l)| Some(l.split_once("listening on ")?.1.trim().to_string())).unwrap()
+    };
+    let post = |path: &str| {
+        let mut answer = Command::new("curl");
+        answer.args(["-s", "-o", "/dev/null", "-w", "%{http_code}", "-X", "POST"]);
+        String::from_utf8(answer.arg(format!("{url}{path}")).output().unwrap().stdout).unwrap()
+    };
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!((post("/confirmations/out").as_str(), post("/confirmations/another").as_str()), ("204", "404"));
+    let metrics = Command::new("curl").args(["-s", &format!("{url}/metrics")]).output().unwrap();
+    let metrics = String::from_utf8(metrics.stdout).unwrap();
+    assert!(metrics.contains("beltsight_confirmations_total{result=\"confirmed\"} 1\n"), "{metrics}");
     service.signal("-TERM");
     until("it has stopped", Duration::from_secs(20), || {
         !Path::new(&format!("/proc/{}/exe", service.child.id())).exists()

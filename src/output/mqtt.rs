@@ -13,6 +13,8 @@
 //!
 //! The broker's acknowledgement says that it has the message, not that a gate moved: only a sensor after the gate does.
 //!
+//! A broker that hangs may hand a message on when it wakes: whoever moves the gate must drop what is past its `expires`.
+//!
 //! Invariants: each connection has a client of its own, so that nothing of a broken one is ever sent again, when it
 //! would meet another item; a client that breaks over what a broker sends takes nothing else with it.
 

@@ -121,3 +121,22 @@ fn payload(metrics: Vec<Metric>, seq: Option<u64>) -> Vec<u8> {
 fn now() -> u64 {
     (OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000) as u64
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn no_command_of_a_host_breaks_us(mut command in prop::collection::vec(any::<u8>(), 0..200), at in 0usize..60) {
+            let _ = asks_rebirth(&command);
+            // Also what nearly is one.
+            let mut birth = birth(1, &Asked::default());
+            let at = at.min(birth.len());
+            birth.splice(at..at, command.drain(..));
+            let _ = asks_rebirth(&birth);
+        }
+    }
+}
