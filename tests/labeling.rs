@@ -6,9 +6,10 @@
 mod browser;
 mod common;
 
-use std::collections::HashSet;
+use std::{collections::HashSet, path::Path, process::Command};
 
 use beltsight::{
+    dataset,
     domain::{Action, ClassScore, Decision, Picture, Reason, Region, Source, Timings, Verdict},
     pixels,
     store::{Store, frame_key},
@@ -199,10 +200,55 @@ async fn two_people_at_work_share_the_queue_and_agree_about_the_share_that_both_
     assert!((agreement["agreed"].as_f64().unwrap() - same as f64 / twice as f64).abs() < 1e-9, "{agreement}");
 }
 
+/// What a command of `beltsight labels` prints, for the store in `folder` and the shipped student's classes.
+fn command(folder: &Path, arguments: &[&str]) -> Result<String, String> {
+    let done = Command::new(env!("CARGO_BIN_EXE_beltsight"))
+        .arg("labels")
+        .args(arguments)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env("BELTSIGHT_STORE_FOLDER", folder)
+        .output()
+        .unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if done.status.success() { Ok(text(&done.stdout)) } else { Err(text(&done.stderr)) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn labels_leave_and_arrive_by_the_commands_that_a_user_types() {
+    let root = tempfile::tempdir().unwrap();
+    let (here, there) = (root.path().join("here"), root.path().join("there"));
+    let store = Store::open(&here).await.unwrap();
+    items(&store, 8).await;
+    for (id, class) in [(1, "salmon"), (2, "sea_bass"), (3, "salmon")] {
+        store.add_label(id, Some(class), "anna", OffsetDateTime::now_utc()).await.unwrap();
+    }
+    store.close().await;
+    let data = root.path().join("data");
+    let said = command(&here, &["export", "--to", &data.display().to_string()]).unwrap();
+    assert!(said.starts_with("3 labeled and 5 unlabeled pictures, sha256 "), "{said}");
+    assert_eq!(dataset::read(&data).unwrap().samples.len(), 3);
+    assert_eq!(dataset::read_unlabeled(&data.join("unlabeled")).unwrap().samples.len(), 5);
+    let refused = command(&here, &["export", "--to", &data.display().to_string()]).unwrap_err();
+    assert!(refused.contains("exists already"), "{refused}");
+
+    let store = Store::open(&there).await.unwrap();
+    items(&store, 8).await;
+    store.close().await;
+    for (format, file) in [("label-studio", "labels.json"), ("csv", "labels.csv")] {
+        let file = root.path().join(file);
+        std::fs::write(&file, command(&here, &["export", "--format", format]).unwrap()).unwrap();
+        let said = command(&there, &["import", &file.display().to_string()]).unwrap();
+        let wanted = if format == "csv" { "0 labels added, 3 were" } else { "3 labels added, 0 were" };
+        assert!(said.starts_with(wanted), "{format}: {said}");
+    }
+    let nowhere = command(&root.path().join("nowhere"), &["export", "--format", "csv"]).unwrap_err();
+    assert!(nowhere.contains("can't be opened"), "{nowhere}");
+}
+
 /// Where pictures of the pages go, if somebody wants to look at them.
 fn seen(page: &Page, name: &str) {
     if let Some(folder) = std::env::var_os("BELTSIGHT_SHOTS") {
-        page.picture(&std::path::Path::new(&folder).join(format!("{name}.png")));
+        page.picture(&Path::new(&folder).join(format!("{name}.png")));
     }
 }
 

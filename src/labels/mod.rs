@@ -71,7 +71,11 @@ pub struct Imported {
 /// # Errors
 /// In words.
 pub async fn run(command: Command, config: &Config) -> Result<()> {
-    let store = Store::open(&config.store.folder).await?;
+    let folder = &config.store.folder;
+    let store = match command {
+        Command::Export { .. } => Store::open_to_read(folder).await?,
+        Command::Import { .. } => Store::open(folder).await?,
+    };
     match command {
         Command::Export { to: Some(folder), labeled, unlabeled, .. } => {
             let done = snapshot::snapshot(&store, &folder, Limits { labeled, unlabeled }).await?;
