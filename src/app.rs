@@ -48,7 +48,7 @@ use crate::{
     metrics::Metrics,
     promote::registry::Registry,
     rounds::keeper,
-    store::{Event, Retention, Store},
+    store::{Event, Retention, Store, StoreError},
     tokens::Tokens,
 };
 
@@ -101,7 +101,11 @@ async fn run(config: Config) -> Result<()> {
     });
 
     let store = Store::open(&config.store.folder).await?;
-    store.append(store.starting(env!("CARGO_PKG_VERSION")).await?).await?;
+    if let Err(e) = record_start(&store).await {
+        // The line goes on without a store, so it starts without one too; what is lost is counted.
+        metrics.record_dropped.with_label_values(&["event"]).inc();
+        tracing::error!("the start could not be recorded: {e}");
+    }
     tell_head(&store).await;
     let (recorded, _) = broadcast::channel::<Arc<Verdict>>(1024);
     // Recording outlives the line, so that the last verdicts are written too.
@@ -319,6 +323,12 @@ async fn retain(store: Store, rules: Retention, metrics: Metrics, stop: Cancella
             () = tokio::time::sleep(RETAIN) => {}
         }
     }
+}
+
+async fn record_start(store: &Store) -> Result<(), StoreError> {
+    let started = store.starting(env!("CARGO_PKG_VERSION")).await?;
+    store.append(started).await?;
+    Ok(())
 }
 
 /// Logs where the record ends, for `beltsight record verify --kept`.

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     metrics::Metrics,
-    store::{Store, StoreError},
+    store::{Challenge, Store, StoreError},
 };
 
 /// When challenges are due.
@@ -27,54 +27,76 @@ const TICK: Duration = Duration::from_millis(500);
 
 /// Runs until `stop`.
 pub async fn watch(store: Store, settings: Settings, cameras: Vec<String>, metrics: Metrics, stop: CancellationToken) {
-    let started = OffsetDateTime::now_utc();
+    let mut watch =
+        Watch { store, settings, cameras, metrics, started: OffsetDateTime::now_utc(), seen: Seen::default() };
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(TICK) => {}
         }
-        if let Err(e) = look(&store, &settings, &cameras, &metrics, started).await {
-            metrics.store_errors.inc();
+        if let Err(e) = watch.look().await {
+            watch.metrics.store_errors.inc();
             tracing::warn!("challenges could not be looked at: {e}");
         }
     }
 }
 
-async fn look(
-    store: &Store,
-    settings: &Settings,
-    cameras: &[String],
-    metrics: &Metrics,
+struct Watch {
+    store: Store,
+    settings: Settings,
+    cameras: Vec<String>,
+    metrics: Metrics,
     started: OffsetDateTime,
-) -> Result<(), StoreError> {
-    let challenges = store.challenges(None).await?;
-    let now = OffsetDateTime::now_utc();
-    let mut last_found = HashMap::new();
-    for challenge in &challenges {
-        let found = match challenge.found {
-            Some(found) => found,
-            None => {
-                let Some(found) = store.decide_challenge(challenge, now).await? else { continue };
-                let outcome = if found { "found" } else { "missed" };
-                metrics.challenges.with_label_values(&[outcome]).inc();
-                if !found {
-                    tracing::error!("challenge {} on {} was missed", challenge.challenge, challenge.camera);
-                }
-                found
-            }
-        };
-        if found {
-            last_found.insert(challenge.camera.as_str(), challenge.announced);
+    seen: Seen,
+}
+
+/// What the record said when it was last read.
+#[derive(Default)]
+struct Seen {
+    /// The newest event; read again when there is a newer one.
+    event: i64,
+    running: Vec<Challenge>,
+    /// By camera, when the last found challenge was announced.
+    found: HashMap<String, OffsetDateTime>,
+}
+
+impl Watch {
+    async fn look(&mut self) -> Result<(), StoreError> {
+        let event = self.store.newest_event().await?;
+        if event != self.seen.event {
+            self.seen = self.read(event).await?;
         }
+        let now = OffsetDateTime::now_utc();
+        for challenge in &self.seen.running {
+            let Some(found) = self.store.decide_challenge(challenge, now).await? else { continue };
+            self.metrics.challenges.with_label_values(&[if found { "found" } else { "missed" }]).inc();
+            if !found {
+                tracing::error!("challenge {} on {} was missed", challenge.challenge, challenge.camera);
+            }
+            self.seen.event = 0; // the rest next time, when all is read again
+            return Ok(());
+        }
+        for camera in &self.cameras {
+            let last = self.seen.found.get(camera).copied().unwrap_or(self.started);
+            let overdue = !self.settings.every.is_zero() && now - last > self.settings.every;
+            self.metrics.challenge_overdue.with_label_values(&[camera]).set(overdue.into());
+        }
+        Ok(())
     }
-    for camera in cameras {
-        let last = last_found.get(camera.as_str()).copied().unwrap_or(started);
-        let overdue = !settings.every.is_zero() && now - last > settings.every;
-        metrics.challenge_overdue.with_label_values(&[camera]).set(overdue.into());
+
+    async fn read(&self, event: i64) -> Result<Seen, StoreError> {
+        let mut seen = Seen { event, ..Seen::default() };
+        for challenge in self.store.challenges(None).await? {
+            match challenge.found {
+                None => seen.running.push(challenge),
+                Some(true) => drop(seen.found.insert(challenge.camera, challenge.announced)),
+                Some(false) => {}
+            }
+        }
+        let open = self.store.corrective_actions(None).await?.iter().filter(|action| action.closed.is_none()).count();
+        self.metrics.corrective_open.set(open as i64);
+        Ok(seen)
     }
-    let open = store.corrective_actions(None).await?.iter().filter(|action| action.closed.is_none()).count();
-    metrics.corrective_open.set(open as i64);
-    Ok(())
 }
 
 #[cfg(test)]
@@ -86,15 +108,20 @@ mod tests {
     #[tokio::test]
     async fn a_challenge_that_nobody_sent_is_overdue_and_a_missed_one_shows_as_an_open_action() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path()).await.unwrap();
-        let metrics = Metrics::new().unwrap();
-        let settings = Settings { every: Duration::from_secs(3600) };
-        let cameras = ["belt".to_string()];
+        let mut watch = Watch {
+            store: Store::open(folder.path()).await.unwrap(),
+            settings: Settings { every: Duration::from_secs(3600) },
+            cameras: vec!["belt".into()],
+            metrics: Metrics::new().unwrap(),
+            started: OffsetDateTime::now_utc(),
+            seen: Seen::default(),
+        };
+        let metrics = watch.metrics.clone();
         let overdue = || metrics.challenge_overdue.with_label_values(&["belt"]).get();
-        let now = OffsetDateTime::now_utc();
-        look(&store, &settings, &cameras, &metrics, now).await.unwrap();
+        watch.look().await.unwrap();
         assert_eq!(overdue(), 0, "the service has just started");
-        look(&store, &settings, &cameras, &metrics, now - Duration::from_secs(3601)).await.unwrap();
+        watch.started -= Duration::from_secs(3601);
+        watch.look().await.unwrap();
         assert_eq!(overdue(), 1);
         let said = Announcement {
             camera: "belt".into(),
@@ -103,9 +130,9 @@ mod tests {
             within_s: -2.0, // its time and the grace are over at once
             by: String::new(),
         };
-        store.challenge(said).await.unwrap();
-        for _ in 0..2 {
-            look(&store, &settings, &cameras, &metrics, now).await.unwrap();
+        watch.store.challenge(said).await.unwrap();
+        for _ in 0..4 {
+            watch.look().await.unwrap();
         }
         assert_eq!(metrics.challenges.with_label_values(&["missed"]).get(), 1, "once");
         assert_eq!(metrics.corrective_open.get(), 1);

@@ -198,6 +198,15 @@ impl Store {
         })
     }
 
+    /// The place of the newest event; 0 for none.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn newest_event(&self) -> Result<i64, StoreError> {
+        let newest = "SELECT coalesce(max(seq), 0) FROM record WHERE verdict IS NULL";
+        Ok(sqlx::query_scalar(newest).fetch_one(&self.database).await?)
+    }
+
     /// Place and hash of the newest entry.
     ///
     /// # Errors
