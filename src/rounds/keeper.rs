@@ -275,9 +275,6 @@ struct Keeper {
 
 impl Keeper {
     async fn keep(mut self, mut inbox: mpsc::Receiver<Asked>, stop: CancellationToken) {
-        for end in End::ALL {
-            self.parts.metrics.rounds.with_label_values(&[end.name()]);
-        }
         self.seen = self.labels().await;
         if let Err(e) = self.go_on() {
             tracing::error!("the round that was interrupted can't go on: {e}");

@@ -194,9 +194,6 @@ pub enum End {
 }
 
 impl End {
-    /// All of them.
-    pub const ALL: [End; 4] = [End::Promoted, End::Held, End::Stopped, End::Failed];
-
     /// Snake-case name, as in metrics and JSON.
     pub fn name(self) -> &'static str {
         match self {
