@@ -123,6 +123,6 @@ mod tests {
         assert_eq!(taken(Why::TakenOff, 1000, Duration::ZERO), 1000, "never refused");
         assert_eq!(taken(Why::Novel, 1000, Duration::from_secs(600)), 10, "a sixth of an hour later");
         assert_eq!(taken(Why::Novel, 1000, Duration::from_secs(360_000)), 60, "no more than an hour's worth at once");
-        assert_eq!(Quotas::new(0, start).take(Why::Random, start), false);
+        assert!(!Quotas::new(0, start).take(Why::Random, start));
     }
 }

@@ -84,6 +84,7 @@ pub struct Store {
     folder: Arc<Path>,
     database: SqlitePool,
     frames: Arc<LocalFileSystem>,
+    window: Arc<tokio::sync::Mutex<queue::Window>>,
     /// `None` in a store that was opened to read.
     signer: Option<Arc<signer::Signer>>,
     /// The open lot; 0 for none.
@@ -126,6 +127,7 @@ impl Store {
             folder: folder.into(),
             database,
             frames: Arc::new(frames),
+            window: Arc::default(),
             signer: Some(Arc::new(signer)),
             lot: Arc::new(lot.into()),
         })
@@ -145,7 +147,9 @@ impl Store {
             .connect_with(options)
             .await
             .map_err(|e| refuse(e.to_string()))?;
-        Ok(Self { folder: folder.into(), database, frames: Arc::new(frames), signer: None, lot: Arc::default() })
+        let frames = Arc::new(frames);
+        let (window, lot) = (Arc::default(), Arc::default());
+        Ok(Self { folder: folder.into(), database, frames, window, signer: None, lot })
     }
 
     /// Where it is.

@@ -3,7 +3,10 @@
 //! Invariant: nobody is asked twice about an item, and nobody about one that another labeled, except for the share that
 //! is asked of two people.
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashSet, VecDeque},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 use sqlx::{QueryBuilder, Sqlite};
@@ -95,27 +98,28 @@ fn open(verdict: &Verdict, said: &[Label], ask: &Ask) -> bool {
 }
 
 /// Chooses from `candidates` (all with a kept frame), given what people say now by verdict.
-pub fn choose(candidates: Vec<Verdict>, said: &BTreeMap<i64, Vec<Label>>, ask: &Ask) -> Queue {
+pub fn choose(candidates: Vec<Arc<Verdict>>, said: &BTreeMap<i64, Vec<Label>>, ask: &Ask) -> Queue {
     let labels = |v: &Verdict| said.get(&v.id).map_or(&[][..], Vec::as_slice);
     // Scenes that are labeled already or were just chosen: a second look at one teaches little.
-    let mut seen: HashSet<Scene> = candidates.iter().filter(|v| !labels(v).is_empty()).flat_map(scenes).collect();
-    let mut waiting: Vec<Verdict> = candidates.into_iter().filter(|v| open(v, labels(v), ask)).collect();
+    let mut seen: HashSet<Scene> =
+        candidates.iter().filter(|v| !labels(v).is_empty()).flat_map(|v| scenes(v)).collect();
+    let mut waiting: Vec<Arc<Verdict>> = candidates.into_iter().filter(|v| open(v, labels(v), ask)).collect();
     let total = waiting.len();
     if ask.order == Order::Random {
         waiting.sort_by(|a, b| hash_share(a.id, 0xabcd).total_cmp(&hash_share(b.id, 0xabcd)));
-        waiting.truncate(ask.limit);
-        return Queue { items: waiting, waiting: total };
+        let items = waiting.iter().take(ask.limit).map(|v| Verdict::clone(v)).collect();
+        return Queue { items, waiting: total };
     }
     // The worst first, so that the best can be taken from the end; of equals the newest first.
-    waiting.sort_by(|a, b| usefulness(a).total_cmp(&usefulness(b)).then(a.id.cmp(&b.id)));
-    let mut classes: BTreeMap<Option<String>, (usize, Vec<Verdict>)> = BTreeMap::new();
+    waiting.sort_by_cached_key(|v| (usefulness(v).to_bits(), v.id)); // it is never negative, so its bits rise with it
+    let mut classes: BTreeMap<Option<String>, (usize, Vec<Arc<Verdict>>)> = BTreeMap::new();
     for verdict in waiting {
         classes.entry(verdict.decision.class.clone()).or_default().1.push(verdict);
     }
     let mut items = Vec::new();
     let mut again = Vec::new(); // of a scene that was shown; asked when nothing else is left
     while items.len() < ask.limit {
-        let worth = |(chosen, rest): &(usize, Vec<Verdict>)| {
+        let worth = |(chosen, rest): &(usize, Vec<Arc<Verdict>>)| {
             rest.last().map_or(f32::NEG_INFINITY, |v| usefulness(v) - CLASS_STEP * *chosen as f32)
         };
         let Some((chosen, rest)) = classes.values_mut().max_by(|a, b| worth(a).total_cmp(&worth(b))) else { break };
@@ -129,8 +133,8 @@ pub fn choose(candidates: Vec<Verdict>, said: &BTreeMap<i64, Vec<Label>>, ask: &
         seen.extend(scenes(&verdict));
         items.push(verdict);
     }
-    again.truncate(ask.limit.saturating_sub(items.len()));
     items.extend(again);
+    let items = items.iter().take(ask.limit).map(|v| Verdict::clone(v)).collect();
     Queue { items, waiting: total }
 }
 
@@ -146,35 +150,62 @@ fn scenes(verdict: &Verdict) -> Vec<Scene> {
     track.into_iter().chain(verdict.frame.clone().map(Scene::Frame)).collect()
 }
 
+/// The newest items with a kept picture, kept at hand: reading thousands of documents anew for every label would take
+/// time from the line. A verdict never changes, so only newer ones have to be added.
+#[derive(Default)]
+pub(super) struct Window {
+    newest: i64,
+    /// By rising id, at most [`WINDOW`].
+    items: VecDeque<Arc<Verdict>>,
+}
+
+impl Window {
+    /// Reads everything anew the next time: pictures were removed.
+    pub(super) fn forget(&mut self) {
+        *self = Self::default();
+    }
+}
+
 impl Store {
     /// What `ask.by` should look at, best first; see [`choose`].
     ///
     /// # Errors
     /// [`StoreError::Database`], [`StoreError::Row`].
     pub async fn queue(&self, ask: Ask) -> Result<Queue, StoreError> {
-        let mut query = QueryBuilder::<Sqlite>::new("SELECT id, body FROM verdicts AS v WHERE v.frame IS NOT NULL");
-        query.push(PICTURE_IS_THERE).push(" ORDER BY id DESC LIMIT ").push_bind(WINDOW);
-        let rows: Vec<(i64, String)> = query.build_query_as().fetch_all(&self.database).await?;
-        let said = self.current_labels(rows.last().map_or(i64::MAX, |(id, _)| *id)).await?;
-        // A few megabytes of JSON: not on a thread that answers others.
-        let choice = spawn_blocking(move || {
-            let candidates = rows.iter().map(|(id, body)| parse(*id, body)).collect::<Result<_, _>>()?;
-            Ok(choose(candidates, &said, &ask))
-        });
-        choice.await.unwrap_or_else(|e| Err(sqlx::Error::Io(std::io::Error::other(e)).into()))
+        let candidates = self.candidates().await?;
+        let said = self.current_labels(candidates.first().map_or(i64::MAX, |v| v.id)).await?;
+        let choice = spawn_blocking(move || choose(candidates, &said, &ask)).await;
+        choice.map_err(|e| sqlx::Error::Io(std::io::Error::other(e)).into())
     }
 
     /// How many of the newest [`WINDOW`] items with a kept picture nobody has labeled.
     ///
     /// # Errors
-    /// [`StoreError::Database`].
+    /// [`StoreError::Database`], [`StoreError::Row`].
     pub async fn unlabeled(&self) -> Result<u64, StoreError> {
-        let mut query = QueryBuilder::<Sqlite>::new("SELECT count(*) FROM (SELECT id FROM verdicts AS v");
-        query.push(" WHERE v.frame IS NOT NULL").push(PICTURE_IS_THERE).push(" ORDER BY id DESC LIMIT ");
-        query.push_bind(WINDOW).push(") AS w");
-        query.push(" WHERE NOT EXISTS (SELECT 1 FROM current_labels AS c WHERE c.verdict = w.id)");
-        let (n,): (i64,) = query.build_query_as().fetch_one(&self.database).await?;
-        Ok(n as u64)
+        let candidates = self.candidates().await?;
+        let said = self.current_labels(candidates.first().map_or(i64::MAX, |v| v.id)).await?;
+        Ok(candidates.iter().filter(|v| !said.contains_key(&v.id)).count() as u64)
+    }
+
+    /// The newest [`WINDOW`] items with a kept picture, by rising id.
+    async fn candidates(&self) -> Result<Vec<Arc<Verdict>>, StoreError> {
+        let mut window = self.window.lock().await;
+        let mut query = QueryBuilder::<Sqlite>::new("SELECT id, body FROM verdicts AS v WHERE v.frame IS NOT NULL");
+        query.push(PICTURE_IS_THERE).push(" AND v.id > ").push_bind(window.newest);
+        query.push(" ORDER BY v.id DESC LIMIT ").push_bind(WINDOW);
+        let rows: Vec<(i64, String)> = query.build_query_as().fetch_all(&self.database).await?;
+        // The first time these are a few megabytes of JSON: not on a thread that answers others.
+        let read = spawn_blocking(move || rows.iter().rev().map(|(id, body)| parse(*id, body)).collect());
+        let new: Result<Vec<Verdict>, StoreError> =
+            read.await.unwrap_or_else(|e| Err(sqlx::Error::Io(std::io::Error::other(e)).into()));
+        for verdict in new? {
+            window.newest = verdict.id;
+            window.items.push_back(Arc::new(verdict));
+        }
+        let surplus = window.items.len().saturating_sub(WINDOW as usize);
+        window.items.drain(..surplus);
+        Ok(window.items.iter().cloned().collect())
     }
 }
 
@@ -213,6 +244,10 @@ mod tests {
     fn said(id: i64, by: &str) -> (i64, Vec<Label>) {
         let (class, at) = (Some("cod".into()), OffsetDateTime::UNIX_EPOCH);
         (id, vec![Label { id, verdict: id, class, by: by.into(), at, withdrawn: false, current: true }])
+    }
+
+    fn choose(candidates: Vec<Verdict>, said: &BTreeMap<i64, Vec<Label>>, ask: &Ask) -> Queue {
+        super::choose(candidates.into_iter().map(Arc::new).collect(), said, ask)
     }
 
     fn ids(queue: &Queue) -> Vec<i64> {
@@ -316,5 +351,7 @@ mod tests {
         assert_eq!((waiting("ben").await.waiting, store.unlabeled().await.unwrap()), (4, 4));
         store.withdraw_label(label.id, "anna", OffsetDateTime::UNIX_EPOCH).await.unwrap();
         assert_eq!(ids(&waiting("anna").await), [1, 2, 4]);
+        store.insert(&[item(0, Action::Divert, "b", 0.5)]).await.unwrap();
+        assert_eq!(ids(&waiting("anna").await), [7, 1, 2], "what is new is seen");
     }
 }

@@ -89,6 +89,9 @@ impl Store {
         if let Some(before) = before(rules.verdicts) {
             removed.verdicts = self.remove_verdicts(before).await?;
         }
+        if removed != Removed::default() {
+            self.window.lock().await.forget();
+        }
         Ok(removed)
     }
 
