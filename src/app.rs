@@ -120,9 +120,10 @@ async fn run(config: Config) -> Result<()> {
         .on_thread_start(|| priority::set(priority::BELT))
         .enable_time()
         .build()?;
+    let gate_recorder = recorder.clone();
     let (ejector, ejecting) = config
         .eject
-        .map(|eject| Ejector::start(eject, &metrics))
+        .map(|eject| Ejector::start(eject, &metrics, move |event| gate_recorder.event(event)))
         .transpose()?
         .map_or((None, None), |(e, r)| (Some(e), Some(r)));
     let line = inspect::Line {

@@ -199,6 +199,9 @@ impl Config {
         if !(0.0..=1.0).contains(&self.record.keep_share) {
             return Err("record.keep_share must lie between 0 and 1".into());
         }
+        if self.record.keep_margin.is_nan() || self.record.keep_novelty.is_nan() {
+            return Err("record.keep_margin and record.keep_novelty must be numbers".into());
+        }
         if !(0.0..=1.0).contains(&self.labels.second_share) {
             return Err("labels.second_share must lie between 0 and 1".into());
         }

@@ -98,12 +98,20 @@ fn open(folder: &Path, data: &Dataset, step: usize) -> Result<Candidate, ExamErr
         let scores = Scores { probabilities: row.clone(), embedding: Vec::new() };
         decide(Some(&card), &Ok(scores)).action == Action::Accept
     };
+    let accepted = clean.iter().map(accepts).collect();
+    let damaged = probabilities(&mut engine, &card, &damaged)?;
+    // In one order for both students, so that only classes that differ differ.
+    let mut order: Vec<usize> = (0..card.classes.len()).collect();
+    order.sort_by_key(|&c| &card.classes[c]);
+    let ordered = |rows: Vec<Vec<f32>>| rows.iter().map(|row| order.iter().map(|&c| row[c]).collect()).collect();
+    let mut accept = card.thresholds.accept.clone();
+    accept.sort();
     let exam = Exam {
-        classes: card.classes.clone(),
-        accept: card.thresholds.accept.clone(),
-        accepted: clean.iter().map(accepts).collect(),
-        clean,
-        damaged: probabilities(&mut engine, &card, &damaged)?,
+        classes: order.iter().map(|&c| card.classes[c].clone()).collect(),
+        accept,
+        accepted,
+        clean: ordered(clean),
+        damaged: ordered(damaged),
         infer_ms: f64::NAN,
     };
     Ok(Candidate { engine, exam })

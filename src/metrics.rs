@@ -55,6 +55,7 @@ pub struct All {
     pub corrective_open: IntGauge,
     pub store_errors: IntCounter,
     pub store_seconds: Histogram,
+    pub kept: IntCounterVec,
     pub labels: IntCounterVec,
     pub label_queue: IntGauge,
     pub label_kappa: Gauge,
@@ -159,6 +160,12 @@ impl Metrics {
             corrective_open: gauge(r, "corrective_actions_open", "Corrective actions that nobody has closed.")?,
             store_errors: counter(r, "store_errors_total", "Failed store operations.")?,
             store_seconds: histogram(r, "store_commit_seconds", "Time of one commit.", &LATENCY)?,
+            kept: counters(
+                r,
+                "kept_frames_total",
+                "Items whose frame was chosen to be kept, by why: taken_off, doubtful, novel, random.",
+                &["why"],
+            )?,
             labels: counters(
                 r,
                 "labels_total",
@@ -303,6 +310,9 @@ impl Metrics {
         }
         for queue in ["belt", "http", "record"] {
             all.queue_depth.with_label_values(&[queue]);
+        }
+        for why in ["taken_off", "doubtful", "novel", "random"] {
+            all.kept.with_label_values(&[why]);
         }
         for kind in ["verdict", "frame", "event"] {
             all.record_dropped.with_label_values(&[kind]);

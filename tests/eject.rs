@@ -4,7 +4,7 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::TcpListener,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     thread,
@@ -15,6 +15,7 @@ use beltsight::{
     domain::{Action, Verdict},
     line::eject::Ejector,
     metrics::Metrics,
+    store::Event,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -115,16 +116,22 @@ impl Drop for Running {
     }
 }
 
+/// Where the Python libraries of the other side are, if they are.
+fn peers() -> Option<PathBuf> {
+    let peers = Path::new(env!("CARGO_MANIFEST_DIR")).join(".vendor/peers");
+    if !peers.is_dir() {
+        println!("skipped: pymodbus and pysparkplug are not installed; deploy/setup --test installs them");
+        return None;
+    }
+    Some(peers)
+}
+
 /// pymodbus on `port`; `None` where it is not installed.
 fn plc(port: u16) -> Option<Running> {
     let home = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let pymodbus = home.join(".vendor/pymodbus");
-    if !pymodbus.is_dir() {
-        println!("skipped: pymodbus is not installed; deploy/setup --test installs it");
-        return None;
-    }
+    let peers = peers()?;
     let mut command = Command::new("python3");
-    command.arg(home.join("tests/modbus_server.py")).arg(port.to_string()).env("PYTHONPATH", pymodbus);
+    command.arg(home.join("tests/modbus_server.py")).arg(port.to_string()).env("PYTHONPATH", peers);
     let running = Running::start(&mut command);
     until("pymodbus serves", Duration::from_secs(20), || !running.said("serving").is_empty());
     Some(running)
@@ -155,7 +162,10 @@ fn a_plc_that_dies_and_comes_back_loses_no_command_in_silence() {
         ),
     );
     let metrics = Metrics::new().unwrap();
-    let (ejector, running) = Ejector::start(toml::from_str(&text).unwrap(), &metrics).unwrap();
+    let told: Arc<Mutex<Vec<Event>>> = Arc::default();
+    let kept = told.clone();
+    let tell = move |event| kept.lock().unwrap().push(event);
+    let (ejector, running) = Ejector::start(toml::from_str(&text).unwrap(), &metrics, tell).unwrap();
     until("the heart beats", Duration::from_secs(5), || plc_1.count("register 100 ") >= 3);
 
     let (mut first, mut second) = (Some(plc_1), None);
@@ -186,7 +196,17 @@ fn a_plc_that_dies_and_comes_back_loses_no_command_in_silence() {
     let seen = (raised.len() + after.len()) as u64;
     assert!(seen == acknowledged || seen == acknowledged + 1, "{seen} raised, {acknowledged} acknowledged");
     assert!((10..=30).contains(&late), "{late} late while the PLC was away");
-    // Each late one asked for a stop, and the PLC that came back took it.
+    // Each late one is in the record, once, and asked for a stop, and the PLC that came back took it.
+    let told: Vec<u64> = told
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|event| match event {
+            Event::EjectLate { track, led_to, .. } if led_to == "stop_line" => *track,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert!(told.len() as u64 == late && told.iter().collect::<std::collections::BTreeSet<_>>().len() == told.len());
     assert_eq!(metrics.eject_late_actions.with_label_values(&["stop_line"]).get(), late);
     let [asked, taken] = [&metrics.line_asked, &metrics.line_acknowledged];
     let count = |of: &prometheus::IntCounterVec| of.with_label_values(&["modbus", "stop_line"]).get();
@@ -213,7 +233,16 @@ fn a_plc_that_dies_and_comes_back_loses_no_command_in_silence() {
     });
     let beats = second.count("register 100 ");
     until("the heart beats on", Duration::from_secs(5), || second.count("register 100 ") > beats + 3);
+    // What was ordered is done before the service stops, and no gate stays open.
+    let raised = second.count("coil 0 1");
+    ejector.act(&verdict(80, Action::Reject), Instant::now());
     running.close();
+    let last = |second: &Running| {
+        second.lines.lock().unwrap().iter().rfind(|(_, l)| l.starts_with("coil 0 ")).map(|(_, l)| l.clone())
+    };
+    until("it is done", Duration::from_secs(1), || {
+        second.count("coil 0 1") == raised + 1 && last(&second).as_deref() == Some("coil 0 0")
+    });
     let beats = second.count("register 100 ");
     thread::sleep(Duration::from_millis(300));
     assert!(second.count("register 100 ") <= beats + 1, "a stopped service has no heartbeat");
@@ -231,7 +260,7 @@ fn a_plc_that_hangs_makes_commands_late_and_a_stop_goes_through_when_it_wakes() 
         ),
     );
     let metrics = Metrics::new().unwrap();
-    let (ejector, running) = Ejector::start(toml::from_str(&text).unwrap(), &metrics).unwrap();
+    let (ejector, running) = Ejector::start(toml::from_str(&text).unwrap(), &metrics, |_| {}).unwrap();
     until("the heart beats", Duration::from_secs(5), || plc.count("register 100 ") >= 2);
     run_belt(&ejector, 20, |n| match n {
         5 => plc.signal("-STOP"),
@@ -260,7 +289,7 @@ fn what_the_sensor_saw_is_matched_to_the_verdicts_and_the_speed_is_the_encoders(
         ),
     );
     let metrics = Metrics::new().unwrap();
-    let (ejector, running) = Ejector::start(toml::from_str(&text).unwrap(), &metrics).unwrap();
+    let (ejector, running) = Ejector::start(toml::from_str(&text).unwrap(), &metrics, |_| {}).unwrap();
     plc.tell("speed 5 1000");
     until("the speed is read", Duration::from_secs(5), || metrics.belt_speed.get() == 1.0);
 
@@ -341,7 +370,7 @@ fn a_broker_that_dies_and_comes_back_loses_no_command_in_silence() {
          on_late = 'stop_line'"
     );
     let metrics = Metrics::new().unwrap();
-    let (ejector, running) = Ejector::start(toml::from_str(&settings("", &output)).unwrap(), &metrics).unwrap();
+    let (ejector, running) = Ejector::start(toml::from_str(&settings("", &output)).unwrap(), &metrics, |_| {}).unwrap();
     until("the state is told", Duration::from_secs(5), || {
         broker_1.1.count("plant/line/state {\"diverts\":0,\"online\":true,\"stops\":0") == 1
     });
@@ -359,6 +388,7 @@ fn a_broker_that_dies_and_comes_back_loses_no_command_in_silence() {
     until("all commands ended", Duration::from_secs(5), || {
         ended(&metrics, "mqtt").iter().map(|(_, n)| n).sum::<u64>() == 80
     });
+    until("the last one is told", Duration::from_secs(5), || tracks(&told).last() == Some(&79));
     let (ends, after) = (ended(&metrics, "mqtt"), tracks(&told));
     let acknowledged = ends.iter().find(|(outcome, _)| outcome == "acknowledged").unwrap().1;
     let late = 80 - acknowledged;
@@ -388,7 +418,7 @@ fn a_broker_passes_on_what_sensor_and_encoder_say() {
     );
     let text = settings("confirm = { after = '50ms', window = '500ms' }", &output);
     let metrics = Metrics::new().unwrap();
-    let (ejector, running) = Ejector::start(toml::from_str(&text).unwrap(), &metrics).unwrap();
+    let (ejector, running) = Ejector::start(toml::from_str(&text).unwrap(), &metrics, |_| {}).unwrap();
     let say = |topic: &str, message: &str| {
         let port = port.to_string();
         let said = Command::new("mosquitto_pub").args(["-p", &port, "-q", "1", "-t", topic, "-m", message]).status();
@@ -438,6 +468,60 @@ fn a_broker_that_talks_nonsense_makes_commands_late_and_nothing_else() {
     survives("mqtt", &settings("", &output), 4);
 }
 
+#[test]
+fn the_line_is_an_edge_node_of_sparkplug_b() {
+    let (port, folder) = (port(), tempfile::tempdir().unwrap());
+    let Some(peers) = peers() else { return };
+    let Some((_broker, _told)) = broker(port, folder.path()) else { return };
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sparkplug_peer.py");
+    let python = |arguments: &[&str]| {
+        let mut command = Command::new("python3");
+        command.arg(&script).args(arguments).env("PYTHONPATH", &peers);
+        command
+    };
+    let address = port.to_string();
+    let mut command = Command::new("mosquitto_sub");
+    let heard = Running::start(command.args(["-p", &address, "-t", "spBv1.0/#", "-F", "%t %x"]));
+    let output = format!(
+        "kind = 'mqtt'\nhost = '127.0.0.1'\nport = {port}\ntopic = 'plant/line'\n\
+         sparkplug = {{ group = 'plant', node = 'line-1' }}\ntolerance = '60ms'\non_late = 'stop_line'"
+    );
+    thread::sleep(Duration::from_millis(300)); // the subscriber says nothing when it is ready
+    let metrics = Metrics::new().unwrap();
+    let (ejector, running) = Ejector::start(toml::from_str(&settings("", &output)).unwrap(), &metrics, |_| {}).unwrap();
+    until("it is born", Duration::from_secs(5), || heard.count("spBv1.0/plant/NBIRTH/line-1 ") == 1);
+    ejector.act(&verdict(1, Action::Reject), Instant::now() - Duration::from_secs(1)); // too late: the line is to stop
+    until("its state is told", Duration::from_secs(5), || heard.count("spBv1.0/plant/NDATA/line-1 ") == 1);
+    let command = folder.path().join("rebirth");
+    let made = python(&["rebirth"]).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    std::fs::write(&command, made.stdout).unwrap();
+    let topic = "spBv1.0/plant/NCMD/line-1";
+    let said = Command::new("mosquitto_pub").args(["-p", &address, "-t", topic, "-f"]).arg(command).status().unwrap();
+    assert!(said.success());
+    until("it is born again", Duration::from_secs(5), || heard.count("spBv1.0/plant/NBIRTH/line-1 ") == 2);
+    running.close();
+    until("it is dead", Duration::from_secs(5), || heard.count("spBv1.0/plant/NDEATH/line-1 ") == 1);
+
+    let mut reader = python(&[]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = reader.stdin.take().unwrap();
+    heard.lines.lock().unwrap().iter().for_each(|(_, line)| writeln!(lines, "{line}").unwrap());
+    drop(lines);
+    let said = String::from_utf8(reader.wait_with_output().unwrap().stdout).unwrap();
+    let state =
+        |stops: u32, why: &str| format!("line/stops:UInt64={stops} line/diverts:UInt64=0 line/why:String={why}");
+    let birth = "NBIRTH seq=0 bdSeq:Int64=0 Node Control/Rebirth:Boolean=False";
+    let (calm, stopped) = (state(0, ""), state(1, "late_verdict at gate out: belt 1"));
+    let want = [
+        format!("{birth} {calm}"),
+        format!("NDATA seq=1 {stopped}"),
+        "NCMD Node Control/Rebirth:Boolean=True".into(),
+        format!("{birth} {stopped}"),
+        "NDEATH bdSeq:Int64=0".into(),
+    ];
+    assert_eq!(said.lines().collect::<Vec<_>>(), want);
+}
+
 /// The receiver of webhooks, in Python, on `port`.
 fn receiver(port: u16, secret: &str) -> Running {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/webhook_server.py");
@@ -458,7 +542,7 @@ fn a_webhook_is_signed_and_tried_again_with_the_same_id_until_its_time_is_over()
         secret.display()
     );
     let metrics = Metrics::new().unwrap();
-    let (ejector, running) = Ejector::start(toml::from_str(&settings("", &output)).unwrap(), &metrics).unwrap();
+    let (ejector, running) = Ejector::start(toml::from_str(&settings("", &output)).unwrap(), &metrics, |_| {}).unwrap();
     let of = |outcome: &str| metrics.eject_commands.with_label_values(&["webhook", outcome]).get();
 
     // Every first attempt is answered 500.
@@ -505,14 +589,14 @@ fn the_service_acts_on_the_verdicts_of_its_cameras() {
         "[server]\nlisten = '127.0.0.1:0'\n[model]\nroot = '{}'\ndevice = 'cpu'\n[store]\nfolder = '{}'\n\
          [[camera]]\nname = 'belt'\nsource = 'simulated'\nbelt = {{ salmon_share = 0.0, empty_share = 0.0, width = 320, height = 180 }}\n\
          [eject]\n[[eject.gate]]\nname = 'out'\ncamera = 'belt'\nactions = ['reject', 'divert']\n\
-         speed = '0.24m/s'\nscale = '1.0mm/px'\ndistance = '600mm'\n\
+         speed = '0.24m/s'\nscale = '1.0mm/px'\ndistance = '600mm'\nconfirm = {{ after = '1s', window = '900ms' }}\n\
          [[eject.output]]\nkind = 'log'\ntolerance = '20ms'\non_late = 'alarm'\n",
         home.join("models").display(),
         folder.path().join("data").display(),
     );
     let config = folder.path().join("beltsight.toml");
     std::fs::write(&config, text).unwrap();
-    // The log goes to stderr, which a shell turns around; it makes room for `exec`, so that signals arrive.
+    // A shell joins stderr, where the log goes, to stdout, and gives its place to the service, so that signals arrive.
     let mut command = Command::new("sh");
     command.args(["-c", "exec \"$0\" serve --config \"$1\" 2>&1"]).arg(env!("CARGO_BIN_EXE_beltsight")).arg(&config);
     let service = Running::start(command.env("RUST_LOG", "info,ort=warn").env("NO_COLOR", "1"));
@@ -520,6 +604,20 @@ fn the_service_acts_on_the_verdicts_of_its_cameras() {
     let ejected =
         || service.lines.lock().unwrap().iter().filter(|(_, l)| eject(l)).map(|(_, l)| l.clone()).collect::<Vec<_>>();
     until("five items are ejected", Duration::from_secs(60), || ejected().len() >= 5);
+    let url = {
+        let lines = service.lines.lock().unwrap();
+        lines.iter().find_map(|(_, l)| Some(l.split_once("listening on ")?.1.trim().to_string())).unwrap()
+    };
+    let post = |path: &str| {
+        let mut answer = Command::new("curl");
+        answer.args(["-s", "-o", "/dev/null", "-w", "%{http_code}", "-X", "POST"]);
+        String::from_utf8(answer.arg(format!("{url}{path}")).output().unwrap().stdout).unwrap()
+    };
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!((post("/confirmations/out").as_str(), post("/confirmations/another").as_str()), ("204", "404"));
+    let metrics = Command::new("curl").args(["-s", &format!("{url}/metrics")]).output().unwrap();
+    let metrics = String::from_utf8(metrics.stdout).unwrap();
+    assert!(metrics.contains("beltsight_confirmations_total{result=\"confirmed\"} 1\n"), "{metrics}");
     service.signal("-TERM");
     until("it has stopped", Duration::from_secs(20), || {
         !Path::new(&format!("/proc/{}/exe", service.child.id())).exists()
@@ -574,7 +672,7 @@ fn resident() -> usize {
 /// Sends 100 commands to an output that talks nonsense: each ends exactly once, none as acknowledged.
 fn survives(output: &str, settings: &str, seconds: u64) {
     let metrics = Metrics::new().unwrap();
-    let (ejector, running) = Ejector::start(toml::from_str(settings).unwrap(), &metrics).unwrap();
+    let (ejector, running) = Ejector::start(toml::from_str(settings).unwrap(), &metrics, |_| {}).unwrap();
     let before = resident();
     let (start, commands) = (Instant::now(), 100);
     for track in 0..commands {

@@ -12,6 +12,7 @@ use beltsight::{
     domain::{Action, ClassScore, Decision, Picture, Reason, Region, Source, Timings, Verdict},
     pixels,
     store::{Store, frame_key},
+    tokens::{self, Role},
 };
 use browser::{Browser, Page};
 use common::{CLASSES, Server, picture, start};
@@ -128,7 +129,9 @@ async fn what_can_not_be_learned_from_is_refused_in_words() {
         let problem: Value = answer.json().await.unwrap();
         assert!(problem["detail"].as_str().unwrap().contains(words), "{body}: {problem}");
     }
-    for path in ["/labels?limit=501", "/labels/queue", "/labels/queue?by=anna&limit=51", "/labels/queue?by=a&order=x"] {
+    for path in
+        ["/labels?limit=501", "/labels/queue?by=%20", "/labels/queue?by=anna&limit=51", "/labels/queue?by=a&order=x"]
+    {
         let answer = server.client.get(format!("{}{path}", server.url)).send().await.unwrap();
         assert_eq!(answer.status(), 400, "{path}");
     }
@@ -323,6 +326,55 @@ async fn two_people_label_at_once_by_key_and_by_touch_and_no_item_twice_but_the_
     assert_eq!(agreement["items"], both);
     assert!(both <= 3, "{both} items were labeled by both, a tenth is asked of two");
     assert_eq!(anna.complaints(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_tokens_everybody_labels_in_their_own_name() {
+    let server = start().await;
+    items(&server.store, 10).await;
+    let token = |name: &str, role| tokens::add(&server.tokens_file, name, role, None).unwrap();
+    let (anna, ben, boss) = (token("anna", Role::Labeler), token("ben", Role::Labeler), token("boss", Role::Operator));
+    server.tokens.refresh();
+    let ask = async |token: &str, method: &str, path: &str, body: Value| {
+        let request = server.client.request(method.parse().unwrap(), format!("{}{path}", server.url));
+        request.bearer_auth(token).body(body.to_string()).send().await.unwrap()
+    };
+    let cod = json!({"verdict": 1, "class": "cod"});
+    let said: Value = ask(&anna, "POST", "/labels", cod.clone()).await.json().await.unwrap();
+    assert_eq!(said["by"], "anna", "the token's name");
+    let for_anna = json!({"verdict": 1, "class": "cod", "by": "anna"});
+    assert_eq!(ask(&ben, "POST", "/labels", for_anna.clone()).await.status(), 403);
+    assert_eq!(ask(&ben, "DELETE", "/labels/1", Value::Null).await.status(), 403);
+    assert_eq!(ask(&ben, "GET", "/labels/queue?by=anna", Value::Null).await.status(), 403);
+    assert_eq!(ask(&ben, "GET", "/labels/queue", Value::Null).await.status(), 200);
+    assert_eq!(ask(&boss, "POST", "/labels", for_anna).await.status(), 200, "an operator brings in others' labels");
+    let taken: Value = ask(&boss, "DELETE", "/labels/2", Value::Null).await.json().await.unwrap();
+    assert_eq!((&taken["by"], &taken["withdrawn"]), (&json!("anna"), &json!(true)));
+
+    // In the browser the token's name stands where otherwise a name is asked for.
+    let Some(browser) = Browser::start() else { return };
+    let page = browser.page(&format!("{}/label", server.url), 1280, 800);
+    page.until("location.pathname === '/' && !document.getElementById('login').hidden");
+    page.click("#token");
+    page.write(&ben);
+    page.key("Enter");
+    page.until(&format!("document.getElementById('who')?.textContent === 'ben' && {SHOWN} > 0"));
+    page.key("b");
+    until_said_with(&server, &boss, "ben").await;
+    assert_eq!(page.complaints(), Vec::<String>::new());
+}
+
+/// Waits until the labeler `by` has one label.
+async fn until_said_with(server: &Server, token: &str, by: &str) {
+    for _ in 0..500 {
+        let url = format!("{}/labels?by={by}&class=bass", server.url);
+        let answer: Value = server.client.get(url).bearer_auth(token).send().await.unwrap().json().await.unwrap();
+        if answer["labels"].as_array().unwrap().len() == 1 {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("{by} has no label");
 }
 
 #[tokio::test(flavor = "multi_thread")]

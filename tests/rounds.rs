@@ -94,7 +94,7 @@ impl Service {
         let response = self.client.post(format!("{}/classify", self.url)).body(jpeg(n)).send().await.unwrap();
         assert_eq!(response.status(), 200, "item {n}");
         let verdict: Value = response.json().await.unwrap();
-        verdict["class"].as_str().unwrap().to_string()
+        verdict["verdicts"][0]["class"].as_str().unwrap().to_string()
     }
 
     /// Sends items `from..to` one after the other, so that their ids rise, and labels each of them truly.

@@ -1,6 +1,7 @@
 //! `/labels`: what people say about items: say it, take it back, read it; what to look at next; how far people agree.
 //!
-//! Invariant: a label names an item whose picture was kept and a class that is known, so that it can be learned from.
+//! Invariant: a label names an item whose picture was kept and a class that is known, so that it can be learned from;
+//! and nobody below an operator speaks for somebody else.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -9,7 +10,7 @@ use std::{
 };
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::{Path, Query, Request, State, rejection::QueryRejection},
 };
 use serde::{Deserialize, Serialize};
@@ -17,12 +18,15 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 
 use super::{
-    Api, body,
+    Api,
+    access::{Caller, Denied},
+    body,
     error::{ApiError, Problem},
 };
 use crate::{
     domain::Verdict,
     store::{Agreement, Ask, Label, LabelPage, MAX_PAGE, Order},
+    tokens::Role,
 };
 
 /// How people label.
@@ -85,8 +89,8 @@ pub struct NewLabel {
     /// The class; `null` for "can't tell".
     #[serde(deserialize_with = "Option::deserialize")] // so that leaving it out is an error
     class: Option<String>,
-    /// Who says it, 1 to 64 characters.
-    by: String,
+    /// Who says it, 1 to 64 characters; the caller if absent. Only an operator may name somebody else.
+    by: Option<String>,
 }
 
 /// Which labels are wanted.
@@ -122,7 +126,7 @@ pub struct Labels {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct Withdrawing {
-    /// The person; the labeler if absent.
+    /// The person; the caller if absent. Only an operator may name somebody else, or take back another's label.
     by: Option<String>,
 }
 
@@ -131,8 +135,8 @@ pub struct Withdrawing {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct Asking {
-    /// The person, 1 to 64 characters.
-    by: String,
+    /// The person, 1 to 64 characters; the caller if absent. Only an operator may ask for somebody else.
+    by: Option<String>,
     /// Most items, 1 to 50; 10 if absent.
     limit: Option<usize>,
     /// `useful` (if absent): what teaches most first; `random`: by chance, for comparison.
@@ -192,14 +196,23 @@ pub(super) async fn list(
 
 /// Adds a label. A newer label of the same person replaces the older one, which stays in the history.
 #[utoipa::path(post, path = "/labels", request_body = NewLabel, tag = "labels",
-    responses((status = 200, body = Label), (status = 400, body = Problem), (status = 404, body = Problem),
-        (status = 409, body = Problem), (status = 422, body = Problem), (status = 503, body = Problem)))]
-pub(super) async fn add(State(api): State<Api>, request: Request) -> Result<Json<Label>, ApiError> {
+    responses((status = 200, body = Label), (status = 400, body = Problem), (status = 403, body = Problem),
+        (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem),
+        (status = 503, body = Problem)))]
+pub(super) async fn add(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<Json<Label>, ApiError> {
     let NewLabel { verdict, class, by } = body::json(&api, request).await?;
-    let by = person(&by)?;
+    let by = person(&caller, by.as_deref())?;
     let item = api.store.verdict(verdict).await?;
     let item = item.ok_or_else(|| ApiError::NotFound(format!("there is no verdict {verdict}")))?;
-    if item.frame.is_none() {
+    let there = match &item.frame {
+        Some(key) => api.store.has_frame(key).await?,
+        None => false,
+    };
+    if !there {
         return Err(ApiError::NoPicture(verdict));
     }
     if let Some(class) = &class {
@@ -208,17 +221,18 @@ pub(super) async fn add(State(api): State<Api>, request: Request) -> Result<Json
             return Err(ApiError::Class { class: class.clone(), known: known.join(", ") });
         }
     }
-    let label = api.store.add_label(verdict, class.as_deref(), by, OffsetDateTime::now_utc()).await?;
+    let label = api.store.add_label(verdict, class.as_deref(), &by, OffsetDateTime::now_utc()).await?;
     api.metrics.labels.with_label_values(&[class.as_deref().unwrap_or(CANT_TELL)]).inc();
     Ok(Json(label))
 }
 
 /// Takes a label back; what its labeler said before holds again. The label stays in the history.
 #[utoipa::path(delete, path = "/labels/{id}", params(("id" = i64, Path), Withdrawing), tag = "labels",
-    responses((status = 200, body = Label), (status = 400, body = Problem), (status = 404, body = Problem),
-        (status = 503, body = Problem)))]
+    responses((status = 200, body = Label), (status = 400, body = Problem), (status = 403, body = Problem),
+        (status = 404, body = Problem), (status = 503, body = Problem)))]
 pub(super) async fn withdraw(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
     withdrawing: Result<Query<Withdrawing>, QueryRejection>,
 ) -> Result<Json<Label>, ApiError> {
@@ -228,20 +242,23 @@ pub(super) async fn withdraw(
         Ok(number) => api.store.one_label(number).await?.ok_or_else(none)?,
         Err(_) => return Err(none()),
     };
-    let by = by.as_deref().map_or(Ok(label.by.as_str()), person)?;
-    let withdrawn = api.store.withdraw_label(label.id, by, OffsetDateTime::now_utc()).await?;
+    person(&caller, Some(&label.by))?;
+    let by = person(&caller, by.as_deref())?;
+    let withdrawn = api.store.withdraw_label(label.id, &by, OffsetDateTime::now_utc()).await?;
     withdrawn.map(Json).ok_or_else(none)
 }
 
 /// What a person should look at next.
 #[utoipa::path(get, path = "/labels/queue", params(Asking), tag = "labels",
-    responses((status = 200, body = Work), (status = 400, body = Problem), (status = 503, body = Problem)))]
+    responses((status = 200, body = Work), (status = 400, body = Problem), (status = 403, body = Problem),
+        (status = 503, body = Problem)))]
 pub(super) async fn queue(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     asking: Result<Query<Asking>, QueryRejection>,
 ) -> Result<Json<Work>, ApiError> {
     let Query(Asking { by, limit, order }) = asking.map_err(|e| ApiError::Malformed(e.body_text()))?;
-    let by = person(&by)?.to_owned();
+    let by = person(&caller, by.as_deref())?;
     let limit = limit.unwrap_or(10);
     if !(1..=MAX_QUEUE).contains(&limit) {
         return Err(ApiError::Malformed(format!("`limit` must be 1 to {MAX_QUEUE}, not {limit}")));
@@ -262,13 +279,16 @@ pub(super) async fn agreement(State(api): State<Api>) -> Result<Json<Agreement>,
     Ok(Json(api.store.agreement().await?))
 }
 
-/// The name without blanks around it.
-fn person(by: &str) -> Result<&str, ApiError> {
-    let by = by.trim();
+/// For whom the caller speaks: themselves, or `by` without blanks around it.
+fn person(caller: &Caller, by: Option<&str>) -> Result<String, ApiError> {
+    let by = by.unwrap_or(&caller.name).trim();
     if by.is_empty() || by.chars().count() > MAX_NAME || by.chars().any(char::is_control) {
         return Err(ApiError::Malformed(format!("`by` must name a person in 1 to {MAX_NAME} characters")));
     }
-    Ok(by)
+    if by != caller.name && caller.role < Role::Operator {
+        return Err(Denied::Role { name: caller.name.clone(), has: caller.role, needs: Role::Operator }.into());
+    }
+    Ok(by.to_owned())
 }
 
 pub(super) fn page_size(limit: Option<u32>) -> Result<u32, ApiError> {

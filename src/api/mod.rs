@@ -6,6 +6,7 @@
 mod access;
 mod audit;
 mod body;
+mod browser;
 mod challenges;
 mod classify;
 mod confirmations;

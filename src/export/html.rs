@@ -60,6 +60,14 @@ fn write(
             report.not_recorded
         )?;
     }
+    if report.eject_late + report.rejects_missed > 0 {
+        writeln!(
+            html,
+            "<p class=bad><b>{} commands to the gates were late, and {} items that should have left the belt were not \
+             seen to.</b> The lot's CSV names each.</p>",
+            report.eject_late, report.rejects_missed
+        )?;
+    }
     classes(html, report)?;
     models(html, report)?;
     outages(html, report)?;

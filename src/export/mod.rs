@@ -35,6 +35,10 @@ pub struct Report {
     pub outages: Vec<Outage>,
     /// Verdicts that could not be recorded while it was open.
     pub not_recorded: u64,
+    /// Commands to its gates that were not acknowledged in time.
+    pub eject_late: usize,
+    /// Its items that should have left the belt and were not seen to.
+    pub rejects_missed: usize,
     /// Challenge tests.
     pub challenges: Vec<Challenge>,
     /// What had to be put right.
@@ -106,6 +110,8 @@ impl Report {
             models: models(&store.events(&["model"], None).await?, &tallies),
             outages,
             not_recorded: events.iter().map(gap).sum(),
+            eject_late: events.iter().filter(|entry| matches!(entry.event, Event::EjectLate { .. })).count(),
+            rejects_missed: events.iter().filter(|entry| matches!(entry.event, Event::RejectMissed { .. })).count(),
             challenges: store.challenges(Some(lot.lot)).await?,
             corrective_actions: store.corrective_actions(Some(lot.lot)).await?,
             lot,

@@ -20,6 +20,7 @@ pub mod verdict;
 
 pub mod live;
 pub mod record;
+pub mod sample;
 
 pub mod outage;
 pub mod priority;

@@ -8,10 +8,10 @@
 use std::{
     collections::HashSet,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -23,8 +23,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    domain::{Action, Card, Raw, Source, Verdict},
+    domain::{Card, Raw, Source, Verdict},
     line::outage::Faults,
+    line::sample::{self, Quotas},
     metrics::Metrics,
     model::sha256,
     pixels,
@@ -39,13 +40,27 @@ pub struct Settings {
     pub queue: usize,
     /// Bytes of pictures that may wait for the store; when full, verdicts are kept without their frame.
     pub frame_bytes: usize,
-    /// Frames of rejected and diverted items are always kept; of the accepted ones this share, 0 to 1.
+    /// Frames of rejected and diverted items are always kept; of the accepted ones this share, 0 to 1, and those that
+    /// the next two rules name.
     pub keep_share: f64,
+    /// Accepted items whose two best probabilities lie closer than this.
+    pub keep_margin: f32,
+    /// Accepted items of a larger novelty than this; 1 is the edge of what the student was trained on.
+    pub keep_novelty: f32,
+    /// Most frames an hour of accepted items that are kept for each of the three reasons.
+    pub keep_per_hour: u32,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { queue: 1024, frame_bytes: 256 << 20, keep_share: 0.05 }
+        Self {
+            queue: 1024,
+            frame_bytes: 256 << 20,
+            keep_share: 0.05,
+            keep_margin: 0.2,
+            keep_novelty: 1.0,
+            keep_per_hour: 600,
+        }
     }
 }
 
@@ -73,7 +88,8 @@ pub struct Recorder {
     queue: mpsc::Sender<Record>,
     events: mpsc::Sender<Event>,
     memory: Arc<Semaphore>,
-    keep_share: f64,
+    settings: Settings,
+    quotas: Arc<Mutex<Quotas>>,
     store: Store,
     tally: Tally,
 }
@@ -113,7 +129,8 @@ impl Recorder {
             let verdicts = write(records, verdict_store, counts.clone(), recorded, stop.clone());
             tokio::join!(verdicts, write_events(happened, event_store, counts.metrics.clone(), stop));
         });
-        (Self { queue, events, memory, keep_share: settings.keep_share, store, tally }, task)
+        let quotas = Arc::new(Mutex::new(Quotas::new(settings.keep_per_hour, Instant::now())));
+        (Self { queue, events, memory, settings: settings.clone(), quotas, store, tally }, task)
     }
 
     /// Queues an event for the record. Never blocks; one that finds no place is logged and counted.
@@ -128,8 +145,11 @@ impl Recorder {
     /// belongs to the lot that is open now. Never blocks.
     pub fn record(&self, verdict: Verdict, card: Option<Arc<Card>>, frame: Option<Raw>) {
         let verdict = Verdict { lot: self.store.open_lot(), ..verdict };
-        let keep = verdict.decision.action != Action::Accept || rand::random::<f64>() < self.keep_share;
-        let frame = frame.filter(|_| keep).and_then(|raw| {
+        let keep = sample::why(&verdict, &self.settings, rand::random()).filter(|why| {
+            frame.is_some() && self.quotas.lock().unwrap_or_else(PoisonError::into_inner).take(*why, Instant::now())
+        });
+        let frame = frame.zip(keep).and_then(|(raw, why)| {
+            self.tally.metrics.kept.with_label_values(&[why.name()]).inc();
             let room = self.memory.clone().try_acquire_many_owned(kib(&raw));
             if room.is_err() {
                 self.tally.lose(0, 1);
@@ -328,7 +348,7 @@ async fn commit(
 mod tests {
     use super::*;
     use crate::{
-        domain::{Picture, Thresholds},
+        domain::{Action, Picture, Thresholds},
         line::verdict::tests::verdict,
         store::Page,
     };

@@ -8,7 +8,7 @@ use std::{
     io,
     sync::Arc,
     thread::{self, JoinHandle},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,7 @@ use crate::{
 mod log;
 mod modbus;
 mod mqtt;
+mod sparkplug;
 mod webhook;
 
 pub use modbus::Modbus;
@@ -33,6 +34,9 @@ pub use webhook::Webhook;
 
 /// Commands that may wait for one output. At 800 items a minute more than a few means that it hangs.
 const QUEUE: usize = 64;
+
+/// After `stop`, outputs whose commands' sender is gone have this long to lower what they raised.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What outputs set to move a gate.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
@@ -303,7 +307,7 @@ pub fn start(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let tell: Arc<dyn Fn(Told) + Send + Sync> = Arc::new(tell);
     let boot = OffsetDateTime::now_utc().unix_timestamp();
-    let mut senders = Vec::new();
+    let (mut senders, mut tasks) = (Vec::new(), Vec::new());
     for (index, output) in outputs.into_iter().enumerate() {
         let (sender, commands) = mpsc::channel(QUEUE);
         senders.push(sender);
@@ -319,7 +323,7 @@ pub fn start(
             metrics: metrics.clone(),
         };
         outlet.connected(false);
-        match output {
+        tasks.push(match output {
             Settings::Modbus(modbus) => runtime.spawn(modbus::run(modbus, outlet)),
             Settings::Mqtt(mqtt) => {
                 let options = mqtt.options().map_err(io::Error::other)?;
@@ -331,11 +335,17 @@ pub fn start(
                 runtime.spawn(webhook::run(webhook, client, secret, outlet))
             }
             Settings::Log {} => runtime.spawn(log::run(outlet)),
-        };
+        });
     }
     let thread = thread::Builder::new().name("outputs".into()).spawn(move || {
         on_start();
-        runtime.block_on(stop.cancelled());
+        runtime.block_on(async {
+            stop.cancelled().await;
+            let last = Instant::now() + LAST_WORDS;
+            for task in tasks {
+                let _ = tokio::time::timeout_at(last.into(), task).await;
+            }
+        });
         runtime.shutdown_background();
     })?;
     Ok((senders, thread))

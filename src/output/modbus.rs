@@ -6,7 +6,7 @@
 //! Invariants: a connection whose answer did not come or made no sense is closed, so that no answer is ever taken for
 //! another's; a raised coil is lowered again, after a broken connection too.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use serde::Deserialize;
 use tokio::{
@@ -22,6 +22,8 @@ use super::{Command, LineAction, Outlet, Target, Told};
 
 /// Longest pause between two attempts to connect: every item until then is late.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// An answer that is too late for its command keeps the connection if it comes within this.
+const PATIENCE: Duration = Duration::from_millis(100);
 /// An answer to anything but a command may take this long.
 const ANSWER: Duration = Duration::from_millis(250);
 
@@ -133,7 +135,7 @@ pub(super) async fn run(settings: Modbus, outlet: Outlet) {
                 plc.ask_line().await;
             }
             command = plc.outlet.commands.recv() => {
-                let Some(command) = command else { return };
+                let Some(command) = command else { break };
                 let result = plc.command(&command).await;
                 plc.outlet.report(command.id, result);
             }
@@ -141,6 +143,11 @@ pub(super) async fn run(settings: Modbus, outlet: Outlet) {
             _ = beat.tick() => plc.beat().await,
             _ = poll.tick(), if connected && !plc.sensors.is_empty() => plc.look().await,
         }
+    }
+    // No gate stays open behind us; `outputs` waits for this a moment.
+    while let Some(lower) = plc.raised.iter().map(|(at, _)| *at).min() {
+        sleep_until(lower).await;
+        plc.lower().await;
     }
 }
 
@@ -303,10 +310,20 @@ impl Plc {
             Some(context) => context,
             None => self.connect(until).await.map_err(Failed::Lost)?,
         };
-        let why = match timeout_at(until, talk(&mut context)).await {
+        let sent = Instant::now();
+        let answer = {
+            let mut talk = pin!(talk(&mut context));
+            match timeout_at(until, &mut talk).await {
+                Ok(answer) => Ok(answer),
+                // Whoever asked knows by now that it is late. The next one finds a connection if this is only slow.
+                Err(_) => timeout_at(sent + PATIENCE, talk).await,
+            }
+        };
+        let why = match answer {
             Ok(Ok(answer)) => {
                 self.context = Some(context);
                 return match answer {
+                    _ if Instant::now() > until => Err(Failed::Refused("the PLC answered too late".into())),
                     Ok(true) => Ok(()),
                     Ok(false) => Err(Failed::Refused("what was read back is not what was written".into())),
                     Err(code) => Err(Failed::Refused(format!("the PLC answers {code}"))),

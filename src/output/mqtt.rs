@@ -6,10 +6,14 @@
 //! | `<topic>/stop_line`, `<topic>/divert` | stop the line; lead everything aside from now on | no |
 //! | `<topic>/state` | `online`, and how often the line was asked; the broker says `online: false` when we are gone | yes |
 //!
+//! With `sparkplug` the state is that of a Sparkplug B edge node instead: NBIRTH, NDATA, and NDEATH as last will.
+//!
 //! It listens on `<topic>/confirm/<gate>`, where each message is an item that passed the sensor after the gate, and on
 //! the topic `speed`, where each message is the belt's speed in m/s as text; retained messages are old and don't count.
 //!
 //! The broker's acknowledgement says that it has the message, not that a gate moved: only a sensor after the gate does.
+//!
+//! A broker that hangs may hand a message on when it wakes: whoever moves the gate must drop what is past its `expires`.
 //!
 //! Invariants: each connection has a client of its own, so that nothing of a broken one is ever sent again, when it
 //! would meet another item; a client that breaks over what a broker sends takes nothing else with it.
@@ -25,7 +29,10 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::{sync::mpsc, task::JoinHandle};
 
-use super::{Command, LineAction, Outlet, QUEUE, Told};
+use super::{
+    Command, LineAction, Outlet, QUEUE, Told,
+    sparkplug::{self, Sparkplug},
+};
 
 /// Shortest and longest pause before the next attempt to connect: every item until then is late.
 const PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(500)];
@@ -50,6 +57,8 @@ pub struct Mqtt {
     pub client: String,
     /// The topic on which somebody tells the belt's speed.
     pub speed: Option<String>,
+    /// Tell the line's state as a Sparkplug B edge node, instead of on `<topic>/state`.
+    pub sparkplug: Option<Sparkplug>,
     /// User name.
     pub user: Option<String>,
     /// File with the user's password.
@@ -70,15 +79,13 @@ impl Mqtt {
         if self.topic.is_empty() || self.topic.contains(['+', '#', '\0']) || self.client.is_empty() {
             return Err("mqtt: topic must not be empty or hold + or #, client must not be empty".into());
         }
-        Ok(())
+        self.sparkplug.as_ref().map_or(Ok(()), Sparkplug::check)
     }
 
     /// Reads the password.
     pub(super) fn options(&self) -> Result<MqttOptions, String> {
         let mut options = MqttOptions::new(&self.client, &self.host, self.port);
         options.set_keep_alive(KEEP_ALIVE).set_max_packet_size(LARGEST, LARGEST).set_inflight(QUEUE as u16);
-        let gone = json!({ "online": false }).to_string();
-        options.set_last_will(LastWill::new(format!("{}/state", self.topic), gone, QoS::AtLeastOnce, true));
         if let Some(user) = &self.user {
             let password = match &self.password_file {
                 Some(file) => std::fs::read_to_string(file).map_err(|e| format!("mqtt: {}: {e}", file.display()))?,
@@ -87,6 +94,17 @@ impl Mqtt {
             options.set_credentials(user, password.trim_end());
         }
         Ok(options)
+    }
+
+    /// What the broker tells when we are gone.
+    fn will(&self, birth: u8) -> LastWill {
+        match &self.sparkplug {
+            Some(node) => LastWill::new(node.topic("NDEATH"), sparkplug::death(birth), QoS::AtLeastOnce, false),
+            None => {
+                let gone = json!({ "online": false }).to_string();
+                LastWill::new(format!("{}/state", self.topic), gone, QoS::AtLeastOnce, true)
+            }
+        }
     }
 }
 
@@ -109,11 +127,15 @@ struct Session {
     in_flight: HashMap<u16, Sent>,
     /// A stop or a divert is on its way.
     asking: bool,
+    /// Sparkplug: which birth this session is, whether its certificate is out, and the number of its last message.
+    birth: u8,
+    born: bool,
+    seq: u8,
 }
 
 impl Session {
     /// Connects after `pause`.
-    fn start(options: MqttOptions, pause: Duration) -> Self {
+    fn start(options: MqttOptions, pause: Duration, birth: u8) -> Self {
         let (client, mut loop_) = AsyncClient::new(options, QUEUE);
         let mut network = NetworkOptions::new();
         network.set_connection_timeout(1).set_tcp_nodelay(true);
@@ -130,14 +152,25 @@ impl Session {
             }
         });
         let (queued, in_flight) = (VecDeque::new(), HashMap::new());
-        Self { client, events, poller, connected: false, queued, in_flight, asking: false }
+        Self { client, events, poller, connected: false, queued, in_flight, asking: false, birth, born: false, seq: 0 }
     }
 
     fn publish(&mut self, sent: Sent, topic: String, retain: bool, payload: String) -> Result<(), String> {
+        self.publish_at(QoS::AtLeastOnce, sent, topic, retain, payload.into())
+    }
+
+    fn publish_at(
+        &mut self,
+        qos: QoS,
+        sent: Sent,
+        topic: String,
+        retain: bool,
+        payload: Vec<u8>,
+    ) -> Result<(), String> {
         if !self.connected {
             return Err("the broker is not connected".into());
         }
-        self.client.try_publish(topic, QoS::AtLeastOnce, retain, payload).map_err(|e| e.to_string())?;
+        self.client.try_publish(topic, qos, retain, payload).map_err(|e| e.to_string())?;
         self.queued.push_back(sent);
         Ok(())
     }
@@ -145,9 +178,12 @@ impl Session {
 
 /// Runs until the commands' sender is gone.
 pub(super) async fn run(settings: Mqtt, options: MqttOptions, mut outlet: Outlet) {
-    let mut pause = Duration::ZERO;
+    let (mut pause, mut birth) = (Duration::ZERO, 0u8);
     loop {
-        let mut session = Session::start(options.clone(), pause);
+        let mut options = options.clone();
+        options.set_last_will(settings.will(birth));
+        let mut session = Session::start(options, pause, birth);
+        birth = birth.wrapping_add(1);
         let why = talk(&settings, &mut outlet, &mut session).await;
         session.poller.abort();
         pause = if session.connected { PAUSES[0] } else { (pause * 2).clamp(PAUSES[0], PAUSES[1]) };
@@ -198,14 +234,15 @@ fn happened(settings: &Mqtt, outlet: &mut Outlet, session: &mut Session, event: 
             session.connected = true;
             outlet.connected(true);
             listen(settings, outlet, session);
-            tell_state(settings, outlet, session);
+            tell_state(settings, outlet, session); // a birth, with Sparkplug
             ask_line(settings, outlet, session);
         }
         Event::Incoming(Packet::Publish(message)) if !message.retain => {
-            heard(settings, outlet, &message.topic, &message.payload)
+            heard(settings, outlet, session, &message.topic, &message.payload)
         }
         Event::Outgoing(Outgoing::Publish(packet)) => {
-            if let Some(sent) = session.queued.pop_front() {
+            // A packet without a number is acknowledged by nobody.
+            if let Some(sent) = session.queued.pop_front().filter(|_| *packet != 0) {
                 session.in_flight.insert(*packet, sent);
             }
         }
@@ -227,18 +264,26 @@ fn happened(settings: &Mqtt, outlet: &mut Outlet, session: &mut Session, event: 
 
 fn listen(settings: &Mqtt, outlet: &Outlet, session: &mut Session) {
     let confirm = (!outlet.sensing.is_empty()).then(|| format!("{}/confirm/+", settings.topic));
-    for topic in confirm.iter().chain(&settings.speed) {
+    let command = settings.sparkplug.as_ref().map(|node| node.topic("NCMD"));
+    for topic in confirm.iter().chain(&command).chain(&settings.speed) {
         if let Err(e) = session.client.try_subscribe(topic, QoS::AtLeastOnce) {
             tracing::error!("nothing is heard on {topic}: {e}");
         }
     }
 }
 
-fn heard(settings: &Mqtt, outlet: &Outlet, topic: &str, payload: &[u8]) {
+fn heard(settings: &Mqtt, outlet: &Outlet, session: &mut Session, topic: &str, payload: &[u8]) {
     let at = Instant::now();
     if Some(topic) == settings.speed.as_deref() {
         let speed = std::str::from_utf8(payload).ok().and_then(|text| text.trim().parse().ok());
         return (outlet.tell)(Told::Speed { metres_per_second: speed.unwrap_or(f64::NAN), at });
+    }
+    if settings.sparkplug.as_ref().is_some_and(|node| node.topic("NCMD") == topic) {
+        if sparkplug::asks_rebirth(payload) {
+            session.born = false;
+            tell_state(settings, outlet, session);
+        }
+        return;
     }
     let rest = topic.strip_prefix(settings.topic.as_str());
     if let Some(gate) = rest.and_then(|rest| rest.strip_prefix("/confirm/")) {
@@ -267,6 +312,17 @@ fn ask_line(settings: &Mqtt, outlet: &mut Outlet, session: &mut Session) {
 
 fn tell_state(settings: &Mqtt, outlet: &Outlet, session: &mut Session) {
     let asked = outlet.asked.borrow().clone();
+    if let Some(node) = &settings.sparkplug {
+        session.seq = if session.born { session.seq.wrapping_add(1) } else { 0 };
+        let (kind, payload) = match std::mem::replace(&mut session.born, true) {
+            false => ("NBIRTH", sparkplug::birth(session.birth, &asked)),
+            true => ("NDATA", sparkplug::data(session.seq, &asked)),
+        };
+        if let Err(why) = session.publish_at(QoS::AtMostOnce, Sent::State, node.topic(kind), false, payload) {
+            tracing::warn!("the line's state is not told: {why}");
+        }
+        return;
+    }
     let state = json!({ "online": true, "stops": asked.stop, "diverts": asked.divert, "why": asked.why });
     let topic = format!("{}/state", settings.topic);
     if let Err(why) = session.publish(Sent::State, topic, true, state.to_string()) {

@@ -74,6 +74,35 @@ pub enum Event {
         /// Items that had no scores.
         items: u64,
     },
+    /// A command to a gate was not acknowledged in time: the item may have stayed on the belt.
+    EjectLate {
+        /// The gate's name.
+        gate: String,
+        /// The item's camera.
+        camera: String,
+        /// Its track number on that camera, as in its verdict.
+        track: u64,
+        /// What should have moved the gate: `modbus`, `mqtt`, `webhook` or `log`.
+        output: String,
+        /// Why, in words.
+        why: String,
+        /// What it led to: `stop_line`, `divert` or `alarm`.
+        led_to: String,
+    },
+    /// An item that should have left the belt was not seen to by the sensor after the gate.
+    RejectMissed {
+        /// The gate's name.
+        gate: String,
+        /// The item's camera.
+        camera: String,
+        /// Its track number on that camera, as in its verdict.
+        track: u64,
+    },
+    /// Something left the belt that no verdict asked for.
+    RejectFalse {
+        /// The gate's name.
+        gate: String,
+    },
     /// A known wrong piece is about to be sent through; its number is this entry's place.
     Challenge {
         /// The open lot.

@@ -10,6 +10,17 @@ use time::{Date, OffsetDateTime};
 use super::{Store, StoreError};
 use crate::model::sha256;
 
+/// A frame on the disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Stored {
+    /// Its key.
+    pub(super) key: String,
+    /// Its size.
+    pub(super) bytes: u64,
+    /// When it was last written, in seconds since 1970.
+    pub(super) written: i64,
+}
+
 /// The key of a JPEG taken at `time`: `20261125-` and 24 hexadecimal digits of its SHA-256.
 pub fn frame_key(jpeg: &[u8], time: OffsetDateTime) -> String {
     let day = time.to_offset(time::UtcOffset::UTC).date();
@@ -60,15 +71,45 @@ impl Store {
 
     /// Keys of a day's frames.
     pub(super) async fn frame_keys(&self, day: Date) -> Result<Vec<String>, StoreError> {
+        Ok(self.frame_files(day).await?.into_iter().map(|file| file.key).collect())
+    }
+
+    /// A day's frames as they lie on the disk.
+    pub(super) async fn frame_files(&self, day: Date) -> Result<Vec<Stored>, StoreError> {
         let day = format!("{:04}{:02}{:02}", day.year(), u8::from(day.month()), day.day());
         let found = self.frames.list_with_delimiter(Some(&Path::from(day.clone()))).await?.objects;
         let key = |file: &str| Some(format!("{day}-{}", file.strip_suffix(".jpg")?));
-        Ok(found.iter().filter_map(|object| key(object.location.filename()?)).collect())
+        let stored = |object: &object_store::ObjectMeta| {
+            let key = key(object.location.filename()?)?;
+            Some(Stored { key, bytes: object.size, written: object.last_modified.timestamp() })
+        };
+        Ok(found.iter().filter_map(stored).collect())
     }
 
-    /// Removes a frame; one that is gone already is as good.
+    /// Whether the frame is there.
+    ///
+    /// # Errors
+    /// [`StoreError::Frames`].
+    pub async fn has_frame(&self, key: &str) -> Result<bool, StoreError> {
+        let Some(path) = place(key) else { return Ok(false) };
+        match self.frames.head(&path).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Removes a frame; one that is gone already is as good. From then on its verdicts are not found by
+    /// [`Store::items`] and [`Store::queue`].
     pub(super) async fn remove_frame(&self, key: &str) -> Result<(), StoreError> {
         let path = place(key).ok_or_else(|| no_key(key))?;
+        sqlx::query(
+            "INSERT OR REPLACE INTO frames_gone (key, upto) \
+             SELECT frame, max(id) FROM verdicts WHERE frame = ? GROUP BY frame",
+        )
+        .bind(key)
+        .execute(&self.database)
+        .await?;
         match self.frames.delete(&path).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(e) => Err(e.into()),

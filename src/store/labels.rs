@@ -76,6 +76,10 @@ pub struct LabeledItem {
     pub labels: Vec<Label>,
 }
 
+/// Of verdicts `v` that name a frame: only those whose frame was not removed.
+pub(super) const PICTURE_IS_THERE: &str =
+    " AND NOT EXISTS (SELECT 1 FROM frames_gone AS g WHERE g.key = v.frame AND g.upto >= v.id)";
+
 type Row = (i64, i64, Option<String>, String, String, bool, bool);
 
 const COLUMNS: &str = "SELECT l.id, l.verdict, l.class, l.labeler, l.at, \
@@ -217,6 +221,7 @@ impl Store {
     pub async fn items(&self, page: &ItemPage) -> Result<Vec<LabeledItem>, StoreError> {
         const LABELED: &str = "EXISTS (SELECT 1 FROM current_labels c WHERE c.verdict = v.id";
         let mut query = QueryBuilder::<Sqlite>::new("SELECT v.id, v.body FROM verdicts v WHERE v.frame IS NOT NULL");
+        query.push(PICTURE_IS_THERE);
         query.push(" AND v.id < ").push_bind(page.before.unwrap_or(i64::MAX));
         if let Some(verdict) = page.verdict {
             query.push(" AND v.id = ").push_bind(verdict);

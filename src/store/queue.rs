@@ -6,9 +6,13 @@
 use std::collections::{BTreeMap, HashSet};
 
 use serde::{Deserialize, Serialize};
+use sqlx::{QueryBuilder, Sqlite};
 use tokio::task::spawn_blocking;
 
-use super::{Label, Store, StoreError, labels::parse};
+use super::{
+    Label, Store, StoreError,
+    labels::{PICTURE_IS_THERE, parse},
+};
 use crate::domain::{Action, Reason, Verdict};
 
 /// Only this many of the newest items with a kept picture are looked at: older ones tell less about today's belt.
@@ -148,11 +152,9 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`], [`StoreError::Row`].
     pub async fn queue(&self, ask: Ask) -> Result<Queue, StoreError> {
-        let rows: Vec<(i64, String)> =
-            sqlx::query_as("SELECT id, body FROM verdicts WHERE frame IS NOT NULL ORDER BY id DESC LIMIT ?")
-                .bind(WINDOW)
-                .fetch_all(&self.database)
-                .await?;
+        let mut query = QueryBuilder::<Sqlite>::new("SELECT id, body FROM verdicts AS v WHERE v.frame IS NOT NULL");
+        query.push(PICTURE_IS_THERE).push(" ORDER BY id DESC LIMIT ").push_bind(WINDOW);
+        let rows: Vec<(i64, String)> = query.build_query_as().fetch_all(&self.database).await?;
         let said = self.current_labels(rows.last().map_or(i64::MAX, |(id, _)| *id)).await?;
         // A few megabytes of JSON: not on a thread that answers others.
         let choice = spawn_blocking(move || {
@@ -167,13 +169,11 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`].
     pub async fn unlabeled(&self) -> Result<u64, StoreError> {
-        let (n,): (i64,) = sqlx::query_as(
-            "SELECT count(*) FROM (SELECT id FROM verdicts WHERE frame IS NOT NULL ORDER BY id DESC LIMIT ?) AS v \
-             WHERE NOT EXISTS (SELECT 1 FROM current_labels AS c WHERE c.verdict = v.id)",
-        )
-        .bind(WINDOW)
-        .fetch_one(&self.database)
-        .await?;
+        let mut query = QueryBuilder::<Sqlite>::new("SELECT count(*) FROM (SELECT id FROM verdicts AS v");
+        query.push(" WHERE v.frame IS NOT NULL").push(PICTURE_IS_THERE).push(" ORDER BY id DESC LIMIT ");
+        query.push_bind(WINDOW).push(") AS w");
+        query.push(" WHERE NOT EXISTS (SELECT 1 FROM current_labels AS c WHERE c.verdict = w.id)");
+        let (n,): (i64,) = query.build_query_as().fetch_one(&self.database).await?;
         Ok(n as u64)
     }
 }

@@ -7,17 +7,40 @@
 //! Invariant: what a person labeled stays, picture and verdict: students are made of it.
 
 use serde::Deserialize;
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 use time::{Date, OffsetDateTime};
 
 use super::{
     Store, StoreError,
     chain::{self, extend, no_head, tail},
     event::Event,
+    frames::Stored,
 };
 
 /// Documents removed in one transaction, so that the writer waits little.
 const BATCH: i64 = 2000;
+
+/// A picture that was written so lately is left: its verdict may still be on its way.
+const SETTLED: Duration = Duration::from_secs(600);
+
+/// Which of `files` have to go, oldest first, so that the rest takes at most `most` bytes: neither those that are
+/// `labeled` nor those written after `settled`, even if then too much stays.
+fn surplus(mut files: Vec<Stored>, labeled: &HashSet<String>, most: u64, settled: i64) -> Vec<String> {
+    let mut bytes: u64 = files.iter().map(|file| file.bytes).sum();
+    // The key begins with the day that the picture was taken.
+    files.sort_by(|a, b| (a.key.get(..8), a.written, &a.key).cmp(&(b.key.get(..8), b.written, &b.key)));
+    let mut going = Vec::new();
+    for file in files {
+        if bytes <= most {
+            break;
+        }
+        if file.written <= settled && !labeled.contains(&file.key) {
+            bytes -= file.bytes;
+            going.push(file.key);
+        }
+    }
+    going
+}
 
 /// Ages at which things go; zero keeps them for ever.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -32,6 +55,8 @@ pub struct Retention {
     /// Verdicts.
     #[serde(with = "humantime_serde")]
     pub verdicts: Duration,
+    /// Most bytes of pictures; the oldest go first. 0 sets no limit.
+    pub pictures_bytes: u64,
 }
 
 /// What was removed.
@@ -54,9 +79,12 @@ impl Store {
         let (accepted, other) = (before(rules.accepted_pictures), before(rules.other_pictures));
         if accepted.is_some() || other.is_some() {
             removed.pictures = self.remove_pictures(accepted, other).await?;
-            if removed.pictures > 0 {
-                self.append(Event::PicturesRemoved { pictures: removed.pictures }).await?;
-            }
+        }
+        if rules.pictures_bytes > 0 {
+            removed.pictures += self.remove_surplus(rules.pictures_bytes, now).await?;
+        }
+        if removed.pictures > 0 {
+            self.append(Event::PicturesRemoved { pictures: removed.pictures }).await?;
         }
         if let Some(before) = before(rules.verdicts) {
             removed.verdicts = self.remove_verdicts(before).await?;
@@ -99,6 +127,25 @@ impl Store {
         Ok(removed)
     }
 
+    /// Removes pictures, the oldest first, until the rest takes at most `most` bytes or is labeled.
+    async fn remove_surplus(&self, most: u64, now: OffsetDateTime) -> Result<u64, StoreError> {
+        let mut files = Vec::new();
+        for day in self.frame_days().await? {
+            files.extend(self.frame_files(day).await?);
+        }
+        let labeled: Vec<(String,)> = sqlx::query_as(
+            "SELECT DISTINCT v.frame FROM labels AS l JOIN verdicts AS v ON v.id = l.verdict WHERE v.frame IS NOT NULL",
+        )
+        .fetch_all(&self.database)
+        .await?;
+        let labeled = labeled.into_iter().map(|(key,)| key).collect();
+        let going = surplus(files, &labeled, most, (now - SETTLED).unix_timestamp());
+        for key in &going {
+            self.remove_frame(key).await?;
+        }
+        Ok(going.len() as u64)
+    }
+
     async fn remove_verdicts(&self, before: OffsetDateTime) -> Result<u64, StoreError> {
         let mut removed = 0;
         loop {
@@ -136,8 +183,65 @@ mod tests {
     use crate::{
         domain::{Action, Verdict},
         line::verdict::tests::verdict,
-        store::{Page, frame_key, verify},
+        store::{Ask, ItemPage, Order, Page, frame_key, verify},
     };
+
+    #[test]
+    fn the_oldest_go_until_the_rest_fits_and_the_labeled_never() {
+        let file = |key: &str, bytes, written| Stored { key: key.into(), bytes, written };
+        let files = || {
+            vec![
+                file("20261103-c", 100, 30),
+                file("20261101-a", 100, 90), // of the oldest day, written late
+                file("20261101-b", 100, 10),
+                file("20261102-d", 100, 20),
+                file("20261104-e", 100, 100),
+            ]
+        };
+        let labeled = HashSet::from(["20261101-b".to_owned()]);
+        let going = |most, settled| surplus(files(), &labeled, most, settled);
+        assert_eq!(going(500, 200), Vec::<String>::new());
+        assert_eq!(going(499, 200), ["20261101-a"]);
+        assert_eq!(going(250, 200), ["20261101-a", "20261102-d", "20261103-c"]);
+        assert_eq!(going(0, 200).len(), 4, "the labeled one stays although nothing should");
+        assert_eq!(going(0, 95), ["20261101-a", "20261102-d", "20261103-c"], "what is on its way stays");
+    }
+
+    #[tokio::test]
+    async fn pictures_over_the_limit_are_gone_from_queue_and_gallery_but_not_the_labeled_and_disputed() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).await.unwrap();
+        let now = OffsetDateTime::now_utc();
+        for n in 0..6u8 {
+            let (time, jpeg) = (now - DAY * (10 - u32::from(n)), bytes::Bytes::from(vec![n; 1000]));
+            let key = frame_key(&jpeg, time);
+            store.put_frame(&key, jpeg).await.unwrap();
+            store.insert(&[Verdict { time, frame: Some(key), ..verdict(Action::Reject) }]).await.unwrap();
+        }
+        store.add_label(1, Some("salmon"), "Ada", now).await.unwrap();
+        store.add_label(3, Some("salmon"), "Ada", now).await.unwrap();
+        store.add_label(3, Some("cod"), "Ben", now).await.unwrap();
+        let rules = Retention { pictures_bytes: 4_000, ..Retention::default() };
+        assert_eq!(store.retain(&rules, now).await.unwrap(), Removed::default(), "all were just written");
+        let later = now + Duration::from_secs(3600);
+        assert_eq!(store.retain(&rules, later).await.unwrap(), Removed { pictures: 2, verdicts: 0 });
+        assert_eq!(store.retain(&rules, later).await.unwrap(), Removed::default());
+        let page = ItemPage { limit: 10, ..ItemPage::default() };
+        let there: Vec<i64> = store.items(&page).await.unwrap().iter().map(|i| i.verdict.id).collect();
+        assert_eq!(there, [6, 5, 3, 1]);
+        let ask = Ask { by: "Cleo".into(), limit: 10, order: Order::Useful, second_share: 0.0, busy: HashSet::new() };
+        let mut asked: Vec<i64> = store.queue(ask).await.unwrap().items.iter().map(|v| v.id).collect();
+        asked.sort_unstable();
+        assert_eq!((asked, store.unlabeled().await.unwrap()), (vec![5, 6], 2));
+
+        // The same picture comes again: its new verdict has it, the old one's stays gone.
+        let jpeg = bytes::Bytes::from(vec![1; 1000]);
+        let old = store.verdict(2).await.unwrap().unwrap();
+        store.put_frame(old.frame.as_deref().unwrap(), jpeg).await.unwrap();
+        store.insert(&[old]).await.unwrap();
+        let there: Vec<i64> = store.items(&page).await.unwrap().iter().map(|i| i.verdict.id).collect();
+        assert_eq!(there, [7, 6, 5, 3, 1]);
+    }
 
     const DAY: Duration = Duration::from_secs(86_400);
 
@@ -165,7 +269,8 @@ mod tests {
             store.insert(&[Verdict { time, frame: Some(key), ..verdict(action) }]).await.unwrap();
         }
         store.add_label(5, Some("salmon"), "Ada", now).await.unwrap();
-        let rules = Retention { accepted_pictures: DAY * 30, other_pictures: DAY * 365, verdicts: DAY * 60 };
+        let rules =
+            Retention { accepted_pictures: DAY * 30, other_pictures: DAY * 365, verdicts: DAY * 60, pictures_bytes: 0 };
         // Verdicts are in the order of their commits; an old one behind a young one waits for it.
         assert_eq!(store.retain(&rules, now).await.unwrap(), Removed { pictures: 2, verdicts: 0 });
         let mut left = Vec::new();

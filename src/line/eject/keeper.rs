@@ -18,6 +18,7 @@ use super::{
 use crate::{
     metrics::Metrics,
     output::{self, Asked, Command, LineAction, Report, Subject},
+    store::Event,
 };
 
 /// When stopping, orders have this long to come due.
@@ -42,6 +43,8 @@ pub(super) struct Outcomes {
     pub outputs: Arc<[(output::Settings, OnLate)]>,
     pub asked: watch::Sender<Asked>,
     pub metrics: Metrics,
+    /// Tells the record; never blocks.
+    pub tell: Arc<dyn Fn(Event) + Send + Sync>,
 }
 
 impl Outcomes {
@@ -55,8 +58,16 @@ impl Outcomes {
             output = name,
             action = subject.action.name(),
             on_late = on_late.name(),
-            "a command is late: {why:?}"
+            "a command is late: {why}"
         );
+        (self.tell)(Event::EjectLate {
+            gate: subject.gate.to_string(),
+            camera: subject.camera.clone(),
+            track: subject.track,
+            output: name.into(),
+            why: why.to_string(),
+            led_to: on_late.name().into(),
+        });
         self.metrics.eject_commands.with_label_values(&[name, why.name()]).inc();
         self.metrics.eject_late_actions.with_label_values(&[on_late.name()]).inc();
         let Some(action) = on_late.asks() else { return };
@@ -78,8 +89,12 @@ impl Outcomes {
             Outcome::Missed(subject) => {
                 let (camera, track) = (&subject.camera, subject.track);
                 tracing::error!(gate, camera, track, "an item that should have left the belt was not seen to");
+                (self.tell)(Event::RejectMissed { gate: gate.into(), camera: camera.clone(), track });
             }
-            Outcome::False => tracing::warn!(gate, "something left the belt that no verdict asked for"),
+            Outcome::False => {
+                tracing::warn!(gate, "something left the belt that no verdict asked for");
+                (self.tell)(Event::RejectFalse { gate: gate.into() });
+            }
         }
         self.metrics.confirmations.with_label_values(&[outcome.name()]).inc();
     }

@@ -24,6 +24,7 @@ use crate::{
     domain::{Action, Verdict},
     metrics::Metrics,
     output::{self, Asked, Command, Sensing, Subject, Told},
+    store::Event,
 };
 
 mod confirm;
@@ -70,12 +71,16 @@ impl Running {
 }
 
 impl Ejector {
-    /// Starts the time keeper and the outputs.
+    /// Starts the time keeper and the outputs. What the record should know goes to `tell`, which must not block.
     ///
     /// # Errors
     /// A password or secret that can't be read; the system's, when no thread can be started.
-    pub fn start(settings: Settings, metrics: &Metrics) -> io::Result<(Self, Running)> {
-        let (ejector, received) = Self::new(&settings, metrics);
+    pub fn start(
+        settings: Settings,
+        metrics: &Metrics,
+        tell: impl Fn(Event) + Send + Sync + 'static,
+    ) -> io::Result<(Self, Running)> {
+        let (ejector, received) = Self::new(&settings, metrics, Arc::new(tell));
         let stop = CancellationToken::new();
         let sensing = |gate: &Gate| Sensing {
             gate: gate.name.as_str().into(),
@@ -96,10 +101,15 @@ impl Ejector {
         Ok((ejector, Running { messages, keeper, outputs, stop }))
     }
 
-    fn new(settings: &Settings, metrics: &Metrics) -> (Self, Receiver<Message>) {
+    fn new(
+        settings: &Settings,
+        metrics: &Metrics,
+        tell: Arc<dyn Fn(Event) + Send + Sync>,
+    ) -> (Self, Receiver<Message>) {
         let (messages, received) = sync_channel(settings.queue * (1 + settings.output.len()));
         let outputs = settings.output.iter().map(|outlet| (outlet.output.clone(), outlet.on_late)).collect();
-        let outcomes = Outcomes { outputs, asked: watch::Sender::new(Asked::default()), metrics: metrics.clone() };
+        let asked = watch::Sender::new(Asked::default());
+        let outcomes = Outcomes { outputs, asked, metrics: metrics.clone(), tell };
         let gates = settings.gate.iter().map(|gate| (gate.clone(), gate.name.as_str().into())).collect();
         let measured = settings.output.iter().any(|outlet| outlet.output.measures_speed());
         let measured = measured.then(Mutex::default);

@@ -44,6 +44,20 @@ pub enum Late {
     Stopping,
 }
 
+impl std::fmt::Display for Late {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Late::Verdict => "the verdict came after the item's moment",
+            Late::Wakeup => "the computer was too busy at the item's moment",
+            Late::NoMoment => "nothing tells when the item reaches the gate",
+            Late::QueueFull => "too many commands were waiting",
+            Late::Unacknowledged => "nobody acknowledged the command in time",
+            Late::Failed(why) => why,
+            Late::Stopping => "the service stopped first",
+        })
+    }
+}
+
 impl Late {
     /// Closed set of names for metrics.
     pub fn name(&self) -> &'static str {

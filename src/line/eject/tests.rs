@@ -67,7 +67,7 @@ fn judged(item: &Passing) -> Verdict {
 #[test]
 fn five_hundred_items_are_hit_within_eight_milliseconds() {
     let (settings, metrics) = (settings(), Metrics::new().unwrap());
-    let (ejector, received) = Ejector::new(&settings, &metrics);
+    let (ejector, received) = Ejector::new(&settings, &metrics, Arc::new(|event| panic!("{event:?}")));
     let (sender, mut commands) = mpsc::channel::<Command>(64);
     let messages = ejector.0.messages.clone();
     let keeper = ejector.keep(&settings, received, vec![sender]).unwrap();
@@ -119,7 +119,9 @@ fn accepted_items_move_nothing_and_every_other_verdict_ends_in_the_counts() {
     let mut settings: Settings = toml::from_str(TEXT).unwrap();
     settings.gate[0].distance = 400.0;
     let metrics = Metrics::new().unwrap();
-    let (ejector, running) = Ejector::start(settings, &metrics).unwrap();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let kept = told.clone();
+    let (ejector, running) = Ejector::start(settings, &metrics, move |event| kept.lock().unwrap().push(event)).unwrap();
     let mut verdict = verdict(Action::Accept);
     verdict.camera = "belt".into();
     verdict.region = Some(Region { x: 50, y: 0, width: 100, height: 50 });
@@ -136,4 +138,8 @@ fn accepted_items_move_nothing_and_every_other_verdict_ends_in_the_counts() {
     let ended = |outcome: &str| metrics.eject_commands.with_label_values(&["log", outcome]).get();
     assert_eq!((ended("acknowledged"), ended("late_verdict"), ended("no_moment")), (1, 1, 1));
     assert_eq!(metrics.eject_late_actions.with_label_values(&["alarm"]).get(), 2);
+    let told = told.lock().unwrap();
+    let late =
+        |event: &Event| matches!(event, Event::EjectLate { gate, led_to, .. } if gate == "out" && led_to == "alarm");
+    assert!(told.len() == 2 && told.iter().all(late), "{told:?}");
 }
