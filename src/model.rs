@@ -228,9 +228,10 @@ impl Manifest {
 
     /// The part that scoring and deciding need, for the file of `precision`; without its reference, which is a file.
     pub fn card(&self, precision: &str) -> Card {
-        let hash = self.files.get(precision).map_or("", |f| f.sha256.get(..12).unwrap_or(&f.sha256));
+        let sha256 = self.files.get(precision).map_or("", |f| f.sha256.as_str());
         Card {
-            label: format!("{}@{hash}", self.version),
+            label: format!("{}@{}", self.version, sha256.get(..12).unwrap_or(sha256)),
+            sha256: sha256.into(),
             version: self.version.clone(),
             precision: precision.into(),
             classes: self.classes.clone(),

@@ -91,7 +91,7 @@ async fn a_kill_loses_no_recorded_verdict_and_leaves_no_half_frame() {
             let url = service.url.clone();
             tokio::spawn(async move {
                 let client = reqwest::Client::new();
-                for n in 0u8.. {
+                for n in (0..=u8::MAX).cycle() {
                     let picture = Picture::filled(96, 64, [n, round * 40, 200]);
                     let jpeg = pixels::encode_jpeg(&picture, 90).unwrap();
                     if client.post(format!("{url}/classify")).body(jpeg).send().await.is_err() {

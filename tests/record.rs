@@ -90,7 +90,7 @@ async fn watch(url: String, shown: Shown) {
 /// Sends pictures until the service is gone.
 async fn send(url: String, shade: u8) {
     let client = reqwest::Client::new();
-    for n in 0u8.. {
+    for n in (0..=u8::MAX).cycle() {
         let jpeg = pixels::encode_jpeg(&Picture::filled(96, 64, [n, shade, 200]), 90).unwrap();
         if client.post(format!("{url}/classify")).body(jpeg).send().await.is_err() {
             return;

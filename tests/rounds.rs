@@ -240,13 +240,13 @@ async fn killed_at_any_moment_a_round_goes_on_and_the_line_does_not_notice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_round_that_cannot_succeed_ends_in_words() {
+async fn a_round_without_memory_fails_in_words_and_what_serves_goes_on() {
     let folder = tempfile::tempdir().unwrap();
-    let service = serve(folder.path(), "memory = 200000000");
-    service.label(0, 24).await;
+    let service = serve(folder.path(), "memory = 4000000");
+    service.label(0, 20).await;
     assert_eq!(service.post("/rounds", json!({"by": "Ann"})).await, 202);
     let round = service.ended(1, |_| ()).await;
-    assert_eq!(round["end"], "failed", "too little memory: {round}");
-    println!("{}", round["why"]);
+    assert_eq!(round["end"], "failed", "{round}");
+    assert!(round["why"].as_str().unwrap().contains("its process ended"), "{round}");
     assert_eq!(service.get("/models").await["serving"], "first");
 }

@@ -160,6 +160,8 @@ pub struct Thresholds {
 pub struct Card {
     /// `version@hash-prefix`, as it stands in verdicts.
     pub label: String,
+    /// SHA-256 of the model's file, 64 hexadecimal digits.
+    pub sha256: String,
     /// Version name.
     pub version: String,
     /// `float32` or `int8`.

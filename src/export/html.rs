@@ -133,7 +133,12 @@ fn models(html: &mut String, report: &Report) -> std::fmt::Result {
             m.verdicts
         )?;
     }
-    writeln!(html, "</table>")
+    writeln!(html, "</table>")?;
+    for m in &report.models {
+        let (model, sha256) = (escape(&m.model), escape(&m.sha256));
+        writeln!(html, "<p class=muted><code>{model}</code>: SHA-256 of its file <code>{sha256}</code></p>")?;
+    }
+    Ok(())
 }
 
 fn outages(html: &mut String, report: &Report) -> std::fmt::Result {

@@ -54,6 +54,8 @@ pub struct Report {
 pub struct Model {
     /// `name@hash-prefix`.
     pub model: String,
+    /// SHA-256 of its file.
+    pub sha256: String,
     /// The thresholds' name.
     pub thresholds_hash: String,
     /// The thresholds.
@@ -148,7 +150,7 @@ pub async fn taken_off(store: &Store, lot: i64) -> Result<Vec<Verdict>, StoreErr
 fn models(told: &[Entry], tallies: &[Tally]) -> Vec<Model> {
     let mut models: Vec<Model> = Vec::new();
     for entry in told {
-        let Event::Model { model, thresholds_hash, thresholds } = &entry.event else { continue };
+        let Event::Model { model, sha256, thresholds_hash, thresholds } = &entry.event else { continue };
         if models.iter().any(|m| m.model == *model && m.thresholds_hash == *thresholds_hash) {
             continue; // the service started with it again
         }
@@ -156,7 +158,8 @@ fn models(told: &[Entry], tallies: &[Tally]) -> Vec<Model> {
         let verdicts = tallies.iter().filter(of_it).map(|t| t.verdicts).sum();
         if verdicts > 0 {
             let (model, thresholds_hash) = (model.clone(), thresholds_hash.clone());
-            models.push(Model { model, thresholds_hash, thresholds: thresholds.clone(), verdicts });
+            let (sha256, thresholds) = (sha256.clone(), thresholds.clone());
+            models.push(Model { model, sha256, thresholds_hash, thresholds, verdicts });
         }
     }
     models

@@ -45,6 +45,7 @@ mod tests {
     fn card() -> Card {
         Card {
             label: "test@0".into(),
+            sha256: String::new(),
             version: "test".into(),
             precision: "float32".into(),
             classes: ["salmon", "cod", "bass"].map(String::from).to_vec(),

@@ -274,7 +274,12 @@ impl Known {
         let thresholds = card.thresholds.clone();
         let mut hash = sha256(&serde_json::to_vec(&thresholds).unwrap_or_default());
         hash.truncate(12);
-        events.push(Event::Model { model: card.label.clone(), thresholds_hash: hash.clone(), thresholds });
+        events.push(Event::Model {
+            model: card.label.clone(),
+            sha256: card.sha256.clone(),
+            thresholds_hash: hash.clone(),
+            thresholds,
+        });
         self.0 = Some((card.clone(), hash.clone()));
         hash
     }
@@ -436,6 +441,7 @@ mod tests {
                 Thresholds { accept: vec!["salmon".into()], accept_from, unsure_from: 0.2, temperature: 1.0 };
             Arc::new(Card {
                 label: "test@0".into(),
+                sha256: String::new(),
                 version: "test".into(),
                 precision: "float32".into(),
                 classes: vec!["salmon".into()],

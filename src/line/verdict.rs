@@ -108,6 +108,7 @@ pub(crate) mod tests {
     fn card() -> Arc<Card> {
         Arc::new(Card {
             label: "test@0".into(),
+            sha256: String::new(),
             version: "test".into(),
             precision: "float32".into(),
             classes: ["salmon", "cod"].map(String::from).to_vec(),

@@ -55,6 +55,9 @@ const FAULTS: f64 = 0.05;
 /// Times a round's process may die before the round is given up.
 const TRIES: u32 = 5;
 
+/// An order, who gave it, and where the answer goes.
+type Asked = (Order, String, oneshot::Sender<Result<(), OrderError>>);
+
 /// What a person orders.
 #[derive(Clone, Debug)]
 pub enum Order {
@@ -109,7 +112,7 @@ pub struct Status {
 /// How to give orders and follow the rounds; clones share it.
 #[derive(Clone)]
 pub struct Handle {
-    orders: mpsc::Sender<(Order, String, oneshot::Sender<Result<(), OrderError>>)>,
+    orders: mpsc::Sender<Asked>,
     /// Changes every half second at most.
     pub status: watch::Receiver<Status>,
     /// The store's folder, where the rounds lie.
@@ -271,14 +274,7 @@ struct Keeper {
 }
 
 impl Keeper {
-    async fn keep(
-        mut self,
-        mut inbox: mpsc::Receiver<(Order, String, oneshot::Sender<Result<(), OrderError>>)>,
-        stop: CancellationToken,
-    ) {
-        for end in End::ALL {
-            self.parts.metrics.rounds.with_label_values(&[end.name()]);
-        }
+    async fn keep(mut self, mut inbox: mpsc::Receiver<Asked>, stop: CancellationToken) {
         self.seen = self.labels().await;
         if let Err(e) = self.go_on() {
             tracing::error!("the round that was interrupted can't go on: {e}");
@@ -468,6 +464,16 @@ impl Keeper {
                 } else if began.elapsed() > settings.timeout {
                     let _ = child.kill().await; // as above
                     self.end(&folder, End::Failed, format!("it took longer than {:?}", settings.timeout), None);
+                } else if began.elapsed() > settings.stall && folder.still_for() > settings.stall {
+                    // A program that finds no memory for a thread of its own may wait for that thread for ever.
+                    let _ = child.kill().await; // as above
+                    let why = format!("nothing happened for {:?}", settings.stall);
+                    if tries < TRIES {
+                        tracing::warn!(round = folder.number, "{why}: its process was ended, it goes on in a new one");
+                        self.spawn(folder, tries);
+                    } else {
+                        self.end(&folder, End::Failed, why, None);
+                    }
                 } else {
                     self.now = Now::Child { folder, child, began, tries };
                 }

@@ -58,6 +58,9 @@ pub struct Settings {
     /// Longest time a round may take; then it is ended.
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
+    /// A round in which nothing is written for this long is ended and goes on in a new process.
+    #[serde(with = "humantime_serde")]
+    pub stall: Duration,
     /// How long a round waits after it endangered the line's deadline.
     #[serde(with = "humantime_serde")]
     pub pause: Duration,
@@ -86,6 +89,7 @@ impl Default for Settings {
             unlabeled: 5000,
             memory: 8 << 30,
             timeout: Duration::from_secs(6 * 3600),
+            stall: Duration::from_secs(1200),
             pause: Duration::from_secs(300),
             automatic: true,
             probation: Duration::from_secs(600),
@@ -190,9 +194,6 @@ pub enum End {
 }
 
 impl End {
-    /// All of them.
-    pub const ALL: [End; 4] = [End::Promoted, End::Held, End::Stopped, End::Failed];
-
     /// Snake-case name, as in metrics and JSON.
     pub fn name(self) -> &'static str {
         match self {
@@ -279,6 +280,14 @@ impl Folder {
         serde_json::to_writer_pretty(&new, content)?;
         new.as_file().sync_all()?;
         new.persist(self.path.join(file)).map(drop).map_err(|e| e.error)
+    }
+
+    /// How long ago something in it was written; 0 when that can't be told.
+    pub fn still_for(&self) -> Duration {
+        let runs = [self.path.clone(), self.teacher(), self.path.join(self.version())];
+        let files = runs.iter().filter_map(|run| fs::read_dir(run).ok()).flatten().flatten();
+        let ages = files.filter_map(|file| file.metadata().ok()?.modified().ok()?.elapsed().ok());
+        ages.min().unwrap_or_default()
     }
 
     /// What the child does at present, by what it has finished, and how far that is: 0 to 1, where it can be told.

@@ -29,6 +29,8 @@ pub enum Event {
     Model {
         /// As in verdicts, `name@hash-prefix`.
         model: String,
+        /// SHA-256 of its file.
+        sha256: String,
         /// As in verdicts: the first 12 hexadecimal digits of the SHA-256 of `thresholds` as JSON.
         thresholds_hash: String,
         /// In full.
