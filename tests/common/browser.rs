@@ -14,8 +14,8 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 
-/// How long a page may take to get somewhere.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a page may take to get somewhere on a machine that runs other tests beside it.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running browser; it ends when dropped.
 pub struct Browser {
