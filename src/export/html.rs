@@ -43,6 +43,9 @@ fn write(
     }
     writeln!(html, "</div><div class=\"stamp {class}\">{stamp}</div></header>")?;
 
+    if verified.is_some_and(|v| !v.findings.is_empty()) {
+        writeln!(html, "<p class=bad><b>The record that this page was read from is BROKEN; see its end.</b></p>")?;
+    }
     let counts = report.counts;
     let share = |n: u64| if counts.verdicts == 0 { 0.0 } else { 100.0 * n as f64 / counts.verdicts as f64 };
     writeln!(html, "<div class=tiles>")?;
