@@ -68,7 +68,7 @@ mod tests {
     #[test]
     fn training_pictures_lie_within_the_edge_and_a_stranger_beyond() {
         // Two classes around (1, 0) and (0, 1), a little spread.
-        let spread = |i: usize| (i % 20) as f32 / 100.0;
+        let spread = |i: usize| i as f32 / 1000.0;
         let embeddings: Vec<Vec<f32>> =
             (0..200).map(|i| if i % 2 == 0 { vec![3.0, spread(i)] } else { vec![spread(i), 5.0] }).collect();
         let logits: Vec<Vec<f32>> = (0..200).map(|i| vec![(i % 2) as f32, 0.5, -9.0]).collect();

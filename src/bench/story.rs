@@ -177,7 +177,7 @@ pub async fn tell(plan: Plan) -> Result<Story> {
     service.ready().await?;
     let mut teller =
         Teller { service, client: reqwest::Client::new(), phases: Vec::new(), labels: 0, plan: plan.clone() };
-    let requests = Requests::start(&teller.service, super::jpegs(&exam)?);
+    let requests = Requests::start(&teller.service);
 
     let began = OffsetDateTime::now_utc();
     teller.phase("clean").await?;
@@ -332,27 +332,29 @@ impl Teller {
     }
 }
 
-/// Requests beside the belt, two a second.
+/// Requests beside the belt, four a second: what the live page and a program that follows the verdicts ask for. Pictures
+/// to judge would be kept and asked about in the labeling queue.
 struct Requests {
     stop: CancellationToken,
     task: tokio::task::JoinHandle<[usize; 2]>,
 }
 
 impl Requests {
-    fn start(service: &Service, pictures: Vec<bytes::Bytes>) -> Self {
-        let (url, stop) = (service.url.clone(), CancellationToken::new());
+    fn start(service: &Service) -> Self {
+        let urls = ["/live.jpg", "/verdicts?limit=20", "/readyz", "/metrics"].map(|path| service.at(path));
+        let stop = CancellationToken::new();
         let stopped = stop.clone();
         let task = tokio::spawn(async move {
             let client = reqwest::Client::new();
+            tokio::time::sleep(Duration::from_secs(2)).await; // before the first frame there is no picture
             let (mut asked, mut failed) = (0, 0);
-            for picture in pictures.iter().cycle() {
+            for url in urls.iter().cycle() {
                 if stopped.is_cancelled() {
                     break;
                 }
-                let answer = client.post(&url).body(picture.clone()).send().await;
                 asked += 1;
-                failed += usize::from(!answer.is_ok_and(|a| a.status().is_success()));
-                tokio::time::sleep(Duration::from_millis(500)).await;
+                failed += usize::from(!client.get(url).send().await.is_ok_and(|a| a.status().is_success()));
+                tokio::time::sleep(Duration::from_millis(250)).await;
             }
             [asked, failed]
         });
