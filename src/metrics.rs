@@ -308,6 +308,25 @@ impl Metrics {
         for action in ["stop_line", "divert", "alarm"] {
             all.eject_late_actions.with_label_values(&[action]);
         }
+        for end in ["promoted", "held", "stopped", "failed"] {
+            all.rounds.with_label_values(&[end]);
+        }
+        for check in [
+            "classes",
+            "answers",
+            "better",
+            "every class",
+            "false accepts",
+            "calibrated",
+            "robust",
+            "fast enough",
+            "shadow",
+        ] {
+            all.gate_failures.with_label_values(&[check]);
+        }
+        for student in ["incumbent", "candidate"] {
+            all.held_out_accuracy.with_label_values(&[student]);
+        }
         for queue in ["belt", "http", "record"] {
             all.queue_depth.with_label_values(&[queue]);
         }

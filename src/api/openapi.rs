@@ -73,6 +73,9 @@ use super::{
         page::label_html,
         page::label_css,
         page::label_js,
+        page::learning_html,
+        page::learning_css,
+        page::learning_js,
     ),
     components(schemas(Problem))
 )]

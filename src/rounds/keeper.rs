@@ -485,7 +485,9 @@ impl Keeper {
             }
             Ok(Some(status)) => {
                 let log = fs::read_to_string(folder.path.join("round.log")).unwrap_or_default();
-                let last = log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("nothing in its log");
+                // The learning program's own words, then those of the process that ran it.
+                let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
+                let last = lines[lines.len().saturating_sub(2)..].join("; ");
                 self.end(&folder, End::Failed, format!("its process ended with {status}: {last}"), None);
             }
             Err(e) => self.end(&folder, End::Failed, format!("its process is lost: {e}"), None),

@@ -1,5 +1,5 @@
-//! `GET /`: the live page; `GET /label`: the labeling page. Three files each, without framework or foreign host,
-//! compiled in.
+//! `GET /`: the live page; `GET /label`: the labeling page; `GET /learning`: rounds and students. Three files each,
+//! without framework or foreign host, compiled in.
 
 use axum::{
     http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE},
@@ -51,4 +51,25 @@ pub(super) async fn label_css() -> impl IntoResponse {
     responses((status = 200, body = String, content_type = "text/javascript")))]
 pub(super) async fn label_js() -> impl IntoResponse {
     file("text/javascript; charset=utf-8", include_str!("label.js"))
+}
+
+/// The page of rounds and students.
+#[utoipa::path(get, path = "/learning", tag = "page",
+    responses((status = 200, body = String, content_type = "text/html")))]
+pub(super) async fn learning_html() -> impl IntoResponse {
+    file("text/html; charset=utf-8", include_str!("learning.html"))
+}
+
+/// Its style, on top of the live page's.
+#[utoipa::path(get, path = "/learning.css", tag = "page",
+    responses((status = 200, body = String, content_type = "text/css")))]
+pub(super) async fn learning_css() -> impl IntoResponse {
+    file("text/css; charset=utf-8", include_str!("learning.css"))
+}
+
+/// Its program.
+#[utoipa::path(get, path = "/learning.js", tag = "page",
+    responses((status = 200, body = String, content_type = "text/javascript")))]
+pub(super) async fn learning_js() -> impl IntoResponse {
+    file("text/javascript; charset=utf-8", include_str!("learning.js"))
 }
