@@ -316,6 +316,18 @@ enum BenchCmd {
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
+    /// Many swaps of the serving student, beside a running belt and requests.
+    Swaps {
+        /// Model folder.
+        #[arg(long)]
+        model: PathBuf,
+        /// Folder of JPEGs.
+        #[arg(long)]
+        data: PathBuf,
+        /// Number of swaps.
+        #[arg(long, default_value_t = 500)]
+        swaps: usize,
+    },
     /// The whole story on the simulated belt: the scene changes, a round learns it beside the line.
     Story {
         /// Folder for everything it makes; the story itself goes to `story.json` there.
@@ -596,6 +608,9 @@ async fn measure(command: BenchCmd) -> Result<()> {
         }
         BenchCmd::Overload { model, data, factor, seconds } => {
             bench::load::overload(&model, bench::jpegs(&data)?, factor, Duration::from_secs(seconds)).await?;
+        }
+        BenchCmd::Swaps { model, data, swaps } => {
+            bench::load::swaps(&model, bench::jpegs(&data)?, swaps).await?;
         }
         BenchCmd::Story { out, train, random, seed, phase } => {
             let train = train.split_whitespace().map(String::from).collect();

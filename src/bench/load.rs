@@ -1,4 +1,4 @@
-//! Overload beside a running belt, and a long soak.
+//! Overload beside a running belt, a long soak, and many swaps of the serving student.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -99,6 +99,81 @@ pub async fn overload(model: &std::path::Path, pictures: Vec<Bytes>, factor: f64
     };
     println!("{}", serde_json::to_string_pretty(&report)?);
     Ok(report)
+}
+
+/// Swaps the serving student `swaps` times between two copies of `model`, beside a running belt and 8 requests at once.
+/// After each swap a picture must be judged by the student that was loaded.
+///
+/// # Errors
+/// When the service can't be started.
+pub async fn swaps(model: &std::path::Path, pictures: Vec<Bytes>, swaps: usize) -> Result<()> {
+    println!("machine: {}", machine());
+    let root = tempfile::tempdir()?;
+    for name in ["a", "b"] {
+        super::copy_model(model, &root.path().join(name))?;
+    }
+    let service = Service::with_config(&root.path().join("a"), "", BELT)?;
+    service.ready().await?;
+    tokio::time::sleep(Duration::from_secs(5)).await; // the belt's background model settles
+    let start = OffsetDateTime::now_utc();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let alone = Belt::since(start, &service).await?;
+    let (url, own) = (service.url.clone(), Arc::new(pictures));
+    let first = own[0].clone();
+    let stop = tokio_util::sync::CancellationToken::new();
+    let stopped = stop.clone();
+    let load = tokio::spawn(async move {
+        let mut all = Outcomes::default();
+        while !stopped.is_cancelled() {
+            let some = client::closed_loop(&url, own.clone(), 8, Duration::from_secs(5), usize::MAX).await?;
+            all.wall += some.wall;
+            all.all.extend(some.all);
+        }
+        Ok::<_, anyhow::Error>(all)
+    });
+    let http = reqwest::Client::new();
+    let start = OffsetDateTime::now_utc();
+    let (mut times, mut wrong, mut refused, mut settled) = (Vec::new(), 0, 0, 0);
+    for n in 0..swaps {
+        let name = ["b", "a"][n % 2];
+        let began = std::time::Instant::now();
+        let loaded = http.post(service.at(&format!("/v2/repository/models/{name}/load"))).send().await?;
+        times.push(began.elapsed());
+        refused += usize::from(!loaded.status().is_success());
+        // The load keeps every place taken at times: then 429 is the right answer, and the picture is sent again.
+        let judged = loop {
+            let answer = http.post(&service.url).body(first.clone()).send().await?;
+            if answer.status().as_u16() != 429 {
+                break answer.json::<serde_json::Value>().await?;
+            }
+        };
+        wrong += usize::from(!judged["model"].as_str().is_some_and(|m| m.starts_with(&format!("{name}@"))));
+        if n == swaps / 10 {
+            settled = resident(service.pid())?;
+        }
+    }
+    stop.cancel();
+    let out = load.await??;
+    let belt = Belt::since(start, &service).await?;
+    times.sort();
+    println!("{swaps} swaps: {refused} refused, {wrong} followed by an answer of the student before");
+    println!("a swap took p50 {:.0} ms, p99 {:.0} ms", ms(quantile(&times, 0.5)), ms(quantile(&times, 0.99)));
+    println!(
+        "requests beside them: {:?}, {:.0}/s, p99 {:.1} ms",
+        answers(&out),
+        out.rate(),
+        ms(quantile(&out.times(200), 0.99))
+    );
+    let resident = |bytes: u64| bytes as f64 / 1e6;
+    let end = super::resident(service.pid())?;
+    println!("resident {:.1} MB after {} swaps, {:.1} MB after all", resident(settled), swaps / 10, resident(end));
+    for (name, belt) in [("alone", alone), ("beside", belt)] {
+        println!(
+            "belt {name}: {} items, {} faults, p50 {:.1} ms, p99 {:.1} ms",
+            belt.items, belt.faults, belt.p50_ms, belt.p99_ms
+        );
+    }
+    Ok(())
 }
 
 fn answers(out: &Outcomes) -> BTreeMap<u16, usize> {

@@ -13,6 +13,8 @@ use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::model::Manifest;
+
 /// Where the figures were measured: processor, cores allowed, date.
 pub fn machine() -> String {
     let processor = fs::read_to_string("/proc/cpuinfo")
@@ -41,6 +43,21 @@ pub fn resident(pid: u32) -> Result<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/statm"))?;
     let pages: u64 = text.split(' ').nth(1).context("statm has no second field")?.parse()?;
     Ok(pages * 4096)
+}
+
+/// Copies a model folder to `to`, whose name becomes its version.
+///
+/// # Errors
+/// The system's, or a manifest's.
+pub fn copy_model(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to).with_context(|| to.display().to_string())?;
+    for entry in fs::read_dir(from).with_context(|| from.display().to_string())? {
+        let entry = entry?;
+        fs::copy(entry.path(), to.join(entry.file_name()))?;
+    }
+    let mut manifest = Manifest::read(to)?;
+    manifest.version = to.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(manifest.write(to)?)
 }
 
 /// All JPEG files below a folder, read whole, in the order of their names.

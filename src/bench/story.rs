@@ -161,7 +161,7 @@ pub async fn tell(plan: Plan) -> Result<Story> {
 
     let root = out.join("models");
     let _ = fs::remove_dir_all(&root);
-    copy(&out.join("first/model"), &root.join("first"))?;
+    super::copy_model(&out.join("first/model"), &root.join("first"))?;
     let first = plan.phase.as_secs_f64();
     let belt = BeltConfig { seed: plan.seed, ..scene(0, Some(change(first))) };
     let rounds = json!({
@@ -210,19 +210,6 @@ pub async fn tell(plan: Plan) -> Result<Story> {
     };
     println!("{}", serde_json::to_string_pretty(&story)?);
     Ok(story)
-}
-
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        fs::copy(entry.path(), to.join(entry.file_name()))?;
-    }
-    let manifest = to.join("manifest.toml");
-    let name = to.file_name().unwrap_or_default().to_string_lossy();
-    let text = fs::read_to_string(&manifest)?;
-    let rest = text.split_once('\n').map_or("", |(_, rest)| rest); // the first line is the version
-    Ok(fs::write(&manifest, format!("version = \"{name}\"\n{rest}"))?)
 }
 
 /// The class that a species has here.

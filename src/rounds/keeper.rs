@@ -40,6 +40,8 @@ use crate::{
 
 /// How often it looks at everything.
 const TICK: Duration = Duration::from_millis(500);
+/// Looks between two countings of labels.
+const COUNT_EVERY: u32 = 6;
 /// Newest belt items that tell how the line does.
 const WINDOW: usize = 200;
 /// Share of them that may be late while a round runs.
@@ -165,6 +167,8 @@ pub fn start(parts: Parts, stop: CancellationToken) -> (Handle, tokio::task::Joi
         ended: Instant::now(),
         status,
         seen: 0,
+        labels: 0,
+        ticks: 0,
     };
     (handle, tokio::spawn(keeper.keep(inbox, stop)))
 }
@@ -271,11 +275,15 @@ struct Keeper {
     status: watch::Sender<Status>,
     /// Labels when the last round began.
     seen: usize,
+    /// Labels when they were last counted.
+    labels: usize,
+    ticks: u32,
 }
 
 impl Keeper {
     async fn keep(mut self, mut inbox: mpsc::Receiver<Asked>, stop: CancellationToken) {
-        self.seen = self.labels().await;
+        self.seen = self.labels_of_last_round();
+        self.labels = self.count_labels().await;
         if let Err(e) = self.go_on() {
             tracing::error!("the round that was interrupted can't go on: {e}");
         }
@@ -311,15 +319,25 @@ impl Keeper {
         }
     }
 
-    async fn labels(&self) -> usize {
+    /// Labels when the last round began, so that a restart forgets none that are new.
+    fn labels_of_last_round(&self) -> usize {
+        let rounds = Folder::all(&self.parts.folder).unwrap_or_default(); // an unreadable folder fails when one begins
+        rounds.last().and_then(|round| round.read::<Plan>("plan.json")).map_or(0, |plan| plan.labels)
+    }
+
+    async fn count_labels(&self) -> usize {
         self.parts.store.labeled_items().await.unwrap_or_else(|e| {
             tracing::warn!("labels can't be counted: {e}");
-            self.seen
+            self.labels
         })
     }
 
     async fn tick(&mut self) {
-        let labels = self.labels().await;
+        self.ticks += 1;
+        if self.ticks.is_multiple_of(COUNT_EVERY) {
+            self.labels = self.count_labels().await;
+        }
+        let labels = self.labels;
         self.watch_probation().await;
         match std::mem::replace(&mut self.now, Now::Idle) {
             Now::Idle => {
@@ -367,7 +385,8 @@ impl Keeper {
                 if let Some(number) = running {
                     return Err(OrderError::Runs(number));
                 }
-                let labels = self.labels().await;
+                self.labels = self.count_labels().await;
+                let labels = self.labels;
                 self.begin(by, labels).map_err(|e| OrderError::Failed(e.to_string()))?;
                 self.publish(labels);
                 Ok(())
@@ -404,6 +423,7 @@ impl Keeper {
             number: last + 1,
             trigger: trigger.into(),
             started: now(),
+            labels,
             store: absolute(&parts.folder)?,
             incumbent: absolute(&parts.registry.root.join(&parts.swapper.infer.card().version))?,
             train: settings.train.clone(),

@@ -107,6 +107,8 @@ pub struct Plan {
     pub trigger: String,
     /// When (RFC 3339).
     pub started: String,
+    /// Labeled items when it began.
+    pub labels: usize,
     /// The store's folder.
     pub store: PathBuf,
     /// Model folder of the student that serves.
