@@ -4,7 +4,9 @@
 
 pub mod classify;
 pub mod client;
+pub mod expert;
 pub mod load;
+pub mod photos;
 pub mod precision;
 pub mod record;
 pub mod story;

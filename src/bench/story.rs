@@ -7,16 +7,21 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde::Serialize;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
-use super::{classify::Service, load::recorded_since, machine, quantile};
+use super::{
+    classify::Service,
+    expert::{Expert, order},
+    load::recorded_since,
+    machine, quantile,
+};
 use crate::{
     belt::{BeltConfig, Change, Species},
     domain::{Action, Verdict, ms},
@@ -175,9 +180,8 @@ pub async fn tell(plan: Plan) -> Result<Story> {
     });
     let service = Service::with_config(&root.join("first"), "", &toml::to_string(&config)?)?;
     service.ready().await?;
-    let mut teller =
-        Teller { service, client: reqwest::Client::new(), phases: Vec::new(), labels: 0, plan: plan.clone() };
-    let requests = Requests::start(&teller.service);
+    let requests = Requests::start(&service);
+    let mut teller = Teller { expert: Expert::new(service, plan.useful), phases: Vec::new(), span: plan.phase };
 
     let began = OffsetDateTime::now_utc();
     teller.phase("clean").await?;
@@ -185,7 +189,8 @@ pub async fn tell(plan: Plan) -> Result<Story> {
     teller.phase("changed").await?;
     let mut ended = Vec::new();
     for number in 1..=ROUNDS {
-        teller.label(BATCH).await?;
+        // The expert knows the belt's items, not what came over HTTP.
+        teller.expert.label(BATCH, |item| Some(class(item.truth.as_deref()?).into())).await?;
         let round = teller.round(number).await?;
         println!("{}", serde_json::to_string_pretty(&round)?);
         ended.push(round);
@@ -193,14 +198,13 @@ pub async fn tell(plan: Plan) -> Result<Story> {
     }
     let requests = requests.stop().await?;
     let items = teller.items(&belt, began).await?;
-    let models = teller.get("/models").await?;
-    let last = root.join(models["serving"].as_str().context("nothing serves")?);
-    drop(teller.service);
+    let last = root.join(teller.expert.serving().await?);
+    drop(teller.expert);
     let accuracy = |folder: &Path| Ok::<_, anyhow::Error>(evaluate(folder, None, &exam)?.accuracy);
     let story = Story {
         machine: machine(),
         train: plan.train.clone(),
-        order: if plan.useful { "useful" } else { "random" }.into(),
+        order: order(plan.useful).into(),
         seed: plan.seed,
         phases: teller.phases,
         rounds: ended,
@@ -217,36 +221,23 @@ fn class(species: &str) -> &'static str {
     if species == Species::Salmon.name() { "salmon" } else { "other" }
 }
 
-/// The client, the expert and the measuring stick.
+/// The expert with a measuring stick.
 struct Teller {
-    service: Service,
-    client: reqwest::Client,
+    expert: Expert,
     phases: Vec<Phase>,
-    labels: usize,
-    plan: Plan,
+    span: Duration,
 }
 
 impl Teller {
-    async fn get(&self, path: &str) -> Result<Value> {
-        Ok(self.client.get(self.service.at(path)).send().await?.error_for_status()?.json().await?)
-    }
-
-    async fn post(&self, path: &str, body: Value) -> Result<()> {
-        let response = self.client.post(self.service.at(path)).body(body.to_string()).send().await?;
-        let status = response.status();
-        ensure!(status.is_success(), "{path}: {status}: {}", response.text().await?);
-        Ok(())
-    }
-
     /// Watches the belt for a while.
     async fn phase(&mut self, name: &str) -> Result<()> {
         let start = OffsetDateTime::now_utc();
-        tokio::time::sleep(self.plan.phase).await;
+        tokio::time::sleep(self.span).await;
         self.measure(name, start).await
     }
 
     async fn measure(&mut self, name: &str, start: OffsetDateTime) -> Result<()> {
-        let verdicts = recorded_since(start, &self.service).await?;
+        let verdicts = recorded_since(start, &self.expert.service).await?;
         let known: Vec<(&Verdict, &str)> =
             verdicts.iter().filter_map(|v| Some((v, class(v.truth.as_deref()?)))).collect();
         let share = |of: usize, all: usize| of as f64 / all.max(1) as f64;
@@ -258,7 +249,7 @@ impl Teller {
         times.sort();
         let phase = Phase {
             name: name.into(),
-            labels: self.labels,
+            labels: self.expert.labels,
             model: verdicts.first().map(|v| v.model.clone()).unwrap_or_default(),
             items: known.len(),
             accuracy: share(right, known.len()),
@@ -271,46 +262,17 @@ impl Teller {
         Ok(())
     }
 
-    /// Answers `count` items of the queue truly.
-    async fn label(&mut self, count: usize) -> Result<()> {
-        let order = if self.plan.useful { "useful" } else { "random" };
-        let mut given = 0;
-        while given < count {
-            let work = self.get(&format!("/labels/queue?by=oracle&limit=50&order={order}")).await?;
-            let items: Vec<Verdict> = serde_json::from_value(work["items"].clone())?;
-            // The oracle knows the belt's items, not what came over HTTP. A few at a time: the queue learns from each.
-            let known: Vec<_> =
-                items.iter().filter_map(|item| Some((item.id, class(item.truth.as_deref()?)))).collect();
-            ensure!(!known.is_empty(), "the queue is empty after {given} labels");
-            for (id, truth) in known.iter().take(5.min(count - given)) {
-                self.post("/labels", json!({"verdict": id, "class": truth, "by": "oracle"})).await?;
-                given += 1;
-            }
-        }
-        self.labels += count;
-        Ok(())
-    }
-
     /// Runs a round to its end, measuring the belt beside it.
     async fn round(&mut self, number: usize) -> Result<Value> {
         let start = OffsetDateTime::now_utc();
-        self.post("/rounds", json!({"by": "story"})).await?;
-        let patience = Instant::now();
-        loop {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            let story = self.get("/rounds").await?;
-            let round = &story["rounds"][0];
-            if !round["end"].is_null() {
-                self.measure(&format!("while round {number} ran"), start).await?;
-                return Ok(round.clone());
-            }
-            ensure!(patience.elapsed() < Duration::from_secs(3600), "round {number} does not end: {story}");
-        }
+        let round = self.expert.round("story").await?;
+        self.measure(&format!("while round {number} ran"), start).await?;
+        Ok(round)
     }
 
     /// Items that came whole into the picture since `start`, and verdicts about them.
     async fn items(&self, belt: &BeltConfig, start: OffsetDateTime) -> Result<[usize; 2]> {
-        let verdicts = recorded_since(start, &self.service).await?;
+        let verdicts = recorded_since(start, &self.expert.service).await?;
         let (Some(newest), Some(oldest)) = (verdicts.first(), verdicts.last()) else { return Ok([0, 0]) };
         let seconds = (newest.time - oldest.time).as_seconds_f64();
         // No place on this belt is empty: one item a pitch.
