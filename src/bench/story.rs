@@ -111,9 +111,9 @@ fn scene(seed: u64, change: Option<Change>) -> BeltConfig {
     }
 }
 
-/// A lamp that has aged to two thirds of its light and turned yellow, dirt on the lens, and sea bass among the herring.
+/// A lamp that has aged to four fifths of its light and turned yellow, dirt on the lens, and sea bass among the herring.
 fn change(after: f64) -> Change {
-    Change { after, light: 0.67, warmth: 1.5, dirt: 40, others: vec![Species::Herring, Species::SeaBass] }
+    Change { after, light: 0.8, warmth: 1.0, dirt: 30, others: vec![Species::Herring, Species::SeaBass] }
 }
 
 /// Where stills come from.
@@ -168,7 +168,7 @@ fn train(data: &Path, out: &Path, seed: u64) -> Result<()> {
         return Ok(());
     }
     let mut command = learner::command()?;
-    command.args(["train", "supervised", "--net", "small", "--epochs", "30", "--seed", &seed.to_string()]);
+    command.args(["train", "supervised", "--net", "small", "--epochs", "40", "--seed", &seed.to_string()]);
     command.args(["--accept", "salmon"]); // a joined list marks no good class
     let done = command.arg("--data").arg(data).arg("--out").arg(out).output()?;
     ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
