@@ -16,7 +16,7 @@ use super::{
     error::{ApiError, Problem},
 };
 use crate::{
-    model::{self, Manifest},
+    model::{self, Lineage, Manifest},
     promote::registry::RegistryError,
 };
 
@@ -41,6 +41,8 @@ pub struct Loaded {
 pub struct Models {
     /// The version that serves.
     serving: String,
+    /// The version of the configuration, which serves as long as none was promoted.
+    first: String,
     /// The student that a rollback would bring back; `null` when there was none.
     before: Option<String>,
     /// Every model folder that can be read, by name.
@@ -57,18 +59,50 @@ pub struct Version {
     version: String,
     /// When it was exported (RFC 3339).
     created: String,
-    /// Learning method.
-    method: String,
-    /// Network.
-    net: String,
-    /// The version that taught it.
-    teacher: Option<String>,
-    /// Labeled pictures trained on.
-    labeled: usize,
-    /// Hash of the data snapshot.
-    data_sha256: String,
-    /// Accuracy on pictures that its training held out.
-    accuracy: Option<f64>,
+    /// `float32` or `int8`.
+    precision: String,
+    /// Class names.
+    classes: Vec<String>,
+    /// Method, network, teacher, labels, the data's hash, seed, and the command that made it.
+    #[schema(value_type = Object)]
+    lineage: Lineage,
+    /// What it is worth on pictures that its training held out.
+    scorecard: Option<Measured>,
+}
+
+/// The part of a scorecard that fits a line.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Measured {
+    /// Pictures measured.
+    pictures: usize,
+    /// Share named rightly.
+    accuracy: f64,
+    /// Area under the ROC curve, pass against not.
+    auc: f64,
+    /// Share of the good items that pass when one bad one in a hundred does.
+    recall_at_1pct_false_accepts: f64,
+    /// Expected calibration error.
+    calibration_error: f64,
+}
+
+impl From<Manifest> for Version {
+    fn from(m: Manifest) -> Self {
+        let scorecard = m.scorecard.map(|s| Measured {
+            pictures: s.pictures,
+            accuracy: s.accuracy,
+            auc: s.auc,
+            recall_at_1pct_false_accepts: s.recall_at_1pct_false_accepts,
+            calibration_error: s.calibration_error,
+        });
+        Self {
+            version: m.version,
+            created: m.created,
+            precision: m.serve,
+            classes: m.classes,
+            lineage: m.lineage,
+            scorecard,
+        }
+    }
 }
 
 /// Who does it and why.
@@ -109,19 +143,11 @@ pub(super) async fn list(State(api): State<Api>) -> Result<Json<Models>, ApiErro
         for name in folders(&api)? {
             // One that can't be read is told by `beltsight models verify` and when it is loaded.
             let Ok(m) = Manifest::read(&api.swapper.root.join(&name)) else { continue };
-            versions.push(Version {
-                version: name,
-                created: m.created,
-                method: m.lineage.method,
-                net: m.lineage.net,
-                teacher: m.lineage.teacher,
-                labeled: m.lineage.labeled,
-                data_sha256: m.lineage.data_sha256,
-                accuracy: m.scorecard.map(|s| s.accuracy),
-            });
+            versions.push(Version { version: name, ..m.into() }); // loaded by the folder's name
         }
         Ok(Models {
             serving: api.swapper.infer.card().version.clone(),
+            first: api.registry.first.clone(),
             before: api.registry.stack()?.iter().rev().nth(1).cloned(),
             versions,
             history: api.registry.history()?,

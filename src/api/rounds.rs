@@ -13,10 +13,14 @@ use utoipa::ToSchema;
 use super::{
     Api, blocking, body,
     error::{ApiError, Problem},
+    models::Version,
 };
-use crate::rounds::{
-    End, Folder, Outcome, Plan,
-    keeper::{Order, Status},
+use crate::{
+    model::Manifest,
+    rounds::{
+        End, Folder, Outcome, Plan,
+        keeper::{Order, Status},
+    },
 };
 
 /// Most rounds in an answer; the newest.
@@ -40,6 +44,10 @@ pub struct Round {
     trigger: String,
     /// When it began (RFC 3339).
     started: String,
+    /// The student that served then and that the candidate has to beat.
+    incumbent: String,
+    /// The candidate, once there is one.
+    candidate: Option<Version>,
     /// How it ended; `null` while it runs.
     end: Option<End>,
     /// Why it ended so.
@@ -87,6 +95,8 @@ fn round(folder: &Folder) -> Option<Round> {
         number: plan.number,
         trigger: plan.trigger,
         started: plan.started,
+        incumbent: plan.incumbent.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        candidate: Manifest::read(&folder.candidate()).ok().map(Version::from),
         end,
         why,
         ended,

@@ -95,6 +95,8 @@ pub struct Status {
     pub round: Option<u32>,
     /// What it does.
     pub stage: Option<Stage>,
+    /// The stages that it goes through, in order; empty when none runs.
+    pub steps: Vec<Stage>,
     /// How far the stage is, 0 to 1, where it can be told.
     pub progress: Option<f64>,
     /// Seconds until the stage is done, where it can be told.
@@ -657,12 +659,14 @@ impl Keeper {
         metrics.round_progress.set(progress.unwrap_or(0.0));
         metrics.labels_new.set(labels.saturating_sub(self.seen) as i64);
         let folder = self.now.folder();
+        let plan = folder.and_then(|f| f.read::<Plan>("plan.json"));
         self.status.send_replace(Status {
             round: folder.map(|f| f.number),
             stage,
+            steps: plan.as_ref().map(|plan| plan.steps(self.parts.settings.automatic)).unwrap_or_default(),
             progress,
             seconds_left: left,
-            trigger: folder.and_then(|f| f.read::<Plan>("plan.json")).map(|plan| plan.trigger),
+            trigger: plan.map(|plan| plan.trigger),
             labels,
             new_labels: labels.saturating_sub(self.seen),
             novelty,

@@ -131,6 +131,19 @@ pub struct Plan {
     pub gate: Limits,
 }
 
+impl Plan {
+    /// The stages that the round goes through, in order; a person approves unless it is `automatic`.
+    pub fn steps(&self, automatic: bool) -> Vec<Stage> {
+        let wanted = |stage: &Stage| match stage {
+            Stage::Distill => !self.distill.is_empty(),
+            Stage::Approval => !automatic,
+            Stage::Paused => false,
+            _ => true,
+        };
+        Stage::ALL.into_iter().filter(wanted).collect()
+    }
+}
+
 /// What a round does at present.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
