@@ -355,7 +355,7 @@ impl Metrics {
         ] {
             all.bad_input.with_label_values(&[kind]);
         }
-        for reason in ["no_token", "unknown_token", "expired_token", "role", "cross_site", "host", "no_rule"] {
+        for reason in ["no_token", "unknown_token", "expired_token", "role", "other_name", "cross_site", "host", "no_rule"] {
             all.access_refused.with_label_values(&[reason]);
         }
         for route in ["/classify", "/v2/models/{model}/infer"] {

@@ -16,6 +16,7 @@ use beltsight::{
     model::{Lineage, Manifest},
     promote::gate::{self, Check, Ruling},
     rounds::{End, Folder, Outcome, Plan},
+    tokens::{self, Role},
 };
 use browser::{Browser, Page};
 use common::{jpeg, start, test_model_folder};
@@ -53,6 +54,37 @@ async fn a_person_promotes_and_rolls_back_and_the_story_says_who() {
         ]
     );
     assert_eq!(history[1]["by"], "Ann");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_tokens_everybody_orders_in_their_own_name() {
+    let server = start().await;
+    test_model_folder(&server.models, "two", 2);
+    let token = |name: &str, role| tokens::add(&server.tokens_file, name, role, None).unwrap();
+    let (ada, bo) = (token("ada", Role::Operator), token("bo", Role::Admin));
+    server.tokens.refresh();
+    let order = async |token: &str, path: &str, body: Value| {
+        let request = server.client.post(format!("{}{path}", server.url)).bearer_auth(token).body(body.to_string());
+        let answer = request.send().await.unwrap();
+        (answer.status().as_u16(), answer.json::<Value>().await.unwrap_or_default())
+    };
+    let as_bo = json!({"by": "bo"});
+    for path in ["/models/two/promote", "/models/rollback", "/rounds", "/rounds/stop"] {
+        let (status, problem) = order(&ada, path, as_bo.clone()).await;
+        let detail = problem["detail"].as_str().unwrap_or_default();
+        assert!(status == 403 && detail.contains("this token is `ada`"), "{path}: {status} {problem}");
+    }
+    assert_eq!(order(&bo, "/rounds/approve", json!({"by": "ada"})).await.0, 403, "not even an admin");
+    assert_eq!(order(&bo, "/rounds/approve", json!({})).await.0, 409, "nothing waits");
+    assert_eq!(server.infer.card().version, "one");
+
+    assert_eq!(order(&ada, "/models/two/promote", json!({"why": "new light"})).await.0, 200);
+    assert_eq!(order(&bo, "/models/rollback", json!({"by": " bo "})).await.0, 200);
+    assert_eq!(order(&ada, "/v2/repository/models/two/load", json!({})).await.0, 200);
+    let models = server.client.get(format!("{}/models", server.url)).bearer_auth(&ada).send().await.unwrap();
+    let models: Value = models.json().await.unwrap();
+    let by: Vec<_> = models["history"].as_array().unwrap().iter().map(|entry| entry["by"].clone()).collect();
+    assert_eq!(by, ["ada", "bo", "ada"], "{models}");
 }
 
 /// `beltsight serve` with the simulated belt; killed when dropped.
@@ -267,6 +299,48 @@ fn some_weeks_later(folder: &Path) -> PathBuf {
     );
     std::fs::write(&config, text).unwrap();
     config
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_challenge_missed_in_probation_takes_the_student_back_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let (root, store) = (folder.path().join("models"), folder.path().join("data"));
+    student(&root.join("belt-small"), "belt-small", "2026-11-02T01:07:04Z", |_| ());
+    examined(&store, 1, 10, &root.join("belt-small"), "labels", &ruling(""));
+    let config = folder.path().join("beltsight.toml");
+    let text = format!(
+        "[server]\nlisten = '127.0.0.1:0'\n[model]\nroot = '{}'\ndevice = 'cpu'\n[store]\nfolder = '{}'\n\
+         [rounds]\nprobation = '4s'\n[rounds.gate]\nshadow_items = 0\n",
+        root.display(),
+        store.display(),
+    );
+    std::fs::write(&config, text).unwrap();
+    let service = serve(&config);
+    let client = reqwest::Client::new();
+    let url = &service.url;
+    let get =
+        async |path: &str| -> Value { client.get(format!("{url}{path}")).send().await.unwrap().json().await.unwrap() };
+    let until = async |path: &str, field: &[&str], wanted: &Value| {
+        let patience = Instant::now();
+        loop {
+            let answer = get(path).await;
+            if field.iter().fold(&answer, |value, name| &value[*name]) == wanted {
+                return answer;
+            }
+            assert!(patience.elapsed() < Duration::from_secs(30), "{path}: {field:?} never was {wanted}: {answer}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    until("/rounds", &["now", "probation"], &json!("round-0001")).await;
+    // Nothing passes a camera, so the piece is missed; what is announced in probation counts, also when it is decided
+    // only after the four seconds.
+    let piece = json!({"camera": "belt", "piece": "trout dummy", "within_s": 3.0, "by": "Ada"}).to_string();
+    assert_eq!(client.post(format!("{url}/challenges")).body(piece).send().await.unwrap().status(), 201);
+    let models = until("/models", &["serving"], &json!("belt-small")).await;
+    let last = &models["history"][1];
+    assert_eq!((&last["change"], &last["by"]), (&json!("rollback"), &json!("probation")), "{models}");
+    assert!(last["why"].as_str().unwrap().contains("trout dummy on belt) was missed"), "{models}");
+    until("/rounds", &["now", "probation"], &Value::Null).await;
 }
 
 /// Where pictures of the pages go, if somebody wants to look at them.

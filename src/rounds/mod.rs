@@ -66,7 +66,8 @@ pub struct Settings {
     pub pause: Duration,
     /// Whether a candidate that passed every check takes over by itself; otherwise it waits for a person.
     pub automatic: bool,
-    /// How long a new student is watched: when it rejects too much or fails, the one before takes over again.
+    /// How long a new student is watched: when it rejects too much, fails or misses a challenge test, the one before takes
+    /// over again.
     #[serde(with = "humantime_serde")]
     pub probation: Duration,
     /// What a candidate must keep to.
