@@ -25,7 +25,7 @@ use utoipa::ToSchema;
 
 use super::{AGAIN, End, Folder, Outcome, Plan, Settings, Stage, run};
 use crate::{
-    domain::{Action, Reason, Source, Verdict},
+    domain::{Action, Optics, Reason, Source, Spread, Verdict},
     line::{
         shadow::Shadow,
         swap::{LoadError, Swapper},
@@ -107,10 +107,23 @@ pub struct Status {
     pub labels: usize,
     /// Labels since the last round began.
     pub new_labels: usize,
-    /// Mean novelty of the newest belt items.
+    /// Mean novelty of the newest belt items; `null` before there are enough of them.
     pub novelty: Option<f32>,
+    /// Their brightness, beside what was learned.
+    pub brightness: Option<Compared>,
+    /// Their sharpness, likewise.
+    pub sharpness: Option<Compared>,
     /// The version in probation.
     pub probation: Option<String>,
+}
+
+/// A quantity of the newest belt items beside the same of the training pictures.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, ToSchema)]
+pub struct Compared {
+    /// Its mean over the newest belt items.
+    pub now: f32,
+    /// What the serving student was trained on, where its folder says it.
+    pub learned: Option<Spread>,
 }
 
 /// How to give orders and follow the rounds; clones share it.
@@ -206,6 +219,7 @@ struct Seen {
     passed: bool,
     fault: bool,
     novelty: Option<f32>,
+    optics: Option<Optics>,
 }
 
 impl Belt {
@@ -221,6 +235,7 @@ impl Belt {
             passed: verdict.decision.action == Action::Accept,
             fault: verdict.decision.reason == Reason::Fault,
             novelty: verdict.novelty,
+            optics: verdict.optics,
         });
     }
 
@@ -228,10 +243,14 @@ impl Belt {
         self.0.iter().filter(|seen| of(seen)).count() as f64 / self.0.len().max(1) as f64
     }
 
-    /// Mean novelty; `None` before the window is full, or when the model does not tell it.
-    fn novelty(&self) -> Option<f32> {
-        let known: Vec<f32> = self.0.iter().filter_map(|seen| seen.novelty).collect();
+    /// Mean of what `of` tells of each item; `None` before the window is full of items that tell it.
+    fn mean(&self, of: impl Fn(&Seen) -> Option<f32>) -> Option<f32> {
+        let known: Vec<f32> = self.0.iter().filter_map(of).collect();
         (known.len() == WINDOW).then(|| known.iter().sum::<f32>() / WINDOW as f32)
+    }
+
+    fn novelty(&self) -> Option<f32> {
+        self.mean(|seen| seen.novelty)
     }
 }
 
@@ -266,8 +285,7 @@ impl Tests {
         let mut own = challenges.iter().filter(|challenge| challenge.announced >= began);
         let undecided = own.clone().any(|challenge| challenge.found.is_none());
         let missed = own.find(|challenge| challenge.found == Some(false));
-        let missed =
-            missed.map(|c| format!("challenge test {} ({} on {}) was missed", c.challenge, c.piece, c.camera));
+        let missed = missed.map(|c| format!("challenge test {} ({} on {}) was missed", c.challenge, c.piece, c.camera));
         Self { event, undecided, missed }
     }
 }
@@ -699,6 +717,10 @@ impl Keeper {
 
     fn publish(&self, labels: usize) {
         let novelty = self.belt.novelty();
+        let card = self.parts.swapper.infer.card();
+        let reference = card.reference.as_deref();
+        let brightness = self.belt.mean(|seen| Some(seen.optics?.brightness));
+        let sharpness = self.belt.mean(|seen| Some(seen.optics?.sharpness));
         let (stage, progress, left) = match &self.now {
             Now::Idle => (None, None, None),
             Now::Paused { until, .. } => {
@@ -734,6 +756,8 @@ impl Keeper {
             labels,
             new_labels: labels.saturating_sub(self.seen),
             novelty,
+            brightness: brightness.map(|now| Compared { now, learned: reference.and_then(|r| r.brightness) }),
+            sharpness: sharpness.map(|now| Compared { now, learned: reference.and_then(|r| r.sharpness) }),
             probation: self.probation.as_ref().map(|p| p.version.clone()),
         });
     }

@@ -119,8 +119,17 @@ function drift(now) {
     return line;
   };
   const novelty = now.novelty === null ? "not known yet" : now.novelty.toFixed(2);
+  const beside = (name, what) => {
+    if (!what) return row(name, "not known yet");
+    if (!what.learned) return row(name, what.now.toFixed(3), "what was learned is not known");
+    const { mean, deviation } = what.learned;
+    const away = Math.abs(what.now - mean) / deviation;
+    return row(name, what.now.toFixed(3), `learned: ${mean.toFixed(3)} ± ${deviation.toFixed(3)}`, away > 1);
+  };
   at("drift").replaceChildren(
     row("Novelty", novelty, "1: the edge of what was learned", now.novelty > 1),
+    beside("Brightness", now.brightness),
+    beside("Sharpness", now.sharpness),
     row("New labels", now.new_labels, "since the last round began"),
     row("Labeled items", now.labels),
   );
