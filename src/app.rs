@@ -351,6 +351,9 @@ fn start_line(
     let metrics = line.metrics.clone();
     metrics.camera_up.with_label_values(&[&name]).set(0);
     metrics.frames.with_label_values(&[&name]);
+    for of in ["brightness", "sharpness"] {
+        metrics.optics.with_label_values(&[&name, of]);
+    }
     metrics.camera_reconnects.with_label_values(&[&name]);
     for reason in ["stale", "driver", "damaged"] {
         metrics.frames_dropped.with_label_values(&[&name, reason]);

@@ -22,7 +22,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("tokens", &[]),
     ("corrupt", &["domain", "pixels"]),
     ("promote", &["domain", "model", "scorecard"]),
-    ("reference", &["domain", "engine", "model", "scorecard"]),
+    ("reference", &["domain", "engine", "model", "pixels", "scorecard"]),
     ("store", &["domain", "model"]),
     ("export", &["domain", "store"]),
     ("snapshot", &["dataset", "domain", "model", "pixels", "store"]),

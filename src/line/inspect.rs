@@ -106,9 +106,10 @@ fn decode(raw: &Raw) -> Result<Arc<Picture>, pixels::PixelError> {
 fn judge(line: &Line, frame: &Frame, picture: &Picture, item: Item, decode_ms: f64, located: Instant, shown: &Shown) {
     let square = pixels::square_around(item.region, pixels::CROP_MARGIN, picture.width, picture.height);
     let deadline = frame.captured + line.deadline;
-    let submitted = pixels::fit(picture, Some(square), line.infer.card().side)
-        .map_err(|e| Fault::Decode(e.to_string()))
-        .and_then(|pixels| line.infer.submit(pixels, Source::Belt, deadline));
+    let side = line.infer.card().side;
+    let fitted = pixels::fit(picture, Some(square), side).map_err(|e| Fault::Decode(e.to_string()));
+    let optics = fitted.as_ref().ok().map(|pixels| pixels::optics(pixels, side));
+    let submitted = fitted.and_then(|pixels| line.infer.submit(pixels, Source::Belt, deadline));
     let timings = Timings { decode_ms, locate_ms: ms(located.elapsed()), ..Timings::default() };
     let origin = Origin {
         source: Source::Belt,
@@ -117,6 +118,7 @@ fn judge(line: &Line, frame: &Frame, picture: &Picture, item: Item, decode_ms: f
         region: Some(item.region),
         wall: frame.wall,
         truth: truth(&frame.truth, item.region),
+        optics,
     };
     let (line, raw, captured, shown) = (line.clone(), frame.raw.clone(), frame.captured, shown.clone());
     line.waiting.clone().spawn(async move {
