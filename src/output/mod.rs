@@ -26,6 +26,7 @@ mod log;
 mod modbus;
 mod mqtt;
 mod sparkplug;
+mod tls;
 mod webhook;
 
 pub use modbus::Modbus;
@@ -294,7 +295,7 @@ impl Outlet {
 /// the thread; `tell` must be quick.
 ///
 /// # Errors
-/// A password or secret that can't be read; the system's, when no thread can be started.
+/// A password, secret or certificate that can't be read; the system's, when no thread can be started.
 pub fn start(
     outputs: Vec<Settings>,
     sensing: Vec<Sensing>,
@@ -331,7 +332,7 @@ pub fn start(
             }
             Settings::Webhook(webhook) => {
                 let secret = webhook.secret().map_err(io::Error::other)?;
-                let client = webhook::client().map_err(io::Error::other)?;
+                let client = webhook::client(&webhook).map_err(io::Error::other)?;
                 runtime.spawn(webhook::run(webhook, client, secret, outlet))
             }
             Settings::Log {} => runtime.spawn(log::run(outlet)),

@@ -22,9 +22,13 @@ use std::{
     collections::{HashMap, VecDeque},
     path::PathBuf,
     time::{Duration, Instant},
+    sync::Arc,
 };
 
-use rumqttc::{AsyncClient, ConnectionError, Event, LastWill, MqttOptions, NetworkOptions, Outgoing, Packet, QoS};
+use rumqttc::{
+    AsyncClient, ConnectionError, Event, LastWill, MqttOptions, NetworkOptions, Outgoing, Packet, QoS,
+    TlsConfiguration, Transport,
+};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -33,6 +37,7 @@ use super::{
     Command, LineAction, Outlet, QUEUE, Told,
     sparkplug::{self, Sparkplug},
 };
+    tls::Tls,
 
 /// Shortest and longest pause before the next attempt to connect: every item until then is late.
 const PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(500)];
@@ -47,9 +52,10 @@ const LARGEST: usize = 16 << 10;
 pub struct Mqtt {
     /// Host name or address.
     pub host: String,
-    /// Port.
-    #[serde(default = "port")]
-    pub port: u16,
+    /// Port; absent: 1883, or 8883 with TLS.
+    pub port: Option<u16>,
+    /// Talk TLS; absent: everybody on the way can read and write along.
+    pub tls: Option<Tls>,
     /// What topics begin with.
     pub topic: String,
     /// Client identifier; no two clients of a broker may share one.
@@ -65,10 +71,6 @@ pub struct Mqtt {
     pub password_file: Option<PathBuf>,
 }
 
-fn port() -> u16 {
-    1883
-}
-
 fn client() -> String {
     "beltsight".into()
 }
@@ -82,9 +84,14 @@ impl Mqtt {
         self.sparkplug.as_ref().map_or(Ok(()), Sparkplug::check)
     }
 
-    /// Reads the password.
+        if self.password_file.is_some() && self.user.is_none() {
+            return Err("mqtt: password_file needs a user".into());
+        }
+        self.tls.as_ref().map_or(Ok(()), Tls::check).map_err(|why| format!("mqtt: {why}"))?;
+    /// Reads password and certificates.
     pub(super) fn options(&self) -> Result<MqttOptions, String> {
-        let mut options = MqttOptions::new(&self.client, &self.host, self.port);
+        let port = self.port.unwrap_or(if self.tls.is_some() { 8883 } else { 1883 });
+        let mut options = MqttOptions::new(&self.client, &self.host, port);
         options.set_keep_alive(KEEP_ALIVE).set_max_packet_size(LARGEST, LARGEST).set_inflight(QUEUE as u16);
         if let Some(user) = &self.user {
             let password = match &self.password_file {
@@ -96,6 +103,10 @@ impl Mqtt {
         Ok(options)
     }
 
+        if let Some(tls) = &self.tls {
+            let config = tls.config().map_err(|why| format!("mqtt: {why}"))?;
+            options.set_transport(Transport::Tls(TlsConfiguration::Rustls(Arc::new(config))));
+        }
     /// What the broker tells when we are gone.
     fn will(&self, birth: u8) -> LastWill {
         match &self.sparkplug {
@@ -124,6 +135,8 @@ struct Session {
     /// Handed to the client, in its order, without a packet number yet.
     queued: VecDeque<Sent>,
     /// By packet number.
+    /// Why the session before this one ended.
+    before: String,
     in_flight: HashMap<u16, Sent>,
     /// A stop or a divert is on its way.
     asking: bool,
@@ -135,7 +148,7 @@ struct Session {
 
 impl Session {
     /// Connects after `pause`.
-    fn start(options: MqttOptions, pause: Duration, birth: u8) -> Self {
+    fn start(options: MqttOptions, pause: Duration, birth: u8, before: String) -> Self {
         let (client, mut loop_) = AsyncClient::new(options, QUEUE);
         let mut network = NetworkOptions::new();
         network.set_connection_timeout(1).set_tcp_nodelay(true);
@@ -152,7 +165,8 @@ impl Session {
             }
         });
         let (queued, in_flight) = (VecDeque::new(), HashMap::new());
-        Self { client, events, poller, connected: false, queued, in_flight, asking: false, birth, born: false, seq: 0 }
+        let connected = false;
+        Self { client, events, poller, connected, before, queued, in_flight, asking: false, birth, born: false, seq: 0 }
     }
 
     fn publish(&mut self, sent: Sent, topic: String, retain: bool, payload: String) -> Result<(), String> {
@@ -168,7 +182,7 @@ impl Session {
         payload: Vec<u8>,
     ) -> Result<(), String> {
         if !self.connected {
-            return Err("the broker is not connected".into());
+            return Err(format!("the broker is not connected: {}", self.before));
         }
         self.client.try_publish(topic, qos, retain, payload).map_err(|e| e.to_string())?;
         self.queued.push_back(sent);
@@ -178,11 +192,11 @@ impl Session {
 
 /// Runs until the commands' sender is gone.
 pub(super) async fn run(settings: Mqtt, options: MqttOptions, mut outlet: Outlet) {
-    let (mut pause, mut birth) = (Duration::ZERO, 0u8);
+    let (mut pause, mut birth, mut before) = (Duration::ZERO, 0u8, "no answer yet".to_owned());
     loop {
         let mut options = options.clone();
         options.set_last_will(settings.will(birth));
-        let mut session = Session::start(options, pause, birth);
+        let mut session = Session::start(options, pause, birth, before.clone());
         birth = birth.wrapping_add(1);
         let why = talk(&settings, &mut outlet, &mut session).await;
         session.poller.abort();
@@ -191,8 +205,10 @@ pub(super) async fn run(settings: Mqtt, options: MqttOptions, mut outlet: Outlet
         if session.connected {
             tracing::warn!("connection to the broker {} lost: {why}", settings.host);
             outlet.lost();
-        } else {
-            tracing::debug!("the broker {} can't be connected: {why}", settings.host);
+        } else if why != before {
+            // Said once, not at every attempt.
+            tracing::warn!("the broker {} can't be connected: {why}", settings.host);
+            outlet.connected(false);
         }
         for sent in session.queued.into_iter().chain(session.in_flight.into_values()) {
             if let Sent::Command(id) = sent {
@@ -202,6 +218,7 @@ pub(super) async fn run(settings: Mqtt, options: MqttOptions, mut outlet: Outlet
     }
 }
 
+        before = why;
 /// Passes everything on until the connection ends; why it did, or `None` when the service stops.
 async fn talk(settings: &Mqtt, outlet: &mut Outlet, session: &mut Session) -> Option<String> {
     loop {
