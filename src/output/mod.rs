@@ -83,6 +83,15 @@ impl Settings {
         }
     }
 
+    /// Whether it tells which lot is on the belt.
+    pub fn tells_lot(&self) -> bool {
+        match self {
+            Settings::Modbus(modbus) => modbus.lot.is_some(),
+            Settings::Mqtt(mqtt) => mqtt.lot.is_some(),
+            Settings::Webhook(_) | Settings::Log {} => false,
+        }
+    }
+
     /// Whether it can stop the line, or lead everything aside.
     pub fn can(&self, action: LineAction) -> bool {
         match (self, action) {
@@ -185,6 +194,13 @@ pub enum Told {
         metres_per_second: f64,
         /// When.
         at: Instant,
+    },
+    /// Which lot is on the belt; told again at will.
+    Lot {
+        /// Its name; empty: none is.
+        name: String,
+        /// Who says so: the output's name.
+        by: &'static str,
     },
 }
 

@@ -10,6 +10,7 @@
 //!
 //! It listens on `<topic>/confirm/<gate>`, where each message is an item that passed the sensor after the gate, and on
 //! the topic `speed`, where each message is the belt's speed in m/s as text; retained messages are old and don't count.
+//! On the topic `lot` each message, a retained one too, is the name of the lot on the belt; an empty one says none.
 //!
 //! The broker's acknowledgement says that it has the message, not that a gate moved: only a sensor after the gate does.
 //!
@@ -21,8 +22,8 @@
 use std::{
     collections::{HashMap, VecDeque},
     path::PathBuf,
-    time::{Duration, Instant},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use rumqttc::{
@@ -36,8 +37,8 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use super::{
     Command, LineAction, Outlet, QUEUE, Told,
     sparkplug::{self, Sparkplug},
-};
     tls::Tls,
+};
 
 /// Shortest and longest pause before the next attempt to connect: every item until then is late.
 const PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(500)];
@@ -63,6 +64,8 @@ pub struct Mqtt {
     pub client: String,
     /// The topic on which somebody tells the belt's speed.
     pub speed: Option<String>,
+    /// The topic on which somebody tells the lot on the belt.
+    pub lot: Option<String>,
     /// Tell the line's state as a Sparkplug B edge node, instead of on `<topic>/state`.
     pub sparkplug: Option<Sparkplug>,
     /// User name.
@@ -81,13 +84,13 @@ impl Mqtt {
         if self.topic.is_empty() || self.topic.contains(['+', '#', '\0']) || self.client.is_empty() {
             return Err("mqtt: topic must not be empty or hold + or #, client must not be empty".into());
         }
-        self.sparkplug.as_ref().map_or(Ok(()), Sparkplug::check)
-    }
-
         if self.password_file.is_some() && self.user.is_none() {
             return Err("mqtt: password_file needs a user".into());
         }
         self.tls.as_ref().map_or(Ok(()), Tls::check).map_err(|why| format!("mqtt: {why}"))?;
+        self.sparkplug.as_ref().map_or(Ok(()), Sparkplug::check)
+    }
+
     /// Reads password and certificates.
     pub(super) fn options(&self) -> Result<MqttOptions, String> {
         let port = self.port.unwrap_or(if self.tls.is_some() { 8883 } else { 1883 });
@@ -100,13 +103,13 @@ impl Mqtt {
             };
             options.set_credentials(user, password.trim_end());
         }
-        Ok(options)
-    }
-
         if let Some(tls) = &self.tls {
             let config = tls.config().map_err(|why| format!("mqtt: {why}"))?;
             options.set_transport(Transport::Tls(TlsConfiguration::Rustls(Arc::new(config))));
         }
+        Ok(options)
+    }
+
     /// What the broker tells when we are gone.
     fn will(&self, birth: u8) -> LastWill {
         match &self.sparkplug {
@@ -132,11 +135,11 @@ struct Session {
     events: mpsc::Receiver<Result<Event, ConnectionError>>,
     poller: JoinHandle<()>,
     connected: bool,
+    /// Why the session before this one ended.
+    before: String,
     /// Handed to the client, in its order, without a packet number yet.
     queued: VecDeque<Sent>,
     /// By packet number.
-    /// Why the session before this one ended.
-    before: String,
     in_flight: HashMap<u16, Sent>,
     /// A stop or a divert is on its way.
     asking: bool,
@@ -215,10 +218,10 @@ pub(super) async fn run(settings: Mqtt, options: MqttOptions, mut outlet: Outlet
                 outlet.report(id, Err(format!("the broker was lost: {why}")));
             }
         }
+        before = why;
     }
 }
 
-        before = why;
 /// Passes everything on until the connection ends; why it did, or `None` when the service stops.
 async fn talk(settings: &Mqtt, outlet: &mut Outlet, session: &mut Session) -> Option<String> {
     loop {
@@ -254,6 +257,12 @@ fn happened(settings: &Mqtt, outlet: &mut Outlet, session: &mut Session, event: 
             tell_state(settings, outlet, session); // a birth, with Sparkplug
             ask_line(settings, outlet, session);
         }
+        Event::Incoming(Packet::Publish(message)) if Some(&message.topic) == settings.lot.as_ref() => {
+            match std::str::from_utf8(&message.payload) {
+                Ok(name) => (outlet.tell)(Told::Lot { name: name.trim().to_owned(), by: "mqtt" }),
+                Err(e) => tracing::error!("{}: the lot's name is no text: {e}", message.topic),
+            }
+        }
         Event::Incoming(Packet::Publish(message)) if !message.retain => {
             heard(settings, outlet, session, &message.topic, &message.payload)
         }
@@ -282,7 +291,7 @@ fn happened(settings: &Mqtt, outlet: &mut Outlet, session: &mut Session, event: 
 fn listen(settings: &Mqtt, outlet: &Outlet, session: &mut Session) {
     let confirm = (!outlet.sensing.is_empty()).then(|| format!("{}/confirm/+", settings.topic));
     let command = settings.sparkplug.as_ref().map(|node| node.topic("NCMD"));
-    for topic in confirm.iter().chain(&command).chain(&settings.speed) {
+    for topic in confirm.iter().chain(&command).chain(&settings.speed).chain(&settings.lot) {
         if let Err(e) = session.client.try_subscribe(topic, QoS::AtLeastOnce) {
             tracing::error!("nothing is heard on {topic}: {e}");
         }
