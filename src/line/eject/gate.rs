@@ -177,6 +177,9 @@ impl Settings {
                 }
             }
         }
+        if self.output.iter().filter(|outlet| outlet.output.tells_lot()).count() > 1 {
+            return Err("eject: two outputs tell the lot".into());
+        }
         for outlet in &self.output {
             let able = outlet.on_late.asks().is_none_or(|action| self.output.iter().any(|o| o.output.can(action)));
             if !able {
