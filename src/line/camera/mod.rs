@@ -9,18 +9,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
+pub use self::network::Address;
 use super::handover::Handover;
 use crate::{belt::BeltConfig, domain::Frame};
 
 mod folder;
+mod mjpeg;
+mod network;
 mod simulated;
 #[cfg(feature = "usb")]
 mod usb;
 
-/// One camera. In TOML `source = "simulated" | "folder" | "usb"` chooses the kind.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// First and longest pause before a lost camera is opened again.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// One camera. In TOML `source = "simulated" | "folder" | "usb" | "mjpeg"` chooses the kind.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(tag = "source", rename_all = "lowercase", deny_unknown_fields)]
 pub enum CameraConfig {
     /// The simulated belt, in real time.
@@ -59,14 +65,28 @@ pub enum CameraConfig {
         #[serde(with = "humantime_serde", default = "one_second")]
         timeout: Duration,
     },
+    /// A network camera that sends JPEGs over HTTP (`multipart/x-mixed-replace`).
+    Mjpeg {
+        /// The camera's name in metrics and records.
+        name: String,
+        /// The stream, `http://user:password@host/path`; user and password (HTTP Basic) only where it asks for them.
+        url: Address,
+        /// A camera that sends no whole picture for this long is opened anew; 10 ms to 60 s.
+        #[serde(with = "humantime_serde", default = "two_seconds")]
+        timeout: Duration,
+    },
 }
 
 fn one_second() -> Duration {
     Duration::from_secs(1)
 }
 
+fn two_seconds() -> Duration {
+    Duration::from_secs(2)
+}
+
 /// Pixel formats taken from V4L2 cameras.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub enum PixelFormat {
     /// Motion JPEG: every picture a JPEG file, handed on undecoded.
     #[serde(rename = "MJPG")]
@@ -97,8 +117,21 @@ impl CameraConfig {
         match self {
             CameraConfig::Simulated { name, .. }
             | CameraConfig::Folder { name, .. }
-            | CameraConfig::Usb { name, .. } => name,
+            | CameraConfig::Usb { name, .. }
+            | CameraConfig::Mjpeg { name, .. } => name,
         }
+    }
+
+    /// Refuses what can never be opened.
+    ///
+    /// # Errors
+    /// What is wrong, naming the camera.
+    pub fn check(&self) -> Result<(), String> {
+        let checked = match self {
+            CameraConfig::Mjpeg { url, .. } => url.parse("http").map(drop),
+            CameraConfig::Simulated { .. } | CameraConfig::Folder { .. } | CameraConfig::Usb { .. } => Ok(()),
+        };
+        checked.map_err(|why| format!("camera {}: {why}", self.name()))
     }
 }
 
@@ -106,18 +139,19 @@ impl CameraConfig {
 /// thread and must be quick.
 pub fn run(config: &CameraConfig, handover: &Handover, stop: &AtomicBool, event: &dyn Fn(Event)) {
     let outlet = Outlet { name: config.name().into(), handover, stop, event };
+    let bearable = |timeout: Duration| timeout.clamp(Duration::from_millis(10), Duration::from_secs(60));
     match config {
         CameraConfig::Simulated { belt, .. } => simulated::run(belt, &outlet),
         CameraConfig::Folder { path, frame_rate, .. } => folder::run(path, *frame_rate, &outlet),
         #[cfg(feature = "usb")]
         CameraConfig::Usb { device, format, width, height, frame_rate, timeout, .. } => {
-            let timeout = (*timeout).clamp(Duration::from_millis(10), Duration::from_secs(60));
-            let wanted =
-                usb::Wanted { format: *format, width: *width, height: *height, frame_rate: *frame_rate, timeout };
+            let (format, timeout) = (*format, bearable(*timeout));
+            let wanted = usb::Wanted { format, width: *width, height: *height, frame_rate: *frame_rate, timeout };
             usb::run(device, wanted, &outlet);
         }
         #[cfg(not(feature = "usb"))]
         CameraConfig::Usb { .. } => outlet.tell(Event::Lost("this program was built without V4L2 cameras".into())),
+        CameraConfig::Mjpeg { url, timeout, .. } => mjpeg::run(url, bearable(*timeout), &outlet),
     }
     handover.close();
 }
@@ -144,6 +178,22 @@ impl Outlet<'_> {
 
     fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Opens a camera again and again, with growing pauses: `watch` opens it, hands frames over and counts them until
+    /// the camera fails; it says why, or `None` when told to stop.
+    fn keep_open(&self, shown: &str, mut watch: impl FnMut(&mut u64) -> Option<String>) {
+        let (mut pause, mut sequence) = (PAUSES.0, 0);
+        while !self.stopped() {
+            let before = sequence;
+            let Some(why) = watch(&mut sequence) else { return };
+            if sequence > before {
+                pause = PAUSES.0;
+            }
+            self.tell(Event::Lost(format!("{shown}: {why}")));
+            self.sleep_until(Instant::now() + pause);
+            pause = (pause * 2).min(PAUSES.1);
+        }
     }
 
     /// Sleeps until `moment`, or less when told to stop.
