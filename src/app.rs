@@ -352,7 +352,8 @@ fn start_line(
     metrics.camera_up.with_label_values(&[&name]).set(0);
     metrics.frames.with_label_values(&[&name]);
     metrics.camera_reconnects.with_label_values(&[&name]);
-    for reason in ["stale", "driver", "damaged"] {
+    metrics.camera_frozen.with_label_values(&[&name]).set(0);
+    for reason in ["stale", "driver", "damaged", "frozen"] {
         metrics.frames_dropped.with_label_values(&[&name, reason]);
     }
     let on_event = {
@@ -363,7 +364,16 @@ fn start_line(
                 outage.seen();
                 metrics.frames.with_label_values(&[&name]).inc();
                 metrics.camera_up.with_label_values(&[&name]).set(1);
+                metrics.camera_frozen.with_label_values(&[&name]).set(0);
             }
+            CameraEvent::Frozen(after) => {
+                let why = format!("frozen: it has sent the very same picture for more than {after:?}");
+                tracing::warn!(camera = &*name, "camera {why}");
+                outage.lost(&why);
+                metrics.camera_up.with_label_values(&[&name]).set(0);
+                metrics.camera_frozen.with_label_values(&[&name]).set(1);
+            }
+            CameraEvent::Still => metrics.frames_dropped.with_label_values(&[&name, "frozen"]).inc(),
             CameraEvent::Dropped => metrics.frames_dropped.with_label_values(&[&name, "stale"]).inc(),
             CameraEvent::BadFrame(why) => {
                 tracing::warn!(camera = &*name, "a frame was refused: {why}");
@@ -374,6 +384,7 @@ fn start_line(
                 tracing::warn!(camera = &*name, "camera lost: {why}");
                 outage.lost(&why);
                 metrics.camera_up.with_label_values(&[&name]).set(0);
+                metrics.camera_frozen.with_label_values(&[&name]).set(0);
                 metrics.camera_reconnects.with_label_values(&[&name]).inc();
             }
         }

@@ -36,6 +36,7 @@ pub struct All {
     pub frames: IntCounterVec,
     pub frames_dropped: IntCounterVec,
     pub camera_up: IntGaugeVec,
+    pub camera_frozen: IntGaugeVec,
     pub camera_reconnects: IntCounterVec,
     pub verdicts: IntCounterVec,
     pub reasons: IntCounterVec,
@@ -102,7 +103,13 @@ impl Metrics {
         let all = All {
             frames: counters(r, "frames_total", "Frames received from a camera.", &["camera"])?,
             frames_dropped: counters(r, "frames_dropped_total", "Frames lost, by reason.", &["camera", "reason"])?,
-            camera_up: gauges(r, "camera_up", "1 while a camera delivers frames.", &["camera"])?,
+            camera_up: gauges(r, "camera_up", "1 while a camera delivers frames that change.", &["camera"])?,
+            camera_frozen: gauges(
+                r,
+                "camera_frozen",
+                "1 while a camera sends the very same picture over and over.",
+                &["camera"],
+            )?,
             camera_reconnects: counters(r, "camera_reconnects_total", "Times a camera was lost.", &["camera"])?,
             verdicts: counters(
                 r,

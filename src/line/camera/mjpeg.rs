@@ -125,7 +125,9 @@ fn boundary(answer: &Response) -> Result<String, String> {
     }
     let kind = text(header::CONTENT_TYPE);
     if !kind.to_ascii_lowercase().starts_with("multipart/") {
-        return Err(format!("the camera sends {kind:?} instead of multipart/x-mixed-replace: is this the stream's URL?"));
+        return Err(format!(
+            "the camera sends {kind:?} instead of multipart/x-mixed-replace: is this the stream's URL?"
+        ));
     }
     boundary_of(kind).ok_or_else(|| format!("the camera announces no boundary: {kind:?}"))
 }

@@ -4,6 +4,7 @@
 //! runs on a blocking thread of its own.
 
 use std::{
+    cell::RefCell,
     path::PathBuf,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
@@ -12,6 +13,7 @@ use std::{
 use serde::Deserialize;
 
 pub use self::network::Address;
+use self::still::{Shows, Still};
 use super::handover::Handover;
 use crate::{belt::BeltConfig, domain::Frame};
 
@@ -19,6 +21,7 @@ mod folder;
 mod mjpeg;
 mod network;
 mod simulated;
+mod still;
 #[cfg(feature = "usb")]
 mod usb;
 
@@ -64,6 +67,9 @@ pub enum CameraConfig {
         /// A camera that sends nothing for this long is opened anew; 10 ms to 60 s.
         #[serde(with = "humantime_serde", default = "one_second")]
         timeout: Duration,
+        /// A camera that sends the very same picture for longer than this is frozen: as good as lost. Zero: never.
+        #[serde(with = "humantime_serde", default = "ten_seconds")]
+        frozen_after: Duration,
     },
     /// A network camera that sends JPEGs over HTTP (`multipart/x-mixed-replace`).
     Mjpeg {
@@ -74,6 +80,9 @@ pub enum CameraConfig {
         /// A camera that sends no whole picture for this long is opened anew; 10 ms to 60 s.
         #[serde(with = "humantime_serde", default = "two_seconds")]
         timeout: Duration,
+        /// A camera that sends the very same picture for longer than this is frozen: as good as lost. Zero: never.
+        #[serde(with = "humantime_serde", default = "ten_seconds")]
+        frozen_after: Duration,
     },
 }
 
@@ -83,6 +92,10 @@ fn one_second() -> Duration {
 
 fn two_seconds() -> Duration {
     Duration::from_secs(2)
+}
+
+fn ten_seconds() -> Duration {
+    Duration::from_secs(10)
 }
 
 /// Pixel formats taken from V4L2 cameras.
@@ -109,6 +122,11 @@ pub enum Event {
     BadFrame(String),
     /// The camera cannot be opened or stopped sending; it is tried again.
     Lost(String),
+    /// The camera has sent the very same picture for longer than this, and goes on with it. Frames are handed over
+    /// again, each as a [`Event::Frame`], from the first other picture on.
+    Frozen(Duration),
+    /// A frame of a frozen camera was dropped.
+    Still,
 }
 
 impl CameraConfig {
@@ -119,6 +137,15 @@ impl CameraConfig {
             | CameraConfig::Folder { name, .. }
             | CameraConfig::Usb { name, .. }
             | CameraConfig::Mjpeg { name, .. } => name,
+        }
+    }
+
+    /// How long a camera may send the very same picture. The simulated belt and a folder show what they are told to:
+    /// a standing belt and a single picture are no fault.
+    fn frozen_after(&self) -> Duration {
+        match self {
+            CameraConfig::Simulated { .. } | CameraConfig::Folder { .. } => Duration::ZERO,
+            CameraConfig::Usb { frozen_after, .. } | CameraConfig::Mjpeg { frozen_after, .. } => *frozen_after,
         }
     }
 
@@ -138,7 +165,8 @@ impl CameraConfig {
 /// Runs the camera until `stop` is set, then closes the hand-over. Blocks: give it a thread. `event` is called on this
 /// thread and must be quick.
 pub fn run(config: &CameraConfig, handover: &Handover, stop: &AtomicBool, event: &dyn Fn(Event)) {
-    let outlet = Outlet { name: config.name().into(), handover, stop, event };
+    let still = RefCell::new(Still::new(config.frozen_after()));
+    let outlet = Outlet { name: config.name().into(), handover, stop, event, still };
     let bearable = |timeout: Duration| timeout.clamp(Duration::from_millis(10), Duration::from_secs(60));
     match config {
         CameraConfig::Simulated { belt, .. } => simulated::run(belt, &outlet),
@@ -162,6 +190,7 @@ struct Outlet<'a> {
     handover: &'a Handover,
     stop: &'a AtomicBool,
     event: &'a dyn Fn(Event),
+    still: RefCell<Still>,
 }
 
 impl Outlet<'_> {
@@ -170,9 +199,19 @@ impl Outlet<'_> {
     }
 
     fn put(&self, frame: Frame) {
-        self.tell(Event::Frame);
-        if self.handover.put(frame) {
-            self.tell(Event::Dropped);
+        let mut still = self.still.borrow_mut();
+        match still.look(&frame.raw, Instant::now()) {
+            Shows::News => {
+                self.tell(Event::Frame);
+                if self.handover.put(frame) {
+                    self.tell(Event::Dropped);
+                }
+            }
+            Shows::Frozen => {
+                self.tell(Event::Frozen(still.after()));
+                self.tell(Event::Still);
+            }
+            Shows::Still => self.tell(Event::Still),
         }
     }
 
@@ -190,6 +229,7 @@ impl Outlet<'_> {
             if sequence > before {
                 pause = PAUSES.0;
             }
+            self.still.borrow_mut().lost();
             self.tell(Event::Lost(format!("{shown}: {why}")));
             self.sleep_until(Instant::now() + pause);
             pause = (pause * 2).min(PAUSES.1);
