@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
     process::{Child, Command, Stdio},
@@ -290,6 +290,8 @@ fn a_frozen_camera_is_said_once_and_dropped_until_its_picture_changes() {
 struct Service {
     child: Child,
     url: String,
+    /// The lines of its log so far, without colours.
+    log: Arc<Mutex<Vec<String>>>,
 }
 
 impl Drop for Service {
@@ -313,23 +315,30 @@ impl Service {
             .args(["serve", "--config"])
             .arg(&config)
             .env("RUST_LOG", "info,ort=warn")
+            .env("NO_COLOR", "1")
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         let log = BufReader::new(child.stderr.take().unwrap());
-        let mut service = Self { child, url: String::new() };
+        let mut service = Self { child, url: String::new(), log: Arc::default() };
+        let lines = service.log.clone();
         let (found, url) = mpsc::channel();
         // Reads on to the end, so that the service never waits for a full pipe.
         thread::spawn(move || {
             for line in log.lines().map_while(Result::ok) {
-                assert!(!line.contains("geheim"), "the log holds a password: {line}");
                 if let Some((_, url)) = line.split_once("listening on ") {
                     let _ = found.send(url.trim().to_string());
                 }
+                lines.lock().unwrap().push(line);
             }
         });
         service.url = url.recv_timeout(PATIENCE).expect("the service starts");
         service
+    }
+
+    /// Whether the log holds this word.
+    fn said(&self, word: &str) -> bool {
+        self.log.lock().unwrap().iter().any(|line| line.contains(word))
     }
 
     /// Stops the service in order; what the record then holds about its cameras.
@@ -388,4 +397,99 @@ async fn a_frozen_camera_counts_as_lost_in_metrics_and_record() {
         panic!("{told:?}")
     };
     assert!(first.starts_with("frozen") && second.contains("no whole picture"), "{told:?}");
+}
+
+/// Two belts, one with salmon alone and one without any, each with a gate; and a camera that is not there.
+const LINES: &str = "
+[[camera]]
+name = 'line-1'
+source = 'simulated'
+belt = { seed = 1, width = 320, height = 180, speed = 200.0, items_per_minute = 60.0, empty_share = 0.0, frame_rate = 8.0, salmon_share = 1.0 }
+[[camera]]
+name = 'line-2'
+source = 'simulated'
+belt = { seed = 2, width = 400, height = 224, speed = 250.0, items_per_minute = 60.0, empty_share = 0.0, frame_rate = 8.0, salmon_share = 0.0 }
+[[camera]]
+name = 'line-3'
+source = 'mjpeg'
+url = 'http://ada:geheim@127.0.0.1:9/video'
+[[eject.gate]]
+name = 'out-1'
+camera = 'line-1'
+actions = ['reject', 'divert']
+speed = '0.4m/s'
+scale = '2mm/px'
+distance = '1200mm'
+[[eject.gate]]
+name = 'out-2'
+camera = 'line-2'
+actions = ['reject', 'divert']
+speed = '0.4m/s'
+scale = '2mm/px'
+distance = '1200mm'
+[[eject.gate]]
+name = 'out-3'
+camera = 'line-3'
+actions = ['reject', 'divert']
+speed = '0.4m/s'
+scale = '2mm/px'
+distance = '1200mm'
+[[eject.output]]
+kind = 'log'
+tolerance = '10s'
+on_late = 'alarm'
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_lines_in_one_service_keep_to_themselves() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(folder.path(), LINES);
+    let verdicts = |camera: &str, action: &str| {
+        format!("beltsight_verdicts_total{{action=\"{action}\",camera=\"{camera}\",source=\"belt\"}}")
+    };
+    service.until(&verdicts("line-2", "reject"), |items| items >= 5.0).await;
+    service.until(&verdicts("line-1", "accept"), |items| items >= 5.0).await;
+    let good = service.metric(&verdicts("line-1", "accept")).await.unwrap();
+    let bad = service.metric(&verdicts("line-2", "accept")).await.unwrap();
+    assert!(good > 2.0 * bad, "{good} accepted among salmon, {bad} where there is none");
+
+    // Each camera has a picture of its own.
+    for (query, size) in [("", (320, 180)), ("?camera=line-1", (320, 180)), ("?camera=line-2", (400, 224))] {
+        let jpeg = reqwest::get(format!("{}/live.jpg{query}", service.url)).await.unwrap().bytes().await.unwrap();
+        let picture = pixels::decode(&jpeg, pixels::Limits::default()).unwrap();
+        assert_eq!((picture.width, picture.height), size, "{query}");
+    }
+    let answer = reqwest::get(format!("{}/live.jpg?camera=line-3", service.url)).await.unwrap();
+    assert_eq!(answer.status(), 404);
+
+    // One that is lost is said to be, and the service is ready for the others.
+    let cameras: serde_json::Value =
+        reqwest::get(format!("{}/cameras", service.url)).await.unwrap().json().await.unwrap();
+    let states: Vec<_> = (0..3).map(|n| (cameras[n]["name"].as_str(), cameras[n]["state"].as_str())).collect();
+    assert_eq!(
+        states,
+        [(Some("line-1"), Some("up")), (Some("line-2"), Some("up")), (Some("line-3"), Some("lost"))],
+        "{cameras}"
+    );
+    assert!(!cameras.to_string().contains("geheim"), "{cameras}");
+    assert!(service.said("camera lost") && !service.said("geheim"));
+    assert_eq!(reqwest::get(format!("{}/readyz", service.url)).await.unwrap().status(), 200);
+
+    // Each gate moves for its own camera.
+    let start = Instant::now();
+    loop {
+        let log = service.log.lock().unwrap().clone();
+        let commands: Vec<&String> = log.iter().filter(|line| line.contains("gate=")).collect();
+        for line in &commands {
+            let line = line.replace('"', "");
+            let own =
+                (1..=3).any(|n| line.contains(&format!("gate=out-{n}")) && line.contains(&format!("camera=line-{n}")));
+            assert!(own, "{line}");
+        }
+        if commands.iter().any(|line| line.contains("line-2")) {
+            break;
+        }
+        assert!(start.elapsed() < PATIENCE, "no gate moved: {log:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
