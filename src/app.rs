@@ -10,7 +10,7 @@
 //! | orders | line → eject | `eject.queue` | the command is late and acted on as configured |
 //! | commands | eject → output | 64 commands | the same |
 //! | recorded | store → streams | 1,024 verdicts | slow readers skip |
-//! | live | line → page | 1 frame | the newest replaces the old |
+//! | live | line → page | 1 frame of each camera | the newest replaces the old |
 
 use std::{
     sync::{
@@ -39,7 +39,9 @@ use crate::{
         eject::Ejector,
         handover::Handover,
         infer::{self, Infer},
-        inspect, lots,
+        inspect,
+        live::{CameraState, View},
+        lots,
         outage::CameraOutage,
         priority,
         record::Recorder,
@@ -113,7 +115,6 @@ async fn run(config: Config) -> Result<()> {
     let (recorder, writer) =
         Recorder::start(store.clone(), &config.record, metrics.clone(), recorded.clone(), stop_recording.clone());
 
-    let (live, live_reader) = watch::channel(None);
     let belt = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("belt")
@@ -134,7 +135,6 @@ async fn run(config: Config) -> Result<()> {
         ejector: ejector.clone(),
         recorder: recorder.clone(),
         metrics: metrics.clone(),
-        live,
         deadline: config.line.deadline,
         locate: config.locate.clone(),
         waiting: belt.handle().clone(),
@@ -143,8 +143,11 @@ async fn run(config: Config) -> Result<()> {
     let stop_cameras = Arc::new(AtomicBool::new(false));
     let mut threads = Vec::new();
     let camera_names = config.camera.iter().map(|camera| camera.name().to_owned()).collect();
+    let mut cameras = Vec::new();
     for camera in config.camera {
-        threads.extend(start_line(&line, camera, &stop, &stop_cameras)?);
+        let view = Arc::new(View::new(camera.name()));
+        threads.extend(start_line(&line, camera, &view, &stop, &stop_cameras)?);
+        cameras.push(view);
     }
 
     let rounds = keeper::Parts {
@@ -170,7 +173,7 @@ async fn run(config: Config) -> Result<()> {
         recorder,
         metrics: metrics.clone(),
         recorded,
-        live: live_reader,
+        cameras: cameras.into(),
         stop: stop.clone(),
         ready: ready_reader,
         swapper: swapper.clone(),
@@ -346,30 +349,34 @@ async fn tell_head(store: &Store) {
 fn start_line(
     line: &inspect::Line,
     config: camera::CameraConfig,
+    view: &Arc<View>,
     stop: &CancellationToken,
     stop_cameras: &Arc<AtomicBool>,
 ) -> Result<[thread::JoinHandle<()>; 2]> {
-    let name: Arc<str> = config.name().into();
+    let name = view.camera.clone();
     let frames = Arc::new(Handover::default());
     let metrics = line.metrics.clone();
-    metrics.camera_up.with_label_values(&[&name]).set(0);
-    metrics.frames.with_label_values(&[&name]);
-    for of in ["brightness", "sharpness"] {
-        metrics.optics.with_label_values(&[&name, of]);
-    }
-    metrics.camera_reconnects.with_label_values(&[&name]);
-    for reason in ["stale", "driver", "damaged"] {
-        metrics.frames_dropped.with_label_values(&[&name, reason]);
-    }
+    metrics.begin_camera(&name);
     let on_event = {
-        let name = name.clone();
+        let (name, view) = (name.clone(), view.clone());
         let outage = CameraOutage::new(line.recorder.clone(), &name);
         move |event: CameraEvent| match event {
             CameraEvent::Frame => {
                 outage.seen();
+                view.is(CameraState::Up);
                 metrics.frames.with_label_values(&[&name]).inc();
                 metrics.camera_up.with_label_values(&[&name]).set(1);
+                metrics.camera_frozen.with_label_values(&[&name]).set(0);
             }
+            CameraEvent::Frozen(after) => {
+                let why = format!("frozen: it has sent the very same picture for more than {after:?}");
+                tracing::warn!(camera = &*name, "camera {why}");
+                outage.lost(&why);
+                view.is(CameraState::Frozen(why));
+                metrics.camera_up.with_label_values(&[&name]).set(0);
+                metrics.camera_frozen.with_label_values(&[&name]).set(1);
+            }
+            CameraEvent::Still => metrics.frames_dropped.with_label_values(&[&name, "frozen"]).inc(),
             CameraEvent::Dropped => metrics.frames_dropped.with_label_values(&[&name, "stale"]).inc(),
             CameraEvent::BadFrame(why) => {
                 tracing::warn!(camera = &*name, "a frame was refused: {why}");
@@ -379,7 +386,9 @@ fn start_line(
             CameraEvent::Lost(why) => {
                 tracing::warn!(camera = &*name, "camera lost: {why}");
                 outage.lost(&why);
+                view.is(CameraState::Lost(why));
                 metrics.camera_up.with_label_values(&[&name]).set(0);
+                metrics.camera_frozen.with_label_values(&[&name]).set(0);
                 metrics.camera_reconnects.with_label_values(&[&name]).inc();
             }
         }
@@ -389,10 +398,10 @@ fn start_line(
         priority::set(priority::BELT);
         camera::run(&config, &sink, &stopped, &on_event);
     })?;
-    let (line, stopped) = (line.clone(), stop.clone());
+    let (line, view, stopped) = (line.clone(), view.clone(), stop.clone());
     let inspector = thread::Builder::new()
         .name(format!("line-{name}"))
-        .spawn(move || inspect::run(&line, &name, &frames, &stopped))?;
+        .spawn(move || inspect::run(&line, &view, &frames, &stopped))?;
     Ok([camera, inspector])
 }
 

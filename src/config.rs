@@ -240,6 +240,7 @@ impl Config {
         if self.line.deadline.is_zero() || self.api.deadline.is_zero() {
             return Err("line.deadline and api.deadline must be longer than 0".into());
         }
+        self.camera.iter().try_for_each(camera::CameraConfig::check)?;
         let mut names: Vec<_> = self.camera.iter().map(camera::CameraConfig::name).collect();
         names.sort();
         if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {

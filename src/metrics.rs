@@ -36,6 +36,7 @@ pub struct All {
     pub frames: IntCounterVec,
     pub frames_dropped: IntCounterVec,
     pub camera_up: IntGaugeVec,
+    pub camera_frozen: IntGaugeVec,
     pub camera_reconnects: IntCounterVec,
     pub verdicts: IntCounterVec,
     pub reasons: IntCounterVec,
@@ -93,6 +94,32 @@ pub struct All {
     pub cores: IntGauge,
 }
 
+impl All {
+    /// Starts what is counted of a camera at 0.
+    pub fn begin_camera(&self, camera: &str) {
+        self.begin_source("belt", camera);
+        self.camera_up.with_label_values(&[camera]).set(0);
+        self.camera_frozen.with_label_values(&[camera]).set(0);
+        self.frames.with_label_values(&[camera]);
+        self.camera_reconnects.with_label_values(&[camera]);
+        for of in ["brightness", "sharpness"] {
+            self.optics.with_label_values(&[camera, of]);
+        }
+        for reason in ["stale", "driver", "damaged", "frozen"] {
+            self.frames_dropped.with_label_values(&[camera, reason]);
+        }
+    }
+
+    fn begin_source(&self, source: &str, camera: &str) {
+        for action in ["accept", "reject", "divert"] {
+            self.verdicts.with_label_values(&[source, camera, action]);
+        }
+        for fault in ["overloaded", "timeout", "decode", "no_model", "inference", "stopping"] {
+            self.faults.with_label_values(&[source, camera, fault]);
+        }
+    }
+}
+
 impl Metrics {
     /// Registers all metrics in a registry of their own.
     ///
@@ -105,17 +132,23 @@ impl Metrics {
         let all = All {
             frames: counters(r, "frames_total", "Frames received from a camera.", &["camera"])?,
             frames_dropped: counters(r, "frames_dropped_total", "Frames lost, by reason.", &["camera", "reason"])?,
-            camera_up: gauges(r, "camera_up", "1 while a camera delivers frames.", &["camera"])?,
+            camera_up: gauges(r, "camera_up", "1 while a camera delivers frames that change.", &["camera"])?,
+            camera_frozen: gauges(
+                r,
+                "camera_frozen",
+                "1 while a camera sends the very same picture over and over.",
+                &["camera"],
+            )?,
             camera_reconnects: counters(r, "camera_reconnects_total", "Times a camera was lost.", &["camera"])?,
             verdicts: counters(
                 r,
                 "verdicts_total",
-                "Verdicts, by where the item came from and action.",
-                &["source", "action"],
+                "Verdicts, by where the item came from (the camera is empty for http) and action.",
+                &["source", "camera", "action"],
             )?,
             reasons: counters(r, "verdict_reasons_total", "Verdicts, by reason.", &["source", "reason"])?,
             classes: counters(r, "verdict_classes_total", "Verdicts, by most probable class.", &["source", "class"])?,
-            faults: counters(r, "faults_total", "Items without scores, by fault.", &["source", "fault"])?,
+            faults: counters(r, "faults_total", "Items without scores, by fault.", &["source", "camera", "fault"])?,
             stage_seconds: histograms(
                 r,
                 "stage_seconds",
@@ -288,14 +321,8 @@ impl Metrics {
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         // A counter that was never touched is absent, and an alert on an absent series never fires: start them at 0.
         for source in ["belt", "http"] {
-            for action in ["accept", "reject", "divert"] {
-                all.verdicts.with_label_values(&[source, action]);
-            }
             for reason in ["accepted", "wrong_class", "unsure", "low_score", "fault"] {
                 all.reasons.with_label_values(&[source, reason]);
-            }
-            for fault in ["overloaded", "timeout", "decode", "no_model", "inference", "stopping"] {
-                all.faults.with_label_values(&[source, fault]);
             }
             for stage in ["decode", "locate", "queue", "infer"] {
                 all.stage_seconds.with_label_values(&[source, stage]);
@@ -385,6 +412,7 @@ impl Metrics {
         for route in ["/classify", "/v2/models/{model}/infer"] {
             all.refused.with_label_values(&[route]);
         }
+        all.begin_source("http", "");
         Ok(Self(Arc::new(all)))
     }
 

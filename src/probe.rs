@@ -36,7 +36,7 @@ pub fn run(config: &Config, name: &str, span: Duration, save: Option<&Path>) -> 
     thread::scope(|scope| {
         scope.spawn(|| {
             camera::run(camera, &frames, &stop, &|event| match event {
-                Event::Frame | Event::Dropped => {}
+                Event::Frame | Event::Dropped | Event::Still => {}
                 event => println!("{:7.2} s  {event:?}", started.elapsed().as_secs_f64()),
             });
         });

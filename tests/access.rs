@@ -144,7 +144,7 @@ async fn a_browser_logs_in_looks_and_logs_out() {
     assert_eq!(answer.json::<Value>().await.unwrap(), json!({"name": "viewer", "role": "viewer"}));
     let cookie = set.split(';').next().unwrap();
     let get = |path: &str| server.client.get(url(path)).header("cookie", cookie).send();
-    for path in ["/whoami", "/verdicts", "/live", "/verdicts/stream", "/metrics"] {
+    for path in ["/whoami", "/verdicts", "/cameras", "/live", "/verdicts/stream", "/metrics"] {
         assert_eq!(get(path).await.unwrap().status(), 200, "{path}");
     }
     let load = server.client.post(url("/v2/repository/models/one/load")).header("cookie", cookie);

@@ -75,7 +75,11 @@ async fn every_bad_picture_is_refused_in_words_and_counted() {
     let form = reqwest::multipart::Form::new().text("note", "no file here");
     let response = server.client.post(format!("{}/classify", server.url)).multipart(form).send().await.unwrap();
     problem(response, 400, "empty").await;
-    assert_eq!(server.metrics.verdicts.with_label_values(&["http", "reject"]).get(), 0, "none of them is a verdict");
+    assert_eq!(
+        server.metrics.verdicts.with_label_values(&["http", "", "reject"]).get(),
+        0,
+        "none of them is a verdict"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -127,7 +131,7 @@ async fn a_picture_gets_a_verdict_that_is_recorded_with_its_frame() {
     assert_eq!(kept.headers()["content-type"], "image/jpeg");
     assert_eq!(kept.bytes().await.unwrap(), sent, "a JPEG is kept as it came");
     let action = verdict["action"].as_str().unwrap();
-    assert_eq!(server.metrics.verdicts.with_label_values(&["http", action]).get(), 1);
+    assert_eq!(server.metrics.verdicts.with_label_values(&["http", "", action]).get(), 1);
     assert_eq!(server.get("/verdicts/counts").await["verdicts"], 1);
 }
 
@@ -290,12 +294,19 @@ async fn streams_deliver_recorded_verdicts_and_the_newest_frame() {
     let newest = jpeg(48, 9);
     let frame =
         |jpeg: Vec<u8>| beltsight::line::live::LiveFrame { jpeg: jpeg.into(), width: 48, height: 48, items: vec![] };
-    server.live.send_replace(Some(frame(newest.clone())));
+    server.camera.frame.send_replace(Some(frame(newest.clone())));
     let chunk = tokio::time::timeout(Duration::from_secs(10), live.chunk()).await.unwrap().unwrap().unwrap();
     let text = std::str::from_utf8(&chunk).unwrap();
     assert!(text.starts_with("event: frame") && text.contains(r#""width":48"#), "{text}");
     let shown = server.client.get(format!("{}/live.jpg", server.url)).send().await.unwrap().bytes().await.unwrap();
     assert_eq!(shown, newest);
+    let named = server.client.get(format!("{}/live.jpg?camera=belt", server.url)).send().await.unwrap();
+    assert_eq!(named.bytes().await.unwrap(), newest);
+    for path in ["/live.jpg?camera=other", "/live?camera=other"] {
+        problem(server.client.get(format!("{}{path}", server.url)).send().await.unwrap(), 404, "not_found").await;
+    }
+    server.camera.is(beltsight::line::live::CameraState::Lost("unplugged".into()));
+    assert_eq!(server.get("/cameras").await, json!([{"name": "belt", "state": "lost", "why": "unplugged"}]));
 
     server.stop.cancel();
     let ends = async { while let Ok(Some(_)) = verdicts.chunk().await {} };

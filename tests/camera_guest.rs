@@ -39,7 +39,7 @@ fn probe_inside_the_guest() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             camera::run(&config, &handover, &stop, &|event| match event {
-                Event::Frame | Event::Dropped => {}
+                Event::Frame | Event::Dropped | Event::Still => {}
                 event => println!("{:.2} {event:?}", at()),
             })
         });

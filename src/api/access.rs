@@ -108,6 +108,7 @@ pub const TABLE: &[Rule] = &[
     changes("post", "/challenges", Operator),
     asks("get", "/corrective-actions", Viewer),
     changes("post", "/corrective-actions/{action}/close", Operator),
+    asks("get", "/cameras", Viewer),
     asks("get", "/live", Viewer),
     asks("get", "/live.jpg", Viewer),
     asks("get", "/models", Viewer),

@@ -79,7 +79,7 @@ pub(super) async fn classify(
 
     let deadline = arrived + api.0.settings.deadline;
     let fault = |fault| {
-        faulted(&api.metrics, Source::Http, &fault);
+        faulted(&api.metrics, Source::Http, "", &fault);
         ApiError::Fault(fault)
     };
     let mut waiting = Vec::with_capacity(prepared.items.len());

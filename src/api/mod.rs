@@ -45,7 +45,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::{
     domain::Verdict,
-    line::{eject::Ejector, infer::Infer, live::LiveFrame, record::Recorder, swap::Swapper},
+    line::{eject::Ejector, infer::Infer, live::View, record::Recorder, swap::Swapper},
     metrics::Metrics,
     promote::registry::Registry,
     rounds::keeper::Handle,
@@ -101,8 +101,8 @@ pub struct Parts {
     pub metrics: Metrics,
     /// Committed verdicts.
     pub recorded: broadcast::Sender<Arc<Verdict>>,
-    /// The newest belt frame; `None` until there was one.
-    pub live: watch::Receiver<Option<LiveFrame>>,
+    /// The cameras, in the order of the configuration.
+    pub cameras: Arc<[Arc<View>]>,
     /// Whether the service takes work; false while starting, stopping, or when a needed part is broken.
     pub ready: watch::Receiver<bool>,
     /// Ends the event streams, so that a graceful shutdown is not held up by them.
@@ -189,6 +189,7 @@ pub fn router(api: Api) -> Router {
         .route("/labels/agreement", get(labels::agreement))
         .route("/items", get(items::list))
         .route("/items/{picture}", get(items::picture))
+        .route("/cameras", get(live::cameras))
         .route("/live", get(live::stream))
         .route("/live.jpg", get(live::picture))
         .route("/models", get(models::list))

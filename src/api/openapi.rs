@@ -42,6 +42,7 @@ use super::{
         labels::agreement,
         items::list,
         items::picture,
+        live::cameras,
         live::stream,
         live::picture,
         health::healthz,

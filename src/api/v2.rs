@@ -165,7 +165,7 @@ pub(super) async fn infer(
 
     let n = pictures.len();
     let fault = |fault| {
-        faulted(&api.metrics, Source::Http, &fault);
+        faulted(&api.metrics, Source::Http, "", &fault);
         ApiError::Fault(fault)
     };
     let waiting = pictures

@@ -8,7 +8,7 @@ use std::{
 };
 
 use time::OffsetDateTime;
-use tokio::{runtime::Handle, sync::watch, time::timeout_at};
+use tokio::{runtime::Handle, time::timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
         eject::Ejector,
         handover::Handover,
         infer::Infer,
-        live::LiveFrame,
+        live::{LiveFrame, View},
         locate::{LocateConfig, Locator},
         observe::observe,
         priority,
@@ -35,7 +35,7 @@ const LIVE_PAUSE: [Duration; 2] = [Duration::from_millis(100), Duration::from_se
 /// JPEG quality of live pictures.
 const LIVE_QUALITY: i32 = 80;
 
-/// What a camera's line needs of the service.
+/// What every camera's line needs of the service.
 #[derive(Clone)]
 pub struct Line {
     /// The inference worker.
@@ -46,8 +46,6 @@ pub struct Line {
     pub recorder: Recorder,
     /// All metrics.
     pub metrics: Metrics,
-    /// The newest judged frame, for people who watch.
-    pub live: watch::Sender<Option<LiveFrame>>,
     /// From capture to verdict.
     pub deadline: Duration,
     /// How items are found.
@@ -62,7 +60,8 @@ pub struct Line {
 type Shown = Arc<Mutex<Vec<(u64, Verdict)>>>;
 
 /// Runs until `stop`; meant for a thread of its own.
-pub fn run(line: &Line, camera: &str, frames: &Handover, stop: &CancellationToken) {
+pub fn run(line: &Line, view: &Arc<View>, frames: &Handover, stop: &CancellationToken) {
+    let camera = &*view.camera;
     priority::set(priority::BELT);
     let mut locator = Locator::new(line.locate.clone());
     let shown = Shown::default();
@@ -86,11 +85,10 @@ pub fn run(line: &Line, camera: &str, frames: &Handover, stop: &CancellationToke
         for item in items {
             judge(line, &frame, &picture, item, decode_ms, located, &shown);
         }
-        // The API itself holds one receiver; every watcher another.
-        let pause = LIVE_PAUSE[usize::from(line.live.receiver_count() <= 1)];
+        let pause = LIVE_PAUSE[usize::from(view.frame.receiver_count() == 0)];
         if last_live.is_none_or(|last: Instant| last.elapsed() >= pause) {
             last_live = Some(started);
-            show(line, picture, locator.tracks(), &shown);
+            show(line, view, picture, locator.tracks(), &shown);
         }
     }
 }
@@ -163,20 +161,20 @@ fn remember(shown: &Shown, verdict: &Verdict) {
 }
 
 /// Sends the frame with the boxes of its judged items to those who watch; encoded apart from the line.
-fn show(line: &Line, picture: Arc<Picture>, tracks: Vec<(u64, Region)>, shown: &Shown) {
+fn show(line: &Line, view: &Arc<View>, picture: Arc<Picture>, tracks: Vec<(u64, Region)>, shown: &Shown) {
     let judged = shown.lock().unwrap_or_else(PoisonError::into_inner);
     let items = tracks
         .into_iter()
         .filter_map(|(track, region)| judged.iter().find(|(t, _)| *t == track).map(|(_, v)| (region, v.clone())))
         .collect();
     drop(judged);
-    let live = line.live.clone();
+    let view = view.clone();
     line.background.spawn_blocking(move || {
         priority::set(priority::NORMAL); // a thread started from here begins with the belt's
         match pixels::encode_jpeg(&picture, LIVE_QUALITY) {
             Ok(jpeg) => {
                 let (width, height) = (picture.width, picture.height);
-                live.send_replace(Some(LiveFrame { jpeg: jpeg.into(), width, height, items }));
+                view.frame.send_replace(Some(LiveFrame { jpeg: jpeg.into(), width, height, items }));
             }
             Err(e) => tracing::warn!("a live picture could not be encoded: {e}"),
         }

@@ -12,7 +12,7 @@ use crate::{
 pub fn observe(metrics: &Metrics, verdict: &Verdict, fault: Option<&Fault>) {
     let source = verdict.source.name();
     let decision = &verdict.decision;
-    metrics.verdicts.with_label_values(&[source, decision.action.name()]).inc();
+    metrics.verdicts.with_label_values(&[source, &verdict.camera, decision.action.name()]).inc();
     metrics.reasons.with_label_values(&[source, decision.reason.name()]).inc();
     if let Some(class) = &decision.class {
         metrics.classes.with_label_values(&[source, class]).inc();
@@ -26,7 +26,7 @@ pub fn observe(metrics: &Metrics, verdict: &Verdict, fault: Option<&Fault>) {
         metrics.novelty.observe(novelty.into());
     }
     if let Some(fault) = fault {
-        faulted(metrics, verdict.source, fault);
+        faulted(metrics, verdict.source, &verdict.camera, fault);
     } else {
         metrics.accept_probability.with_label_values(&[source]).observe(decision.accept_probability.into());
         if let [best, second, ..] = &verdict.scores[..] {
@@ -40,7 +40,7 @@ pub fn observe(metrics: &Metrics, verdict: &Verdict, fault: Option<&Fault>) {
     }
 }
 
-/// Counts a fault that no verdict answers: an HTTP request that ends in an error.
-pub fn faulted(metrics: &Metrics, source: Source, fault: &Fault) {
-    metrics.faults.with_label_values(&[source.name(), fault.name()]).inc();
+/// Counts a fault, also one that no verdict answers: an HTTP request that ends in an error. `camera` is empty for HTTP.
+pub fn faulted(metrics: &Metrics, source: Source, camera: &str, fault: &Fault) {
+    metrics.faults.with_label_values(&[source.name(), camera, fault.name()]).inc();
 }

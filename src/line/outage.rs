@@ -26,14 +26,14 @@ impl CameraOutage {
         Self { recorder, camera: camera.into(), lost: Cell::new(false) }
     }
 
-    /// It cannot be opened or stopped sending.
+    /// It cannot be opened, stopped sending or is frozen.
     pub fn lost(&self, why: &str) {
         if !self.lost.replace(true) {
             self.recorder.event(Event::CameraLost { camera: self.camera.clone(), why: why.into() });
         }
     }
 
-    /// It sent a frame.
+    /// It sent a frame that shows something new.
     pub fn seen(&self) {
         if self.lost.replace(false) {
             self.recorder.event(Event::CameraBack { camera: self.camera.clone() });

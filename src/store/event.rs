@@ -50,14 +50,14 @@ pub enum Event {
         /// Who closed it; empty where nobody said.
         by: String,
     },
-    /// A camera can't be opened or stopped sending; items pass it unjudged until it is back.
+    /// A camera can't be opened, stopped sending or is frozen; items pass it unjudged until it is back.
     CameraLost {
         /// Its name.
         camera: String,
-        /// What the camera's driver said.
+        /// What the camera's driver said; begins with `frozen` where it goes on sending the very same picture.
         why: String,
     },
-    /// A lost camera sends again.
+    /// A lost camera sends again, a frozen one something else.
     CameraBack {
         /// Its name.
         camera: String,

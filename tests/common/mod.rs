@@ -15,7 +15,7 @@ use beltsight::{
     engine::Device,
     line::{
         infer::{self, Infer},
-        live::LiveFrame,
+        live::View,
         record::{self, Recorder},
         swap::{self, Swapper},
     },
@@ -104,7 +104,7 @@ pub struct Server {
     pub tokens_file: PathBuf,
     pub store: Store,
     pub models: PathBuf,
-    pub live: watch::Sender<Option<LiveFrame>>,
+    pub camera: Arc<View>,
     pub ready: watch::Sender<bool>,
     pub recorded: broadcast::Sender<Arc<Verdict>>,
     pub recorder: Recorder,
@@ -141,7 +141,7 @@ pub async fn start_within(settings: Settings, limits: Limits) -> Server {
     let recorded = broadcast::channel(64).0;
     let record = record::Settings { keep_share: 1.0, ..record::Settings::default() };
     let (recorder, _task) = Recorder::start(store.clone(), &record, metrics.clone(), recorded.clone(), stop.clone());
-    let (live, newest) = watch::channel(None);
+    let camera = Arc::new(View::new("belt"));
     let (ready, is_ready) = watch::channel(true);
     let tokens_file = folder.path().join("tokens.toml"); // none yet
     let tokens = Tokens::open(&tokens_file).unwrap();
@@ -174,7 +174,7 @@ pub async fn start_within(settings: Settings, limits: Limits) -> Server {
         recorder: recorder.clone(),
         metrics: metrics.clone(),
         recorded: recorded.clone(),
-        live: newest,
+        cameras: [camera.clone()].into(),
         ready: is_ready,
         stop: stop.clone(),
         labels: api::LabelSettings { classes: vec!["hake".into()], second_share: 0.1 },
@@ -198,7 +198,7 @@ pub async fn start_within(settings: Settings, limits: Limits) -> Server {
         tokens_file,
         store,
         models,
-        live,
+        camera,
         ready,
         recorded,
         recorder,

@@ -1,4 +1,5 @@
-// The live page: a token where one is asked for, then three sources (/live, /verdicts/stream, /readyz), drawn as they come.
+// The live page of one camera (`?camera=`, else the first): a token where one is asked for, then what /live,
+// /verdicts/stream, /readyz and /cameras tell, drawn as it comes. With several cameras only its own verdicts are shown.
 // Invariant: everything from the service is set as text or attribute, never as HTML.
 "use strict";
 
@@ -16,6 +17,8 @@ const percent = (p) => `${Math.floor(p * 100)} %`;   // rounded down: 99.6 % is 
 
 const recent = new Map();     // id → {time, action, ms}: the last minute
 const shown = new Map();      // id → verdict: the list
+let cameras = [];             // {name, state, why}
+let camera;                   // the name of the one that is shown
 let lastPicture = 0;
 let skew = 0;                 // the service's clock minus ours, in ms
 const broken = new Set();     // sources that are down
@@ -85,6 +88,7 @@ function item(verdict) {
 
 function take(verdicts) {
   for (const verdict of verdicts) {
+    if (cameras.length > 1 && verdict.camera !== camera) continue;
     shown.set(verdict.id, verdict);
     const time = Date.parse(verdict.time) - skew;
     recent.set(verdict.id, { time, action: verdict.action, ms: verdict.timings.total_ms });
@@ -125,7 +129,9 @@ function drawStale() {
   const stale = Date.now() - lastPicture > SILENT;
   at("stage").classList.toggle("stale", stale);
   at("dark").hidden = !stale;
-  if (lastPicture) at("dark").textContent = "The camera is silent: this picture is old";
+  const frozen = cameras.some(({ name, state }) => name === camera && state === "frozen");
+  if (frozen) at("dark").textContent = "The camera is frozen: it sends the same picture over and over";
+  else if (lastPicture) at("dark").textContent = "The camera is silent: this picture is old";
   if (stale) at("boxes").replaceChildren();
 }
 
@@ -150,6 +156,20 @@ async function askReady() {
     pill("Not connected", "off");
     source("ready", false);
   }
+}
+
+async function askCameras() {
+  const answer = await fetch("/cameras", { cache: "no-store" });
+  if (answer.ok) cameras = await answer.json();
+}
+
+// Which camera is shown, and a choice where there are several.
+function choose() {
+  const wanted = new URLSearchParams(location.search).get("camera");
+  camera = (cameras.find(({ name }) => name === wanted) ?? cameras[0])?.name;
+  const choice = at("camera");
+  choice.replaceChildren(...cameras.map(({ name }) => new Option(name, name, false, name === camera)));
+  choice.hidden = cameras.length < 2;
 }
 
 function pill(words, className) {
@@ -216,12 +236,20 @@ function arrived(verdict) {
 async function begin() {
   try {
     if (!await letIn()) return;    // logging in loads the page anew
-  } catch { /* the sources say that the service is away, and try again */ }
-  listen("live", "/live", "frame", drawFrame);
+    await askCameras();
+  } catch {
+    source("ready", false);
+    setTimeout(begin, 2_000);
+    return;
+  }
+  choose();
+  setInterval(() => askCameras().catch(() => {}), 2_000);
+  if (camera !== undefined) listen("live", `/live?camera=${encodeURIComponent(camera)}`, "frame", drawFrame);
   listen("verdicts", "/verdicts/stream", "verdict", arrived, () => catchUp().catch(() => source("ready", false)));
 }
 
 at("login").addEventListener("submit", (event) => logIn(event).catch(() => source("ready", false)));
+at("camera").addEventListener("change", () => { location.search = new URLSearchParams({ camera: at("camera").value }); });
 at("out").addEventListener("click", () => fetch("/logout", { method: "POST" }).then(() => location.reload(), () => {}));
 begin();
 askReady();

@@ -4,23 +4,32 @@
 //! runs on a blocking thread of its own.
 
 use std::{
+    cell::RefCell,
     path::PathBuf,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
+pub use self::network::Address;
+use self::still::{Shows, Still};
 use super::handover::Handover;
 use crate::{belt::BeltConfig, domain::Frame};
 
 mod folder;
+mod mjpeg;
+mod network;
 mod simulated;
+mod still;
 #[cfg(feature = "usb")]
 mod usb;
 
-/// One camera. In TOML `source = "simulated" | "folder" | "usb"` chooses the kind.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// First and longest pause before a lost camera is opened again.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// One camera. In TOML `source = "simulated" | "folder" | "usb" | "mjpeg"` chooses the kind.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(tag = "source", rename_all = "lowercase", deny_unknown_fields)]
 pub enum CameraConfig {
     /// The simulated belt, in real time.
@@ -58,6 +67,22 @@ pub enum CameraConfig {
         /// A camera that sends nothing for this long is opened anew; 10 ms to 60 s.
         #[serde(with = "humantime_serde", default = "one_second")]
         timeout: Duration,
+        /// A camera that sends the very same picture for longer than this is frozen: as good as lost. Zero: never.
+        #[serde(with = "humantime_serde", default = "ten_seconds")]
+        frozen_after: Duration,
+    },
+    /// A network camera that sends JPEGs over HTTP (`multipart/x-mixed-replace`).
+    Mjpeg {
+        /// The camera's name in metrics and records.
+        name: String,
+        /// The stream, `http://user:password@host/path`; user and password (HTTP Basic) only where it asks for them.
+        url: Address,
+        /// A camera that sends no whole picture for this long is opened anew; 10 ms to 60 s.
+        #[serde(with = "humantime_serde", default = "two_seconds")]
+        timeout: Duration,
+        /// A camera that sends the very same picture for longer than this is frozen: as good as lost. Zero: never.
+        #[serde(with = "humantime_serde", default = "ten_seconds")]
+        frozen_after: Duration,
     },
 }
 
@@ -65,8 +90,16 @@ fn one_second() -> Duration {
     Duration::from_secs(1)
 }
 
+fn two_seconds() -> Duration {
+    Duration::from_secs(2)
+}
+
+fn ten_seconds() -> Duration {
+    Duration::from_secs(10)
+}
+
 /// Pixel formats taken from V4L2 cameras.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub enum PixelFormat {
     /// Motion JPEG: every picture a JPEG file, handed on undecoded.
     #[serde(rename = "MJPG")]
@@ -89,6 +122,11 @@ pub enum Event {
     BadFrame(String),
     /// The camera cannot be opened or stopped sending; it is tried again.
     Lost(String),
+    /// The camera has sent the very same picture for longer than this, and goes on with it. Frames are handed over
+    /// again, each as a [`Event::Frame`], from the first other picture on.
+    Frozen(Duration),
+    /// A frame of a frozen camera was dropped.
+    Still,
 }
 
 impl CameraConfig {
@@ -97,27 +135,51 @@ impl CameraConfig {
         match self {
             CameraConfig::Simulated { name, .. }
             | CameraConfig::Folder { name, .. }
-            | CameraConfig::Usb { name, .. } => name,
+            | CameraConfig::Usb { name, .. }
+            | CameraConfig::Mjpeg { name, .. } => name,
         }
+    }
+
+    /// How long a camera may send the very same picture. The simulated belt and a folder show what they are told to:
+    /// a standing belt and a single picture are no fault.
+    fn frozen_after(&self) -> Duration {
+        match self {
+            CameraConfig::Simulated { .. } | CameraConfig::Folder { .. } => Duration::ZERO,
+            CameraConfig::Usb { frozen_after, .. } | CameraConfig::Mjpeg { frozen_after, .. } => *frozen_after,
+        }
+    }
+
+    /// Refuses what can never be opened.
+    ///
+    /// # Errors
+    /// What is wrong, naming the camera.
+    pub fn check(&self) -> Result<(), String> {
+        let checked = match self {
+            CameraConfig::Mjpeg { url, .. } => url.parse("http").map(drop),
+            CameraConfig::Simulated { .. } | CameraConfig::Folder { .. } | CameraConfig::Usb { .. } => Ok(()),
+        };
+        checked.map_err(|why| format!("camera {}: {why}", self.name()))
     }
 }
 
 /// Runs the camera until `stop` is set, then closes the hand-over. Blocks: give it a thread. `event` is called on this
 /// thread and must be quick.
 pub fn run(config: &CameraConfig, handover: &Handover, stop: &AtomicBool, event: &dyn Fn(Event)) {
-    let outlet = Outlet { name: config.name().into(), handover, stop, event };
+    let still = RefCell::new(Still::new(config.frozen_after()));
+    let outlet = Outlet { name: config.name().into(), handover, stop, event, still };
+    let bearable = |timeout: Duration| timeout.clamp(Duration::from_millis(10), Duration::from_secs(60));
     match config {
         CameraConfig::Simulated { belt, .. } => simulated::run(belt, &outlet),
         CameraConfig::Folder { path, frame_rate, .. } => folder::run(path, *frame_rate, &outlet),
         #[cfg(feature = "usb")]
         CameraConfig::Usb { device, format, width, height, frame_rate, timeout, .. } => {
-            let timeout = (*timeout).clamp(Duration::from_millis(10), Duration::from_secs(60));
-            let wanted =
-                usb::Wanted { format: *format, width: *width, height: *height, frame_rate: *frame_rate, timeout };
+            let (format, timeout) = (*format, bearable(*timeout));
+            let wanted = usb::Wanted { format, width: *width, height: *height, frame_rate: *frame_rate, timeout };
             usb::run(device, wanted, &outlet);
         }
         #[cfg(not(feature = "usb"))]
         CameraConfig::Usb { .. } => outlet.tell(Event::Lost("this program was built without V4L2 cameras".into())),
+        CameraConfig::Mjpeg { url, timeout, .. } => mjpeg::run(url, bearable(*timeout), &outlet),
     }
     handover.close();
 }
@@ -128,6 +190,7 @@ struct Outlet<'a> {
     handover: &'a Handover,
     stop: &'a AtomicBool,
     event: &'a dyn Fn(Event),
+    still: RefCell<Still>,
 }
 
 impl Outlet<'_> {
@@ -136,14 +199,41 @@ impl Outlet<'_> {
     }
 
     fn put(&self, frame: Frame) {
-        self.tell(Event::Frame);
-        if self.handover.put(frame) {
-            self.tell(Event::Dropped);
+        let mut still = self.still.borrow_mut();
+        match still.look(&frame.raw, Instant::now()) {
+            Shows::News => {
+                self.tell(Event::Frame);
+                if self.handover.put(frame) {
+                    self.tell(Event::Dropped);
+                }
+            }
+            Shows::Frozen => {
+                self.tell(Event::Frozen(still.after()));
+                self.tell(Event::Still);
+            }
+            Shows::Still => self.tell(Event::Still),
         }
     }
 
     fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Opens a camera again and again, with growing pauses: `watch` opens it, hands frames over and counts them until
+    /// the camera fails; it says why, or `None` when told to stop.
+    fn keep_open(&self, shown: &str, mut watch: impl FnMut(&mut u64) -> Option<String>) {
+        let (mut pause, mut sequence) = (PAUSES.0, 0);
+        while !self.stopped() {
+            let before = sequence;
+            let Some(why) = watch(&mut sequence) else { return };
+            if sequence > before {
+                pause = PAUSES.0;
+            }
+            self.still.borrow_mut().lost();
+            self.tell(Event::Lost(format!("{shown}: {why}")));
+            self.sleep_until(Instant::now() + pause);
+            pause = (pause * 2).min(PAUSES.1);
+        }
     }
 
     /// Sleeps until `moment`, or less when told to stop.

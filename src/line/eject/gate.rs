@@ -180,6 +180,14 @@ impl Settings {
         if self.output.iter().filter(|outlet| outlet.output.tells_lot()).count() > 1 {
             return Err("eject: two outputs tell the lot".into());
         }
+        let encoders = self.output.iter().filter(|outlet| outlet.output.measures_speed()).count();
+        if encoders > 1 && cameras.len() > 1 {
+            return Err(
+                "eject: one belt speed counts for all gates, so only one output may measure it; lines with an \
+                 encoder each need a process each"
+                    .into(),
+            );
+        }
         for outlet in &self.output {
             let able = outlet.on_late.asks().is_none_or(|action| self.output.iter().any(|o| o.output.can(action)));
             if !able {
@@ -282,5 +290,18 @@ pub(super) mod tests {
             assert!(said.contains(why), "{wrong}: {said}");
         }
         assert!(toml::from_str::<Settings>(TEXT).unwrap().check(&["belt", "second"]).is_err());
+    }
+
+    #[test]
+    fn two_lines_have_a_gate_each_and_one_encoder_at_most() {
+        let encoder = "[[output]]\nkind = 'mqtt'\nhost = 'broker'\nport = 1883\ntopic = 'line'\nspeed = 'encoder'
+            tolerance = '20ms'\non_late = 'alarm'\n";
+        let lines = |encoders: usize| {
+            let mut settings: Settings = toml::from_str(&format!("{TEXT}\n{}", encoder.repeat(encoders))).unwrap();
+            settings.gate.push(Gate { name: "second".into(), camera: "second".into(), ..gate() });
+            settings.check(&["belt", "second"])
+        };
+        assert_eq!((lines(0), lines(1)), (Ok(()), Ok(())));
+        assert!(lines(2).unwrap_err().contains("encoder"));
     }
 }

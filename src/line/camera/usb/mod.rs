@@ -24,9 +24,6 @@ use crate::domain::{Frame, Picture, Raw};
 
 mod backend;
 
-/// First and longest pause before a lost camera is opened again.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
-
 /// What the camera must deliver, exactly.
 #[derive(Clone, Copy)]
 pub(super) struct Wanted {
@@ -48,26 +45,13 @@ impl Wanted {
 }
 
 pub(super) fn run(device: &str, wanted: Wanted, outlet: &Outlet<'_>) {
-    let mut pause = PAUSES.0;
-    let mut sequence = 0;
-    while !outlet.stopped() {
-        let why = match open(device, wanted) {
-            Ok((mut camera, counter)) => {
-                outlet.tell(Event::Opened);
-                let before = sequence;
-                let why = drain(&mut camera, &counter, wanted, &mut sequence, outlet);
-                if sequence > before {
-                    pause = PAUSES.0;
-                }
-                why
-            }
-            Err(error) => Some(error.to_string()),
-        };
-        let Some(why) = why else { return };
-        outlet.tell(Event::Lost(format!("{device}: {why}")));
-        outlet.sleep_until(Instant::now() + pause);
-        pause = (pause * 2).min(PAUSES.1);
-    }
+    outlet.keep_open(device, |sequence| match open(device, wanted) {
+        Ok((mut camera, counter)) => {
+            outlet.tell(Event::Opened);
+            drain(&mut camera, &counter, wanted, sequence, outlet)
+        }
+        Err(error) => Some(error.to_string()),
+    });
 }
 
 fn open(device: &str, wanted: Wanted) -> Result<(Camera, Arc<AtomicU32>), NokhwaError> {

@@ -1,0 +1,427 @@
+//! A network camera that sends JPEGs one after another over HTTP (`multipart/x-mixed-replace`), handed on undecoded.
+//!
+//! The moment of capture is the moment at which a picture's first byte arrives: such streams carry no time of their
+//! own. What passes in the camera and on the wire before that belongs into a gate's `delay`.
+//!
+//! The parser is ours because streams of real cameras break the rules that libraries for multipart insist on: dashes
+//! and quotes around the boundary, lengths that are absent or wrong, lines that end in LF alone.
+//!
+//! Invariant: a camera holds at most [`MOST`] bytes and some, whatever it sends; one that sends no whole picture for
+//! `timeout` is lost and opened anew.
+
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes, BytesMut};
+use memchr::{memchr, memmem::Finder};
+use reqwest::{Client, Response, StatusCode, Url, header};
+use time::OffsetDateTime;
+
+use super::{
+    Event, Outlet,
+    network::{Address, Ended, within},
+};
+use crate::domain::{Frame, Raw};
+
+/// Bytes of the largest part that is taken for a picture.
+const MOST: usize = 16 << 20;
+/// Bytes of a part's head.
+const MOST_HEAD: usize = 8 << 10;
+
+pub(super) fn run(address: &Address, timeout: Duration, outlet: &Outlet<'_>) {
+    let opened = address.parse("http").and_then(|url| {
+        let client = Client::builder().no_proxy().build().map_err(|error| error.to_string())?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        Ok((url, client, runtime.map_err(|error| error.to_string())?))
+    });
+    let (url, client, runtime) = match opened {
+        Ok(opened) => opened,
+        Err(why) => return outlet.tell(Event::Lost(why)),
+    };
+    outlet.keep_open(&address.shown(), |sequence| {
+        match runtime.block_on(watch(&client, &url, timeout, sequence, outlet)) {
+            Why::Stopped => None,
+            Why::Lost(why) => Some(why),
+        }
+    });
+    runtime.shutdown_background(); // the system may still be looking a name up
+}
+
+/// Why a stream is over.
+enum Why {
+    Stopped,
+    Lost(String),
+}
+
+async fn watch(client: &Client, url: &Url, timeout: Duration, sequence: &mut u64, outlet: &Outlet<'_>) -> Why {
+    let limit = Instant::now() + timeout;
+    let mut answer = match within(outlet, limit, client.get(url.clone()).send()).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(error)) => return Why::Lost(words(error)),
+        Err(Ended::Silent) => return Why::Lost(format!("no answer within {timeout:?}")),
+        Err(Ended::Stopped) => return Why::Stopped,
+    };
+    let mut parts = match boundary(&answer) {
+        Ok(boundary) => Parts::new(&boundary),
+        Err(why) => return Why::Lost(why),
+    };
+    outlet.tell(Event::Opened);
+    let mut limit = Instant::now() + timeout;
+    loop {
+        let chunk = match within(outlet, limit, answer.chunk()).await {
+            Ok(Ok(Some(chunk))) => chunk,
+            Ok(ended) => {
+                if parts.inside() {
+                    outlet.tell(Event::BadFrame("the camera hung up in the middle of a picture".into()));
+                    *sequence += 1;
+                }
+                return Why::Lost(ended.err().map_or_else(|| "the camera hung up".into(), words));
+            }
+            Err(Ended::Silent) => return Why::Lost(format!("no whole picture within {timeout:?}")),
+            Err(Ended::Stopped) => return Why::Stopped,
+        };
+        parts.push(&chunk, Instant::now());
+        while let Some(part) = parts.next() {
+            match part {
+                Ok((jpeg, captured)) => {
+                    limit = Instant::now() + timeout;
+                    outlet.put(Frame {
+                        camera: outlet.name.clone(),
+                        sequence: *sequence,
+                        captured,
+                        wall: OffsetDateTime::now_utc() - captured.elapsed(),
+                        raw: Raw::Jpeg(jpeg),
+                        truth: [].into(),
+                    });
+                }
+                Err(why) => outlet.tell(Event::BadFrame(why)),
+            }
+            *sequence += 1;
+        }
+    }
+}
+
+/// An error without the URL, and with its cause.
+fn words(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut words = error.to_string();
+    let mut cause = std::error::Error::source(&error);
+    while let Some(error) = cause {
+        words += &format!(": {error}");
+        cause = error.source();
+    }
+    words
+}
+
+/// The boundary that the answer announces.
+fn boundary(answer: &Response) -> Result<String, String> {
+    let text = |name| answer.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if answer.status() == StatusCode::UNAUTHORIZED {
+        let offer = text(header::WWW_AUTHENTICATE);
+        let offer = offer.split_whitespace().next().unwrap_or("nothing");
+        return Err(format!("the camera wants another user name or password; we speak Basic, it offers {offer}"));
+    }
+    if !answer.status().is_success() {
+        return Err(format!("the camera answers {}", answer.status()));
+    }
+    let kind = text(header::CONTENT_TYPE);
+    if !kind.to_ascii_lowercase().starts_with("multipart/") {
+        return Err(format!(
+            "the camera sends {kind:?} instead of multipart/x-mixed-replace: is this the stream's URL?"
+        ));
+    }
+    boundary_of(kind).ok_or_else(|| format!("the camera announces no boundary: {kind:?}"))
+}
+
+/// The boundary without dashes before it: some cameras count the two dashes of a delimiter in, some do not.
+fn boundary_of(content_type: &str) -> Option<String> {
+    let mut parameters = content_type.split(';').filter_map(|parameter| parameter.split_once('='));
+    let (_, value) = parameters.find(|(name, _)| name.trim().eq_ignore_ascii_case("boundary"))?;
+    let boundary = value.trim().trim_matches('"').trim_start_matches('-');
+    (!boundary.is_empty()).then(|| boundary.to_string())
+}
+
+/// Where in the stream the next byte lies.
+enum Place {
+    /// Between parts.
+    Between,
+    /// In a part's head, of which so many bytes were read.
+    Head { length: Option<usize>, read: usize },
+    /// In a part's body, whose first byte came at that moment.
+    Body { length: Option<usize>, began: Option<Instant> },
+}
+
+/// Cuts a stream of bytes into JPEGs.
+struct Parts {
+    delimiter: Finder<'static>,
+    buffer: BytesMut,
+    place: Place,
+    /// Bytes of the body in which no delimiter begins.
+    searched: usize,
+    now: Instant,
+}
+
+impl Parts {
+    fn new(boundary: &str) -> Self {
+        let delimiter = Finder::new(&format!("--{boundary}")).into_owned();
+        Self { delimiter, buffer: BytesMut::new(), place: Place::Between, searched: 0, now: Instant::now() }
+    }
+
+    /// Takes what came at `now`; [`Parts::next`] is to be called until it has nothing more.
+    fn push(&mut self, bytes: &[u8], now: Instant) {
+        self.buffer.extend_from_slice(bytes);
+        self.now = now;
+    }
+
+    /// Whether a picture has begun and not ended.
+    fn inside(&self) -> bool {
+        matches!(self.place, Place::Body { began: Some(_), .. })
+    }
+
+    /// The next JPEG with the moment of its first byte, or why a part is none; `None` where more bytes are needed.
+    fn next(&mut self) -> Option<Result<(Bytes, Instant), String>> {
+        loop {
+            match self.place {
+                Place::Between => self.between()?,
+                Place::Head { length, read } => {
+                    if let Some(why) = self.head(length, read)? {
+                        return Some(Err(why));
+                    }
+                }
+                Place::Body { length, began } => return self.body(length, began),
+            }
+        }
+    }
+
+    /// Skips to the next delimiter.
+    fn between(&mut self) -> Option<()> {
+        let delimiter = self.delimiter.needle().len();
+        let Some(at) = self.delimiter.find(&self.buffer) else {
+            self.buffer.advance(self.buffer.len().saturating_sub(delimiter - 1));
+            return None;
+        };
+        self.buffer.advance(at + delimiter);
+        self.place = Place::Head { length: None, read: 0 };
+        Some(())
+    }
+
+    /// Reads a line of the head; the first is the rest of the delimiter's. What is wrong with the part, if anything.
+    fn head(&mut self, length: Option<usize>, read: usize) -> Option<Option<String>> {
+        let end = memchr(b'\n', &self.buffer);
+        let read_now = read + end.map_or(self.buffer.len(), |end| end + 1);
+        if read_now > MOST_HEAD {
+            self.place = Place::Between;
+            return Some(Some(format!("a part's head is longer than {MOST_HEAD} bytes")));
+        }
+        let line = self.buffer.split_to(end? + 1);
+        let line = line.trim_ascii();
+        let mut wrong = None;
+        self.place = if read == 0 {
+            // Anything behind it means that the stream ends here, or that this was no delimiter.
+            if line.is_empty() { Place::Head { length, read: read_now } } else { Place::Between }
+        } else if line.is_empty() {
+            self.searched = 0;
+            Place::Body { length, began: None }
+        } else if self.delimiter.find(line).is_some() {
+            wrong = Some("a part ends in its head".into());
+            Place::Head { length: None, read: 1 }
+        } else {
+            Place::Head { length: content_length(line).or(length), read: read_now }
+        };
+        if let Place::Body { length: Some(length), .. } = self.place
+            && length > MOST
+        {
+            self.place = Place::Between;
+            wrong = Some(format!("a part of {length} bytes; pictures have at most {MOST}"));
+        }
+        Some(wrong)
+    }
+
+    fn body(&mut self, length: Option<usize>, began: Option<Instant>) -> Option<Result<(Bytes, Instant), String>> {
+        let began = began.unwrap_or(self.now);
+        let held = self.buffer.len();
+        let end = self.delimiter.find(&self.buffer[self.searched..]).map(|at| self.searched + at);
+        // A length is believed where it leads to the end of a JPEG, so that the picture need not wait for the delimiter,
+        // which may come with the next one. Otherwise the delimiter counts.
+        if let Some(length) = length
+            && length <= end.unwrap_or(held)
+            && let Ok(jpeg) = whole(&self.buffer[..length], b"\r\n\0")
+        {
+            let jpeg = Bytes::copy_from_slice(jpeg);
+            self.buffer.advance(length);
+            self.place = Place::Between;
+            return Some(Ok((jpeg, began)));
+        }
+        if let Some(end) = end {
+            let part = whole(&self.buffer[..end], b"\r\n\0-").map(|jpeg| (Bytes::copy_from_slice(jpeg), began));
+            self.buffer.advance(end + self.delimiter.needle().len());
+            self.place = Place::Head { length: None, read: 0 };
+            return Some(part);
+        }
+        if held > MOST {
+            self.buffer.clear();
+            self.place = Place::Between;
+            return Some(Err(format!("a part of more than {MOST} bytes without an end")));
+        }
+        self.searched = held.saturating_sub(self.delimiter.needle().len() - 1);
+        self.place = Place::Body { length, began: (held > 0).then_some(began) };
+        None
+    }
+}
+
+fn content_length(line: &[u8]) -> Option<usize> {
+    let (name, value) = std::str::from_utf8(line).ok()?.split_once(':')?;
+    if name.trim_ascii().eq_ignore_ascii_case("content-length") { value.trim_ascii().parse().ok() } else { None }
+}
+
+/// The JPEG in a part, without what it is padded with; why it is none.
+fn whole<'a>(part: &'a [u8], padding: &[u8]) -> Result<&'a [u8], String> {
+    if !part.starts_with(&[0xff, 0xd8]) {
+        return Err(format!("a part of {} bytes does not begin as a JPEG", part.len()));
+    }
+    let end = part.iter().rposition(|byte| !padding.contains(byte)).map_or(0, |last| last + 1);
+    if !part[..end].ends_with(&[0xff, 0xd9]) {
+        return Err(format!("a picture is cut: {} bytes that do not end as a JPEG", part.len()));
+    }
+    Ok(&part[..end])
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What looks like a JPEG from outside.
+    fn jpeg(fill: u8, length: usize) -> Vec<u8> {
+        [&[0xff, 0xd8][..], &vec![fill; length], &[0xff, 0xd9]].concat()
+    }
+
+    /// Everything that comes out of `stream`, pushed in pieces of `piece` bytes.
+    fn parts(boundary: &str, stream: &[u8], piece: usize) -> Vec<Result<Vec<u8>, String>> {
+        let mut parts = Parts::new(&boundary_of(&format!("multipart/x-mixed-replace; boundary={boundary}")).unwrap());
+        let mut found = Vec::new();
+        for bytes in stream.chunks(piece) {
+            parts.push(bytes, Instant::now());
+            while let Some(part) = parts.next() {
+                found.push(part.map(|(jpeg, _)| jpeg.to_vec()));
+            }
+            assert!(parts.buffer.len() <= MOST + piece);
+        }
+        found
+    }
+
+    #[test]
+    fn the_boundary_is_found_in_every_spelling() {
+        for (content_type, boundary) in [
+            ("multipart/x-mixed-replace;boundary=frame", Some("frame")),
+            ("multipart/x-mixed-replace; boundary=\"frame\"", Some("frame")),
+            ("multipart/x-mixed-replace; charset=x; Boundary = --frame ", Some("frame")),
+            ("multipart/x-mixed-replace; boundary=\"--a=b\"", Some("a=b")),
+            ("multipart/x-mixed-replace; boundary=--", None),
+            ("multipart/x-mixed-replace", None),
+        ] {
+            assert_eq!(boundary_of(content_type).as_deref(), boundary, "{content_type}");
+        }
+    }
+
+    #[test]
+    fn pictures_come_out_of_every_dialect_whatever_the_pieces() {
+        let (a, b) = (jpeg(1, 300), jpeg(2, 500));
+        let dialects: [(&str, &dyn Fn(&[u8]) -> Vec<u8>); 6] = [
+            ("frame", &|j| [format!("--frame\r\nContent-Length: {}\r\n\r\n", j.len()).as_bytes(), j, b"\r\n"].concat()),
+            ("--frame", &|j| [b"--frame\nContent-Type: image/jpeg\n\n", j, b"\n"].concat()),
+            ("--frame", &|j| [b"\r\n----frame\r\nContent-Type: image/jpeg\r\n\r\n", j, b"\r\n"].concat()),
+            ("\"frame\"", &|j| [b"--frame\r\nContent-Type: image/jpeg\r\n\r\n", j].concat()), // no line end behind it
+            // Lengths that lie, either way.
+            ("frame", &|j| [b"--frame\r\ncontent-length: 7\r\n\r\n", j, b"\r\n"].concat()),
+            ("frame", &|j| [b"--frame\r\nCONTENT-LENGTH: 90000\r\n\r\n", j, b"\r\n"].concat()),
+        ];
+        for (n, (boundary, part)) in dialects.iter().enumerate() {
+            let stream = [part(&a), part(&b), part(&a), b"--frame".to_vec()].concat();
+            for piece in [1, 2, 7, 100, 5000] {
+                let found = parts(boundary, &stream, piece);
+                let pictures: Vec<&Vec<u8>> = found.iter().map(|part| part.as_ref().unwrap()).collect();
+                assert_eq!(pictures, [&a, &b, &a], "dialect {n} in pieces of {piece}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_picture_with_a_length_does_not_wait_for_the_next_one() {
+        let picture = jpeg(1, 300);
+        let stream = [format!("--f\r\nContent-Length: {}\r\n\r\n", picture.len()).as_bytes(), &picture].concat();
+        assert_eq!(parts("f", &stream, 64), [Ok(picture)]);
+    }
+
+    #[test]
+    fn what_is_no_picture_is_said_and_the_next_ones_are_seen() {
+        let good = jpeg(3, 200);
+        let part = |head: &str, body: &[u8]| [b"--f\r\n", head.as_bytes(), b"\r\n", body, b"\r\n"].concat();
+        let cut = part("Content-Length: 204\r\n", &good[..100]);
+        let garbage = part("", b"not a picture");
+        let no_body = b"--f\r\nContent-Type: image/jpeg\r\n".to_vec();
+        let long_head = part(&"x".repeat(MOST_HEAD), &good);
+        let too_long = part(&format!("Content-Length: {}\r\n", MOST + 1), &good);
+        for (bad, word) in [
+            (cut, "cut"),
+            (garbage, "does not begin"),
+            (no_body, "in its head"),
+            (long_head, "longer than"),
+            (too_long, "at most"),
+        ] {
+            let whole = part("", &good);
+            let found = parts("f", &[whole.clone(), bad, whole.clone(), whole, b"--f".to_vec()].concat(), 50);
+            assert_eq!(found.len(), 4, "{word}: {found:?}");
+            let why = found[1].as_ref().unwrap_err();
+            assert!(why.contains(word), "{why}");
+            assert!([0, 2, 3].iter().all(|n| found[*n].as_ref() == Ok(&good)), "{word}");
+        }
+    }
+
+    #[test]
+    fn a_part_without_end_is_given_up_at_the_limit() {
+        let mut stream = b"--f\r\n\r\n\xff\xd8".to_vec();
+        stream.resize(MOST + (1 << 20), 7);
+        let good = jpeg(3, 200);
+        stream.extend([b"--f\r\n\r\n", &good[..], b"\r\n--f\r\n"].concat());
+        let found = parts("f", &stream, 60_000);
+        assert!(found[0].as_ref().unwrap_err().contains("without an end"), "{found:?}");
+        assert_eq!(found[1..], [Ok(good)]);
+    }
+
+    /// Pieces of which streams are made: whole pictures, and everything that is not.
+    fn piece() -> impl Strategy<Value = Vec<u8>> {
+        prop_oneof![
+            Just(b"--f\r\n".to_vec()),
+            Just(b"--f--\r\n".to_vec()),
+            Just(b"\r\n".to_vec()),
+            Just(b"\n\n".to_vec()),
+            Just(b"\xff\xd8".to_vec()),
+            Just(b"\xff\xd9".to_vec()),
+            (0usize..1 << 30).prop_map(|n| format!("Content-Length: {n}\r\n").into_bytes()),
+            (0usize..40).prop_map(|n| format!("content-length: {n}\r\n\r\n").into_bytes()),
+            prop::collection::vec(any::<u8>(), 0..60),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Nothing panics, everything handed on is a JPEG by its ends, pieces change nothing, and a camera that gets
+        /// well is heard again.
+        #[test]
+        fn garbage_is_survived(pieces in prop::collection::vec(piece(), 0..40), size in 1usize..200) {
+            let good = jpeg(9, 50);
+            let mut stream = pieces.concat();
+            // Two delimiters end whatever was begun, a head of the greatest length at worst.
+            stream.extend([vec![b'x'; MOST_HEAD], b"\n--f\r\n\r\n\r\n--f\r\n\r\n".to_vec(), good.clone(), b"\r\n--f".to_vec()].concat());
+            let found = parts("f", &stream, size);
+            for part in found.iter().flatten() {
+                prop_assert!(part.starts_with(&[0xff, 0xd8]) && part.ends_with(&[0xff, 0xd9]));
+            }
+            prop_assert_eq!(found.last(), Some(&Ok(good)));
+            prop_assert_eq!(parts("f", &stream, stream.len()), found);
+        }
+    }
+}

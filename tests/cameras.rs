@@ -1,0 +1,495 @@
+//! Cameras behind a network, with every fault that they have, and several of them in one service.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use beltsight::{
+    domain::{Frame, Picture, Raw},
+    line::{
+        camera::{self, CameraConfig, Event as CameraEvent},
+        handover::Handover,
+    },
+    pixels,
+    store::{Entry, Event, Store},
+};
+
+/// No test waits longer for anything.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// What the cameras under test take for silence.
+const TIMEOUT: Duration = Duration::from_millis(700);
+
+/// A camera that runs beside the test, with all that it says.
+struct Watched {
+    frames: Arc<Handover>,
+    events: mpsc::Receiver<(Instant, CameraEvent)>,
+    stop: Arc<AtomicBool>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Watched {
+    fn start(config: &str) -> Self {
+        let config: CameraConfig = toml::from_str(config).unwrap();
+        let (sender, events) = mpsc::channel();
+        let (frames, stop) = (Arc::new(Handover::default()), Arc::new(AtomicBool::new(false)));
+        let (sink, stopped) = (frames.clone(), stop.clone());
+        let thread = thread::spawn(move || {
+            camera::run(&config, &sink, &stopped, &|event| drop(sender.send((Instant::now(), event))));
+        });
+        Self { frames, events, stop, thread: Some(thread) }
+    }
+
+    /// Waits for an event; when it came, and everything that came before it.
+    fn until(&self, wanted: impl Fn(&CameraEvent) -> bool) -> (Instant, Vec<CameraEvent>) {
+        let mut before = Vec::new();
+        loop {
+            match self.events.recv_timeout(PATIENCE) {
+                Ok((at, event)) if wanted(&event) => return (at, before),
+                Ok((_, event)) => before.push(event),
+                Err(_) => panic!("the event did not come; before: {before:?}"),
+            }
+        }
+    }
+
+    /// Waits until it is lost; when and why.
+    fn lost(&self) -> (Instant, String) {
+        loop {
+            match self.events.recv_timeout(PATIENCE).expect("the camera is lost") {
+                (at, CameraEvent::Lost(why)) => return (at, why),
+                _ => continue,
+            }
+        }
+    }
+
+    /// Waits for the next frame that is handed over.
+    fn frame(&self) -> Frame {
+        self.frames.take(PATIENCE).expect("a frame comes")
+    }
+
+    /// Forgets what was handed over so far.
+    fn drain(&self) {
+        while self.frames.take(Duration::ZERO).is_some() {}
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let _ = self.thread.take().unwrap().join();
+    }
+}
+
+/// A JPEG whose middle has this shade.
+fn jpeg(shade: u8) -> Vec<u8> {
+    pixels::encode_jpeg(&Picture::filled(64, 48, [shade; 3]), 90).unwrap()
+}
+
+/// The shade in the middle of a frame.
+fn shade(frame: &Frame) -> u8 {
+    match &frame.raw {
+        Raw::Jpeg(bytes) => pixels::decode(bytes, pixels::Limits::default()).unwrap().at(32, 24)[0],
+        Raw::Rgb(picture) => picture.at(picture.width / 2, picture.height / 2)[0],
+    }
+}
+
+/// What the MJPEG camera does from now on; it looks before every picture.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Mood {
+    /// 25 pictures a second, each another.
+    Well,
+    /// Every second picture is cut in half.
+    Cuts,
+    /// Every second part is no picture.
+    Garbage,
+    /// A part of more bytes than any picture has, then well.
+    Oversized,
+    /// The same picture again and again.
+    Frozen,
+    /// The connection stands, nothing comes.
+    Stalls,
+    /// Sends half a picture and hangs up, again and again.
+    Dies,
+}
+
+/// A camera written for the test: HTTP, multipart, and a mood. It wants a user and a password.
+struct Mjpeg {
+    address: SocketAddr,
+    mood: Arc<Mutex<Mood>>,
+    sent: Arc<Mutex<Instant>>,
+}
+
+impl Mjpeg {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let camera = Self {
+            address: listener.local_addr().unwrap(),
+            mood: Arc::new(Mutex::new(Mood::Well)),
+            sent: Arc::new(Mutex::new(Instant::now())),
+        };
+        let (mood, sent) = (camera.mood.clone(), camera.sent.clone());
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let _ = serve(stream, &mood, &sent); // a watcher that hangs up is no fault
+            }
+        });
+        camera
+    }
+
+    fn is(&self, mood: Mood) -> Instant {
+        *self.mood.lock().unwrap() = mood;
+        Instant::now()
+    }
+
+    fn config(&self, more: &str) -> String {
+        format!(
+            "source = 'mjpeg'\nname = 'line-1'\nurl = 'http://ada:geheim@{}/video'\ntimeout = '700ms'\n{more}",
+            self.address
+        )
+    }
+}
+
+fn serve(mut stream: TcpStream, mood: &Mutex<Mood>, sent: &Mutex<Instant>) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        if reader.read_line(&mut head)? == 0 {
+            return Ok(());
+        }
+    }
+    if !head.to_lowercase().contains("authorization: basic ywrhomdlagvpbq==") {
+        return stream.write_all(b"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=x\r\n\r\n");
+    }
+    stream.write_all(b"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=\"--eye\"\r\n\r\n")?;
+    let mut n = 0u8;
+    loop {
+        n = n.wrapping_add(1);
+        let now = *mood.lock().unwrap();
+        let picture = jpeg(if now == Mood::Frozen { 200 } else { n % 100 });
+        let mut part = |body: &[u8], length: usize| {
+            let head = format!("--eye\r\nContent-Type: image/jpeg\r\nContent-Length: {length}\r\n\r\n");
+            *sent.lock().unwrap() = Instant::now();
+            stream.write_all(&[head.as_bytes(), body, b"\r\n"].concat())
+        };
+        match now {
+            Mood::Cuts if n % 2 == 0 => part(&picture[..picture.len() / 2], picture.len())?,
+            Mood::Garbage if n % 2 == 0 => part(b"<html>busy</html>", 17)?,
+            Mood::Oversized => {
+                let flood = vec![7; 1 << 20];
+                part(&picture[..100], 100 << 20)?;
+                for _ in 0..40 {
+                    part(&[b"x".as_slice(), &flood].concat(), usize::MAX)?;
+                }
+                *mood.lock().unwrap() = Mood::Well;
+            }
+            Mood::Stalls => {
+                while *mood.lock().unwrap() == Mood::Stalls {
+                    thread::sleep(Duration::from_millis(10));
+                }
+            }
+            Mood::Dies => return part(&picture[..picture.len() / 2], picture.len()),
+            _ => part(&picture, picture.len())?,
+        }
+        thread::sleep(Duration::from_millis(40));
+    }
+}
+
+#[test]
+fn an_mjpeg_camera_is_watched_through_every_fault_and_found_again() {
+    let eye = Mjpeg::start();
+    let camera = Watched::start(&eye.config(""));
+    camera.until(|event| *event == CameraEvent::Opened);
+    let mut ages = Vec::new();
+    let mut last = None;
+    for _ in 0..20 {
+        let frame = camera.frame();
+        ages.push(frame.captured.elapsed());
+        assert!(last.is_none_or(|last| frame.sequence > last));
+        last = Some(frame.sequence);
+    }
+    ages.sort();
+    println!("frames are handed over {:?} (median) after their first byte", ages[10]);
+
+    for (mood, word) in [(Mood::Cuts, "cut"), (Mood::Garbage, "does not begin"), (Mood::Oversized, "at most")] {
+        eye.is(mood);
+        let (_, before) = camera.until(|event| matches!(event, CameraEvent::BadFrame(why) if why.contains(word)));
+        assert!(!before.iter().any(|event| matches!(event, CameraEvent::Lost(_))), "{mood:?}: {before:?}");
+        camera.drain();
+        shade(&camera.frame()); // the stream goes on with pictures that decode
+    }
+
+    let stalled = eye.is(Mood::Stalls);
+    let (at, why) = camera.lost();
+    assert!(why.contains("no whole picture within 700ms"), "{why}");
+    let took = at - stalled;
+    assert!(took >= TIMEOUT - Duration::from_millis(50), "{took:?}");
+    println!("a stall was noticed after {took:?}, with a timeout of {TIMEOUT:?}");
+    camera.drain();
+    let back = eye.is(Mood::Well);
+    camera.frame();
+    println!("… and the next picture came {:?} after the end of the stall", back.elapsed());
+
+    eye.is(Mood::Dies);
+    camera.until(|event| matches!(event, CameraEvent::BadFrame(why) if why.contains("hung up")));
+    let (_, why) = camera.lost();
+    assert!(why.contains("hung up") || why.contains("body"), "{why}");
+    thread::sleep(Duration::from_secs(1));
+    camera.drain();
+    let back = eye.is(Mood::Well);
+    camera.frame();
+    println!("a camera that died again and again was seen {:?} after it was well", back.elapsed());
+}
+
+#[test]
+fn a_password_is_given_to_the_camera_and_to_nobody_else() {
+    let eye = Mjpeg::start();
+    let wrong = eye.config("").replace("geheim", "falsch");
+    let camera = Watched::start(&wrong);
+    let (_, why) = camera.lost();
+    assert!(why.contains("Basic") && why.contains(&format!("http://{}/video", eye.address)), "{why}");
+    assert!(!why.contains("falsch") && !why.contains("ada"), "{why}");
+    let config: CameraConfig = toml::from_str(&wrong).unwrap();
+    assert!(!format!("{config:?}").contains("falsch"), "{config:?}");
+    drop(camera);
+    // Nobody listens there any more.
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let camera = Watched::start(&wrong.replace(&eye.address.to_string(), &free.to_string()));
+    let (_, why) = camera.lost();
+    assert!(why.contains("refused") && !why.contains("falsch") && !why.contains("ada"), "{why}");
+}
+
+#[test]
+fn a_frozen_camera_is_said_once_and_dropped_until_its_picture_changes() {
+    let eye = Mjpeg::start();
+    let camera = Watched::start(&eye.config("frozen_after = '1s'"));
+    camera.until(|event| *event == CameraEvent::Frame);
+    let begun = eye.is(Mood::Frozen);
+    let (at, _) = camera.until(|event| *event == CameraEvent::Frozen(Duration::from_secs(1)));
+    assert!(at - begun >= Duration::from_millis(950), "{:?}", at - begun);
+    println!("frozen was said {:?} after it began, with frozen_after = 1s", at - begun);
+    thread::sleep(Duration::from_millis(500));
+    camera.drain();
+    assert!(camera.frames.take(Duration::from_millis(500)).is_none(), "the old picture is not judged again");
+    eye.is(Mood::Well);
+    assert!(shade(&camera.frame()) < 150, "the first picture handed over is a new one");
+    let (_, before) = camera.until(|event| *event == CameraEvent::Frame);
+    assert!(before.len() > 5 && before.iter().all(|event| *event == CameraEvent::Still), "{before:?}");
+}
+
+/// `beltsight serve` in a folder of its own; killed when dropped.
+struct Service {
+    child: Child,
+    url: String,
+    /// The lines of its log so far, without colours.
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Service {
+    fn start(folder: &Path, cameras: &str) -> Self {
+        let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+        let config = folder.join("beltsight.toml");
+        let text = format!(
+            "[server]\nlisten = '127.0.0.1:0'\n[model]\nroot = '{}'\ndevice = 'cpu'\n[store]\nfolder = '{}'\n[line]\ndeadline = '5s'\n{cameras}",
+            models.display(),
+            folder.join("data").display(),
+        );
+        std::fs::write(&config, text).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_beltsight"))
+            .args(["serve", "--config"])
+            .arg(&config)
+            .env("RUST_LOG", "info,ort=warn")
+            .env("NO_COLOR", "1")
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap());
+        let mut service = Self { child, url: String::new(), log: Arc::default() };
+        let lines = service.log.clone();
+        let (found, url) = mpsc::channel();
+        // Reads on to the end, so that the service never waits for a full pipe.
+        thread::spawn(move || {
+            for line in log.lines().map_while(Result::ok) {
+                if let Some((_, url)) = line.split_once("listening on ") {
+                    let _ = found.send(url.trim().to_string());
+                }
+                lines.lock().unwrap().push(line);
+            }
+        });
+        service.url = url.recv_timeout(PATIENCE).expect("the service starts");
+        service
+    }
+
+    /// Whether the log holds this word.
+    fn said(&self, word: &str) -> bool {
+        self.log.lock().unwrap().iter().any(|line| line.contains(word))
+    }
+
+    /// Stops the service in order; what the record then holds about its cameras.
+    async fn record(mut self, folder: &Path) -> Vec<Entry> {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        assert!(self.child.wait().unwrap().success());
+        let store = Store::open(&folder.join("data")).await.unwrap();
+        store.events(&["camera_lost", "camera_back"], None).await.unwrap()
+    }
+
+    async fn metric(&self, series: &str) -> Option<f64> {
+        let text = reqwest::get(format!("{}/metrics", self.url)).await.unwrap().text().await.unwrap();
+        text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
+    }
+
+    /// Waits until a series has a value that is wanted.
+    async fn until(&self, series: &str, wanted: impl Fn(f64) -> bool) {
+        let start = Instant::now();
+        loop {
+            let value = self.metric(series).await;
+            if value.is_some_and(&wanted) {
+                return;
+            }
+            assert!(start.elapsed() < PATIENCE, "{series} is {value:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_camera_counts_as_lost_in_metrics_and_record() {
+    let eye = Mjpeg::start();
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(folder.path(), &format!("[[camera]]\n{}", eye.config("frozen_after = '1s'")));
+    let (up, frozen) = ("beltsight_camera_up{camera=\"line-1\"}", "beltsight_camera_frozen{camera=\"line-1\"}");
+    service.until(up, |value| value == 1.0).await;
+    assert_eq!(service.metric(frozen).await, Some(0.0));
+    eye.is(Mood::Frozen);
+    service.until(frozen, |value| value == 1.0).await;
+    assert_eq!(service.metric(up).await, Some(0.0));
+    service.until("beltsight_frames_dropped_total{camera=\"line-1\",reason=\"frozen\"}", |value| value > 3.0).await;
+    eye.is(Mood::Well);
+    service.until(up, |value| value == 1.0).await;
+    assert_eq!(service.metric(frozen).await, Some(0.0));
+    eye.is(Mood::Garbage);
+    service.until("beltsight_frames_dropped_total{camera=\"line-1\",reason=\"driver\"}", |value| value > 0.0).await;
+    eye.is(Mood::Stalls);
+    service.until("beltsight_camera_reconnects_total{camera=\"line-1\"}", |value| value > 0.0).await;
+    assert_eq!(service.metric(up).await, Some(0.0));
+    let entries = service.record(folder.path()).await;
+    let told: Vec<&Event> = entries.iter().map(|entry| &entry.event).collect();
+    let [Event::CameraLost { why: first, .. }, Event::CameraBack { .. }, Event::CameraLost { why: second, .. }] =
+        told[..]
+    else {
+        panic!("{told:?}")
+    };
+    assert!(first.starts_with("frozen") && second.contains("no whole picture"), "{told:?}");
+}
+
+/// Two belts, one with salmon alone and one without any, each with a gate; and a camera that is not there.
+const LINES: &str = "
+[[camera]]
+name = 'line-1'
+source = 'simulated'
+belt = { seed = 1, width = 320, height = 180, speed = 200.0, items_per_minute = 60.0, empty_share = 0.0, frame_rate = 8.0, salmon_share = 1.0 }
+[[camera]]
+name = 'line-2'
+source = 'simulated'
+belt = { seed = 2, width = 400, height = 224, speed = 250.0, items_per_minute = 60.0, empty_share = 0.0, frame_rate = 8.0, salmon_share = 0.0 }
+[[camera]]
+name = 'line-3'
+source = 'mjpeg'
+url = 'http://ada:geheim@127.0.0.1:9/video'
+[[eject.gate]]
+name = 'out-1'
+camera = 'line-1'
+actions = ['reject', 'divert']
+speed = '0.4m/s'
+scale = '2mm/px'
+distance = '1200mm'
+[[eject.gate]]
+name = 'out-2'
+camera = 'line-2'
+actions = ['reject', 'divert']
+speed = '0.4m/s'
+scale = '2mm/px'
+distance = '1200mm'
+[[eject.gate]]
+name = 'out-3'
+camera = 'line-3'
+actions = ['reject', 'divert']
+speed = '0.4m/s'
+scale = '2mm/px'
+distance = '1200mm'
+[[eject.output]]
+kind = 'log'
+tolerance = '10s'
+on_late = 'alarm'
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_lines_in_one_service_keep_to_themselves() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(folder.path(), LINES);
+    let verdicts = |camera: &str, action: &str| {
+        format!("beltsight_verdicts_total{{action=\"{action}\",camera=\"{camera}\",source=\"belt\"}}")
+    };
+    service.until(&verdicts("line-2", "reject"), |items| items >= 5.0).await;
+    service.until(&verdicts("line-1", "accept"), |items| items >= 5.0).await;
+    let good = service.metric(&verdicts("line-1", "accept")).await.unwrap();
+    let bad = service.metric(&verdicts("line-2", "accept")).await.unwrap();
+    assert!(good > 2.0 * bad, "{good} accepted among salmon, {bad} where there is none");
+
+    // Each camera has a picture of its own.
+    for (query, size) in [("", (320, 180)), ("?camera=line-1", (320, 180)), ("?camera=line-2", (400, 224))] {
+        let jpeg = reqwest::get(format!("{}/live.jpg{query}", service.url)).await.unwrap().bytes().await.unwrap();
+        let picture = pixels::decode(&jpeg, pixels::Limits::default()).unwrap();
+        assert_eq!((picture.width, picture.height), size, "{query}");
+    }
+    let answer = reqwest::get(format!("{}/live.jpg?camera=line-3", service.url)).await.unwrap();
+    assert_eq!(answer.status(), 404);
+
+    // One that is lost is said to be, and the service is ready for the others.
+    let cameras: serde_json::Value =
+        reqwest::get(format!("{}/cameras", service.url)).await.unwrap().json().await.unwrap();
+    let states: Vec<_> = (0..3).map(|n| (cameras[n]["name"].as_str(), cameras[n]["state"].as_str())).collect();
+    assert_eq!(
+        states,
+        [(Some("line-1"), Some("up")), (Some("line-2"), Some("up")), (Some("line-3"), Some("lost"))],
+        "{cameras}"
+    );
+    assert!(!cameras.to_string().contains("geheim"), "{cameras}");
+    assert!(service.said("camera lost") && !service.said("geheim"));
+    assert_eq!(reqwest::get(format!("{}/readyz", service.url)).await.unwrap().status(), 200);
+
+    // Each gate moves for its own camera.
+    let start = Instant::now();
+    loop {
+        let log = service.log.lock().unwrap().clone();
+        let commands: Vec<&String> = log.iter().filter(|line| line.contains("gate=")).collect();
+        for line in &commands {
+            let line = line.replace('"', "");
+            let own =
+                (1..=3).any(|n| line.contains(&format!("gate=out-{n}")) && line.contains(&format!("camera=line-{n}")));
+            assert!(own, "{line}");
+        }
+        if commands.iter().any(|line| line.contains("line-2")) {
+            break;
+        }
+        assert!(start.elapsed() < PATIENCE, "no gate moved: {log:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
