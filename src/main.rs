@@ -301,6 +301,27 @@ enum BenchCmd {
         #[arg(long)]
         data: PathBuf,
     },
+    /// The simulated belt at full speed: every item exactly one verdict, in time; memory, processor, commands.
+    Belt {
+        /// Model folder.
+        #[arg(long, default_value = "models/belt-small")]
+        model: PathBuf,
+        /// Seconds.
+        #[arg(long, default_value_t = 600)]
+        seconds: u64,
+        /// Items a minute.
+        #[arg(long, default_value_t = 800.0)]
+        items_per_minute: f64,
+        /// Seed of the belt.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Then faster belts, then more cameras, each until an item is missed or late.
+        #[arg(long)]
+        until_it_breaks: bool,
+        /// Write the report here as JSON; it is printed too.
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
     /// More requests than can be served, beside a running belt.
     Overload {
         /// Model folder.
@@ -641,6 +662,15 @@ async fn measure(command: BenchCmd) -> Result<()> {
                 bail!("no pictures in {}", data.display());
             }
             print!("{}", bench::precision::precision(&model, &pictures)?);
+        }
+        BenchCmd::Belt { model, seconds, items_per_minute, seed, until_it_breaks, out } => {
+            let span = Duration::from_secs(seconds);
+            let plan = bench::belt::Plan { model, span, items_per_minute, seed, until_it_breaks };
+            let report = serde_json::to_string_pretty(&bench::belt::run(&plan).await?)?;
+            println!("{report}");
+            if let Some(out) = out {
+                std::fs::write(&out, report + "\n").with_context(|| out.display().to_string())?;
+            }
         }
         BenchCmd::Overload { model, data, factor, seconds } => {
             bench::load::overload(&model, bench::jpegs(&data)?, factor, Duration::from_secs(seconds)).await?;

@@ -2,6 +2,7 @@
 //!
 //! Client and service share the machine's cores, as the commands say; every report names the machine.
 
+pub mod belt;
 pub mod classify;
 pub mod client;
 pub mod expert;

@@ -7,7 +7,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use time::OffsetDateTime;
 use tokio::{runtime::Handle, time::timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -56,8 +55,8 @@ pub struct Line {
     pub background: Handle,
 }
 
-/// Judged items of the last seconds: `(track, box, verdict)`.
-type Shown = Arc<Mutex<Vec<(u64, Verdict)>>>;
+/// Judged items of the last seconds, and when they were judged.
+type Shown = Arc<Mutex<Vec<(Instant, Verdict)>>>;
 
 /// Runs until `stop`; meant for a thread of its own.
 pub fn run(line: &Line, view: &Arc<View>, frames: &Handover, stop: &CancellationToken) {
@@ -155,9 +154,8 @@ fn truth(truths: &[Truth], region: Region) -> Option<String> {
 
 fn remember(shown: &Shown, verdict: &Verdict) {
     let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
-    let oldest = OffsetDateTime::now_utc() - SHOWN;
-    shown.retain(|(_, v)| v.time > oldest);
-    shown.push((verdict.track, verdict.clone()));
+    shown.retain(|(judged, _)| judged.elapsed() < SHOWN); // not the wall clock's time, which may be set back
+    shown.push((Instant::now(), verdict.clone()));
 }
 
 /// Sends the frame with the boxes of its judged items to those who watch; encoded apart from the line.
@@ -165,7 +163,7 @@ fn show(line: &Line, view: &Arc<View>, picture: Arc<Picture>, tracks: Vec<(u64, 
     let judged = shown.lock().unwrap_or_else(PoisonError::into_inner);
     let items = tracks
         .into_iter()
-        .filter_map(|(track, region)| judged.iter().find(|(t, _)| *t == track).map(|(_, v)| (region, v.clone())))
+        .filter_map(|(track, region)| judged.iter().find(|(_, v)| v.track == track).map(|(_, v)| (region, v.clone())))
         .collect();
     drop(judged);
     let view = view.clone();

@@ -184,6 +184,7 @@ pub fn start(parts: Parts, stop: CancellationToken) -> (Handle, tokio::task::Joi
         seen: 0,
         labels: 0,
         ticks: 0,
+        unwritten: Vec::new(),
     };
     (handle, tokio::spawn(keeper.keep(inbox, stop)))
 }
@@ -349,6 +350,8 @@ struct Keeper {
     /// Labels when they were last counted.
     labels: usize,
     ticks: u32,
+    /// Ends of rounds that could not be written yet, for want of room.
+    unwritten: Vec<(Folder, Outcome)>,
 }
 
 impl Keeper {
@@ -406,6 +409,7 @@ impl Keeper {
             self.labels = self.count_labels().await;
         }
         let labels = self.labels;
+        self.unwritten.retain(|(folder, outcome)| folder.write("outcome.json", outcome).is_err());
         self.watch_probation().await;
         match std::mem::replace(&mut self.now, Now::Idle) {
             Now::Idle => {
@@ -708,8 +712,10 @@ impl Keeper {
     fn end(&mut self, folder: &Folder, end: End, why: String, ruling: Option<Ruling>) {
         tracing::info!(round = folder.number, end = end.name(), "the round is over: {why}");
         self.parts.metrics.rounds.with_label_values(&[end.name()]).inc();
-        if let Err(e) = folder.write("outcome.json", &Outcome { end, why, at: now(), ruling }) {
-            tracing::error!("round {} can't be closed: {e}", folder.number); // it would begin anew after a restart
+        let outcome = Outcome { end, why, at: now(), ruling };
+        if let Err(e) = folder.write("outcome.json", &outcome) {
+            tracing::error!("round {} can't be closed now: {e}", folder.number); // a restart would go on with it
+            self.unwritten.push((folder.clone(), outcome));
         }
         self.idle = Idle::default();
         self.now = Now::Idle;
