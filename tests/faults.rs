@@ -444,7 +444,7 @@ async fn a_store_that_takes_five_seconds_for_a_write_loses_nothing() {
     stormy.as_calm_as(&calm);
     let after = line.recovered().await;
     assert_eq!(["verdict", "frame", "event"].map(|kind| after.dropped(kind)), [0.0; 3]);
-    assert!(after.recorded() > 300.0);
+    assert!(after.recorded() > 250.0, "27 s of ten items a second: {}", after.recorded());
     assert_eq!(line.end(&["gap"]).await, []);
 }
 
