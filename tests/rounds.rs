@@ -7,6 +7,7 @@ use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicI64, Ordering},
     time::{Duration, Instant},
 };
 
@@ -21,6 +22,8 @@ struct Service {
     client: reqwest::Client,
     root: PathBuf,
     store: PathBuf,
+    /// Items sent to `/classify` since the store was new.
+    sent: AtomicI64,
 }
 
 impl Drop for Service {
@@ -46,7 +49,7 @@ fn serve(folder: &Path, rounds: &str) -> Service {
     let config = folder.join("beltsight.toml");
     let text = format!(
         "[server]\nlisten = '127.0.0.1:0'\n[model]\nroot = '{}'\nversion = 'first'\ndevice = 'cpu'\n\
-         [store]\nfolder = '{}'\n[record]\nkeep_share = 1.0\n\
+         [store]\nfolder = '{}'\n[record]\nkeep_share = 1.0\nkeep_per_hour = 100000\n\
          [rounds]\nmin_labels = 20\nprobation = '1s'\nheld_out = '{}'\nheld_out_share = 0.2\n\
          train = ['thresholded-pseudo-label', '--net', 'small', '--input', '32', '--steps', '90', '--batch', '16', '--lr', '0.05']\n\
          {rounds}\n\
@@ -69,7 +72,7 @@ fn serve(folder: &Path, rounds: &str) -> Service {
             let url = address.trim().to_string();
             std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| println!("{line}")));
             let client = reqwest::Client::builder().timeout(Duration::from_secs(30)).build().unwrap();
-            return Service { child, url, client, root, store };
+            return Service { child, url, client, root, store, sent: AtomicI64::new(0) };
         }
     }
     panic!("the service did not start");
@@ -100,29 +103,25 @@ impl Service {
 
     /// Sends item `n`, which must be answered; gives the class that was named.
     async fn classify(&self, n: usize) -> String {
+        self.sent.fetch_add(1, Ordering::Relaxed);
         let response = self.client.post(format!("{}/classify", self.url)).body(jpeg(n)).send().await.unwrap();
         assert_eq!(response.status(), 200, "item {n}");
         let verdict: Value = response.json().await.unwrap();
         verdict["verdicts"][0]["class"].as_str().unwrap().to_string()
     }
 
-    /// Sends items `from..to` one after the other, so that their ids rise, and labels each of them truly.
+    /// Sends items `from..to` and labels each of them truly, once it is recorded: the verdict's number is then that of
+    /// items sent so far.
     async fn label(&self, from: usize, to: usize) {
-        let mut known = self.get("/verdicts?limit=1").await["verdicts"][0]["id"].as_i64().unwrap_or(0);
         for n in from..to {
             self.classify(n).await;
-            let patience = Instant::now();
-            loop {
-                let newest = self.get("/verdicts?limit=1").await["verdicts"][0]["id"].as_i64().unwrap_or(0);
-                if newest > known {
-                    known = newest;
-                    let label = json!({"verdict": newest, "class": CLASSES[n % 3], "by": "Ann"});
-                    assert!(self.post("/labels", label).await < 300);
-                    break;
-                }
-                assert!(patience.elapsed() < Duration::from_secs(10), "item {n} is recorded");
+            let (sent, patience) = (self.sent.load(Ordering::Relaxed), Instant::now());
+            while self.get("/verdicts?limit=1").await["verdicts"][0]["id"].as_i64() != Some(sent) {
+                assert!(patience.elapsed() < Duration::from_secs(30), "item {n} is recorded");
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
+            let label = json!({"verdict": sent, "class": CLASSES[n % 3], "by": "Ann"});
+            assert!(self.post("/labels", label).await < 300);
         }
     }
 

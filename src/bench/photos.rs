@@ -171,7 +171,7 @@ pub async fn run(plan: Plan) -> Result<Report> {
     let _ = fs::remove_dir_all(&root);
     super::copy_model(&out.join("first/model"), &root.join("first"))?;
     let config = json!({
-        "record": { "keep_share": 1.0 },
+        "record": { "keep_share": 1.0, "keep_per_hour": 100000 },
         "rounds": {
             "min_labels": 1, "train": plan.train, "distill": plan.distill, "base": start, "probation": "1s",
             "gate": { "shadow_items": 100, "shadow_disagreement": 1.0 },

@@ -209,7 +209,7 @@ pub async fn tell(plan: Plan) -> Result<Story> {
     });
     let config = json!({
         "camera": [{ "name": "belt", "source": "simulated", "belt": belt }],
-        "record": { "keep_share": 1.0 },
+        "record": { "keep_share": 1.0, "keep_per_hour": 100000 },
         "rounds": rounds,
     });
     let service = Service::with_config(&root.join("first"), "", &toml::to_string(&config)?)?;
