@@ -493,3 +493,96 @@ async fn two_lines_in_one_service_keep_to_themselves() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
+
+/// GStreamer's RTSP server, killed when dropped; `None`, with the reason printed, where it is not installed.
+#[cfg(feature = "rtsp")]
+fn rtsp_server(port: u16) -> Option<Running> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rtsp_server.py");
+    let child = Command::new("/usr/bin/python3").arg(script).arg(port.to_string()).stdout(Stdio::piped()).spawn();
+    let mut running = Running(child.ok()?);
+    let mut said = String::new();
+    BufReader::new(running.0.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    if said.trim() == "ready" {
+        return Some(running);
+    }
+    println!("skipped: GStreamer's RTSP server is not installed; deploy/setup --test installs it");
+    None
+}
+
+#[cfg(feature = "rtsp")]
+struct Running(Child);
+
+#[cfg(feature = "rtsp")]
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[cfg(feature = "rtsp")]
+#[test]
+fn an_rtsp_camera_is_decoded_and_found_again_after_its_death() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let Some(server) = rtsp_server(port) else { return };
+    let config =
+        format!("source = 'rtsp'\nname = 'line-1'\nurl = 'rtsp://ada:geheim@127.0.0.1:{port}/cam'\ntimeout = '3s'");
+    let opened = Instant::now();
+    let camera = Watched::start(&config);
+    let first = camera.frame();
+    println!("the first picture came {:?} after the start", opened.elapsed());
+    let Raw::Rgb(picture) = &first.raw else { panic!("H.264 is decoded") };
+    assert_eq!((picture.width, picture.height), (640, 360));
+
+    // A white ball on black moves from picture to picture, and the pictures' times are those of the camera.
+    let (mut last, mut moved, mut oldest) = (first, 0, Duration::ZERO);
+    let mut steps = Vec::new();
+    for _ in 0..30 {
+        let frame = camera.frame();
+        oldest = oldest.max(frame.captured.elapsed());
+        let Raw::Rgb(picture) = &frame.raw else { panic!("H.264 is decoded") };
+        assert!(picture.rgb.iter().any(|value| *value > 200) && picture.rgb.iter().any(|value| *value < 40));
+        let Raw::Rgb(before) = &last.raw else { panic!("H.264 is decoded") };
+        moved += usize::from(picture != before);
+        let frames = (frame.sequence - last.sequence) as f64;
+        steps.push((frame.captured - last.captured).as_secs_f64() / frames * 15.0);
+        last = frame;
+    }
+    assert_eq!(moved, 30);
+    steps.sort_by(f64::total_cmp);
+    println!("30 pictures, the oldest {oldest:?} after its capture; steps between captures {steps:.2?} of 1/15 s");
+    assert!((0.9..1.1).contains(&steps[15]), "{steps:?}");
+
+    let dies = Instant::now();
+    drop(server);
+    let (at, why) = camera.lost();
+    println!("its death was noticed after {:?}: {why}", at - dies);
+    assert!(!why.contains("geheim"), "{why}");
+    thread::sleep(Duration::from_secs(2));
+    camera.drain();
+    let back = Instant::now();
+    let _server = rtsp_server(port).unwrap();
+    let ready = Instant::now();
+    camera.frame();
+    println!(
+        "after a restart the next picture came {:?} after the server was ready, {:?} after its start",
+        ready.elapsed(),
+        back.elapsed()
+    );
+}
+
+#[cfg(feature = "rtsp")]
+#[test]
+fn an_rtsp_camera_that_refuses_us_says_so_without_the_password() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let Some(_server) = rtsp_server(port) else { return };
+    for (user, host, word) in [("ada:falsch", "127.0.0.1", "401"), ("ada:geheim", "nowhere.invalid", "rtsp://nowhere")]
+    {
+        let camera = Watched::start(&format!(
+            "source = 'rtsp'\nname = 'line-1'\nurl = 'rtsp://{user}@{host}:{port}/cam'\ntimeout = '3s'"
+        ));
+        let (_, why) = camera.lost();
+        assert!(why.contains(word), "{why}");
+        assert!(!why.contains("falsch") && !why.contains("geheim"), "{why}");
+    }
+}

@@ -18,7 +18,7 @@ use time::OffsetDateTime;
 
 use super::{
     Event, Outlet,
-    network::{Address, Ended, within},
+    network::{Address, Ended, Why, within},
 };
 use crate::domain::{Frame, Raw};
 
@@ -44,12 +44,6 @@ pub(super) fn run(address: &Address, timeout: Duration, outlet: &Outlet<'_>) {
         }
     });
     runtime.shutdown_background(); // the system may still be looking a name up
-}
-
-/// Why a stream is over.
-enum Why {
-    Stopped,
-    Lost(String),
 }
 
 async fn watch(client: &Client, url: &Url, timeout: Duration, sequence: &mut u64, outlet: &Outlet<'_>) -> Why {
