@@ -41,6 +41,7 @@ use crate::{
         infer::{self, Infer},
         inspect,
         live::{CameraState, View},
+        lots,
         outage::CameraOutage,
         priority,
         record::Recorder,
@@ -126,6 +127,9 @@ async fn run(config: Config) -> Result<()> {
         .map(|eject| Ejector::start(eject, &metrics, move |event| gate_recorder.event(event)))
         .transpose()?
         .map_or((None, None), |(e, r)| (Some(e), Some(r)));
+    if let Some(ejector) = &ejector {
+        tokio::spawn(lots::follow(store.clone(), ejector.lot(), metrics.clone(), stop.clone()));
+    }
     let line = inspect::Line {
         infer: infer.clone(),
         ejector: ejector.clone(),

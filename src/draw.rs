@@ -18,6 +18,8 @@ use crate::{
 
 /// Items drawn from one belt; the next belt has other colours, lamps and dirt.
 const ITEMS_PER_BELT: usize = 60;
+/// Seconds until the locator knows the belt when it starts to look at one with items on it.
+const SETTLING: f64 = 5.0;
 const JPEG_QUALITY: i32 = 95;
 
 /// Why no data set was written.
@@ -47,7 +49,7 @@ pub enum DatasetError {
 /// See [`DatasetError`].
 pub fn write(out: &Path, seed: u64, items: usize) -> Result<(), DatasetError> {
     let salmon_share = 1.0 / Species::ALL.len() as f64;
-    write_of(out, seed, items, &BeltConfig { salmon_share, ..BeltConfig::default() })
+    write_of(out, seed, items, &BeltConfig { salmon_share, empty_share: 0.05, ..BeltConfig::default() })
 }
 
 /// As [`write`], of belts like `like`: its sizes, shares, species and change count.
@@ -55,18 +57,35 @@ pub fn write(out: &Path, seed: u64, items: usize) -> Result<(), DatasetError> {
 /// # Errors
 /// See [`DatasetError`].
 pub fn write_of(out: &Path, seed: u64, items: usize, like: &BeltConfig) -> Result<(), DatasetError> {
+    write_spans(out, items, |first| {
+        // Seeds far from those a person would type for the service's own belt.
+        let belt = seed.wrapping_mul(1_000_003).wrapping_add(7_919 + first as u64);
+        (BeltConfig { seed: belt, ..like.clone() }, 0.0)
+    })
+}
+
+/// As [`write_of`], of the one belt `belt`, from `start` after its first picture on.
+///
+/// # Errors
+/// See [`DatasetError`].
+pub fn write_one(out: &Path, belt: &BeltConfig, start: Duration, items: usize) -> Result<(), DatasetError> {
+    let pitch = 60.0 / belt.items_per_minute;
+    // A span is drawn apart from the one before; a tenth more time than its items need keeps them apart.
+    write_spans(out, items, |first| (belt.clone(), start.as_secs_f64() + first as f64 * pitch * 1.1))
+}
+
+/// Draws spans of [`ITEMS_PER_BELT`] items, each by the belt and from the second that `span` gives for its first item.
+fn write_spans(out: &Path, items: usize, span: impl Fn(usize) -> (BeltConfig, f64) + Sync) -> Result<(), DatasetError> {
     for species in Species::ALL {
         let folder = out.join("photos").join(species.name());
         fs::create_dir_all(&folder).map_err(|error| DatasetError::Write { path: folder, error })?;
     }
-    let belts: Vec<(usize, usize)> =
-        (0..items).step_by(ITEMS_PER_BELT).map(|first| (first, ITEMS_PER_BELT.min(items - first))).collect();
-    let rows: Vec<Vec<String>> = belts
+    let firsts: Vec<usize> = (0..items).step_by(ITEMS_PER_BELT).collect();
+    let rows: Vec<Vec<String>> = firsts
         .into_par_iter()
-        .map(|(first, count)| {
-            // Seeds far from those a person would type for the service's own belt.
-            let belt = seed.wrapping_mul(1_000_003).wrapping_add(7_919 + first as u64);
-            write_belt(out, &BeltConfig { seed: belt, ..like.clone() }, first, count)
+        .map(|first| {
+            let (belt, start) = span(first);
+            write_belt(out, &belt, start, first, ITEMS_PER_BELT.min(items - first))
         })
         .collect::<Result<_, _>>()?;
     let mut csv = String::from("file,species,salmonid,split_group,mask\n");
@@ -75,18 +94,27 @@ pub fn write_of(out: &Path, seed: u64, items: usize, like: &BeltConfig) -> Resul
     fs::write(&path, csv).map_err(|error| DatasetError::Write { path, error })
 }
 
-fn write_belt(out: &Path, like: &BeltConfig, first: usize, count: usize) -> Result<Vec<String>, DatasetError> {
+fn write_belt(
+    out: &Path,
+    like: &BeltConfig,
+    from: f64,
+    first: usize,
+    count: usize,
+) -> Result<Vec<String>, DatasetError> {
     // Fewer pictures a second than a camera takes: only those with a newly whole item are kept anyway.
-    let config = BeltConfig { empty_share: 0.05, frame_rate: 12.0, ..like.clone() };
+    let config = BeltConfig { frame_rate: 12.0, ..like.clone() };
     let frame_rate = config.frame_rate;
     let mut belt = Belt::new(config)?;
     let mut locator = Locator::new(LocateConfig::default());
     let start = Instant::now(); // only differences between pictures matter
     let mut rows = Vec::new();
-    let mut n = 0;
+    let mut n = (from * frame_rate) as u64;
     while rows.len() < count {
         let (picture, truths) = belt.frame(n);
         for item in locator.look(&picture, start + Duration::from_secs_f64(n as f64 / frame_rate)) {
+            if from > 0.0 && (n as f64) < (from + SETTLING) * frame_rate {
+                continue; // the belt starts empty, but here it is looked at midway
+            }
             let (x, y) = item.region.centre();
             let Some(truth) = truths.iter().find(|t| holds(t.region, x, y)) else { continue };
             if rows.len() == count {

@@ -301,6 +301,27 @@ enum BenchCmd {
         #[arg(long)]
         data: PathBuf,
     },
+    /// The simulated belt at full speed: every item exactly one verdict, in time; memory, processor, commands.
+    Belt {
+        /// Model folder.
+        #[arg(long, default_value = "models/belt-small")]
+        model: PathBuf,
+        /// Seconds.
+        #[arg(long, default_value_t = 600)]
+        seconds: u64,
+        /// Items a minute.
+        #[arg(long, default_value_t = 800.0)]
+        items_per_minute: f64,
+        /// Seed of the belt.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Then faster belts, then more cameras, each until an item is missed or late.
+        #[arg(long)]
+        until_it_breaks: bool,
+        /// Write the report here as JSON; it is printed too.
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
     /// More requests than can be served, beside a running belt.
     Overload {
         /// Model folder.
@@ -327,6 +348,42 @@ enum BenchCmd {
         /// Number of swaps.
         #[arg(long, default_value_t = 500)]
         swaps: usize,
+    },
+    /// The closed loop on real photos: a few labels at the start, a stream, an expert, rounds.
+    Photos {
+        /// Data set.
+        #[arg(long)]
+        data: PathBuf,
+        /// Folder for everything it makes; the report goes to `photos.json` there.
+        #[arg(long)]
+        out: PathBuf,
+        /// What `beltsight train` is told for the first student, in one string.
+        #[arg(long, default_value = "supervised")]
+        first: String,
+        /// What it is told in the rounds.
+        #[arg(long, default_value = "fixmatch")]
+        train: String,
+        /// What `beltsight distill` is told in the rounds; without it, what was trained serves.
+        #[arg(long, default_value = "")]
+        distill: String,
+        /// The class that may pass.
+        #[arg(long)]
+        accept: String,
+        /// Labels a class at the start.
+        #[arg(long, default_value_t = 4)]
+        start: usize,
+        /// Labels before each round.
+        #[arg(long, default_value_t = 30)]
+        batch: usize,
+        /// Rounds.
+        #[arg(long, default_value_t = 2)]
+        rounds: usize,
+        /// Ask for labels by chance instead of by usefulness.
+        #[arg(long)]
+        random: bool,
+        /// Seed.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
     },
     /// The whole story on the simulated belt: the scene changes, a round learns it beside the line.
     Story {
@@ -606,11 +663,38 @@ async fn measure(command: BenchCmd) -> Result<()> {
             }
             print!("{}", bench::precision::precision(&model, &pictures)?);
         }
+        BenchCmd::Belt { model, seconds, items_per_minute, seed, until_it_breaks, out } => {
+            let span = Duration::from_secs(seconds);
+            let plan = bench::belt::Plan { model, span, items_per_minute, seed, until_it_breaks };
+            let report = serde_json::to_string_pretty(&bench::belt::run(&plan).await?)?;
+            println!("{report}");
+            if let Some(out) = out {
+                std::fs::write(&out, report + "\n").with_context(|| out.display().to_string())?;
+            }
+        }
         BenchCmd::Overload { model, data, factor, seconds } => {
             bench::load::overload(&model, bench::jpegs(&data)?, factor, Duration::from_secs(seconds)).await?;
         }
         BenchCmd::Swaps { model, data, swaps } => {
             bench::load::swaps(&model, bench::jpegs(&data)?, swaps).await?;
+        }
+        BenchCmd::Photos { data, out, first, train, distill, accept, start, batch, rounds, random, seed } => {
+            let words = |text: String| text.split_whitespace().map(String::from).collect();
+            let plan = bench::photos::Plan {
+                data,
+                out: out.clone(),
+                first: words(first),
+                train: words(train),
+                distill: words(distill),
+                accept,
+                start,
+                batch,
+                rounds,
+                useful: !random,
+                seed,
+            };
+            let report = bench::photos::run(plan).await?;
+            std::fs::write(out.join("photos.json"), serde_json::to_string_pretty(&report)?)?;
         }
         BenchCmd::Story { out, train, random, seed, phase } => {
             let train = train.split_whitespace().map(String::from).collect();

@@ -63,6 +63,9 @@ pub struct All {
     pub model_info: IntGaugeVec,
     pub model_loads: IntCounterVec,
     pub novelty: Histogram,
+    pub optics: HistogramVec,
+    pub reference_mean: GaugeVec,
+    pub reference_deviation: GaugeVec,
     pub rounds: IntCounterVec,
     pub rounds_paused: IntCounter,
     pub round_stage: IntGaugeVec,
@@ -99,6 +102,9 @@ impl All {
         self.camera_frozen.with_label_values(&[camera]).set(0);
         self.frames.with_label_values(&[camera]);
         self.camera_reconnects.with_label_values(&[camera]);
+        for of in ["brightness", "sharpness"] {
+            self.optics.with_label_values(&[camera, of]);
+        }
         for reason in ["stale", "driver", "damaged", "frozen"] {
             self.frames_dropped.with_label_values(&[camera, reason]);
         }
@@ -215,6 +221,25 @@ impl Metrics {
                 "novelty_ratio",
                 "Distance of an item from what the serving student was trained on; 1 is the edge of that.",
                 &[0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0],
+            )?,
+            optics: histograms(
+                r,
+                "optics_ratio",
+                "Brightness and sharpness of the items' pictures, as the network is given them.",
+                &["camera", "of"],
+                &[0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0],
+            )?,
+            reference_mean: float_gauges(
+                r,
+                "reference_mean_ratio",
+                "Mean of what the serving student was trained on; NaN where its folder does not say it.",
+                &["of"],
+            )?,
+            reference_deviation: float_gauges(
+                r,
+                "reference_deviation_ratio",
+                "Standard deviation of what the serving student was trained on; NaN likewise.",
+                &["of"],
             )?,
             rounds: counters(r, "rounds_total", "Learning rounds that are over, by how they ended.", &["end"])?,
             rounds_paused: counter(r, "rounds_paused_total", "Times learning rested because the line ran late.")?,
@@ -379,7 +404,9 @@ impl Metrics {
         ] {
             all.bad_input.with_label_values(&[kind]);
         }
-        for reason in ["no_token", "unknown_token", "expired_token", "role", "cross_site", "host", "no_rule"] {
+        for reason in
+            ["no_token", "unknown_token", "expired_token", "role", "other_name", "cross_site", "host", "no_rule"]
+        {
             all.access_refused.with_label_values(&[reason]);
         }
         for route in ["/classify", "/v2/models/{model}/infer"] {

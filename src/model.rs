@@ -253,13 +253,15 @@ fn verified(folder: &Path, name: &str, wanted: &str) -> Result<Vec<u8>, ModelErr
     Ok(bytes)
 }
 
-/// Model folders under `root`, by name; folders without a manifest are passed over.
+/// Model folders under `root`, by name; folders without a manifest are passed over, and those whose name begins with a
+/// dot: they are being copied, or were when something broke off.
 ///
 /// # Errors
 /// The system's, when `root` can't be read.
 pub fn list(root: &Path) -> std::io::Result<Vec<PathBuf>> {
-    let mut folders: Vec<_> =
-        fs::read_dir(root)?.flatten().map(|entry| entry.path()).filter(|path| path.join(MANIFEST).is_file()).collect();
+    let hidden = |path: &Path| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    let paths = fs::read_dir(root)?.flatten().map(|entry| entry.path());
+    let mut folders: Vec<_> = paths.filter(|path| !hidden(path) && path.join(MANIFEST).is_file()).collect();
     folders.sort();
     Ok(folders)
 }

@@ -1,14 +1,15 @@
 //! What a student was trained on, in its own words: a centre per class among its embeddings, and how far from them its
-//! training pictures lie. Belt items that lie farther are new to it: that is drift.
+//! training pictures lie, how bright and sharp they are. Belt items that lie farther are new to it: that is drift.
 //!
 //! Invariant: written with the graph that serves, so that serving measures with the same ruler.
 
 use std::{fs, path::Path};
 
 use crate::{
-    domain::Reference,
+    domain::{Reference, Spread},
     engine::{Device, Engine},
     model::{Manifest, ModelError, Named, sha256},
+    pixels,
     scorecard::argmax,
 };
 
@@ -31,7 +32,13 @@ pub fn write(folder: &Path, pictures: &[Vec<u8>]) -> Result<Reference, ModelErro
         .and_then(|mut engine| engine.run_all(pictures, 8))
         .map_err(|source| ModelError::Engine { path: path.clone(), source })?;
     let rows = |matrix: &ndarray::Array2<f32>| matrix.rows().into_iter().map(|row| row.to_vec()).collect::<Vec<_>>();
-    let reference = measure(&rows(&outputs.logits), &rows(&outputs.embedding));
+    let measured = measure(&rows(&outputs.logits), &rows(&outputs.embedding));
+    let optics: Vec<_> = pictures.iter().map(|pixels| pixels::optics(pixels, manifest.input.side)).collect();
+    let reference = Reference {
+        brightness: spread(optics.iter().map(|o| o.brightness)),
+        sharpness: spread(optics.iter().map(|o| o.sharpness)),
+        ..measured
+    };
     let text = serde_json::to_vec(&reference).map_err(|e| refuse(e.to_string()))?;
     fs::write(&path, &text).map_err(|e| refuse(e.to_string()))?;
     manifest.reference = Some(Named { name: FILE.into(), sha256: sha256(&text) });
@@ -39,12 +46,20 @@ pub fn write(folder: &Path, pictures: &[Vec<u8>]) -> Result<Reference, ModelErro
     Ok(reference)
 }
 
+/// `None` of nothing, or where all are alike: nothing can be measured in deviations then.
+fn spread(values: impl Iterator<Item = f32> + Clone) -> Option<Spread> {
+    let n = values.clone().count() as f64;
+    let mean = values.clone().map(f64::from).sum::<f64>() / n;
+    let variance = values.map(|value| (f64::from(value) - mean).powi(2)).sum::<f64>() / n;
+    (variance > 0.0).then_some(Spread { mean: mean as f32, deviation: variance.sqrt() as f32 })
+}
+
 /// Centres by the class that the student itself names, in the order of the classes it names at all.
 fn measure(logits: &[Vec<f32>], embeddings: &[Vec<f32>]) -> Reference {
     let classes = logits.first().map_or(0, Vec::len);
     let said: Vec<usize> = logits.iter().map(|row| argmax(row)).collect();
     let units: Vec<Vec<f32>> = embeddings.iter().map(|e| Reference::unit(e)).collect();
-    let mut reference = Reference { centres: Vec::new(), edge: 1.0 };
+    let mut reference = Reference { centres: Vec::new(), edge: 1.0, brightness: None, sharpness: None };
     for class in 0..classes {
         let members: Vec<&Vec<f32>> = units.iter().zip(&said).filter(|(_, s)| **s == class).map(|(u, _)| u).collect();
         let Some(first) = members.first() else { continue };
@@ -80,5 +95,14 @@ mod tests {
         assert!(novelty(&[-1.0, -1.0]) > 10.0);
         assert_eq!(reference.novelty(&[1.0]), None, "an embedding of another width");
         assert_eq!(reference.novelty(&[f32::NAN, 1.0]), None);
+    }
+
+    #[test]
+    fn a_reference_of_before_still_loads_and_a_spread_needs_values_that_differ() {
+        let old: Reference =
+            serde_json::from_str(r#"{"centres": [[1.0, 0.0]], "edge": 0.5}"#).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!((old.edge, old.brightness, old.sharpness), (0.5, None, None));
+        assert_eq!(spread([0.2, 0.4].into_iter()), Some(Spread { mean: 0.3, deviation: 0.1 }));
+        assert_eq!((spread([0.2, 0.2].into_iter()), spread(std::iter::empty())), (None, None));
     }
 }

@@ -82,6 +82,7 @@ fn what_is_open_and_what_changes_things_is_decided_here_and_not_by_accident() {
         ["/", "/page.css", "/page.js"],
         ["/label", "/label.css", "/label.js"],
         ["/learning", "/learning.css", "/learning.js"],
+        ["/record", "/record.css", "/record.js"],
     ];
     let files: Vec<String> = pages.iter().flatten().map(|file| format!("get {file}")).collect();
     let log_in = ["post /login", "post /logout"];

@@ -13,9 +13,9 @@ use std::{
 
 use beltsight::{
     domain::{Action, Verdict},
-    line::eject::Ejector,
+    line::{eject::Ejector, lots},
     metrics::Metrics,
-    store::Event,
+    store::{Event, Store},
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -522,10 +522,123 @@ fn the_line_is_an_edge_node_of_sparkplug_b() {
     assert_eq!(said.lines().collect::<Vec<_>>(), want);
 }
 
-/// The receiver of webhooks, in Python, on `port`.
-fn receiver(port: u16, secret: &str) -> Running {
+/// A store whose lots are those that an output tells.
+struct Lots {
+    runtime: tokio::runtime::Runtime,
+    store: Store,
+    stop: tokio_util::sync::CancellationToken,
+}
+
+impl Lots {
+    fn follow(folder: &Path, ejector: &Ejector, metrics: &Metrics) -> Self {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let store = runtime.block_on(Store::open(folder)).unwrap();
+        let stop = tokio_util::sync::CancellationToken::new();
+        runtime.spawn(lots::follow(store.clone(), ejector.lot(), metrics.clone(), stop.clone()));
+        Self { runtime, store, stop }
+    }
+
+    /// Names, oldest first; an open one with a star.
+    fn names(&self) -> Vec<String> {
+        let lots = self.runtime.block_on(self.store.lots(100)).unwrap();
+        lots.iter().rev().map(|lot| format!("{}{}", lot.name, if lot.closed.is_none() { "*" } else { "" })).collect()
+    }
+
+    fn come_to(&self, wanted: &[&str]) -> Duration {
+        until(&format!("the lots are {wanted:?}"), Duration::from_secs(10), || self.names() == wanted)
+    }
+
+    fn close(self) {
+        self.stop.cancel();
+        self.runtime.block_on(self.store.close());
+    }
+}
+
+#[test]
+fn a_register_of_the_plc_opens_and_closes_lots_once_each_over_broken_connections_and_restarts() {
+    let (port, folder) = (port(), tempfile::tempdir().unwrap());
+    let Some(mut first) = plc(port) else { return };
+    let text = settings(
+        "coil = 0",
+        &format!(
+            "kind = 'modbus'\naddress = '127.0.0.1:{port}'\npulse = '30ms'\nheartbeat = 100\nevery = '100ms'\n\
+             lot = 20\ntolerance = '60ms'\non_late = 'alarm'"
+        ),
+    );
+    let metrics = Metrics::new().unwrap();
+    let start = || Ejector::start(toml::from_str(&text).unwrap(), &metrics, |_| {}).unwrap();
+    let (ejector, running) = start();
+    let lots = Lots::follow(folder.path(), &ejector, &metrics);
+    until("the heart beats", Duration::from_secs(5), || first.count("register 100 ") >= 3);
+    assert_eq!(lots.names(), [""; 0], "0 is no lot");
+    first.tell("speed 20 17"); // an input register
+    println!("opened within {:?}", lots.come_to(&["17*"]));
+    // The same number on a new connection is the same lot.
+    drop(first);
+    let mut second = plc(port).unwrap();
+    second.tell("speed 20 17");
+    until("the heart beats", Duration::from_secs(10), || second.count("register 100 ") >= 5);
+    assert_eq!(lots.names(), ["17*"], "while the PLC was away the lot stayed open, and it is not opened again");
+    second.tell("speed 20 18");
+    lots.come_to(&["17", "18*"]);
+    // A service that starts again.
+    running.close();
+    lots.close();
+    let (ejector, running) = start();
+    let lots = Lots::follow(folder.path(), &ejector, &metrics);
+    let beats = second.count("register 100 ");
+    until("the heart beats", Duration::from_secs(10), || second.count("register 100 ") >= beats + 5);
+    assert_eq!(lots.names(), ["17", "18*"]);
+    second.tell("speed 20 0");
+    lots.come_to(&["17", "18"]);
+    second.tell("speed 20 18");
+    lots.come_to(&["17", "18", "18*"]);
+    running.close();
+    lots.close();
+}
+
+#[test]
+fn a_topic_of_the_broker_opens_and_closes_lots_and_a_retained_name_counts() {
+    let (port, folder) = (port(), tempfile::tempdir().unwrap());
+    let Some(first) = broker(port, folder.path()) else { return };
+    let say = |name: &[u8]| {
+        let mut said = Command::new("mosquitto_pub");
+        said.args(["-p", &port.to_string(), "-q", "1", "-r", "-t", "plant/lot"]);
+        said.arg(if name.is_empty() { "-n" } else { "-s" });
+        let mut said = said.stdin(Stdio::piped()).spawn().unwrap();
+        said.stdin.take().unwrap().write_all(name).unwrap();
+        assert!(said.wait().unwrap().success());
+    };
+    say(b"K-17");
+    let text = settings(
+        "",
+        &format!(
+            "kind = 'mqtt'\nhost = '127.0.0.1'\nport = {port}\ntopic = 'plant/line'\nlot = 'plant/lot'\n\
+             tolerance = '60ms'\non_late = 'alarm'"
+        ),
+    );
+    let metrics = Metrics::new().unwrap();
+    let (ejector, running) = Ejector::start(toml::from_str(&text).unwrap(), &metrics, |_| {}).unwrap();
+    let lots = Lots::follow(&folder.path().join("store"), &ejector, &metrics);
+    println!("opened within {:?}", lots.come_to(&["K-17*"]));
+    drop(first);
+    let _second = broker(port, folder.path()).unwrap();
+    say(b"K-17");
+    thread::sleep(Duration::from_millis(1500));
+    assert_eq!(lots.names(), ["K-17*"]);
+    say(b"\xff\xfe");
+    say("Lachs 4711 \u{e4}".as_bytes());
+    lots.come_to(&["K-17", "Lachs 4711 \u{e4}*"]);
+    say(b"");
+    lots.come_to(&["K-17", "Lachs 4711 \u{e4}"]);
+    running.close();
+    lots.close();
+}
+
+/// The receiver of webhooks, in Python, on `port`; with certificate and key behind TLS.
+fn receiver(port: u16, secret: &str, tls: &[PathBuf]) -> Running {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/webhook_server.py");
-    let running = Running::start(Command::new("python3").arg(script).args([&port.to_string(), secret]));
+    let running = Running::start(Command::new("python3").arg(script).args([&port.to_string(), secret]).args(tls));
     until("the receiver serves", Duration::from_secs(20), || !running.said("serving").is_empty());
     running
 }
@@ -535,7 +648,7 @@ fn a_webhook_is_signed_and_tried_again_with_the_same_id_until_its_time_is_over()
     let (port, folder) = (port(), tempfile::tempdir().unwrap());
     let secret = folder.path().join("secret");
     std::fs::write(&secret, "correct horse battery\n").unwrap();
-    let mut hook = receiver(port, "correct horse battery");
+    let mut hook = receiver(port, "correct horse battery", &[]);
     let output = format!(
         "kind = 'webhook'\nurl = 'http://127.0.0.1:{port}/gate'\nsecret_file = '{}'\ntolerance = '2s'\n\
          on_late = 'stop_line'",
@@ -561,12 +674,12 @@ fn a_webhook_is_signed_and_tried_again_with_the_same_id_until_its_time_is_over()
     drop(hook);
     ejector.act(&verdict(5, Action::Reject), Instant::now());
     thread::sleep(Duration::from_millis(300));
-    hook = receiver(port, "correct horse battery");
+    hook = receiver(port, "correct horse battery", &[]);
     until("it is taken", Duration::from_secs(5), || of("acknowledged") == 6);
     drop(hook);
     ejector.act(&verdict(6, Action::Divert), Instant::now());
     until("it is late", Duration::from_secs(5), || of("failed") + of("unacknowledged") == 1);
-    hook = receiver(port, "correct horse battery");
+    hook = receiver(port, "correct horse battery", &[]);
     until("the stop is taken", Duration::from_secs(8), || hook.count("took stop_line ") == 1);
     let taken = || metrics.line_acknowledged.with_label_values(&["webhook", "stop_line"]).get();
     until("the stop is known to be taken", Duration::from_secs(2), || taken() == 1);
@@ -574,11 +687,134 @@ fn a_webhook_is_signed_and_tried_again_with_the_same_id_until_its_time_is_over()
 
     // Signed with another secret: refused at once, not tried again.
     drop(hook);
-    hook = receiver(port, "incorrect horse battery");
+    hook = receiver(port, "incorrect horse battery", &[]);
     ejector.act(&verdict(7, Action::Divert), Instant::now());
     until("it is refused", Duration::from_secs(1), || of("failed") + of("unacknowledged") == 2);
     assert_eq!(hook.count("took "), 0);
     running.close();
+}
+
+/// Made by openssl: `ca.pem`, which vouches for `server.pem` and `client.pem`, and `other.pem`, which vouches for nobody;
+/// keys beside them. `None` where there is no openssl.
+fn certificates(folder: &Path) -> Option<()> {
+    if Command::new("openssl").arg("version").output().is_err() {
+        println!("skipped: openssl is not installed; deploy/setup --test installs it");
+        return None;
+    }
+    std::fs::write(folder.join("names"), "subjectAltName=DNS:localhost,IP:127.0.0.1\n").unwrap();
+    let openssl = |arguments: String| {
+        let made = Command::new("openssl").args(arguments.split(' ')).current_dir(folder).output().unwrap();
+        assert!(made.status.success(), "{arguments}: {}", String::from_utf8_lossy(&made.stderr));
+    };
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout";
+    for name in ["ca", "other"] {
+        openssl(format!("req -x509 {key} {name}.key -out {name}.pem -days 2 -subj /CN={name}"));
+    }
+    for name in ["server", "client"] {
+        openssl(format!("req {key} {name}.key -out {name}.csr -subj /CN={name}"));
+        openssl(format!("x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -days 2 -extfile names -out {name}.pem"));
+    }
+    Some(())
+}
+
+/// Starts an output and orders the gate again and again until a command ends; `None` when it was acknowledged, or why it
+/// was not, as the record has it.
+fn refused(output: &str, fits: &str) -> Option<String> {
+    let (metrics, told) = (Metrics::new().unwrap(), Arc::<Mutex<Vec<Event>>>::default());
+    let kept = told.clone();
+    let tell = move |event| kept.lock().unwrap().push(event);
+    let (ejector, running) = Ejector::start(toml::from_str(&settings("", output)).unwrap(), &metrics, tell).unwrap();
+    let name = output.split('\'').nth(1).unwrap();
+    let acknowledged = || metrics.eject_commands.with_label_values(&[name, "acknowledged"]).get() > 0;
+    let late = || {
+        let told = told.lock().unwrap();
+        told.iter().find_map(|event| match event {
+            Event::EjectLate { why, .. } if why.contains(fits) => Some(why.clone()),
+            _ => None,
+        })
+    };
+    let mut track = 0;
+    until(fits, Duration::from_secs(20), || {
+        track += 1;
+        ejector.act(&verdict(track, Action::Reject), Instant::now());
+        thread::sleep(Duration::from_millis(150));
+        acknowledged() || late().is_some()
+    });
+    let why = if acknowledged() { None } else { late() };
+    running.close();
+    println!("{name}: {why:?}");
+    why
+}
+
+#[test]
+fn a_broker_behind_tls_is_believed_only_where_the_right_authority_vouches_and_hears_who_we_are() {
+    let (port, folder) = (port(), tempfile::tempdir().unwrap());
+    let Some(()) = certificates(folder.path()) else { return };
+    if Command::new("mosquitto").arg("-h").output().is_err() {
+        return println!("skipped: mosquitto is not installed; deploy/setup --test installs it");
+    }
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let made = Command::new("mosquitto_passwd").args(["-b", "-c", &path("users"), "line", "a long one"]).status();
+    assert!(made.unwrap().success());
+    std::fs::write(path("password"), "a long one\n").unwrap();
+    std::fs::write(
+        path("mosquitto.conf"),
+        format!(
+            "user root\nlistener {port} 127.0.0.1\nallow_anonymous false\npassword_file {}\npersistence false\n\
+             cafile {}\ncertfile {}\nkeyfile {}\nrequire_certificate true\n",
+            path("users"),
+            path("ca.pem"),
+            path("server.pem"),
+            path("server.key")
+        ),
+    )
+    .unwrap();
+    let _broker = Running::start(Command::new("mosquitto").arg("-c").arg(path("mosquitto.conf")).stderr(Stdio::null()));
+    until("mosquitto listens", Duration::from_secs(10), || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+    let output = |ca: &str, client: &str| {
+        format!(
+            "kind = 'mqtt'\nhost = '127.0.0.1'\nport = {port}\ntopic = 'plant/line'\ntolerance = '100ms'\n\
+             on_late = 'alarm'\nuser = 'line'\npassword_file = '{}'\ntls = {{ ca = '{}'{client} }}",
+            path("password"),
+            path(ca)
+        )
+    };
+    let client = format!(", certificate = '{}', key = '{}'", path("client.pem"), path("client.key"));
+    assert_eq!(refused(&output("ca.pem", &client), "none"), None);
+    let wrong = refused(&output("other.pem", &client), "not connected").expect("another authority");
+    assert!(refused(&output("other.pem", &client), "UnknownIssuer").is_some(), "{wrong}");
+    assert!(refused(&output("ca.pem", ""), "ertificate").is_some(), "without a certificate of ours");
+    std::fs::write(path("password"), "a wrong one\n").unwrap();
+    assert!(refused(&output("ca.pem", &client), "onnection refused").is_some(), "with a wrong password");
+
+    // What can't be read keeps the service from starting.
+    for (ca, client, words) in [("none.pem", &*client, "none.pem"), ("client.key", &client, "client.key")] {
+        let text = settings("", &output(ca, client));
+        let why = Ejector::start(toml::from_str(&text).unwrap(), &Metrics::new().unwrap(), |_| {}).err().unwrap();
+        assert!(why.to_string().contains(words) && why.to_string().starts_with("mqtt: tls: "), "{why}");
+    }
+}
+
+#[test]
+fn a_webhook_over_https_goes_only_to_whom_the_right_authority_vouches_for() {
+    let (port, folder) = (port(), tempfile::tempdir().unwrap());
+    let Some(()) = certificates(folder.path()) else { return };
+    let path = |name: &str| folder.path().join(name);
+    std::fs::write(path("secret"), "correct horse battery\n").unwrap();
+    let hook = receiver(port, "correct horse battery", &[path("server.pem"), path("server.key")]);
+    let output = |tls: &str| {
+        format!(
+            "kind = 'webhook'\nurl = 'https://localhost:{port}/gate'\nsecret_file = '{}'\ntolerance = '1s'\n\
+             on_late = 'alarm'\n{tls}",
+            path("secret").display()
+        )
+    };
+    let tls = |ca: &str| format!("tls = {{ ca = '{}' }}", path(ca).display());
+    assert!(refused(&output(&tls("other.pem")), "UnknownIssuer").is_some(), "another authority");
+    assert!(refused(&output(""), "UnknownIssuer").is_some(), "this machine does not trust the test's authority");
+    assert_eq!(hook.count("took "), 0);
+    assert_eq!(refused(&output(&tls("ca.pem")), "none"), None);
+    assert!(hook.count("took eject ") >= 1);
 }
 
 #[test]

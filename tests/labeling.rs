@@ -52,6 +52,7 @@ async fn item(store: &Store, i: usize, look: &Picture, action: Action) -> i64 {
         frame: Some(key),
         truth: None,
         novelty: None,
+        optics: None,
         thresholds: String::new(),
         lot: None,
     };

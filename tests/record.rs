@@ -1,6 +1,8 @@
 //! The record, as an auditor sees it: after kills, through the API, exported.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "common/browser.rs"]
+mod browser;
 mod common;
 
 use std::{
@@ -15,7 +17,7 @@ use std::{
 use beltsight::{
     domain::{Picture, Source, Verdict},
     pixels,
-    store::{Event, Page, Store, verify},
+    store::{Announcement, Event, Page, Store, verify},
 };
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
@@ -231,4 +233,85 @@ async fn a_challenge_is_announced_and_a_corrective_action_closed_by_name() {
     post(&server, &path, json!({ "done": "cleaned the lens", "by": "Ada" }), 204).await;
     post(&server, &path, json!({ "done": "again", "by": "Ada" }), 409).await;
     assert_eq!(server.get("/corrective-actions").await[0]["done"], "cleaned the lens");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_of_lots_opens_closes_and_signs_off_and_shows_what_waits() {
+    let Some(browser) = browser::Browser::start() else { return };
+    let server = common::start().await;
+    let page = browser.page(&format!("{}/record", server.url), 1280, 900);
+    page.run("window.confirm = () => true");
+    page.until("document.getElementById('name').textContent === 'No lot is open'");
+    // Nothing is done in nobody's name.
+    page.click("#new");
+    page.write("K-17");
+    page.key("Enter");
+    page.until("document.getElementById('banner').textContent.startsWith('Say who you are')");
+    assert_eq!(server.store.open_lot(), None);
+    page.click("#by");
+    page.write("Ada");
+    page.click("#opening button");
+    page.until("document.getElementById('name').textContent === 'K-17' && document.getElementById('new').value === ''");
+    let lot = server.store.open_lot().unwrap();
+    for seed in 0..3 {
+        assert_eq!(server.post("/classify", common::jpeg(64, seed)).await.status(), 200);
+    }
+    page.until("document.querySelector('#lots .counts')?.innerText.includes('3 items')");
+
+    // A challenge test under way, and a corrective action that keeps the lot from being signed off.
+    let announced = Announcement {
+        camera: "belt".into(),
+        piece: "trout dummy".into(),
+        class: None,
+        within_s: 60.0,
+        by: "Ada".into(),
+    };
+    server.store.challenge(announced).await.unwrap();
+    let missed = Event::CorrectiveOpened {
+        lot: Some(lot),
+        challenge: 1,
+        cause: "challenge test 1 (cod) was not found on belt".into(),
+        last_good: None,
+    };
+    server.store.append(missed).await.unwrap();
+    page.until("document.querySelectorAll('#waiting .action').length === 1");
+    page.until("document.querySelectorAll('#waiting .challenge').length === 1");
+    page.click("#close");
+    page.until("document.querySelector('#lots li')?.className === 'blocked'");
+    assert_eq!(server.store.open_lot(), None);
+    assert_eq!(page.run("document.querySelectorAll('#lots form').length"), 0);
+    if let Some(folder) = std::env::var_os("BELTSIGHT_SHOTS") {
+        page.picture(&Path::new(&folder).join("record.png"));
+    }
+
+    // What is half written outlasts the page's asking anew.
+    page.click("#waiting .action input");
+    page.write("belt cleaned, ");
+    tokio::time::sleep(Duration::from_millis(4500)).await;
+    page.write("camera set anew");
+    page.key("Enter");
+    page.until("document.querySelectorAll('#waiting .action').length === 0");
+    let actions = server.get("/corrective-actions").await;
+    assert_eq!((&actions[0]["done"], &actions[0]["by"]), (&json!("belt cleaned, camera set anew"), &json!("Ada")));
+    page.until("document.querySelector('#lots li')?.className === 'closed'");
+    page.click("#lots form input");
+    page.write("fine");
+    page.click("#lots form button");
+    page.until("document.querySelector('#lots li')?.className === 'signed'");
+    let found = server.store.lots(9).await.unwrap();
+    let signed = &found[0].signed_off[0];
+    assert_eq!((signed.name.as_str(), signed.remark.as_str()), ("Ada", "fine"));
+
+    // What is refused is said; both exports are there; a reload shows the same.
+    let get = |end: &str| {
+        page.run(&format!("fetch(document.querySelector(`#lots a[href$={end}]`).href).then((a) => a.text())"))
+    };
+    assert!(get("csv").as_str().unwrap().contains("lot_opened"));
+    assert!(get("html").as_str().unwrap().contains("K-17"));
+    page.reload();
+    page.until("document.querySelector('#lots li.signed .counts')?.innerText.includes('3 items')");
+    page.run("document.getElementById('new').value = 'x'.repeat(201)");
+    page.click("#opening button");
+    page.until("document.getElementById('banner').textContent.includes('200 characters')");
+    assert_eq!(page.complaints(), Vec::<String>::new());
 }

@@ -12,6 +12,7 @@ use std::{
 
 use beltsight::{domain::Picture, pixels};
 use common::{CLASSES, test_model_folder};
+use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 
 struct Service {
@@ -199,44 +200,64 @@ async fn labels_become_a_better_student_that_a_person_lets_serve_and_an_equal_on
     assert_eq!(service.get("/models").await["serving"], "round-0001");
 }
 
+/// Kills of a learning round, 4 or as many as `BELTSIGHT_KILLS` says.
+fn kills() -> usize {
+    std::env::var("BELTSIGHT_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(4)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_at_any_moment_a_round_goes_on_and_the_line_does_not_notice() {
     let folder = tempfile::tempdir().unwrap();
     let mut service = serve(folder.path(), "");
     service.accuracy().await; // items that nobody labels
-    service.label(0, 60).await;
-    assert_eq!(service.post("/rounds", json!({"by": "Ann"})).await, 202);
-    let (mut kills, mut last, mut state) = (0, Instant::now(), 12345u64);
-    let store = service.store.clone();
-    let root = service.root.clone();
-    let round = service
-        .ended(1, |_| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            let pause = Duration::from_millis(200 + (state >> 33) % 1500);
-            if kills < 4 && last.elapsed() > pause {
-                for pid in learning(&store) {
-                    let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
-                    kills += 1;
+    let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(7);
+    let (mut done, mut number, mut labeled) = (0, 0, 0);
+    while done < kills() {
+        number += 1;
+        let more = if number == 1 { 60 } else { 6 };
+        service.label(labeled, labeled + more).await;
+        labeled += more;
+        assert_eq!(service.post("/rounds", json!({"by": "Ann"})).await, 202);
+        let (store, root) = (service.store.clone(), service.root.clone());
+        let (mut here, mut last) = (0, Instant::now());
+        let mut pause = Duration::from_millis(random.random_range(20..1700));
+        let mut stages = Vec::new();
+        let round = service
+            .ended(number, |story| {
+                // A round whose process died five times is given up.
+                if here < 4 && done < kills() && last.elapsed() > pause {
+                    let learning = learning(&store);
+                    for pid in &learning {
+                        let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
+                    }
+                    if !learning.is_empty() {
+                        (here, done) = (here + 1, done + 1);
+                        stages.push(story["now"]["stage"].as_str().unwrap_or_default().to_owned());
+                    }
+                    pause = Duration::from_millis(random.random_range(20..1700));
+                    last = Instant::now();
+                    all_whole(&root);
                 }
-                last = Instant::now();
-                all_whole(&root);
-            }
-        })
-        .await;
-    assert!(kills >= 4, "{kills}");
-    assert_eq!(round["end"], "promoted", "{round}");
+            })
+            .await;
+        println!("round {number}: {} after kills in {stages:?}", round["end"]);
+        let end = round["end"].as_str().unwrap();
+        assert!(end == "promoted" || number > 1 && end == "held", "{round}");
+        assert!(here > 0, "the round was too short to be killed");
+    }
 
     // The service itself dies in the middle of a round; the next one goes on with it.
-    service.label(60, 66).await;
+    let serving = service.get("/models").await["serving"].clone();
+    service.label(labeled, labeled + 6).await;
     assert_eq!(service.post("/rounds", json!({"by": "Ann"})).await, 202);
     tokio::time::sleep(Duration::from_millis(1500)).await;
     service.child.kill().unwrap();
     service.child.wait().unwrap();
     tokio::time::sleep(Duration::from_millis(500)).await;
-    assert_eq!(learning(&store), Vec::<u32>::new(), "learning dies with its service");
+    assert_eq!(learning(&service.store), Vec::<u32>::new(), "learning dies with its service");
     let service = serve(folder.path(), "");
-    assert_eq!(service.get("/models").await["serving"], "round-0001");
-    let round = service.ended(2, |_| ()).await;
+    assert_eq!(service.get("/models").await["serving"], serving);
+    let round = service.ended(number + 1, |_| ()).await;
     assert!(["held", "promoted"].contains(&round["end"].as_str().unwrap()), "{round}");
     all_whole(&service.root);
 }
@@ -251,4 +272,64 @@ async fn a_round_without_memory_fails_in_words_and_what_serves_goes_on() {
     assert_eq!(round["end"], "failed", "{round}");
     assert!(round["why"].as_str().unwrap().contains("its process ended"), "{round}");
     assert_eq!(service.get("/models").await["serving"], "first");
+}
+
+/// A small disk of its own; unmounted when dropped.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn mount(at: &Path, size: &str) -> Option<Self> {
+        std::fs::create_dir_all(at).unwrap();
+        let done = Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(at).output();
+        if !done.as_ref().is_ok_and(|out| out.status.success()) {
+            println!("skipped: a tmpfs can't be mounted here: {done:?}");
+            return None;
+        }
+        Some(Self(at.into()))
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_round_on_a_full_disk_fails_is_closed_when_there_is_room_and_the_next_one_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let rounds = folder.path().join("data/rounds");
+    let Some(_disk) = Disk::mount(&rounds, "64m") else { return };
+    let service = serve(folder.path(), "");
+    service.label(0, 60).await;
+    assert_eq!(service.post("/rounds", json!({"by": "Ann"})).await, 202);
+    let filler = rounds.join("filler");
+    let (mut n, patience) = (1000, Instant::now());
+    loop {
+        n += 1;
+        service.classify(n).await; // panics when the line does not answer
+        let story = service.get("/rounds").await;
+        if story["now"]["stage"] == "train" && !filler.exists() {
+            let mut file = std::fs::File::create(&filler).unwrap();
+            for size in [1 << 16, 1 << 12, 1] {
+                while std::io::Write::write_all(&mut file, &vec![1; size]).is_ok() {}
+            }
+        }
+        if filler.exists() && story["now"]["stage"].is_null() {
+            assert_eq!(story["rounds"][0]["end"], Value::Null, "there is no room to say how it ended: {story}");
+            break;
+        }
+        assert!(patience.elapsed() < Duration::from_secs(100), "{story}");
+    }
+    let refused = service.post("/rounds", json!({"by": "Ann"})).await;
+    assert!(refused >= 400, "a round that can't be planned is refused: {refused}");
+    all_whole(&service.root);
+    assert_eq!(service.get("/models").await["versions"].as_array().unwrap().len(), 1, "no half student is to be seen");
+    std::fs::remove_file(filler).unwrap();
+    let round = service.ended(1, |_| ()).await;
+    assert_eq!(round["end"], "failed", "{round}");
+    assert_eq!(service.post("/rounds", json!({"by": "Ann"})).await, 202);
+    let round = service.ended(2, |_| ()).await;
+    assert_eq!(round["end"], "promoted", "{round}");
+    all_whole(&service.root);
 }

@@ -8,6 +8,7 @@ use std::{
     net::TcpStream,
     path::Path,
     process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -121,6 +122,7 @@ async fn a_head_without_end_and_too_many_headers_are_refused() {
 struct Service {
     child: Child,
     url: String,
+    log: Arc<Mutex<Vec<String>>>,
 }
 
 impl Drop for Service {
@@ -150,8 +152,11 @@ fn start(folder: &Path, server: &str) -> Result<Service, String> {
     for line in log.by_ref().map_while(Result::ok) {
         if let Some((_, url)) = line.split_once("listening on ") {
             let url = url.trim().to_string();
-            std::thread::spawn(move || log.count()); // so that the service never waits for a full pipe
-            return Ok(Service { child, url });
+            let kept = Arc::<Mutex<Vec<String>>>::default();
+            let lines = kept.clone();
+            // Read on, so that the service never waits for a full pipe.
+            std::thread::spawn(move || log.map_while(Result::ok).for_each(|line| lines.lock().unwrap().push(line)));
+            return Ok(Service { child, url, log: kept });
         }
         said += &line;
         said += "\n";
@@ -243,6 +248,39 @@ fn a_key_that_does_not_fit_keeps_the_service_from_starting_in_words() {
 }
 
 #[test]
+fn a_renewed_certificate_is_taken_up_without_a_restart_and_one_that_does_not_fit_is_refused_in_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(()) = certificate(folder.path()) else { return };
+    let service = start(folder.path(), &tls(folder.path(), "key.pem")).unwrap();
+    let url = format!("{}/healthz", service.url);
+    assert!(curl(folder.path(), &[&url]).1);
+    let until = |what: &str, holds: &dyn Fn() -> bool| {
+        let start = Instant::now();
+        while !holds() {
+            assert!(start.elapsed() < Duration::from_secs(10), "{what}: {:?}", service.log.lock().unwrap());
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        println!("{what} after {:?}", start.elapsed());
+    };
+    let said = |words: &str| service.log.lock().unwrap().iter().any(|line| line.contains(words));
+    // curl trusts certificate.pem alone, so it accepts the new one only when that is in use.
+    std::fs::copy(folder.path().join("certificate.pem"), folder.path().join("old.pem")).unwrap();
+    certificate(folder.path()).unwrap();
+    until("the renewed certificate is in use", &|| curl(folder.path(), &[&url]).1);
+    assert!(!curl(folder.path(), &["--cacert", "old.pem", &url]).1, "the old one is not");
+    // A key of another certificate.
+    let good = std::fs::read(folder.path().join("key.pem")).unwrap();
+    std::fs::copy(folder.path().join("certificate.pem"), folder.path().join("good.pem")).unwrap();
+    certificate(folder.path()).unwrap();
+    std::fs::copy(folder.path().join("good.pem"), folder.path().join("certificate.pem")).unwrap();
+    until("it is refused", &|| curl(folder.path(), &[&url]).1 && said("the certificate before it stays in use"));
+    assert!(said("server.tls: this certificate and key can't be used"));
+    std::fs::write(folder.path().join("key.pem"), good).unwrap();
+    let times = || service.log.lock().unwrap().iter().filter(|l| l.contains("renewed certificate is in use")).count();
+    until("the right key is taken up", &|| curl(folder.path(), &[&url]).1 && times() == 2);
+}
+
+#[test]
 fn a_stop_finishes_requests_at_hand_and_does_not_wait_for_open_streams_or_idle_clients() {
     let folder = tempfile::tempdir().unwrap();
     let mut service = start(folder.path(), "").unwrap();
@@ -319,7 +357,7 @@ fn the_prometheus_of_the_compose_file_is_let_in_with_its_token() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let prometheus = Service { child, url: format!("http://127.0.0.1:{port}") };
+    let prometheus = Service { child, url: format!("http://127.0.0.1:{port}"), log: Arc::default() };
     let started = Instant::now();
     let ask = |query: &str| got(&format!("{}/api/v1/query?query={query}", prometheus.url));
     loop {

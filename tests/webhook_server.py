@@ -1,4 +1,5 @@
-"""A receiver of webhooks for tests: port and secret are its arguments. Answers 500 to the first attempt of each message
+"""A receiver of webhooks for tests: port and secret are its arguments, then for https:// the PEM files of certificate
+and key. Answers 500 to the first attempt of each message
 and 204 to the next; 401 to a wrong signature. Says on stdout what it took: "took <event> <id> <track>".
 """
 
@@ -6,6 +7,7 @@ import hashlib
 import hmac
 import http.server
 import json
+import ssl
 import sys
 import time
 
@@ -37,5 +39,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 server = http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler)
+if len(sys.argv) > 3:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(sys.argv[3], sys.argv[4])
+    server.socket = context.wrap_socket(server.socket, server_side=True)
 print("serving", flush=True)
 server.serve_forever()

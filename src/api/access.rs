@@ -19,7 +19,7 @@ use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
-use super::{Api, body, browser, error::ApiError, login::COOKIE, serve::Peer};
+use super::{Api, body, browser, error::ApiError, labels::MAX_NAME, login::COOKIE, lots::text, serve::Peer};
 use crate::{
     store::{Deed, rfc3339},
     tokens::{
@@ -72,6 +72,9 @@ pub const TABLE: &[Rule] = &[
     open("get", "/learning"),
     open("get", "/learning.css"),
     open("get", "/learning.js"),
+    open("get", "/record"),
+    open("get", "/record.css"),
+    open("get", "/record.js"),
     open("post", "/login"),
     open("post", "/logout"),
     asks("get", "/whoami", Viewer),
@@ -144,6 +147,19 @@ impl Caller {
     pub(super) fn is_local(&self) -> bool {
         self.name == "local"
     }
+
+    /// In whose name the caller orders: the token's, whatever else they say being refused; while no token is set, the
+    /// name that they give.
+    pub(super) fn signs(&self, said: Option<&str>) -> Result<String, ApiError> {
+        let said = said.unwrap_or_default().trim();
+        if self.is_local() {
+            return text("by", said, MAX_NAME);
+        }
+        if said.is_empty() || said == self.name {
+            return Ok(self.name.clone());
+        }
+        Err(Denied::OtherName { name: self.name.clone(), said: said.chars().take(MAX_NAME).collect() }.into())
+    }
 }
 
 /// Why somebody is not let in.
@@ -168,6 +184,14 @@ pub enum Denied {
         /// The least role that may.
         needs: Role,
     },
+    /// An order in somebody else's name.
+    #[error("orders are given in one's own name: this token is `{name}`, not `{said}`; leave `by` out")]
+    OtherName {
+        /// Whose token it is.
+        name: String,
+        /// Whom the order names.
+        said: String,
+    },
     /// A page of another site asked a browser to change something here.
     #[error("this request comes from a page of another site")]
     CrossSite,
@@ -187,6 +211,7 @@ impl Denied {
             Self::Unknown => "unknown_token",
             Self::Expired => "expired_token",
             Self::Role { .. } => "role",
+            Self::OtherName { .. } => "other_name",
             Self::CrossSite => "cross_site",
             Self::Host => "host",
             Self::NoRule => "no_rule",

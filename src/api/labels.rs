@@ -52,7 +52,7 @@ const HELD: Duration = Duration::from_secs(120);
 /// Most items that are held at once; beyond it two people may be given the same one.
 const MAX_HELD: usize = 10_000;
 /// Longest name of a person, in characters.
-const MAX_NAME: usize = 64;
+pub(super) const MAX_NAME: usize = 64;
 /// The metric's name for "can't tell" among the classes.
 const CANT_TELL: &str = "cant_tell";
 

@@ -77,6 +77,9 @@ use super::{
         page::learning_html,
         page::learning_css,
         page::learning_js,
+        page::record_html,
+        page::record_css,
+        page::record_js,
     ),
     components(schemas(Problem))
 )]

@@ -3,7 +3,7 @@
 //! Invariant: nothing here learns or waits for learning; orders go to the keeper, the story is read from the disk.
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::{Request, State},
     http::StatusCode,
 };
@@ -11,12 +11,16 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    Api, blocking, body,
+    Api, Caller, blocking, body,
     error::{ApiError, Problem},
+    models::Version,
 };
-use crate::rounds::{
-    End, Folder, Outcome, Plan,
-    keeper::{Order, Status},
+use crate::{
+    model::Manifest,
+    rounds::{
+        End, Folder, Outcome, Plan,
+        keeper::{Order, Status},
+    },
 };
 
 /// Most rounds in an answer; the newest.
@@ -40,6 +44,10 @@ pub struct Round {
     trigger: String,
     /// When it began (RFC 3339).
     started: String,
+    /// The student that served then and that the candidate has to beat.
+    incumbent: String,
+    /// The candidate, once there is one.
+    candidate: Option<Version>,
     /// How it ended; `null` while it runs.
     end: Option<End>,
     /// Why it ended so.
@@ -59,8 +67,8 @@ pub struct Round {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Person {
-    /// Name of the person.
-    by: String,
+    /// Name of the person, 1 to 64 characters; the caller if absent. With a token it can be no other name than the token's.
+    by: Option<String>,
 }
 
 /// What learning does and did.
@@ -87,6 +95,8 @@ fn round(folder: &Folder) -> Option<Round> {
         number: plan.number,
         trigger: plan.trigger,
         started: plan.started,
+        incumbent: plan.incumbent.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        candidate: Manifest::read(&folder.candidate()).ok().map(Version::from),
         end,
         why,
         ended,
@@ -98,27 +108,39 @@ fn round(folder: &Folder) -> Option<Round> {
 
 /// Starts a round now.
 #[utoipa::path(post, path = "/rounds", tag = "rounds", request_body = Person,
-    responses((status = 202), (status = 409, body = Problem)))]
-pub(super) async fn start(State(api): State<Api>, request: Request) -> Result<StatusCode, ApiError> {
-    order(&api, request, Order::Start).await
+    responses((status = 202), (status = 403, body = Problem), (status = 409, body = Problem)))]
+pub(super) async fn start(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<StatusCode, ApiError> {
+    order(&api, &caller, request, Order::Start).await
 }
 
 /// Ends the round that runs.
 #[utoipa::path(post, path = "/rounds/stop", tag = "rounds", request_body = Person,
-    responses((status = 202), (status = 409, body = Problem)))]
-pub(super) async fn stop(State(api): State<Api>, request: Request) -> Result<StatusCode, ApiError> {
-    order(&api, request, Order::Stop).await
+    responses((status = 202), (status = 403, body = Problem), (status = 409, body = Problem)))]
+pub(super) async fn stop(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<StatusCode, ApiError> {
+    order(&api, &caller, request, Order::Stop).await
 }
 
 /// Lets the candidate serve that passed every check and waits for a person.
 #[utoipa::path(post, path = "/rounds/approve", tag = "rounds", request_body = Person,
-    responses((status = 202), (status = 409, body = Problem)))]
-pub(super) async fn approve(State(api): State<Api>, request: Request) -> Result<StatusCode, ApiError> {
-    order(&api, request, Order::Approve).await
+    responses((status = 202), (status = 403, body = Problem), (status = 409, body = Problem)))]
+pub(super) async fn approve(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<StatusCode, ApiError> {
+    order(&api, &caller, request, Order::Approve).await
 }
 
-async fn order(api: &Api, request: Request, order: Order) -> Result<StatusCode, ApiError> {
+async fn order(api: &Api, caller: &Caller, request: Request, order: Order) -> Result<StatusCode, ApiError> {
     let person: Person = body::json(api, request).await?;
-    api.rounds.order(order, &person.by).await?;
+    api.rounds.order(order, &caller.signs(person.by.as_deref())?).await?;
     Ok(StatusCode::ACCEPTED)
 }

@@ -4,7 +4,17 @@
 //! dribbles its handshake or its request's head, keeps an idle connection, or does not read its answer is cut off after
 //! that time; one that dribbles a body, after `api.deadline`.
 
-use std::{future::Future, io, net::SocketAddr, path::PathBuf, pin::pin, sync::Arc, time::Duration};
+use std::{
+    fs,
+    future::Future,
+    io,
+    net::SocketAddr,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
 
 use axum::{Router, extract::Request};
 use hyper::{
@@ -20,6 +30,8 @@ use rustls::{
     ServerConfig,
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
 };
 use serde::Deserialize;
 use socket2::SockRef;
@@ -35,7 +47,10 @@ use tokio_util::sync::CancellationToken;
 /// Most bytes of a request's head, and of its body at a time.
 const BUFFER: usize = 64 << 10;
 
-/// Certificate and key of HTTPS; read at start.
+/// How often the files of certificate and key are looked at, while clients come.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Certificate and key of HTTPS; read at start, and again when the files change.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tls {
@@ -69,6 +84,17 @@ impl Tls {
     /// # Errors
     /// [`TlsError`].
     pub fn acceptor(&self) -> Result<TlsAcceptor, TlsError> {
+        let stamp = self.stamp(); // before the files, so that a change in between is seen
+        let held = Held { key: self.read()?, stamp, looked: Instant::now() };
+        let mut config = ServerConfig::builder_with_provider(ring::default_provider().into())
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(Renewed { files: self.clone(), held: Mutex::new(held) }));
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(TlsAcceptor::from(Arc::new(config)))
+    }
+
+    fn read(&self) -> Result<Arc<CertifiedKey>, TlsError> {
         let refuse = |what, path: &PathBuf, why: String| TlsError::File { what, path: path.clone(), why };
         let certificates = CertificateDer::pem_file_iter(&self.certificate)
             .and_then(Iterator::collect::<Result<Vec<_>, _>>)
@@ -77,12 +103,54 @@ impl Tls {
             return Err(refuse("certificate", &self.certificate, "there is none in it".into()));
         }
         let key = PrivateKeyDer::from_pem_file(&self.key).map_err(|e| refuse("key", &self.key, e.to_string()))?;
-        let mut config = ServerConfig::builder_with_provider(ring::default_provider().into())
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_single_cert(certificates, key)?;
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(TlsAcceptor::from(Arc::new(config)))
+        Ok(Arc::new(CertifiedKey::from_der(certificates, key, &ring::default_provider())?))
+    }
+
+    fn stamp(&self) -> [Option<Stamp>; 2] {
+        let one = |path: &Path| {
+            let file = fs::metadata(path).ok()?;
+            Some((file.modified().ok()?, file.len(), file.ino()))
+        };
+        [one(&self.certificate), one(&self.key)]
+    }
+}
+
+/// What tells that a file is another one: time, length, inode.
+type Stamp = (SystemTime, u64, u64);
+
+/// The pair in use. A renewed one is taken up with the next handshake; one that can't be used is said once, and the pair
+/// before it goes on.
+#[derive(Debug)]
+struct Renewed {
+    files: Tls,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug)]
+struct Held {
+    key: Arc<CertifiedKey>,
+    stamp: [Option<Stamp>; 2],
+    looked: Instant,
+}
+
+impl ResolvesServerCert for Renewed {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.looked.elapsed() > LOOK {
+            held.looked = Instant::now();
+            let stamp = self.files.stamp();
+            if stamp != held.stamp {
+                held.stamp = stamp;
+                match self.files.read() {
+                    Ok(key) => {
+                        held.key = key;
+                        tracing::info!("server.tls: the renewed certificate is in use");
+                    }
+                    Err(e) => tracing::error!("{e}; the certificate before it stays in use"),
+                }
+            }
+        }
+        Some(held.key.clone())
     }
 }
 

@@ -50,6 +50,7 @@ pub struct BeltConfig {
     /// The species that come beside salmon.
     pub others: Vec<Species>,
     /// What is different from some moment on.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub change: Option<Change>,
 }
 
@@ -188,6 +189,12 @@ impl Belt {
     /// The species at place `item`; `None` for an empty place.
     pub fn species(&self, item: u64) -> Option<Species> {
         self.place(item).map(|placed| placed.fish.species)
+    }
+
+    /// Belt position of the centre of the item at place `item`: at the time of picture `n` it lies at
+    /// `x = n * speed / frame_rate - position`. `None` for an empty place.
+    pub fn position(&self, item: u64) -> Option<f64> {
+        self.place(item).map(|placed| placed.position)
     }
 
     fn truth(&self, item: u64, placed: &Placed, region: Region, whole: bool) -> Truth {

@@ -1,6 +1,10 @@
 //! Overload beside a running belt, a long soak, and many swaps of the serving student.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
 use bytes::Bytes;
@@ -17,6 +21,11 @@ use crate::domain::{Timings, Verdict, ms};
 /// A belt as full as it can be without fish that touch, so that a minute's p99 rests on hundreds of items.
 const BELT: &str = "[[camera]]\nname = 'belt'\nsource = 'simulated'
 belt = { speed = 1650.0, items_per_minute = 300.0, empty_share = 0.0 }\n[line]\ndeadline = '200ms'";
+
+/// A full belt, drawn small so that drawing it costs little beside the work that is measured.
+const FAST_BELT: &str = "[[camera]]\nname = 'belt'\nsource = 'simulated'
+belt = { width = 320, height = 180, frame_rate = 60.0, speed = 2200.0, items_per_minute = 800.0, empty_share = 0.0 }
+[line]\ndeadline = '200ms'";
 
 /// What an overload did.
 #[derive(Debug, Serialize)]
@@ -38,6 +47,35 @@ pub struct Overload {
     /// The belt without HTTP load.
     pub belt_alone: Belt,
     /// The same under overload.
+    pub belt: Belt,
+}
+
+/// What many swaps did.
+#[derive(Debug, Serialize)]
+pub struct Swaps {
+    /// Where it was measured.
+    pub machine: String,
+    /// How many.
+    pub swaps: usize,
+    /// Swaps that the service refused.
+    pub refused: usize,
+    /// Answers after a swap that name the student before it.
+    pub wrong: usize,
+    /// A swap, from the order to the answer: median.
+    pub p50_ms: f64,
+    /// p99.
+    pub p99_ms: f64,
+    /// Answers to the 8 clients beside it by status; 0: no whole answer.
+    pub answers: BTreeMap<u16, usize>,
+    /// Answers a second.
+    pub rate: f64,
+    /// Their p99.
+    pub answers_p99_ms: f64,
+    /// Resident memory in MB after each tenth of the swaps.
+    pub resident_mb: Vec<f64>,
+    /// The belt beside the same clients without swaps.
+    pub belt_before: Belt,
+    /// The belt while students were swapped.
     pub belt: Belt,
 }
 
@@ -106,37 +144,36 @@ pub async fn overload(model: &std::path::Path, pictures: Vec<Bytes>, factor: f64
 ///
 /// # Errors
 /// When the service can't be started.
-pub async fn swaps(model: &std::path::Path, pictures: Vec<Bytes>, swaps: usize) -> Result<()> {
-    println!("machine: {}", machine());
+pub async fn swaps(model: &std::path::Path, pictures: Vec<Bytes>, swaps: usize) -> Result<Swaps> {
     let root = tempfile::tempdir()?;
     for name in ["a", "b"] {
         super::copy_model(model, &root.path().join(name))?;
     }
-    let service = Service::with_config(&root.path().join("a"), "", BELT)?;
+    let service = Service::with_config(&root.path().join("a"), "", FAST_BELT)?;
     service.ready().await?;
     tokio::time::sleep(Duration::from_secs(5)).await; // the belt's background model settles
-    let start = OffsetDateTime::now_utc();
-    tokio::time::sleep(Duration::from_secs(20)).await;
-    let alone = Belt::since(start, &service).await?;
-    let (url, own) = (service.url.clone(), Arc::new(pictures));
-    let first = own[0].clone();
+    let (url, pictures) = (service.url.clone(), Arc::new(pictures));
+    let first = pictures[0].clone();
     let stop = tokio_util::sync::CancellationToken::new();
     let stopped = stop.clone();
     let load = tokio::spawn(async move {
         let mut all = Outcomes::default();
         while !stopped.is_cancelled() {
-            let some = client::closed_loop(&url, own.clone(), 8, Duration::from_secs(5), usize::MAX).await?;
+            let some = client::closed_loop(&url, pictures.clone(), 8, Duration::from_secs(5), usize::MAX).await?;
             all.wall += some.wall;
             all.all.extend(some.all);
         }
         Ok::<_, anyhow::Error>(all)
     });
+    let start = OffsetDateTime::now_utc();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let belt_before = Belt::since(start, &service).await?;
     let http = reqwest::Client::new();
     let start = OffsetDateTime::now_utc();
-    let (mut times, mut wrong, mut refused, mut settled) = (Vec::new(), 0, 0, 0);
+    let (mut times, mut wrong, mut refused, mut resident_mb) = (Vec::new(), 0, 0, Vec::new());
     for n in 0..swaps {
         let name = ["b", "a"][n % 2];
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         let loaded = http.post(service.at(&format!("/v2/repository/models/{name}/load"))).send().await?;
         times.push(began.elapsed());
         refused += usize::from(!loaded.status().is_success());
@@ -148,32 +185,29 @@ pub async fn swaps(model: &std::path::Path, pictures: Vec<Bytes>, swaps: usize) 
             }
         };
         wrong += usize::from(!judged["model"].as_str().is_some_and(|m| m.starts_with(&format!("{name}@"))));
-        if n == swaps / 10 {
-            settled = resident(service.pid())?;
+        if (n + 1) % (swaps / 10).max(1) == 0 {
+            resident_mb.push(resident(service.pid())? as f64 / 1e6);
         }
     }
     stop.cancel();
     let out = load.await??;
-    let belt = Belt::since(start, &service).await?;
     times.sort();
-    println!("{swaps} swaps: {refused} refused, {wrong} followed by an answer of the student before");
-    println!("a swap took p50 {:.0} ms, p99 {:.0} ms", ms(quantile(&times, 0.5)), ms(quantile(&times, 0.99)));
-    println!(
-        "requests beside them: {:?}, {:.0}/s, p99 {:.1} ms",
-        answers(&out),
-        out.rate(),
-        ms(quantile(&out.times(200), 0.99))
-    );
-    let resident = |bytes: u64| bytes as f64 / 1e6;
-    let end = super::resident(service.pid())?;
-    println!("resident {:.1} MB after {} swaps, {:.1} MB after all", resident(settled), swaps / 10, resident(end));
-    for (name, belt) in [("alone", alone), ("beside", belt)] {
-        println!(
-            "belt {name}: {} items, {} faults, p50 {:.1} ms, p99 {:.1} ms",
-            belt.items, belt.faults, belt.p50_ms, belt.p99_ms
-        );
-    }
-    Ok(())
+    let report = Swaps {
+        machine: machine(),
+        swaps,
+        refused,
+        wrong,
+        p50_ms: ms(quantile(&times, 0.5)),
+        p99_ms: ms(quantile(&times, 0.99)),
+        answers: answers(&out),
+        rate: out.rate(),
+        answers_p99_ms: ms(quantile(&out.times(200), 0.99)),
+        resident_mb,
+        belt_before,
+        belt: Belt::since(start, &service).await?,
+    };
+    println!("{}", serde_json::to_string_pretty(&report)?);
+    Ok(report)
 }
 
 fn answers(out: &Outcomes) -> BTreeMap<u16, usize> {

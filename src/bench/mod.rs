@@ -2,9 +2,12 @@
 //!
 //! Client and service share the machine's cores, as the commands say; every report names the machine.
 
+pub mod belt;
 pub mod classify;
 pub mod client;
+pub mod expert;
 pub mod load;
+pub mod photos;
 pub mod precision;
 pub mod record;
 pub mod story;

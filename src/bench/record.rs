@@ -92,5 +92,6 @@ fn verdict(track: u64) -> Verdict {
         frame: Some("20261125-0123456789abcdef01234567".into()),
         truth: None,
         novelty: None,
+        optics: None,
     }
 }

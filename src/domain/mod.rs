@@ -176,6 +176,24 @@ pub struct Card {
     pub reference: Option<Arc<Reference>>,
 }
 
+/// What lamp and lens make of an item's picture; see `crate::pixels::optics`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Optics {
+    /// Mean luma, 0 (black) to 1 (white).
+    pub brightness: f32,
+    /// Mean difference of neighbouring pixels as a share of the brightness: falls when the lens is out of focus or dirty.
+    pub sharpness: f32,
+}
+
+/// A quantity over the training pictures.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Spread {
+    /// Its mean.
+    pub mean: f32,
+    /// Its standard deviation.
+    pub deviation: f32,
+}
+
 /// What a model was trained on, as its own embeddings show it; see `crate::reference`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -184,6 +202,12 @@ pub struct Reference {
     pub centres: Vec<Vec<f32>>,
     /// Distance from the nearest centre within which 95 % of the training pictures lie.
     pub edge: f32,
+    /// Their brightness, see [`Optics`]; absent in older files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub brightness: Option<Spread>,
+    /// Their sharpness; likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sharpness: Option<Spread>,
 }
 
 impl Reference {
@@ -358,6 +382,9 @@ pub struct Verdict {
     /// not say what that was.
     #[serde(default)]
     pub novelty: Option<f32>,
+    /// What lamp and lens made of the item's picture, as the network was given it; `None` for HTTP.
+    #[serde(default)]
+    pub optics: Option<Optics>,
 }
 
 /// One class and its probability.

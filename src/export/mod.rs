@@ -101,9 +101,9 @@ impl Report {
                 Action::Divert => counts.divert += n,
             }
         }
-        let gap = |entry: &Entry| if let Event::Gap { verdicts } = entry.event { verdicts } else { 0 };
+        let gap = |entry: &Entry| if let Event::Gap { verdicts, .. } = entry.event { verdicts } else { 0 };
         // What was broken before the lot was opened may still have been.
-        let kinds = ["started", "camera_lost", "camera_back", "degraded", "recovered"];
+        let kinds = ["started", "camera_lost", "camera_back", "degraded", "recovered", "gap"];
         let mut all = store.events(&kinds, None).await?;
         all.retain(|entry| lot.closed_at.is_none_or(|closed| entry.seq <= closed));
         let mut outages = outages(&all);
@@ -190,6 +190,12 @@ fn outages(events: &[Entry]) -> Vec<Outage> {
             Event::CameraBack { camera } => end(&mut outages, camera, LOST),
             Event::Degraded { camera, fault } => outages.push(begin(camera, format!("{UNJUDGED}: {fault}"))),
             Event::Recovered { camera, .. } => end(&mut outages, camera, UNJUDGED),
+            Event::Gap { verdicts, pictures, events, from: Some(from), to } => {
+                let what = format!(
+                    "could not be written: {verdicts} verdicts, {pictures} pictures, {events} events are missing"
+                );
+                outages.push(Outage { of: "record".into(), what, from: *from, to: *to });
+            }
             _ => {}
         }
     }
@@ -214,13 +220,19 @@ mod tests {
             entry(4, Event::CameraBack { camera: camera() }),
             entry(9, Event::Started { version: "1".into(), after_stop: false, down_since: Some(at(6)) }),
             entry(12, Event::CameraLost { camera: camera(), why: "unplugged".into() }),
+            entry(15, Event::Gap { verdicts: 3, pictures: 0, events: 0, from: Some(at(13)), to: Some(at(14)) }),
         ];
         let seen: Vec<_> = outages(&events)
             .into_iter()
             .map(|o| (o.of, o.from.unix_timestamp(), o.to.map(OffsetDateTime::unix_timestamp)))
             .collect();
-        let wanted =
-            [(camera(), 1, Some(4)), (camera(), 3, Some(9)), ("service".to_string(), 6, Some(9)), (camera(), 12, None)];
+        let wanted = [
+            (camera(), 1, Some(4)),
+            (camera(), 3, Some(9)),
+            ("service".to_string(), 6, Some(9)),
+            (camera(), 12, None),
+            ("record".to_string(), 13, Some(14)),
+        ];
         assert_eq!(seen, wanted);
     }
 }

@@ -103,13 +103,16 @@ pub fn line(
     }
 }
 
-/// All lines of `metrics.jsonl`; none when there is no such file.
+/// All lines of `metrics.jsonl`, but for a last one that a kill or a full disk has cut; none when there is no such file.
 ///
 /// # Errors
 /// The system's, or a line that is no metric.
 pub fn metrics(out: &Path) -> io::Result<Vec<Metric>> {
     match fs::read_to_string(out.join("metrics.jsonl")) {
-        Ok(text) => text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect(),
+        Ok(text) => {
+            let whole = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
+            whole.map(|line| Ok(serde_json::from_str(line)?)).collect()
+        }
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(e) => Err(e),
     }

@@ -306,6 +306,15 @@ fn announce(metrics: &Metrics, student: &Student) {
     let card = &student.card;
     metrics.model_info.reset();
     metrics.model_info.with_label_values(&[&card.version, &card.precision, student.engine.provider()]).set(1);
+    let reference = card.reference.as_deref();
+    for (of, spread) in [
+        ("brightness", reference.and_then(|reference| reference.brightness)),
+        ("sharpness", reference.and_then(|reference| reference.sharpness)),
+    ] {
+        let (mean, deviation) = spread.map_or((f32::NAN, f32::NAN), |s| (s.mean, s.deviation));
+        metrics.reference_mean.with_label_values(&[of]).set(mean.into());
+        metrics.reference_deviation.with_label_values(&[of]).set(deviation.into());
+    }
 }
 
 fn work(shared: &Shared) {

@@ -7,7 +7,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use time::OffsetDateTime;
 use tokio::{runtime::Handle, time::timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -56,8 +55,8 @@ pub struct Line {
     pub background: Handle,
 }
 
-/// Judged items of the last seconds: `(track, box, verdict)`.
-type Shown = Arc<Mutex<Vec<(u64, Verdict)>>>;
+/// Judged items of the last seconds, and when they were judged.
+type Shown = Arc<Mutex<Vec<(Instant, Verdict)>>>;
 
 /// Runs until `stop`; meant for a thread of its own.
 pub fn run(line: &Line, view: &Arc<View>, frames: &Handover, stop: &CancellationToken) {
@@ -104,9 +103,10 @@ fn decode(raw: &Raw) -> Result<Arc<Picture>, pixels::PixelError> {
 fn judge(line: &Line, frame: &Frame, picture: &Picture, item: Item, decode_ms: f64, located: Instant, shown: &Shown) {
     let square = pixels::square_around(item.region, pixels::CROP_MARGIN, picture.width, picture.height);
     let deadline = frame.captured + line.deadline;
-    let submitted = pixels::fit(picture, Some(square), line.infer.card().side)
-        .map_err(|e| Fault::Decode(e.to_string()))
-        .and_then(|pixels| line.infer.submit(pixels, Source::Belt, deadline));
+    let side = line.infer.card().side;
+    let fitted = pixels::fit(picture, Some(square), side).map_err(|e| Fault::Decode(e.to_string()));
+    let optics = fitted.as_ref().ok().map(|pixels| pixels::optics(pixels, side));
+    let submitted = fitted.and_then(|pixels| line.infer.submit(pixels, Source::Belt, deadline));
     let timings = Timings { decode_ms, locate_ms: ms(located.elapsed()), ..Timings::default() };
     let origin = Origin {
         source: Source::Belt,
@@ -115,6 +115,7 @@ fn judge(line: &Line, frame: &Frame, picture: &Picture, item: Item, decode_ms: f
         region: Some(item.region),
         wall: frame.wall,
         truth: truth(&frame.truth, item.region),
+        optics,
     };
     let (line, raw, captured, shown) = (line.clone(), frame.raw.clone(), frame.captured, shown.clone());
     line.waiting.clone().spawn(async move {
@@ -153,9 +154,8 @@ fn truth(truths: &[Truth], region: Region) -> Option<String> {
 
 fn remember(shown: &Shown, verdict: &Verdict) {
     let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
-    let oldest = OffsetDateTime::now_utc() - SHOWN;
-    shown.retain(|(_, v)| v.time > oldest);
-    shown.push((verdict.track, verdict.clone()));
+    shown.retain(|(judged, _)| judged.elapsed() < SHOWN); // not the wall clock's time, which may be set back
+    shown.push((Instant::now(), verdict.clone()));
 }
 
 /// Sends the frame with the boxes of its judged items to those who watch; encoded apart from the line.
@@ -163,7 +163,7 @@ fn show(line: &Line, view: &Arc<View>, picture: Arc<Picture>, tracks: Vec<(u64, 
     let judged = shown.lock().unwrap_or_else(PoisonError::into_inner);
     let items = tracks
         .into_iter()
-        .filter_map(|(track, region)| judged.iter().find(|(t, _)| *t == track).map(|(_, v)| (region, v.clone())))
+        .filter_map(|(track, region)| judged.iter().find(|(_, v)| v.track == track).map(|(_, v)| (region, v.clone())))
         .collect();
     drop(judged);
     let view = view.clone();

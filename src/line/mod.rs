@@ -15,6 +15,7 @@ pub mod swap;
 pub mod challenge;
 pub mod decide;
 pub mod eject;
+pub mod lots;
 pub mod observe;
 pub mod verdict;
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    domain::{Fault, Source, Verdict},
+    domain::{Fault, Optics, Source, Verdict},
     metrics::Metrics,
 };
 
@@ -16,6 +16,11 @@ pub fn observe(metrics: &Metrics, verdict: &Verdict, fault: Option<&Fault>) {
     metrics.reasons.with_label_values(&[source, decision.reason.name()]).inc();
     if let Some(class) = &decision.class {
         metrics.classes.with_label_values(&[source, class]).inc();
+    }
+    if let Some(Optics { brightness, sharpness }) = verdict.optics {
+        for (of, value) in [("brightness", brightness), ("sharpness", sharpness)] {
+            metrics.optics.with_label_values(&[verdict.camera.as_str(), of]).observe(value.into());
+        }
     }
     if let Some(novelty) = verdict.novelty {
         metrics.novelty.observe(novelty.into());

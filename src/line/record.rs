@@ -1,21 +1,21 @@
 //! Hands verdicts and frames to the store without ever making the line wait.
 //!
 //! Invariant: [`Recorder::record`] never blocks and never fails the item; when the queue or the memory for waiting
-//! pictures is full, the record is dropped and counted. The stream of recorded verdicts starts only after the commit,
-//! so nobody is shown a verdict that the store does not have. What could not be recorded is itself recorded, as a gap,
-//! and the model with its thresholds stands in the record before the first verdict by it.
+//! pictures is full, the record is dropped and counted. A store that fails is tried again until it works or the service
+//! stops, so a short trouble costs nothing and a long one what finds no place in the queue. The stream of recorded
+//! verdicts starts only after the commit, so nobody is shown a verdict that the store does not have. What could not be
+//! recorded is itself recorded, as a gap, and the model with its thresholds stands in the record before the first verdict
+//! by it.
 
 use std::{
     collections::HashSet,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use serde::Deserialize;
+use time::OffsetDateTime;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc},
     task::{JoinHandle, spawn_blocking},
@@ -68,8 +68,15 @@ impl Default for Settings {
 const BELT_SHARE: usize = 4;
 /// Most verdicts in one transaction.
 const BATCH: usize = 256;
-/// A failed commit is tried again after each of these pauses, then its verdicts are dropped and counted.
+/// What failed is tried again after these pauses, then after the last one again and again; while the service stops,
+/// only so often.
 const PAUSES: [Duration; 3] = [Duration::from_millis(50), Duration::from_millis(200), Duration::from_secs(1)];
+/// One failure in so many is logged once the first few were.
+const LOG_EVERY: u32 = 60;
+/// How often a gap that goes on is told.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+/// The wall clock may leave the monotonic one by so much, as clocks that are kept right do, before it counts as set.
+const CLOCK_SET: f64 = 2.0;
 /// JPEG quality of kept frames that did not arrive as JPEG.
 const QUALITY: i32 = 90;
 
@@ -98,15 +105,46 @@ pub struct Recorder {
 #[derive(Clone)]
 struct Tally {
     metrics: Metrics,
-    /// Verdicts that no gap entry tells of yet.
-    lost: Arc<AtomicU64>,
+    /// What no gap entry tells of yet.
+    lost: Arc<Mutex<Lost>>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Lost {
+    verdicts: u64,
+    pictures: u64,
+    events: u64,
+    /// When the first and the last of them were lost.
+    span: Option<(OffsetDateTime, OffsetDateTime)>,
 }
 
 impl Tally {
-    fn lose(&self, verdicts: u64, frames: u64) {
-        self.lost.fetch_add(verdicts, Ordering::Relaxed);
-        self.metrics.record_dropped.with_label_values(&["verdict"]).inc_by(verdicts);
-        self.metrics.record_dropped.with_label_values(&["frame"]).inc_by(frames);
+    fn lose(&self, verdicts: u64, pictures: u64, events: u64) {
+        for (kind, n) in [("verdict", verdicts), ("frame", pictures), ("event", events)] {
+            self.metrics.record_dropped.with_label_values(&[kind]).inc_by(n);
+        }
+        let now = OffsetDateTime::now_utc();
+        self.keep(Lost { verdicts, pictures, events, span: Some((now, now)) });
+    }
+
+    fn keep(&self, more: Lost) {
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner); // whole after every step
+        let span = match (lost.span, more.span) {
+            (Some(a), Some(b)) => Some((a.0.min(b.0), a.1.max(b.1))),
+            (a, b) => a.or(b),
+        };
+        *lost = Lost {
+            verdicts: lost.verdicts + more.verdicts,
+            pictures: lost.pictures + more.pictures,
+            events: lost.events + more.events,
+            span,
+        };
+    }
+
+    /// What is lost and not told, if anything is; from now on it counts as told.
+    fn take(&self) -> Option<Lost> {
+        let lost = std::mem::take(&mut *self.lost.lock().unwrap_or_else(PoisonError::into_inner));
+        lost.span.map(|_| lost)
     }
 }
 
@@ -124,10 +162,12 @@ impl Recorder {
         let memory = Arc::new(Semaphore::new((settings.frame_bytes >> 10).min(Semaphore::MAX_PERMITS)));
         let tally = Tally { metrics, lost: Arc::default() };
         let (events, happened) = mpsc::channel(EVENTS);
-        let (verdict_store, event_store, counts) = (store.clone(), store.clone(), tally.clone());
+        let (verdict_store, event_store, store_at_end, counts) =
+            (store.clone(), store.clone(), store.clone(), tally.clone());
         let task = tokio::spawn(async move {
             let verdicts = write(records, verdict_store, counts.clone(), recorded, stop.clone());
-            tokio::join!(verdicts, write_events(happened, event_store, counts.metrics.clone(), stop));
+            tokio::join!(verdicts, write_events(happened, event_store, counts.clone(), stop));
+            tell_gap(&store_at_end, &counts).await;
         });
         let quotas = Arc::new(Mutex::new(Quotas::new(settings.keep_per_hour, Instant::now())));
         (Self { queue, events, memory, settings: settings.clone(), quotas, store, tally }, task)
@@ -137,7 +177,7 @@ impl Recorder {
     pub fn event(&self, event: Event) {
         if let Err(full) = self.events.try_send(event) {
             tracing::error!("an event could not be recorded: {full}");
-            self.tally.metrics.record_dropped.with_label_values(&["event"]).inc();
+            self.tally.lose(0, 0, 1);
         }
     }
 
@@ -152,16 +192,16 @@ impl Recorder {
             self.tally.metrics.kept.with_label_values(&[why.name()]).inc();
             let room = self.memory.clone().try_acquire_many_owned(kib(&raw));
             if room.is_err() {
-                self.tally.lose(0, 1);
+                self.tally.lose(0, 1, 0);
             }
             Some((raw, room.ok()?))
         });
         let reserved = if verdict.source == Source::Http { self.queue.max_capacity() / BELT_SHARE } else { 0 };
         let record = Record { verdict, card, frame };
         if self.queue.capacity() <= reserved {
-            self.tally.lose(1, u64::from(record.frame.is_some()));
+            self.tally.lose(1, u64::from(record.frame.is_some()), 0);
         } else if let Err(full) = self.queue.try_send(record) {
-            self.tally.lose(1, u64::from(full.into_inner().frame.is_some()));
+            self.tally.lose(1, u64::from(full.into_inner().frame.is_some()), 0);
         }
         self.tally
             .metrics
@@ -188,18 +228,22 @@ async fn write(
 ) {
     let metrics = &tally.metrics;
     let mut batch = Vec::with_capacity(BATCH);
-    let (mut known, mut faults) = (Known::default(), Faults::default());
+    let (mut known, mut faults, mut clock) = (Known::default(), Faults::default(), Clock::now());
+    let mut trouble = Trouble::new(tally.clone(), stop.clone());
+    let mut ticks = tokio::time::interval(TELL_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             biased;
             taken = records.recv_many(&mut batch, BATCH) => if taken == 0 { return },
             () = stop.cancelled(), if !records.is_closed() => records.close(), // no new ones; what waits is written
+            _ = ticks.tick() => tell_gap(&store, &tally).await,
         }
         metrics.queue_depth.with_label_values(&["record"]).set(records.len() as i64);
         if batch.is_empty() {
             continue;
         }
-        let mut events = Vec::new();
+        let mut events = Vec::from_iter(clock.set());
         for Record { verdict, card, .. } in &mut batch {
             if let Some(card) = card {
                 verdict.thresholds = known.look(card, &mut events);
@@ -207,36 +251,107 @@ async fn write(
             events.extend(faults.count(verdict));
         }
         let verdicts = keep_frames(batch.drain(..), &store, &tally).await;
-        match commit(&events, &verdicts, &store, metrics).await {
-            Ok(ids) => {
+        let commit = || async {
+            let timer = metrics.store_seconds.start_timer();
+            let outcome = store.insert_after(&events, &verdicts).await;
+            timer.observe_duration();
+            outcome
+        };
+        match trouble.until_done(commit).await {
+            Ok((ids, failures)) => {
                 metrics.recorded.inc_by(ids.len() as u64);
                 for (verdict, id) in verdicts.into_iter().zip(ids) {
                     // Fails only while nobody listens.
                     let _ = recorded.send(Arc::new(Verdict { id, ..verdict }));
                 }
-                tell_gap(&store, &tally).await;
+                if failures > 0 {
+                    tell_gap(&store, &tally).await; // the store is back
+                }
             }
             Err(e) => {
                 tracing::error!("{} verdicts are lost: {e}", verdicts.len());
-                tally.lose(verdicts.len() as u64, 0);
+                tally.lose(verdicts.len() as u64, 0, 0);
                 known = Known::default(); // the model's entry may be lost too
             }
         }
     }
 }
 
-/// Records what could not be recorded; tried again after the next batch.
+/// Records what could not be recorded; tried again the next time.
 async fn tell_gap(store: &Store, tally: &Tally) {
-    let verdicts = tally.lost.swap(0, Ordering::Relaxed);
-    if verdicts > 0
-        && let Err(e) = store.append(Event::Gap { verdicts }).await
-    {
-        tracing::warn!("{e}");
-        tally.lost.fetch_add(verdicts, Ordering::Relaxed);
+    let Some(lost) = tally.take() else { return };
+    let Lost { verdicts, pictures, events, span } = lost;
+    let (from, to) = span.unzip();
+    if let Err(e) = store.append(Event::Gap { verdicts, pictures, events, from, to }).await {
+        tracing::warn!("a gap of {verdicts} verdicts, {pictures} pictures, {events} events can't be told: {e}");
+        tally.keep(lost);
     }
 }
 
-async fn write_events(mut events: mpsc::Receiver<Event>, store: Store, metrics: Metrics, stop: CancellationToken) {
+/// A store that fails, and how long one bears with it.
+struct Trouble {
+    tally: Tally,
+    stop: CancellationToken,
+    /// Failures since it last worked.
+    failures: u32,
+}
+
+impl Trouble {
+    fn new(tally: Tally, stop: CancellationToken) -> Self {
+        Self { tally, stop, failures: 0 }
+    }
+
+    /// Does `what` until it succeeds, and says how often it failed before. Gives up what can never succeed, and, once
+    /// the service stops, what has failed often enough.
+    async fn until_done<T, F: Future<Output = Result<T, StoreError>>>(
+        &mut self,
+        what: impl Fn() -> F,
+    ) -> Result<(T, u32), StoreError> {
+        loop {
+            let error = match what().await {
+                Ok(done) => return Ok((done, std::mem::take(&mut self.failures))),
+                Err(e) => e,
+            };
+            self.tally.metrics.store_errors.inc();
+            self.failures += 1;
+            let often = self.failures as usize > PAUSES.len();
+            if !error.may_pass() || often && self.stop.is_cancelled() {
+                return Err(error);
+            }
+            if !often || self.failures.is_multiple_of(LOG_EVERY) {
+                tracing::warn!("{error}; trying again");
+            }
+            let pause = PAUSES[(self.failures as usize).min(PAUSES.len()) - 1];
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.stop.cancelled(), if often => {}
+            }
+        }
+    }
+}
+
+/// The wall clock beside the one that nobody sets.
+struct Clock {
+    wall: OffsetDateTime,
+    monotonic: Instant,
+}
+
+impl Clock {
+    fn now() -> Self {
+        Self { wall: OffsetDateTime::now_utc(), monotonic: Instant::now() }
+    }
+
+    /// Whether the wall clock was set since the last look.
+    fn set(&mut self) -> Option<Event> {
+        let before = std::mem::replace(self, Self::now());
+        let passed = (self.monotonic - before.monotonic).as_secs_f64();
+        let seconds = (self.wall - before.wall).as_seconds_f64() - passed;
+        (seconds.abs() > CLOCK_SET).then_some(Event::ClockSet { seconds })
+    }
+}
+
+async fn write_events(mut events: mpsc::Receiver<Event>, store: Store, tally: Tally, stop: CancellationToken) {
+    let mut trouble = Trouble::new(tally.clone(), stop.clone());
     loop {
         let event = tokio::select! {
             biased;
@@ -246,15 +361,9 @@ async fn write_events(mut events: mpsc::Receiver<Event>, store: Store, metrics: 
                 continue;
             }
         };
-        let mut pauses = PAUSES.iter();
-        while let Err(e) = store.append(event.clone()).await {
-            metrics.store_errors.inc();
-            let Some(pause) = pauses.next() else {
-                tracing::error!("an event could not be recorded: {e}: {event:?}");
-                metrics.record_dropped.with_label_values(&["event"]).inc();
-                break;
-            };
-            tokio::time::sleep(*pause).await;
+        if let Err(e) = trouble.until_done(|| store.append(event.clone())).await {
+            tracing::error!("an event could not be recorded: {e}: {event:?}");
+            tally.lose(0, 0, 1);
         }
     }
 }
@@ -296,7 +405,7 @@ async fn keep_frames(batch: impl Iterator<Item = Record>, store: &Store, tally: 
                 Err(why) => {
                     tracing::warn!("a frame was not kept: {why}");
                     tally.metrics.store_errors.inc();
-                    tally.lose(0, 1);
+                    tally.lose(0, 1, 0);
                 }
             }
         }
@@ -327,25 +436,6 @@ async fn keep_frame(
         return Err(e.to_string());
     }
     Ok(key)
-}
-
-async fn commit(
-    events: &[Event],
-    verdicts: &[Verdict],
-    store: &Store,
-    metrics: &Metrics,
-) -> Result<Vec<i64>, StoreError> {
-    let mut pauses = PAUSES.iter();
-    loop {
-        let timer = metrics.store_seconds.start_timer();
-        let outcome = store.insert_after(events, verdicts).await;
-        timer.observe_duration();
-        let Err(e) = outcome else { return outcome };
-        metrics.store_errors.inc();
-        let Some(pause) = pauses.next() else { return Err(e) };
-        tracing::warn!("{e}; trying again");
-        tokio::time::sleep(*pause).await;
-    }
 }
 
 #[cfg(test)]
@@ -466,7 +556,7 @@ mod tests {
             .iter()
             .map(|entry| match &entry.event {
                 Event::Model { thresholds_hash, thresholds, .. } => (thresholds_hash.as_str(), thresholds.accept_from),
-                Event::Gap { verdicts } => ("gap", *verdicts as f32),
+                Event::Gap { verdicts, from: Some(_), .. } => ("gap", *verdicts as f32),
                 other => panic!("{other:?}"),
             })
             .collect();

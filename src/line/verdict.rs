@@ -7,7 +7,7 @@ use std::sync::Arc;
 use time::OffsetDateTime;
 
 use crate::{
-    domain::{ClassScore, Region, Scored, Source, Timings, Verdict},
+    domain::{ClassScore, Optics, Region, Scored, Source, Timings, Verdict},
     line::decide::decide,
 };
 
@@ -26,6 +26,8 @@ pub struct Origin {
     pub wall: OffsetDateTime,
     /// The species that really was there, on a simulated belt.
     pub truth: Option<String>,
+    /// Brightness and sharpness of what the network was given; `None` for HTTP.
+    pub optics: Option<Optics>,
 }
 
 /// Decides about one item and writes everything down. `timings` holds decode, locate and total; queue and infer are
@@ -58,6 +60,7 @@ pub fn assemble(origin: Origin, scored: &Scored, timings: Timings) -> Verdict {
         frame: None,
         truth: origin.truth,
         novelty: card.and_then(|c| c.reference.as_ref()?.novelty(&scored.scores.as_ref().ok()?.embedding)),
+        optics: origin.optics,
     }
 }
 
@@ -91,6 +94,7 @@ pub(crate) mod tests {
             frame: None,
             truth: None,
             novelty: None,
+            optics: None,
         }
     }
 
@@ -102,6 +106,7 @@ pub(crate) mod tests {
             region: None,
             wall: OffsetDateTime::UNIX_EPOCH,
             truth: None,
+            optics: None,
         }
     }
 

@@ -26,6 +26,7 @@ mod log;
 mod modbus;
 mod mqtt;
 mod sparkplug;
+mod tls;
 mod webhook;
 
 pub use modbus::Modbus;
@@ -78,6 +79,15 @@ impl Settings {
         match self {
             Settings::Modbus(modbus) => modbus.speed.is_some(),
             Settings::Mqtt(mqtt) => mqtt.speed.is_some(),
+            Settings::Webhook(_) | Settings::Log {} => false,
+        }
+    }
+
+    /// Whether it tells which lot is on the belt.
+    pub fn tells_lot(&self) -> bool {
+        match self {
+            Settings::Modbus(modbus) => modbus.lot.is_some(),
+            Settings::Mqtt(mqtt) => mqtt.lot.is_some(),
             Settings::Webhook(_) | Settings::Log {} => false,
         }
     }
@@ -184,6 +194,13 @@ pub enum Told {
         metres_per_second: f64,
         /// When.
         at: Instant,
+    },
+    /// Which lot is on the belt; told again at will.
+    Lot {
+        /// Its name; empty: none is.
+        name: String,
+        /// Who says so: the output's name.
+        by: &'static str,
     },
 }
 
@@ -294,7 +311,7 @@ impl Outlet {
 /// the thread; `tell` must be quick.
 ///
 /// # Errors
-/// A password or secret that can't be read; the system's, when no thread can be started.
+/// A password, secret or certificate that can't be read; the system's, when no thread can be started.
 pub fn start(
     outputs: Vec<Settings>,
     sensing: Vec<Sensing>,
@@ -331,7 +348,7 @@ pub fn start(
             }
             Settings::Webhook(webhook) => {
                 let secret = webhook.secret().map_err(io::Error::other)?;
-                let client = webhook::client().map_err(io::Error::other)?;
+                let client = webhook::client(&webhook).map_err(io::Error::other)?;
                 runtime.spawn(webhook::run(webhook, client, secret, outlet))
             }
             Settings::Log {} => runtime.spawn(log::run(outlet)),

@@ -46,6 +46,8 @@ pub struct Modbus {
     pub every: Duration,
     /// The input register that holds the belt's speed in mm/s; read with each heartbeat.
     pub speed: Option<u16>,
+    /// The input register that holds the lot's number, 0 for none; read with each heartbeat.
+    pub lot: Option<u16>,
     /// Time between two looks at the sensors after the gates.
     #[serde(with = "humantime_serde", default = "poll")]
     pub poll: Duration,
@@ -234,27 +236,32 @@ impl Plc {
         if let Err(Failed::Refused(why)) = self.set_register(register, self.beats, until).await {
             tracing::error!("the heartbeat was refused: {why}");
         }
-        self.read_speed().await;
+        if let Some(speed) = self.read_input("belt's speed", self.settings.speed).await {
+            let told = Told::Speed { metres_per_second: f64::from(speed) / 1e3, at: std::time::Instant::now() };
+            (self.outlet.tell)(told);
+        }
+        if let Some(lot) = self.read_input("lot", self.settings.lot).await {
+            let name = if lot == 0 { String::new() } else { lot.to_string() };
+            (self.outlet.tell)(Told::Lot { name, by: "modbus" });
+        }
     }
 
-    /// Tells the belt's speed; what can't be read is told by nobody, and counts no more after a while.
-    async fn read_speed(&mut self) {
-        let Some(register) = self.settings.speed.filter(|_| self.context.is_some()) else { return };
-        let mut speed = None;
+    /// What an input register holds. What can't be read is told by nobody: a speed counts no more after a while, a lot
+    /// stays as it is.
+    async fn read_input(&mut self, what: &str, register: Option<u16>) -> Option<u16> {
+        let register = register.filter(|_| self.context.is_some())?;
+        let mut value = None;
         let read = self.exchange(Instant::now() + ANSWER, async |context| {
             let read = context.read_input_registers(register, 1).await?;
             Ok(read.map(|read| {
-                speed = read.first().copied();
+                value = read.first().copied();
                 true
             }))
         });
         if let Err(Failed::Refused(why)) = read.await {
-            tracing::error!("the belt's speed can't be read: {why}");
+            tracing::error!("the {what} can't be read: {why}");
         }
-        if let Some(speed) = speed {
-            let told = Told::Speed { metres_per_second: f64::from(speed) / 1e3, at: std::time::Instant::now() };
-            (self.outlet.tell)(told);
-        }
+        value
     }
 
     /// Looks at the sensors and tells where an item has come.

@@ -10,6 +10,7 @@
 //!
 //! It listens on `<topic>/confirm/<gate>`, where each message is an item that passed the sensor after the gate, and on
 //! the topic `speed`, where each message is the belt's speed in m/s as text; retained messages are old and don't count.
+//! On the topic `lot` each message, a retained one too, is the name of the lot on the belt; an empty one says none.
 //!
 //! The broker's acknowledgement says that it has the message, not that a gate moved: only a sensor after the gate does.
 //!
@@ -21,10 +22,14 @@
 use std::{
     collections::{HashMap, VecDeque},
     path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use rumqttc::{AsyncClient, ConnectionError, Event, LastWill, MqttOptions, NetworkOptions, Outgoing, Packet, QoS};
+use rumqttc::{
+    AsyncClient, ConnectionError, Event, LastWill, MqttOptions, NetworkOptions, Outgoing, Packet, QoS,
+    TlsConfiguration, Transport,
+};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -32,6 +37,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use super::{
     Command, LineAction, Outlet, QUEUE, Told,
     sparkplug::{self, Sparkplug},
+    tls::Tls,
 };
 
 /// Shortest and longest pause before the next attempt to connect: every item until then is late.
@@ -47,9 +53,10 @@ const LARGEST: usize = 16 << 10;
 pub struct Mqtt {
     /// Host name or address.
     pub host: String,
-    /// Port.
-    #[serde(default = "port")]
-    pub port: u16,
+    /// Port; absent: 1883, or 8883 with TLS.
+    pub port: Option<u16>,
+    /// Talk TLS; absent: everybody on the way can read and write along.
+    pub tls: Option<Tls>,
     /// What topics begin with.
     pub topic: String,
     /// Client identifier; no two clients of a broker may share one.
@@ -57,16 +64,14 @@ pub struct Mqtt {
     pub client: String,
     /// The topic on which somebody tells the belt's speed.
     pub speed: Option<String>,
+    /// The topic on which somebody tells the lot on the belt.
+    pub lot: Option<String>,
     /// Tell the line's state as a Sparkplug B edge node, instead of on `<topic>/state`.
     pub sparkplug: Option<Sparkplug>,
     /// User name.
     pub user: Option<String>,
     /// File with the user's password.
     pub password_file: Option<PathBuf>,
-}
-
-fn port() -> u16 {
-    1883
 }
 
 fn client() -> String {
@@ -79,12 +84,17 @@ impl Mqtt {
         if self.topic.is_empty() || self.topic.contains(['+', '#', '\0']) || self.client.is_empty() {
             return Err("mqtt: topic must not be empty or hold + or #, client must not be empty".into());
         }
+        if self.password_file.is_some() && self.user.is_none() {
+            return Err("mqtt: password_file needs a user".into());
+        }
+        self.tls.as_ref().map_or(Ok(()), Tls::check).map_err(|why| format!("mqtt: {why}"))?;
         self.sparkplug.as_ref().map_or(Ok(()), Sparkplug::check)
     }
 
-    /// Reads the password.
+    /// Reads password and certificates.
     pub(super) fn options(&self) -> Result<MqttOptions, String> {
-        let mut options = MqttOptions::new(&self.client, &self.host, self.port);
+        let port = self.port.unwrap_or(if self.tls.is_some() { 8883 } else { 1883 });
+        let mut options = MqttOptions::new(&self.client, &self.host, port);
         options.set_keep_alive(KEEP_ALIVE).set_max_packet_size(LARGEST, LARGEST).set_inflight(QUEUE as u16);
         if let Some(user) = &self.user {
             let password = match &self.password_file {
@@ -92,6 +102,10 @@ impl Mqtt {
                 None => String::new(),
             };
             options.set_credentials(user, password.trim_end());
+        }
+        if let Some(tls) = &self.tls {
+            let config = tls.config().map_err(|why| format!("mqtt: {why}"))?;
+            options.set_transport(Transport::Tls(TlsConfiguration::Rustls(Arc::new(config))));
         }
         Ok(options)
     }
@@ -121,6 +135,8 @@ struct Session {
     events: mpsc::Receiver<Result<Event, ConnectionError>>,
     poller: JoinHandle<()>,
     connected: bool,
+    /// Why the session before this one ended.
+    before: String,
     /// Handed to the client, in its order, without a packet number yet.
     queued: VecDeque<Sent>,
     /// By packet number.
@@ -135,7 +151,7 @@ struct Session {
 
 impl Session {
     /// Connects after `pause`.
-    fn start(options: MqttOptions, pause: Duration, birth: u8) -> Self {
+    fn start(options: MqttOptions, pause: Duration, birth: u8, before: String) -> Self {
         let (client, mut loop_) = AsyncClient::new(options, QUEUE);
         let mut network = NetworkOptions::new();
         network.set_connection_timeout(1).set_tcp_nodelay(true);
@@ -152,7 +168,8 @@ impl Session {
             }
         });
         let (queued, in_flight) = (VecDeque::new(), HashMap::new());
-        Self { client, events, poller, connected: false, queued, in_flight, asking: false, birth, born: false, seq: 0 }
+        let connected = false;
+        Self { client, events, poller, connected, before, queued, in_flight, asking: false, birth, born: false, seq: 0 }
     }
 
     fn publish(&mut self, sent: Sent, topic: String, retain: bool, payload: String) -> Result<(), String> {
@@ -168,7 +185,7 @@ impl Session {
         payload: Vec<u8>,
     ) -> Result<(), String> {
         if !self.connected {
-            return Err("the broker is not connected".into());
+            return Err(format!("the broker is not connected: {}", self.before));
         }
         self.client.try_publish(topic, qos, retain, payload).map_err(|e| e.to_string())?;
         self.queued.push_back(sent);
@@ -178,11 +195,11 @@ impl Session {
 
 /// Runs until the commands' sender is gone.
 pub(super) async fn run(settings: Mqtt, options: MqttOptions, mut outlet: Outlet) {
-    let (mut pause, mut birth) = (Duration::ZERO, 0u8);
+    let (mut pause, mut birth, mut before) = (Duration::ZERO, 0u8, "no answer yet".to_owned());
     loop {
         let mut options = options.clone();
         options.set_last_will(settings.will(birth));
-        let mut session = Session::start(options, pause, birth);
+        let mut session = Session::start(options, pause, birth, before.clone());
         birth = birth.wrapping_add(1);
         let why = talk(&settings, &mut outlet, &mut session).await;
         session.poller.abort();
@@ -191,14 +208,17 @@ pub(super) async fn run(settings: Mqtt, options: MqttOptions, mut outlet: Outlet
         if session.connected {
             tracing::warn!("connection to the broker {} lost: {why}", settings.host);
             outlet.lost();
-        } else {
-            tracing::debug!("the broker {} can't be connected: {why}", settings.host);
+        } else if why != before {
+            // Said once, not at every attempt.
+            tracing::warn!("the broker {} can't be connected: {why}", settings.host);
+            outlet.connected(false);
         }
         for sent in session.queued.into_iter().chain(session.in_flight.into_values()) {
             if let Sent::Command(id) = sent {
                 outlet.report(id, Err(format!("the broker was lost: {why}")));
             }
         }
+        before = why;
     }
 }
 
@@ -237,6 +257,12 @@ fn happened(settings: &Mqtt, outlet: &mut Outlet, session: &mut Session, event: 
             tell_state(settings, outlet, session); // a birth, with Sparkplug
             ask_line(settings, outlet, session);
         }
+        Event::Incoming(Packet::Publish(message)) if Some(&message.topic) == settings.lot.as_ref() => {
+            match std::str::from_utf8(&message.payload) {
+                Ok(name) => (outlet.tell)(Told::Lot { name: name.trim().to_owned(), by: "mqtt" }),
+                Err(e) => tracing::error!("{}: the lot's name is no text: {e}", message.topic),
+            }
+        }
         Event::Incoming(Packet::Publish(message)) if !message.retain => {
             heard(settings, outlet, session, &message.topic, &message.payload)
         }
@@ -265,7 +291,7 @@ fn happened(settings: &Mqtt, outlet: &mut Outlet, session: &mut Session, event: 
 fn listen(settings: &Mqtt, outlet: &Outlet, session: &mut Session) {
     let confirm = (!outlet.sensing.is_empty()).then(|| format!("{}/confirm/+", settings.topic));
     let command = settings.sparkplug.as_ref().map(|node| node.topic("NCMD"));
-    for topic in confirm.iter().chain(&command).chain(&settings.speed) {
+    for topic in confirm.iter().chain(&command).chain(&settings.speed).chain(&settings.lot) {
         if let Err(e) = session.client.try_subscribe(topic, QoS::AtLeastOnce) {
             tracing::error!("nothing is heard on {topic}: {e}");
         }

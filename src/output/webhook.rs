@@ -3,16 +3,23 @@
 //! `Beltsight-Id` is the same at every attempt, so that a receiver can know a repeated one. `Beltsight-Signature` is
 //! `t=<unix seconds>,v1=<hex>`, where hex is HMAC-SHA256 (RFC 2104) of `<unix seconds>.<body>` with the secret.
 
-use std::{path::PathBuf, time::Duration};
+use std::{error::Error, path::PathBuf, time::Duration};
 
-use reqwest::{Client, StatusCode, Url, header::CONTENT_TYPE};
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{Method, Request, StatusCode, Uri, header::CONTENT_TYPE};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{self, connect::HttpConnector},
+    rt::TokioExecutor,
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::Outlet;
+use super::{Outlet, tls::Tls};
 
 /// One attempt may take this long.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -23,8 +30,11 @@ const PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(2)
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Webhook {
-    /// Where requests are posted, `http://…`.
+    /// Where requests are posted, `https://…` or `http://…`.
     pub url: String,
+    /// Whom we believe, and as whom we come, over `https://`.
+    #[serde(default)]
+    pub tls: Tls,
     /// File with the secret that signs them.
     pub secret_file: PathBuf,
 }
@@ -32,10 +42,11 @@ pub struct Webhook {
 impl Webhook {
     /// Refuses what can't be posted.
     pub(super) fn check(&self) -> Result<(), String> {
-        if !Url::parse(&self.url).is_ok_and(|url| url.scheme() == "http" && url.has_host()) {
-            return Err(format!("webhook: {} is no http:// address", self.url));
+        let address = self.url.parse::<Uri>().ok().filter(|url| url.host().is_some());
+        if !address.is_some_and(|url| matches!(url.scheme_str(), Some("http" | "https"))) {
+            return Err(format!("webhook: {} is no http:// or https:// address", self.url));
         }
-        Ok(())
+        self.tls.check().map_err(|why| format!("webhook: {why}"))
     }
 
     /// Reads the secret.
@@ -50,9 +61,13 @@ impl Webhook {
     }
 }
 
-/// The client that posts.
-pub(super) fn client() -> reqwest::Result<Client> {
-    Client::builder().timeout(ANSWER).redirect(reqwest::redirect::Policy::none()).build()
+type Client = legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+
+/// The client that posts; it follows no redirects and asks no proxy.
+pub(super) fn client(settings: &Webhook) -> Result<Client, String> {
+    let tls = settings.tls.config().map_err(|why| format!("webhook: {why}"))?;
+    let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
+    Ok(legacy::Client::builder(TokioExecutor::new()).build(connector))
 }
 
 /// Runs until the commands' sender is gone.
@@ -134,20 +149,36 @@ async fn post(client: &Client, settings: &Webhook, secret: &[u8], id: &str, body
     let seconds = OffsetDateTime::now_utc().unix_timestamp();
     let signature = hmac_sha256(secret, format!("{seconds}.{body}").as_bytes());
     let signature: String = signature.iter().map(|byte| format!("{byte:02x}")).collect();
-    let request = client
-        .post(&settings.url)
+    let request = Request::builder()
+        .method(Method::POST)
+        .uri(&settings.url)
         .header(CONTENT_TYPE, "application/json")
         .header("Beltsight-Id", id)
         .header("Beltsight-Signature", format!("t={seconds},v1={signature}"))
-        .body(body);
+        .body(Full::from(body))
+        .map_err(|e| Failed::Refused(e.to_string()))?;
     // The answer's body is never read: its status says all.
-    let status = request.send().await.map_err(|e| Failed::Again(e.to_string()))?.status();
+    let status = match timeout(ANSWER, client.request(request)).await {
+        Ok(Ok(answer)) => answer.status(),
+        Ok(Err(e)) => return Err(Failed::Again(in_full(&e))),
+        Err(_) => return Err(Failed::Again("the webhook does not answer".into())),
+    };
     if status.is_success() {
         return Ok(());
     }
     let why = format!("the webhook answers {status}");
     let again = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS].contains(&status);
     Err(if again || status.is_server_error() { Failed::Again(why) } else { Failed::Refused(why) })
+}
+
+/// An error with what led to it: the outermost alone does not say that a certificate was refused.
+fn in_full(error: &dyn Error) -> String {
+    let (mut said, mut cause) = (error.to_string(), error.source());
+    while let Some(error) = cause {
+        said += &format!(": {error}");
+        cause = error.source();
+    }
+    said
 }
 
 /// RFC 2104 over SHA-256.

@@ -79,6 +79,18 @@ pub struct Check {
     pub passed: bool,
     /// What was found, in words with its figures.
     pub found: String,
+    /// What was measured, short; empty where there is nothing to measure or an older gate ruled.
+    #[serde(default)]
+    pub figure: String,
+    /// What it had to keep to, short; empty likewise.
+    #[serde(default)]
+    pub limit: String,
+}
+
+impl Check {
+    fn new(name: &str, passed: bool, figure: String, limit: String, found: String) -> Self {
+        Self { name: name.into(), passed, found, figure, limit }
+    }
 }
 
 /// What the gate says and why.
@@ -114,11 +126,12 @@ impl Ruling {
 
 /// Weighs `candidate` against `incumbent`.
 pub fn rule(incumbent: &Exam, candidate: &Exam, truth: &Truth, limits: &Limits) -> Ruling {
-    let check = |name: &str, passed: bool, found: String| Check { name: name.into(), passed, found };
     let same = incumbent.classes == candidate.classes && incumbent.accept == candidate.accept;
-    let classes = check(
+    let classes = Check::new(
         "classes",
         same,
+        format!("{} classes", candidate.classes.len()),
+        "the same".into(),
         if same {
             candidate.classes.join(", ")
         } else {
@@ -141,7 +154,11 @@ pub fn rule(incumbent: &Exam, candidate: &Exam, truth: &Truth, limits: &Limits) 
     let complete = !truth.clean.is_empty() && whole(incumbent) && whole(candidate);
     let (true, true, Some(clean), Some(damaged)) = (same, complete, index(&truth.clean), index(&truth.damaged)) else {
         let why = format!("{} pictures, of which not all have finite answers of known classes", truth.clean.len());
-        return Ruling::of(if same { vec![classes, check("answers", false, why)] } else { vec![classes] });
+        return Ruling::of(if same {
+            vec![classes, Check::new("answers", false, String::new(), String::new(), why)]
+        } else {
+            vec![classes]
+        });
     };
 
     let right = |rows: &[Vec<f32>], truth: &[usize]| -> Vec<bool> {
@@ -153,9 +170,11 @@ pub fn rule(incumbent: &Exam, candidate: &Exam, truth: &Truth, limits: &Limits) 
     let lost = pairs().filter(|(old, new)| **old && !**new).count();
     let p = mcnemar(won, lost);
     let gain = (won as f64 - lost as f64) / clean.len() as f64;
-    let better = check(
+    let better = Check::new(
         "better",
         p <= limits.significance && won > lost,
+        format!("{gain:+.4}, p = {p:.4}"),
+        format!("above 0, p ≤ {}", limits.significance),
         format!(
             "{gain:+.4} on {} held-out pictures ({won} mended, {lost} broken; 95 % interval {:+.4} to {:+.4}; p = {p:.4}, \
              wanted at most {})",
@@ -171,17 +190,22 @@ pub fn rule(incumbent: &Exam, candidate: &Exam, truth: &Truth, limits: &Limits) 
     };
     let losses = candidate.classes.iter().enumerate().map(|(c, name)| (recall(&old, c) - recall(&new, c), name));
     let (worst, class) = losses.max_by(|a, b| a.0.total_cmp(&b.0)).map_or((0.0, ""), |(loss, name)| (loss, name));
-    let every_class = check(
+    let every_class = Check::new(
         "every class",
         worst <= limits.class_loss,
+        format!("{:+.4} ({class})", -worst),
+        format!("≥ {:+.4}", -limits.class_loss),
         format!("{class} changes most for the worse: {:+.4} of its recall, allowed {:+.4}", -worst, -limits.class_loss),
     );
 
     let bad: Vec<bool> = truth.clean.iter().map(|name| !candidate.accept.contains(name)).collect();
     let passes = |exam: &Exam| share(exam.accepted.iter().zip(&bad).filter(|(_, bad)| **bad).map(|(a, _)| *a));
-    let false_accepts = check(
+    let more = passes(candidate) - passes(incumbent);
+    let false_accepts = Check::new(
         "false accepts",
-        passes(candidate) - passes(incumbent) <= limits.more_false_accepts,
+        more <= limits.more_false_accepts,
+        format!("{more:+.4}"),
+        format!("≤ {:+.4}", limits.more_false_accepts),
         format!(
             "{:.4} of the bad items pass, {:.4} with the incumbent, allowed {:+.4}",
             passes(candidate),
@@ -191,22 +215,29 @@ pub fn rule(incumbent: &Exam, candidate: &Exam, truth: &Truth, limits: &Limits) 
     );
 
     let errors = [incumbent, candidate].map(|exam| calibration_error(&exam.clean, &clean, 15));
-    let calibrated = check(
+    let allowed = limits.calibration_error.max(errors[0]);
+    let calibrated = Check::new(
         "calibrated",
-        errors[1] <= limits.calibration_error.max(errors[0]),
+        errors[1] <= allowed,
+        format!("{:.4}", errors[1]),
+        format!("≤ {allowed:.4}"),
         format!("expected calibration error {:.4}, the incumbent's {:.4}", errors[1], errors[0]),
     );
 
     let [sturdy_old, sturdy_new] = [incumbent, candidate].map(|exam| share(right(&exam.damaged, &damaged).into_iter()));
-    let robust = check(
+    let robust = Check::new(
         "robust",
         sturdy_old - sturdy_new <= limits.damaged_loss,
+        format!("{:+.4}", sturdy_new - sturdy_old),
+        format!("≥ {:+.4}", -limits.damaged_loss),
         format!("accuracy {sturdy_new:.4} on damaged pictures, the incumbent's {sturdy_old:.4}"),
     );
 
-    let fast = check(
+    let fast = Check::new(
         "fast enough",
         candidate.infer_ms <= limits.slower * incumbent.infer_ms,
+        format!("{:.2} times", candidate.infer_ms / incumbent.infer_ms),
+        format!("≤ {} times", limits.slower),
         format!(
             "{:.2} ms a picture, the incumbent {:.2} ms, allowed {} times that",
             candidate.infer_ms, incumbent.infer_ms, limits.slower
@@ -237,14 +268,16 @@ pub struct Shadow {
 pub fn with_shadow(mut ruling: Ruling, shadow: Shadow, limits: &Limits) -> Ruling {
     let apart = shadow.apart as f64 / shadow.items.max(1) as f64;
     let allowed = ruling.disagreement + limits.shadow_disagreement;
-    ruling.checks.push(Check {
-        name: "shadow".into(),
-        passed: shadow.items >= limits.shadow_items && shadow.faults == 0 && apart <= allowed,
-        found: format!(
+    ruling.checks.push(Check::new(
+        "shadow",
+        shadow.items >= limits.shadow_items && shadow.faults == 0 && apart <= allowed,
+        format!("{apart:.4} apart, {} faults of {}", shadow.faults, shadow.items),
+        format!("≤ {allowed:.4}, 0 of {}", limits.shadow_items),
+        format!(
             "{} live items beside the incumbent (wanted {}), {} faults, another action for {apart:.4} of them, allowed {allowed:.4}",
             shadow.items, limits.shadow_items, shadow.faults
         ),
-    });
+    ));
     ruling.promote = ruling.checks.iter().all(|check| check.passed);
     ruling.shadow = Some(shadow);
     ruling

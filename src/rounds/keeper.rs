@@ -25,7 +25,7 @@ use utoipa::ToSchema;
 
 use super::{AGAIN, End, Folder, Outcome, Plan, Settings, Stage, run};
 use crate::{
-    domain::{Action, Reason, Source, Verdict},
+    domain::{Action, Optics, Reason, Source, Spread, Verdict},
     line::{
         shadow::Shadow,
         swap::{LoadError, Swapper},
@@ -35,7 +35,7 @@ use crate::{
         gate::{self, Ruling},
         registry::{Registry, RegistryError},
     },
-    store::Store,
+    store::{Challenge, Store, StoreError},
 };
 
 /// How often it looks at everything.
@@ -95,6 +95,8 @@ pub struct Status {
     pub round: Option<u32>,
     /// What it does.
     pub stage: Option<Stage>,
+    /// The stages that it goes through, in order; empty when none runs.
+    pub steps: Vec<Stage>,
     /// How far the stage is, 0 to 1, where it can be told.
     pub progress: Option<f64>,
     /// Seconds until the stage is done, where it can be told.
@@ -105,10 +107,23 @@ pub struct Status {
     pub labels: usize,
     /// Labels since the last round began.
     pub new_labels: usize,
-    /// Mean novelty of the newest belt items.
+    /// Mean novelty of the newest belt items; `null` before there are enough of them.
     pub novelty: Option<f32>,
+    /// Their brightness, beside what was learned.
+    pub brightness: Option<Compared>,
+    /// Their sharpness, likewise.
+    pub sharpness: Option<Compared>,
     /// The version in probation.
     pub probation: Option<String>,
+}
+
+/// A quantity of the newest belt items beside the same of the training pictures.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, ToSchema)]
+pub struct Compared {
+    /// Its mean over the newest belt items.
+    pub now: f32,
+    /// What the serving student was trained on, where its folder says it.
+    pub learned: Option<Spread>,
 }
 
 /// How to give orders and follow the rounds; clones share it.
@@ -164,11 +179,12 @@ pub fn start(parts: Parts, stop: CancellationToken) -> (Handle, tokio::task::Joi
         now: Now::Idle,
         belt: Belt::default(),
         probation: None,
-        ended: Instant::now(),
+        idle: Idle::default(),
         status,
         seen: 0,
         labels: 0,
         ticks: 0,
+        unwritten: Vec::new(),
     };
     (handle, tokio::spawn(keeper.keep(inbox, stop)))
 }
@@ -204,6 +220,7 @@ struct Seen {
     passed: bool,
     fault: bool,
     novelty: Option<f32>,
+    optics: Option<Optics>,
 }
 
 impl Belt {
@@ -219,6 +236,7 @@ impl Belt {
             passed: verdict.decision.action == Action::Accept,
             fault: verdict.decision.reason == Reason::Fault,
             novelty: verdict.novelty,
+            optics: verdict.optics,
         });
     }
 
@@ -226,23 +244,51 @@ impl Belt {
         self.0.iter().filter(|seen| of(seen)).count() as f64 / self.0.len().max(1) as f64
     }
 
-    /// Mean novelty; `None` before the window is full, or when the model does not tell it.
-    fn novelty(&self) -> Option<f32> {
-        let known: Vec<f32> = self.0.iter().filter_map(|seen| seen.novelty).collect();
+    /// Mean of what `of` tells of each item; `None` before the window is full of items that tell it.
+    fn mean(&self, of: impl Fn(&Seen) -> Option<f32>) -> Option<f32> {
+        let known: Vec<f32> = self.0.iter().filter_map(of).collect();
         (known.len() == WINDOW).then(|| known.iter().sum::<f32>() / WINDOW as f32)
+    }
+
+    fn novelty(&self) -> Option<f32> {
+        self.mean(|seen| seen.novelty)
     }
 }
 
 /// A new student under watch.
 struct Probation {
     version: String,
+    /// When it took over, by the clock of the record.
+    began: OffsetDateTime,
     until: Instant,
+    tests: Tests,
     /// Share of items that did not pass before.
     before: f64,
     /// Share of items on which the shadow run differed.
     expected: f64,
     belt: Belt,
     items: usize,
+}
+
+/// Challenge tests that were announced since the student under watch took over.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Tests {
+    /// The newest event when they were read.
+    event: i64,
+    /// Whether one is not decided yet.
+    undecided: bool,
+    /// What is to be said about one that was missed.
+    missed: Option<String>,
+}
+
+impl Tests {
+    fn of(challenges: &[Challenge], began: OffsetDateTime, event: i64) -> Self {
+        let mut own = challenges.iter().filter(|challenge| challenge.announced >= began);
+        let undecided = own.clone().any(|challenge| challenge.found.is_none());
+        let missed = own.find(|challenge| challenge.found == Some(false));
+        let missed = missed.map(|c| format!("challenge test {} ({} on {}) was missed", c.challenge, c.piece, c.camera));
+        Self { event, undecided, missed }
+    }
 }
 
 /// Why the student under watch must go, if it must. `items` were judged by it; `rejects` and `faults` are shares of the
@@ -265,24 +311,55 @@ fn troubled(items: usize, before: f64, expected: f64, rejects: f64, faults: f64)
     })
 }
 
+/// How long no round has run: since the last one ended, or, before the first one, since the service started.
+struct Idle {
+    since: Instant,
+    /// Told by the wall clock when the service started; from then on the monotonic one counts.
+    before: Duration,
+}
+
+impl Default for Idle {
+    fn default() -> Self {
+        Self { since: Instant::now(), before: Duration::ZERO }
+    }
+}
+
+impl Idle {
+    /// Since the end of the last of `rounds`, so that a restart does not put the next one off.
+    fn since_last(rounds: &[Folder], now: OffsetDateTime) -> Self {
+        let outcome = rounds.iter().rev().find_map(|round| round.read::<Outcome>("outcome.json"));
+        let ended = outcome.and_then(|outcome| OffsetDateTime::parse(&outcome.at, &Rfc3339).ok());
+        let before = ended.and_then(|ended| Duration::try_from(now - ended).ok()); // none: the clock was set back
+        Self { before: before.unwrap_or_default(), ..Self::default() }
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.before + self.since.elapsed()
+    }
+}
+
 struct Keeper {
     parts: Parts,
     now: Now,
     belt: Belt,
     probation: Option<Probation>,
-    /// When the last round ended, or the service started.
-    ended: Instant,
+    idle: Idle,
     status: watch::Sender<Status>,
     /// Labels when the last round began.
     seen: usize,
     /// Labels when they were last counted.
     labels: usize,
     ticks: u32,
+    /// Ends of rounds that could not be written yet, for want of room.
+    unwritten: Vec<(Folder, Outcome)>,
 }
 
 impl Keeper {
     async fn keep(mut self, mut inbox: mpsc::Receiver<Asked>, stop: CancellationToken) {
-        self.seen = self.labels_of_last_round();
+        let rounds = Folder::all(&self.parts.folder).unwrap_or_default(); // an unreadable folder fails when one begins
+        // Labels when the last round began, so that a restart forgets none that are new.
+        self.seen = rounds.last().and_then(|round| round.read::<Plan>("plan.json")).map_or(0, |plan| plan.labels);
+        self.idle = Idle::since_last(&rounds, OffsetDateTime::now_utc());
         self.labels = self.count_labels().await;
         if let Err(e) = self.go_on() {
             tracing::error!("the round that was interrupted can't go on: {e}");
@@ -319,12 +396,6 @@ impl Keeper {
         }
     }
 
-    /// Labels when the last round began, so that a restart forgets none that are new.
-    fn labels_of_last_round(&self) -> usize {
-        let rounds = Folder::all(&self.parts.folder).unwrap_or_default(); // an unreadable folder fails when one begins
-        rounds.last().and_then(|round| round.read::<Plan>("plan.json")).map_or(0, |plan| plan.labels)
-    }
-
     async fn count_labels(&self) -> usize {
         self.parts.store.labeled_items().await.unwrap_or_else(|e| {
             tracing::warn!("labels can't be counted: {e}");
@@ -338,6 +409,7 @@ impl Keeper {
             self.labels = self.count_labels().await;
         }
         let labels = self.labels;
+        self.unwritten.retain(|(folder, outcome)| folder.write("outcome.json", outcome).is_err());
         self.watch_probation().await;
         match std::mem::replace(&mut self.now, Now::Idle) {
             Now::Idle => {
@@ -345,7 +417,7 @@ impl Keeper {
                     && let Err(e) = self.begin(&trigger, labels)
                 {
                     tracing::error!("a round could not begin: {e}");
-                    self.ended = Instant::now(); // not again at once
+                    self.idle = Idle::default(); // not again at once
                 }
             }
             Now::Child { folder, child, began, tries } => self.watch_child(folder, child, began, tries).await,
@@ -361,7 +433,7 @@ impl Keeper {
         if labels < settings.min_labels || self.probation.is_some() {
             return None;
         }
-        let idle = self.ended.elapsed();
+        let idle = self.idle.elapsed();
         let new = labels.saturating_sub(self.seen);
         if settings.new_labels > 0 && new >= settings.new_labels {
             Some("labels".into())
@@ -579,6 +651,8 @@ impl Keeper {
                 let shadow = ruling.disagreement.max(self.shadow_share(&ruling));
                 self.probation = Some(Probation {
                     version: folder.version(),
+                    began: OffsetDateTime::now_utc(),
+                    tests: Tests::default(),
                     until: Instant::now() + self.parts.settings.probation,
                     before: self.belt.share(|seen| !seen.passed),
                     expected: shadow,
@@ -597,13 +671,17 @@ impl Keeper {
     }
 
     async fn watch_probation(&mut self) {
-        let Some(probation) = &self.probation else { return };
-        let (rejects, faults) = (probation.belt.share(|seen| !seen.passed), probation.belt.share(|seen| seen.fault));
+        let Some(mut probation) = self.probation.take() else { return };
         if self.parts.swapper.infer.card().version != probation.version {
-            self.probation = None; // somebody changed it meanwhile
-        } else if let Some(why) = troubled(probation.items, probation.before, probation.expected, rejects, faults) {
+            return; // somebody changed it meanwhile
+        }
+        if let Err(e) = self.read_tests(&mut probation).await {
+            tracing::warn!("challenge tests can't be looked at: {e}"); // the next look may succeed
+        }
+        let (rejects, faults) = (probation.belt.share(|seen| !seen.passed), probation.belt.share(|seen| seen.fault));
+        let trouble = || troubled(probation.items, probation.before, probation.expected, rejects, faults);
+        if let Some(why) = probation.tests.missed.clone().or_else(trouble) {
             tracing::error!("{} is taken back: {why}", probation.version);
-            self.probation = None;
             let (registry, swapper) = (self.parts.registry.clone(), self.parts.swapper.clone());
             let back = spawn_blocking(move || -> Result<(), TakeOverError> {
                 let version = registry.rollback("probation", &why)?;
@@ -615,24 +693,40 @@ impl Keeper {
                 Ok(Err(e)) => tracing::error!("it could not be taken back: {e}"),
                 Err(e) => tracing::error!("{e}"),
             }
-        } else if Instant::now() >= probation.until {
+        } else if Instant::now() >= probation.until && !probation.tests.undecided {
             tracing::info!("{} has passed its probation", probation.version);
-            self.probation = None;
+        } else {
+            self.probation = Some(probation);
         }
+    }
+
+    /// Reads the challenge tests of `probation` again if anything was written into the record meanwhile.
+    async fn read_tests(&self, probation: &mut Probation) -> Result<(), StoreError> {
+        let event = self.parts.store.newest_event().await?;
+        if event != probation.tests.event {
+            probation.tests = Tests::of(&self.parts.store.challenges(None).await?, probation.began, event);
+        }
+        Ok(())
     }
 
     fn end(&mut self, folder: &Folder, end: End, why: String, ruling: Option<Ruling>) {
         tracing::info!(round = folder.number, end = end.name(), "the round is over: {why}");
         self.parts.metrics.rounds.with_label_values(&[end.name()]).inc();
-        if let Err(e) = folder.write("outcome.json", &Outcome { end, why, at: now(), ruling }) {
-            tracing::error!("round {} can't be closed: {e}", folder.number); // it would begin anew after a restart
+        let outcome = Outcome { end, why, at: now(), ruling };
+        if let Err(e) = folder.write("outcome.json", &outcome) {
+            tracing::error!("round {} can't be closed now: {e}", folder.number); // a restart would go on with it
+            self.unwritten.push((folder.clone(), outcome));
         }
-        self.ended = Instant::now();
+        self.idle = Idle::default();
         self.now = Now::Idle;
     }
 
     fn publish(&self, labels: usize) {
         let novelty = self.belt.novelty();
+        let card = self.parts.swapper.infer.card();
+        let reference = card.reference.as_deref();
+        let brightness = self.belt.mean(|seen| Some(seen.optics?.brightness));
+        let sharpness = self.belt.mean(|seen| Some(seen.optics?.sharpness));
         let (stage, progress, left) = match &self.now {
             Now::Idle => (None, None, None),
             Now::Paused { until, .. } => {
@@ -657,15 +751,19 @@ impl Keeper {
         metrics.round_progress.set(progress.unwrap_or(0.0));
         metrics.labels_new.set(labels.saturating_sub(self.seen) as i64);
         let folder = self.now.folder();
+        let plan = folder.and_then(|f| f.read::<Plan>("plan.json"));
         self.status.send_replace(Status {
             round: folder.map(|f| f.number),
             stage,
+            steps: plan.as_ref().map(|plan| plan.steps(self.parts.settings.automatic)).unwrap_or_default(),
             progress,
             seconds_left: left,
-            trigger: folder.and_then(|f| f.read::<Plan>("plan.json")).map(|plan| plan.trigger),
+            trigger: plan.map(|plan| plan.trigger),
             labels,
             new_labels: labels.saturating_sub(self.seen),
             novelty,
+            brightness: brightness.map(|now| Compared { now, learned: reference.and_then(|r| r.brightness) }),
+            sharpness: sharpness.map(|now| Compared { now, learned: reference.and_then(|r| r.sharpness) }),
             probation: self.probation.as_ref().map(|p| p.version.clone()),
         });
     }
@@ -698,8 +796,28 @@ fn now() -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_restart_does_not_put_the_next_round_off() {
+        let folder = tempfile::tempdir().unwrap();
+        let now = OffsetDateTime::now_utc();
+        let hours = |n: i64| now + time::Duration::hours(n);
+        let ended = |number: u32, at: OffsetDateTime| {
+            let round = Folder::new(folder.path(), number);
+            let at = at.format(&Rfc3339).unwrap();
+            round.write("outcome.json", &Outcome { end: End::Held, why: String::new(), at, ruling: None }).unwrap();
+            round
+        };
+        let idle = |rounds: &[Folder]| Idle::since_last(rounds, now).elapsed().as_secs() / 3600;
+        assert_eq!(idle(&[]), 0, "before the first round it counts from the start of the service");
+        let rounds = [ended(1, hours(-30)), ended(2, hours(-7))];
+        assert_eq!(idle(&rounds), 7);
+        assert_eq!(idle(&[rounds[0].clone(), Folder::new(folder.path(), 3)]), 30, "one that was broken off has no end");
+        assert_eq!(idle(&[ended(4, hours(5))]), 0, "the clock was set back");
+    }
 
     #[test]
     fn a_probation_ends_by_faults_or_by_a_jump_beyond_what_the_shadow_run_showed() {

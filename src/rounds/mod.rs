@@ -66,7 +66,8 @@ pub struct Settings {
     pub pause: Duration,
     /// Whether a candidate that passed every check takes over by itself; otherwise it waits for a person.
     pub automatic: bool,
-    /// How long a new student is watched: when it rejects too much or fails, the one before takes over again.
+    /// How long a new student is watched: when it rejects too much, fails or misses a challenge test, the one before takes
+    /// over again.
     #[serde(with = "humantime_serde")]
     pub probation: Duration,
     /// What a candidate must keep to.
@@ -129,6 +130,19 @@ pub struct Plan {
     pub memory: u64,
     /// As in [`Settings`].
     pub gate: Limits,
+}
+
+impl Plan {
+    /// The stages that the round goes through, in order; a person approves unless it is `automatic`.
+    pub fn steps(&self, automatic: bool) -> Vec<Stage> {
+        let wanted = |stage: &Stage| match stage {
+            Stage::Distill => !self.distill.is_empty(),
+            Stage::Approval => !automatic,
+            Stage::Paused => false,
+            _ => true,
+        };
+        Stage::ALL.into_iter().filter(wanted).collect()
+    }
 }
 
 /// What a round does at present.

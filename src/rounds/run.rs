@@ -60,7 +60,7 @@ fn freeze(folder: &Folder, plan: &Plan) -> Result<()> {
         let limits = snapshot::Limits { labeled: 100_000, unlabeled: plan.unlabeled };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
-            let store = Store::open(&plan.store).await?;
+            let store = Store::open_to_read(&plan.store).await?; // the service writes it
             let taken = snapshot(&store, &frozen, limits).await;
             store.close().await;
             taken

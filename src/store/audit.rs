@@ -36,7 +36,7 @@ impl Store {
     /// [`StoreError::Database`].
     pub async fn audit(&self, deed: &Deed) -> Result<(), StoreError> {
         let Deed { id: _, time, name, role, address, method, path, status } = deed.clone();
-        let mut transaction = self.database.begin_with("BEGIN IMMEDIATE").await?;
+        let mut transaction = self.begin().await?;
         let columns =
             "INSERT INTO audit (time, name, role, address, method, path, status) VALUES (?, ?, ?, ?, ?, ?, ?)";
         let query = sqlx::query(columns).bind(&time).bind(&name).bind(&role).bind(&address);

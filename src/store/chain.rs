@@ -141,7 +141,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`]; then it was not recorded.
     pub async fn append(&self, happened: Event) -> Result<i64, StoreError> {
-        let mut transaction = self.database.begin_with("BEGIN IMMEDIATE").await?;
+        let mut transaction = self.begin().await?;
         let tail = tail(&mut transaction).await?.ok_or_else(no_head)?;
         let tail = extend(&mut transaction, self.signer()?, tail, &[event(happened)?]).await?;
         transaction.commit().await?;

@@ -215,7 +215,7 @@ impl Store {
                 last_good: last_good.max(),
             })?);
         }
-        let mut transaction = self.database.begin_with("BEGIN IMMEDIATE").await?;
+        let mut transaction = self.begin().await?;
         let tail = tail(&mut transaction).await?.ok_or_else(no_head)?;
         extend(&mut transaction, self.signer()?, tail, &bodies).await?;
         transaction.commit().await?;

@@ -196,10 +196,27 @@ pub enum Event {
         /// How many.
         verdicts: u64,
     },
-    /// Verdicts that could not be recorded; the line went on without.
+    /// What could not be recorded since the last entry of this kind; the line went on without.
     Gap {
-        /// How many since the last entry of this kind.
+        /// Verdicts.
         verdicts: u64,
+        /// Pictures that should have been kept.
+        #[serde(default)]
+        pictures: u64,
+        /// Events of other kinds.
+        #[serde(default)]
+        events: u64,
+        /// When the first of all these was lost.
+        #[serde(default, with = "time::serde::rfc3339::option")]
+        from: Option<OffsetDateTime>,
+        /// When the last one was.
+        #[serde(default, with = "time::serde::rfc3339::option")]
+        to: Option<OffsetDateTime>,
+    },
+    /// The clock was set: times before and after this entry can't be compared.
+    ClockSet {
+        /// By how many seconds; below 0 backwards.
+        seconds: f64,
     },
 }
 

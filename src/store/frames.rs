@@ -42,6 +42,7 @@ impl Store {
     /// [`StoreError::Frames`].
     pub async fn put_frame(&self, key: &str, jpeg: Bytes) -> Result<(), StoreError> {
         let path = place(key).ok_or_else(|| no_key(key))?;
+        self.there().await?; // a folder that was moved away must not be begun anew
         self.frames.put(&path, jpeg.into()).await?;
         Ok(())
     }

@@ -98,6 +98,7 @@ impl Store {
         by: &str,
         at: OffsetDateTime,
     ) -> Result<Label, StoreError> {
+        self.there().await?;
         let done = sqlx::query("INSERT INTO labels (verdict, class, labeler, at) VALUES (?, ?, ?, ?)")
             .bind(verdict)
             .bind(class)
@@ -115,6 +116,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`].
     pub async fn withdraw_label(&self, id: i64, by: &str, at: OffsetDateTime) -> Result<Option<Label>, StoreError> {
+        self.there().await?;
         let done = sqlx::query(
             "INSERT INTO labels (verdict, labeler, at, withdraws) \
              SELECT verdict, ?, ?, id FROM standing_labels WHERE id = ?",

@@ -41,7 +41,7 @@ impl Store {
     }
 
     async fn change_lot(&self, by: &str, opened: Option<Event>) -> Result<Option<i64>, StoreError> {
-        let mut transaction = self.database.begin_with("BEGIN IMMEDIATE").await?;
+        let mut transaction = self.begin().await?;
         // Read only now: nobody else can change it while the transaction holds the write lock.
         let open = self.open_lot();
         let closed = open.map(|lot| Event::LotClosed { lot, by: by.into() });

@@ -1,7 +1,8 @@
 //! Verdicts, labels and the record in SQLite, frames as files beside it.
 //!
 //! Invariant: what was committed survives `kill -9` of the process (write-ahead log; a power cut may take the newest
-//! commits, `synchronous=NORMAL`), and no verdict names a frame that was not written before it.
+//! commits, `synchronous=NORMAL`), no verdict names a frame that was not written before it, and nothing is written into
+//! a folder that was removed or moved away, where nobody would find it.
 
 mod agreement;
 mod audit;
@@ -18,13 +19,17 @@ mod verdicts;
 mod verify;
 
 use std::{
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicI64},
     time::Duration,
 };
 
 use object_store::local::LocalFileSystem;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{
+    Connection, SqliteTransaction,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous},
+};
 
 pub use agreement::{Agreement, Consensus, consensus};
 pub use audit::{Deed, rfc3339};
@@ -39,6 +44,8 @@ pub use signer::{KeyError, PUBLIC, SECRET};
 pub use verdicts::{Counts, MAX_PAGE, Page};
 pub use verify::{Finding, Kept, Verification, verify, verify_pictures};
 
+/// The database's name in the store's folder.
+const DATABASE: &str = "verdicts.sqlite";
 /// How long a reader or writer waits for another one's lock.
 const BUSY: Duration = Duration::from_secs(5);
 
@@ -53,6 +60,9 @@ pub enum StoreError {
         /// The system's or SQLite's words.
         why: String,
     },
+    /// The database is not where it was opened; what were written now would be lost.
+    #[error("the store's database {0} was removed, moved or replaced while the service runs: put it back")]
+    Gone(PathBuf),
     /// SQLite reported an error.
     #[error("the verdict store failed: {0}")]
     Database(#[from] sqlx::Error),
@@ -78,11 +88,24 @@ pub enum StoreError {
     Frames(#[from] object_store::Error),
 }
 
+impl StoreError {
+    /// Whether the same may succeed later: a full or slow disk, another one's lock, a folder that comes back.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Database(e) => !matches!(e, sqlx::Error::Encode(_)),
+            Self::Gone(_) | Self::Frames(_) => true,
+            _ => false,
+        }
+    }
+}
+
 /// An open store; clones share it.
 #[derive(Clone)]
 pub struct Store {
     folder: Arc<Path>,
     database: SqlitePool,
+    /// Device and inode of the database's file.
+    file: (u64, u64),
     frames: Arc<LocalFileSystem>,
     window: Arc<tokio::sync::Mutex<queue::Window>>,
     /// `None` in a store that was opened to read.
@@ -103,7 +126,7 @@ impl Store {
         tokio::fs::create_dir_all(&frames).await.map_err(|e| refuse(e.to_string()))?;
         let frames = LocalFileSystem::new_with_prefix(&frames).map_err(|e| refuse(e.to_string()))?;
         let options = SqliteConnectOptions::new()
-            .filename(folder.join("verdicts.sqlite"))
+            .filename(folder.join(DATABASE))
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Normal)
@@ -111,9 +134,16 @@ impl Store {
         let database = SqlitePoolOptions::new()
             .max_connections(4) // one writes, three read
             .acquire_timeout(BUSY)
-            .connect_with(options)
+            // After some errors, a full disk among them, SQLite has ended a transaction that sqlx believes open.
+            .before_acquire(|connection, _| {
+                let usable = !connection.is_in_transaction();
+                Box::pin(async move { Ok(usable) })
+            })
+            .connect_with(options.clone())
             .await
             .map_err(|e| refuse(e.to_string()))?;
+        database.set_connect_options(options.create_if_missing(false));
+        let file = file(folder).await.map_err(|e| refuse(e.to_string()))?;
         sqlx::migrate!("src/store/migrations").run(&database).await.map_err(|e| refuse(e.to_string()))?;
         let mut transaction = database.begin_with("BEGIN IMMEDIATE").await?;
         let has_record = chain::tail(&mut transaction).await?.is_some();
@@ -126,6 +156,7 @@ impl Store {
         Ok(Self {
             folder: folder.into(),
             database,
+            file,
             frames: Arc::new(frames),
             window: Arc::default(),
             signer: Some(Arc::new(signer)),
@@ -140,16 +171,16 @@ impl Store {
     pub async fn open_to_read(folder: &Path) -> Result<Self, StoreError> {
         let refuse = |why: String| StoreError::Open { path: folder.into(), why };
         let frames = LocalFileSystem::new_with_prefix(folder.join("frames")).map_err(|e| refuse(e.to_string()))?;
-        let options =
-            SqliteConnectOptions::new().filename(folder.join("verdicts.sqlite")).read_only(true).busy_timeout(BUSY);
+        let options = SqliteConnectOptions::new().filename(folder.join(DATABASE)).read_only(true).busy_timeout(BUSY);
         let database = SqlitePoolOptions::new()
             .max_connections(2)
             .connect_with(options)
             .await
             .map_err(|e| refuse(e.to_string()))?;
+        let file = file(folder).await.map_err(|e| refuse(e.to_string()))?;
         let frames = Arc::new(frames);
         let (window, lot) = (Arc::default(), Arc::default());
-        Ok(Self { folder: folder.into(), database, frames, window, signer: None, lot })
+        Ok(Self { folder: folder.into(), database, file, frames, window, signer: None, lot })
     }
 
     /// Where it is.
@@ -162,8 +193,28 @@ impl Store {
         self.signer.as_deref().ok_or_else(|| StoreError::Refused("the store was opened to read".into()))
     }
 
+    /// Refuses when the database is not where it was opened: SQLite itself would write on into a removed file.
+    async fn there(&self) -> Result<(), StoreError> {
+        match file(&self.folder).await {
+            Ok(found) if found == self.file => Ok(()),
+            _ => Err(StoreError::Gone(self.folder.join(DATABASE))),
+        }
+    }
+
+    /// A transaction that holds the write lock from its start.
+    async fn begin(&self) -> Result<SqliteTransaction<'static>, StoreError> {
+        self.there().await?;
+        Ok(self.database.begin_with("BEGIN IMMEDIATE").await?)
+    }
+
     /// Closes the database after the work in progress; the write-ahead log is folded in.
     pub async fn close(&self) {
         self.database.close().await;
     }
+}
+
+/// Device and inode of the database in `folder`.
+async fn file(folder: &Path) -> std::io::Result<(u64, u64)> {
+    let found = tokio::fs::metadata(folder.join(DATABASE)).await?;
+    Ok((found.dev(), found.ino()))
 }

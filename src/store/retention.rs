@@ -164,7 +164,7 @@ impl Store {
             };
             let going: Vec<i64> = oldest.iter().take_while(old).map(|(id, _)| *id).collect();
             let Some(&to) = going.last() else { return Ok(removed) };
-            let mut transaction = self.database.begin_with("BEGIN IMMEDIATE").await?;
+            let mut transaction = self.begin().await?;
             let done = sqlx::query("DELETE FROM verdicts WHERE id <= ? AND id NOT IN (SELECT verdict FROM labels)")
                 .bind(to)
                 .execute(&mut *transaction)

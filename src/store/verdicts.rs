@@ -64,7 +64,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`]; then nothing was stored.
     pub async fn insert_after(&self, events: &[Event], verdicts: &[Verdict]) -> Result<Vec<i64>, StoreError> {
-        let mut transaction = self.database.begin_with("BEGIN IMMEDIATE").await?;
+        let mut transaction = self.begin().await?;
         let tail = chain::tail(&mut transaction).await?.ok_or_else(chain::no_head)?;
         let ids: Vec<i64> = (tail.last_verdict + 1..).take(verdicts.len()).collect();
         let documents: Vec<String> = verdicts

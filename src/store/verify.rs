@@ -383,7 +383,8 @@ mod tests {
                 verdict.track = batch * 100 + i as u64; // no two alike, so that swapping changes something
             }
             store.insert(&verdicts).await.unwrap();
-            store.append(Event::Gap { verdicts: batch }).await.unwrap();
+            let gap = Event::Gap { verdicts: batch, pictures: 0, events: 0, from: None, to: None };
+            store.append(gap).await.unwrap();
         }
         store.close().await;
         folder

@@ -1,5 +1,5 @@
-//! `GET /`: the live page; `GET /label`: the labeling page; `GET /learning`: rounds and students. Three files each,
-//! without framework or foreign host, compiled in.
+//! `GET /`: the live page; `GET /label`: the labeling page; `GET /learning`: rounds and students; `GET /record`: lots.
+//! Three files each, without framework or foreign host, compiled in.
 
 use axum::{
     http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE},
@@ -72,4 +72,25 @@ pub(super) async fn learning_css() -> impl IntoResponse {
     responses((status = 200, body = String, content_type = "text/javascript")))]
 pub(super) async fn learning_js() -> impl IntoResponse {
     file("text/javascript; charset=utf-8", include_str!("learning.js"))
+}
+
+/// The page of lots.
+#[utoipa::path(get, path = "/record", tag = "page",
+    responses((status = 200, body = String, content_type = "text/html")))]
+pub(super) async fn record_html() -> impl IntoResponse {
+    file("text/html; charset=utf-8", include_str!("record.html"))
+}
+
+/// Its style, on top of the live page's.
+#[utoipa::path(get, path = "/record.css", tag = "page",
+    responses((status = 200, body = String, content_type = "text/css")))]
+pub(super) async fn record_css() -> impl IntoResponse {
+    file("text/css; charset=utf-8", include_str!("record.css"))
+}
+
+/// Its program.
+#[utoipa::path(get, path = "/record.js", tag = "page",
+    responses((status = 200, body = String, content_type = "text/javascript")))]
+pub(super) async fn record_js() -> impl IntoResponse {
+    file("text/javascript; charset=utf-8", include_str!("record.js"))
 }

@@ -208,7 +208,8 @@ async function logIn(event) {
   });
   at("token").value = "";
   at("refused").textContent = answer.ok ? "" : (await answer.json()).detail;
-  if (answer.ok) location.href = new URLSearchParams(location.search).get("next") === "label" ? "/label" : "/";
+  const next = new URLSearchParams(location.search).get("next");
+  if (answer.ok) location.href = ["label", "learning"].includes(next) ? `/${next}` : "/";
 }
 
 function listen(name, url, event, draw, opened) {

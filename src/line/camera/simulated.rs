@@ -25,7 +25,7 @@ pub(super) fn run(config: &BeltConfig, outlet: &Outlet<'_>) {
     while !outlet.stopped() {
         let captured = start + Duration::from_secs_f64(n as f64 / config.frame_rate);
         outlet.sleep_until(captured);
-        let wall = OffsetDateTime::now_utc();
+        let wall = OffsetDateTime::now_utc() - captured.elapsed(); // of the capture, however late this thread woke
         let (picture, truths) = belt.frame(n);
         outlet.put(Frame {
             camera: outlet.name.clone(),

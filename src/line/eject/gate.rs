@@ -177,6 +177,9 @@ impl Settings {
                 }
             }
         }
+        if self.output.iter().filter(|outlet| outlet.output.tells_lot()).count() > 1 {
+            return Err("eject: two outputs tell the lot".into());
+        }
         let encoders = self.output.iter().filter(|outlet| outlet.output.measures_speed()).count();
         if encoders > 1 && cameras.len() > 1 {
             return Err(

@@ -19,7 +19,7 @@ use std::{
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::priority;
+use super::{lots, priority};
 use crate::{
     domain::{Action, Verdict},
     metrics::Metrics,
@@ -50,6 +50,8 @@ struct Inner {
     outcomes: Outcomes,
     /// The belt's speed in m/s and when it was measured, where an output measures it.
     measured: Option<Mutex<Option<(f64, Instant)>>>,
+    /// The lot on the belt, where an output tells it.
+    lot: watch::Sender<Option<lots::Told>>,
 }
 
 /// The threads behind an [`Ejector`].
@@ -113,7 +115,7 @@ impl Ejector {
         let gates = settings.gate.iter().map(|gate| (gate.clone(), gate.name.as_str().into())).collect();
         let measured = settings.output.iter().any(|outlet| outlet.output.measures_speed());
         let measured = measured.then(Mutex::default);
-        (Self(Arc::new(Inner { gates, messages, outcomes, measured })), received)
+        (Self(Arc::new(Inner { gates, messages, outcomes, measured, lot: watch::Sender::new(None) })), received)
     }
 
     /// Starts the thread that keeps the time.
@@ -173,6 +175,11 @@ impl Ejector {
         known.map(|index| self.0.messages.try_send(Message::Pulse(index, at))).is_some()
     }
 
+    /// The lot on the belt, as an output tells it; for [`lots::follow`].
+    pub fn lot(&self) -> watch::Receiver<Option<lots::Told>> {
+        self.0.lot.subscribe()
+    }
+
     /// What an output tells, on its thread.
     fn told(&self, told: Told) {
         match told {
@@ -182,6 +189,15 @@ impl Ejector {
                 if !self.confirm(&gate, at) {
                     tracing::warn!("a pulse for the gate {gate:?}, which has no sensor");
                 }
+            }
+            Told::Lot { name, by } => {
+                let told = Some(lots::Told { name, by });
+                self.0.lot.send_if_modified(|lot| {
+                    *lot != told && {
+                        *lot = told;
+                        true
+                    }
+                });
             }
             Told::Speed { metres_per_second, at } => {
                 if metres_per_second.is_finite() {
