@@ -77,7 +77,7 @@ async fn watch(
         let coded = match within(outlet, limit, items.next()).await {
             Ok(Some(Ok(CodecItem::VideoFrame(coded)))) => coded,
             Ok(Some(Ok(_))) => continue,
-            Ok(Some(Err(error))) => return Why::Lost(one_line(&error.to_string())),
+            Ok(Some(Err(error))) => return Why::Lost(in_short(&error)),
             Ok(None) => return Why::Lost("the camera hung up".into()),
             Err(Ended::Silent) => return Why::Lost(format!("no picture within {timeout:?}")),
             Err(Ended::Stopped) => return Why::Stopped,
@@ -120,12 +120,11 @@ async fn watch(
 
 async fn open(url: &Url, credentials: Option<&(String, String)>) -> Result<Demuxed, String> {
     // What the library says may quote what was sent.
-    let said = |error: retina::Error| {
-        let words = one_line(&error.to_string());
-        match credentials {
-            Some((_, password)) if !password.is_empty() => words.replace(password, "…"),
-            _ => words,
-        }
+    let said = |error: retina::Error| match credentials {
+        Some(_) if error.status_code() == Some(401) => "the camera refuses this user and password (401)".into(),
+        None if error.status_code() == Some(401) => "the camera asks for a user and a password (401)".into(),
+        Some((_, password)) if !password.is_empty() => in_short(&error).replace(password, "…"),
+        _ => in_short(&error),
     };
     let login = credentials.cloned().map(|(username, password)| Credentials { username, password });
     let mut session = Session::describe(url.clone(), SessionOptions::default().creds(login)).await.map_err(said)?;
@@ -138,8 +137,11 @@ async fn open(url: &Url, credentials: Option<&(String, String)>) -> Result<Demux
     session.play(PlayOptions::default()).await.map_err(said)?.demuxed().map_err(said)
 }
 
-fn one_line(words: &str) -> String {
-    words.split_whitespace().collect::<Vec<_>>().join(" ")
+/// What went wrong, without the ports and moments that the library puts below it.
+fn in_short(error: &retina::Error) -> String {
+    let words = error.to_string();
+    let first = words.split("\n\n").next().unwrap_or_default();
+    first.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// The camera's time as ours. RTP counts when pictures were taken from a moment that nobody tells, so the picture that
