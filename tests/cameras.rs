@@ -182,8 +182,8 @@ fn serve(mut stream: TcpStream, mood: &Mutex<Mood>, sent: &Mutex<Instant>) -> st
             stream.write_all(&[head.as_bytes(), body, b"\r\n"].concat())
         };
         match now {
-            Mood::Cuts if n % 2 == 0 => part(&picture[..picture.len() / 2], picture.len())?,
-            Mood::Garbage if n % 2 == 0 => part(b"<html>busy</html>", 17)?,
+            Mood::Cuts if n.is_multiple_of(2) => part(&picture[..picture.len() / 2], picture.len())?,
+            Mood::Garbage if n.is_multiple_of(2) => part(b"<html>busy</html>", 17)?,
             Mood::Oversized => {
                 let flood = vec![7; 1 << 20];
                 part(&picture[..100], 100 << 20)?;
