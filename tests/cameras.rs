@@ -182,8 +182,8 @@ fn serve(mut stream: TcpStream, mood: &Mutex<Mood>, sent: &Mutex<Instant>) -> st
             stream.write_all(&[head.as_bytes(), body, b"\r\n"].concat())
         };
         match now {
-            Mood::Cuts if n % 2 == 0 => part(&picture[..picture.len() / 2], picture.len())?,
-            Mood::Garbage if n % 2 == 0 => part(b"<html>busy</html>", 17)?,
+            Mood::Cuts if n.is_multiple_of(2) => part(&picture[..picture.len() / 2], picture.len())?,
+            Mood::Garbage if n.is_multiple_of(2) => part(b"<html>busy</html>", 17)?,
             Mood::Oversized => {
                 let flood = vec![7; 1 << 20];
                 part(&picture[..100], 100 << 20)?;
@@ -492,4 +492,188 @@ async fn two_lines_in_one_service_keep_to_themselves() {
         assert!(start.elapsed() < PATIENCE, "no gate moved: {log:?}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+}
+
+/// GStreamer's RTSP server, killed when dropped; `None`, with the reason printed, where it is not installed.
+#[cfg(feature = "rtsp")]
+fn rtsp_server(port: u16) -> Option<Running> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rtsp_server.py");
+    let child = Command::new("/usr/bin/python3").arg(script).arg(port.to_string()).stdout(Stdio::piped()).spawn();
+    let mut running = Running(child.ok()?);
+    let mut said = String::new();
+    BufReader::new(running.0.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    if said.trim() == "ready" {
+        return Some(running);
+    }
+    println!("skipped: GStreamer's RTSP server is not installed; deploy/setup --test installs it");
+    None
+}
+
+#[cfg(feature = "rtsp")]
+struct Running(Child);
+
+#[cfg(feature = "rtsp")]
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[cfg(feature = "rtsp")]
+#[test]
+fn an_rtsp_camera_is_decoded_and_found_again_after_its_death() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let Some(server) = rtsp_server(port) else { return };
+    let config =
+        format!("source = 'rtsp'\nname = 'line-1'\nurl = 'rtsp://ada:geheim@127.0.0.1:{port}/cam'\ntimeout = '3s'");
+    let opened = Instant::now();
+    let camera = Watched::start(&config);
+    let first = camera.frame();
+    println!("the first picture came {:?} after the start", opened.elapsed());
+    let Raw::Rgb(picture) = &first.raw else { panic!("H.264 is decoded") };
+    assert_eq!((picture.width, picture.height), (640, 360));
+
+    // A white ball on black moves from picture to picture, and the pictures' times are those of the camera.
+    let (mut last, mut moved, mut oldest) = (first, 0, Duration::ZERO);
+    let mut steps = Vec::new();
+    for _ in 0..30 {
+        let frame = camera.frame();
+        oldest = oldest.max(frame.captured.elapsed());
+        let Raw::Rgb(picture) = &frame.raw else { panic!("H.264 is decoded") };
+        assert!(picture.rgb.iter().any(|value| *value > 200) && picture.rgb.iter().any(|value| *value < 40));
+        let Raw::Rgb(before) = &last.raw else { panic!("H.264 is decoded") };
+        moved += usize::from(picture != before);
+        let frames = (frame.sequence - last.sequence) as f64;
+        steps.push((frame.captured - last.captured).as_secs_f64() / frames * 15.0);
+        last = frame;
+    }
+    assert_eq!(moved, 30);
+    steps.sort_by(f64::total_cmp);
+    println!("30 pictures, the oldest {oldest:?} after its capture; steps between captures {steps:.2?} of 1/15 s");
+    assert!((0.9..1.1).contains(&steps[15]), "{steps:?}");
+
+    let dies = Instant::now();
+    drop(server);
+    let (at, why) = camera.lost();
+    println!("its death was noticed after {:?}: {why}", at - dies);
+    assert!(!why.contains("geheim"), "{why}");
+    thread::sleep(Duration::from_secs(2));
+    camera.drain();
+    let back = Instant::now();
+    let _server = rtsp_server(port).unwrap();
+    let ready = Instant::now();
+    camera.frame();
+    println!(
+        "after a restart the next picture came {:?} after the server was ready, {:?} after its start",
+        ready.elapsed(),
+        back.elapsed()
+    );
+}
+
+#[cfg(feature = "rtsp")]
+#[test]
+fn an_rtsp_camera_that_refuses_us_says_so_without_the_password() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let Some(_server) = rtsp_server(port) else { return };
+    for (at, word) in [
+        ("ada:falsch@127.0.0.1", "refuses this user and password"),
+        ("127.0.0.1", "asks for a user and a password"),
+        ("ada:geheim@nowhere.invalid", "Unable to connect"),
+    ] {
+        let camera = Watched::start(&format!(
+            "source = 'rtsp'\nname = 'line-1'\nurl = 'rtsp://{at}:{port}/cam'\ntimeout = '3s'"
+        ));
+        let (_, why) = camera.lost();
+        println!("{why}");
+        assert!(why.contains(word), "{why}");
+        assert!(!why.contains("falsch") && !why.contains("geheim"), "{why}");
+    }
+}
+
+/// A cable between an RTSP camera and its watcher: what comes from the camera, packet by packet, unless `keep` says no.
+/// It serves one connection after the other.
+#[cfg(feature = "rtsp")]
+fn cable(camera: u16, keep: impl Fn() -> bool + Send + 'static) -> u16 {
+    use std::{io::Read, net::Shutdown};
+
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || -> std::io::Result<()> {
+        for watcher in listener.incoming() {
+            let mut watcher = watcher?;
+            let eye = TcpStream::connect(("127.0.0.1", camera))?;
+            let (mut asks, mut asked) = (watcher.try_clone()?, eye.try_clone()?);
+            thread::spawn(move || {
+                let _ = std::io::copy(&mut asks, &mut asked);
+                asked.shutdown(Shutdown::Both)
+            });
+            let mut eye = BufReader::new(eye);
+            // `$`, the channel, two bytes of length and an RTP packet; anything else is part of an answer in text.
+            let mut first = [0; 1];
+            while eye.read_exact(&mut first).is_ok() {
+                let mut sent = first.to_vec();
+                let mut kept = true;
+                if first == *b"$" {
+                    let mut head = [0; 3];
+                    eye.read_exact(&mut head)?;
+                    let mut packet = vec![0; usize::from(u16::from_be_bytes([head[1], head[2]]))];
+                    eye.read_exact(&mut packet)?;
+                    sent.extend(head);
+                    sent.extend(packet);
+                    kept = head[0] != 0 || keep();
+                }
+                if kept && watcher.write_all(&sent).is_err() {
+                    break;
+                }
+            }
+            let _ = watcher.shutdown(Shutdown::Both);
+        }
+        Ok(())
+    });
+    port
+}
+
+#[cfg(feature = "rtsp")]
+#[test]
+fn an_rtsp_camera_whose_packets_are_lost_shows_nothing_broken() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let Some(_server) = rtsp_server(port) else { return };
+    let (lose, silent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (loses, is_silent) = (lose.clone(), silent.clone());
+    let cable = cable(port, move || !loses.swap(false, Ordering::Relaxed) && !is_silent.load(Ordering::Relaxed));
+    let camera = Watched::start(&format!(
+        "source = 'rtsp'\nname = 'line-1'\nurl = 'rtsp://ada:geheim@127.0.0.1:{cable}/cam'\ntimeout = '3s'"
+    ));
+    // White pixels: always one whole ball.
+    let white = |frame: &Frame| {
+        let Raw::Rgb(picture) = &frame.raw else { panic!("H.264 is decoded") };
+        picture.rgb.iter().filter(|value| **value > 128).count() as f64
+    };
+    let ball = white(&camera.frame());
+    for round in 0..6 {
+        // Not always as far from a key picture, of which there is one a second.
+        thread::sleep(Duration::from_millis(1100 + 130 * round));
+        camera.until(|event| *event == CameraEvent::Frame);
+        while camera.events.try_recv().is_ok() {}
+        camera.drain();
+        lose.store(true, Ordering::Relaxed);
+        let (_, before) = camera.until(|event| matches!(event, CameraEvent::BadFrame(_)));
+        let (_, bad) = camera.until(|event| *event == CameraEvent::Frame);
+        println!("{} pictures came before the loss was noticed, {} were dropped after it", before.len(), bad.len() + 1);
+        assert!(before.len() <= 2 && before.iter().all(|event| *event != CameraEvent::Opened), "{before:?}");
+        assert!(bad.len() < 16 && bad.iter().all(|event| matches!(event, CameraEvent::BadFrame(_))), "{bad:?}");
+        for _ in 0..3 {
+            let now = white(&camera.frame());
+            assert!((0.8..1.25).contains(&(now / ball)), "{now} white values instead of {ball}");
+        }
+    }
+    // Silence, with the connection standing, is a loss too.
+    silent.store(true, Ordering::Relaxed);
+    let begun = Instant::now();
+    let (at, why) = camera.lost();
+    println!("silence was noticed after {:?}, with a timeout of 3s: {why}", at - begun);
+    assert!(why.contains("no picture within 3s") && at - begun >= Duration::from_millis(2900), "{why}");
+    silent.store(false, Ordering::Relaxed);
+    camera.until(|event| *event == CameraEvent::Frame);
 }

@@ -51,6 +51,8 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("object_store", &["store"]),
     ("nokhwa", &["line"]),
     ("v4l", &["line"]),
+    ("retina", &["line"]),
+    ("openh264", &["line"]),
     ("tiny_skia", &["belt"]),
     ("tokio_modbus", &["output"]),
     ("rumqttc", &["output"]),

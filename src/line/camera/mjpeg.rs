@@ -18,7 +18,7 @@ use time::OffsetDateTime;
 
 use super::{
     Event, Outlet,
-    network::{Address, Ended, within},
+    network::{Address, Ended, Why, within},
 };
 use crate::domain::{Frame, Raw};
 
@@ -44,12 +44,6 @@ pub(super) fn run(address: &Address, timeout: Duration, outlet: &Outlet<'_>) {
         }
     });
     runtime.shutdown_background(); // the system may still be looking a name up
-}
-
-/// Why a stream is over.
-enum Why {
-    Stopped,
-    Lost(String),
 }
 
 async fn watch(client: &Client, url: &Url, timeout: Duration, sequence: &mut u64, outlet: &Outlet<'_>) -> Why {
@@ -328,7 +322,8 @@ mod tests {
     #[test]
     fn pictures_come_out_of_every_dialect_whatever_the_pieces() {
         let (a, b) = (jpeg(1, 300), jpeg(2, 500));
-        let dialects: [(&str, &dyn Fn(&[u8]) -> Vec<u8>); 6] = [
+        type Dialect<'a> = (&'a str, &'a dyn Fn(&[u8]) -> Vec<u8>);
+        let dialects: [Dialect<'_>; 6] = [
             ("frame", &|j| [format!("--frame\r\nContent-Length: {}\r\n\r\n", j.len()).as_bytes(), j, b"\r\n"].concat()),
             ("--frame", &|j| [b"--frame\nContent-Type: image/jpeg\n\n", j, b"\n"].concat()),
             ("--frame", &|j| [b"\r\n----frame\r\nContent-Type: image/jpeg\r\n\r\n", j, b"\r\n"].concat()),

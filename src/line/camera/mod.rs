@@ -20,6 +20,8 @@ use crate::{belt::BeltConfig, domain::Frame};
 mod folder;
 mod mjpeg;
 mod network;
+#[cfg(feature = "rtsp")]
+mod rtsp;
 mod simulated;
 mod still;
 #[cfg(feature = "usb")]
@@ -28,7 +30,7 @@ mod usb;
 /// First and longest pause before a lost camera is opened again.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
-/// One camera. In TOML `source = "simulated" | "folder" | "usb" | "mjpeg"` chooses the kind.
+/// One camera. In TOML `source = "simulated" | "folder" | "usb" | "mjpeg" | "rtsp"` chooses the kind.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(tag = "source", rename_all = "lowercase", deny_unknown_fields)]
 pub enum CameraConfig {
@@ -84,6 +86,21 @@ pub enum CameraConfig {
         #[serde(with = "humantime_serde", default = "ten_seconds")]
         frozen_after: Duration,
     },
+    /// A network camera that sends H.264 over RTSP.
+    Rtsp {
+        /// The camera's name in metrics and records.
+        name: String,
+        /// The stream, `rtsp://user:password@host/path`; user and password only where it asks for them.
+        url: Address,
+        /// A camera of which no picture comes for this long is opened anew; longer than from one key picture to the
+        /// next, which is where a stream can be begun; 10 ms to 60 s.
+        #[serde(with = "humantime_serde", default = "five_seconds")]
+        timeout: Duration,
+        /// A camera that sends the very same picture for longer than this is frozen: as good as lost. Zero: never.
+        /// Longer than from one key picture to the next: in between, an encoder that saves bits may call noise nothing.
+        #[serde(with = "humantime_serde", default = "ten_seconds")]
+        frozen_after: Duration,
+    },
 }
 
 fn one_second() -> Duration {
@@ -92,6 +109,10 @@ fn one_second() -> Duration {
 
 fn two_seconds() -> Duration {
     Duration::from_secs(2)
+}
+
+fn five_seconds() -> Duration {
+    Duration::from_secs(5)
 }
 
 fn ten_seconds() -> Duration {
@@ -136,7 +157,8 @@ impl CameraConfig {
             CameraConfig::Simulated { name, .. }
             | CameraConfig::Folder { name, .. }
             | CameraConfig::Usb { name, .. }
-            | CameraConfig::Mjpeg { name, .. } => name,
+            | CameraConfig::Mjpeg { name, .. }
+            | CameraConfig::Rtsp { name, .. } => name,
         }
     }
 
@@ -145,7 +167,9 @@ impl CameraConfig {
     fn frozen_after(&self) -> Duration {
         match self {
             CameraConfig::Simulated { .. } | CameraConfig::Folder { .. } => Duration::ZERO,
-            CameraConfig::Usb { frozen_after, .. } | CameraConfig::Mjpeg { frozen_after, .. } => *frozen_after,
+            CameraConfig::Usb { frozen_after, .. }
+            | CameraConfig::Mjpeg { frozen_after, .. }
+            | CameraConfig::Rtsp { frozen_after, .. } => *frozen_after,
         }
     }
 
@@ -156,6 +180,7 @@ impl CameraConfig {
     pub fn check(&self) -> Result<(), String> {
         let checked = match self {
             CameraConfig::Mjpeg { url, .. } => url.parse("http").map(drop),
+            CameraConfig::Rtsp { url, .. } => url.parse("rtsp").map(drop),
             CameraConfig::Simulated { .. } | CameraConfig::Folder { .. } | CameraConfig::Usb { .. } => Ok(()),
         };
         checked.map_err(|why| format!("camera {}: {why}", self.name()))
@@ -180,6 +205,10 @@ pub fn run(config: &CameraConfig, handover: &Handover, stop: &AtomicBool, event:
         #[cfg(not(feature = "usb"))]
         CameraConfig::Usb { .. } => outlet.tell(Event::Lost("this program was built without V4L2 cameras".into())),
         CameraConfig::Mjpeg { url, timeout, .. } => mjpeg::run(url, bearable(*timeout), &outlet),
+        #[cfg(feature = "rtsp")]
+        CameraConfig::Rtsp { url, timeout, .. } => rtsp::run(url, bearable(*timeout), &outlet),
+        #[cfg(not(feature = "rtsp"))]
+        CameraConfig::Rtsp { .. } => outlet.tell(Event::Lost("this program was built without RTSP cameras".into())),
     }
     handover.close();
 }

@@ -39,6 +39,14 @@ impl Address {
         url.into()
     }
 
+    /// User name and password.
+    #[cfg(feature = "rtsp")]
+    pub(super) fn credentials(&self) -> Option<(String, String)> {
+        let url = Url::parse(&self.0).ok().filter(|url| !url.username().is_empty())?;
+        let plain = |text: &str| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
+        Some((plain(url.username()), plain(url.password().unwrap_or_default())))
+    }
+
     /// The URL, which must be of this scheme.
     pub(super) fn parse(&self, scheme: &str) -> Result<Url, String> {
         // What is wrong is not quoted: it may be the password.
@@ -48,6 +56,14 @@ impl Address {
         }
         Ok(url)
     }
+}
+
+/// Why a camera is watched no longer.
+pub(super) enum Why {
+    /// Told to stop.
+    Stopped,
+    /// It is lost, in words.
+    Lost(String),
 }
 
 /// Why a wait ended without what was waited for.
