@@ -59,20 +59,21 @@ fn serve(folder: &Path, rounds: &str) -> Service {
         held_out.display(),
     );
     std::fs::write(&config, text).unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_beltsight"))
+    let child = Command::new(env!("CARGO_BIN_EXE_beltsight"))
         .args(["serve", "--config"])
         .arg(&config)
         .env("RUST_LOG", "info,ort=warn")
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let client = reqwest::Client::builder().timeout(Duration::from_secs(30)).build().unwrap();
+    let mut service = Service { child, url: String::new(), client, root, store, sent: AtomicI64::new(0) };
+    let mut lines = BufReader::new(service.child.stderr.take().unwrap()).lines();
     for line in lines.by_ref() {
         if let Some((_, address)) = line.unwrap().split_once("listening on ") {
-            let url = address.trim().to_string();
+            service.url = address.trim().to_string();
             std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| println!("{line}")));
-            let client = reqwest::Client::builder().timeout(Duration::from_secs(30)).build().unwrap();
-            return Service { child, url, client, root, store, sent: AtomicI64::new(0) };
+            return service;
         }
     }
     panic!("the service did not start");
