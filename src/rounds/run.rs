@@ -21,6 +21,10 @@ use crate::{
     store::Store,
 };
 
+/// Times that a label of the store is listed beside the data set that training always sees: thirty among eight hundred
+/// would hardly count, so they are listed until both are about as many, but not so often that they are learned by heart.
+const MOST_LISTED: usize = 16;
+
 /// Runs what is left of the round in `folder` and leaves its ruling there.
 ///
 /// # Errors
@@ -71,14 +75,21 @@ fn freeze(folder: &Folder, plan: &Plan) -> Result<()> {
         let share = if held_out_draw(&sample.group) < plan.held_out_share { &mut held_out } else { &mut train };
         share.push(sample);
     }
-    for (more, share) in [(&plan.base, &mut train), (&plan.held_out, &mut held_out)] {
-        if let Some(root) = more {
-            share.extend(absolute(root, dataset::read(root)?)?);
-        }
+    if let Some(root) = &plan.base {
+        train = beside(train, absolute(root, dataset::read(root)?)?);
+    }
+    if let Some(root) = &plan.held_out {
+        held_out.extend(absolute(root, dataset::read(root)?)?);
     }
     ensure!(!held_out.is_empty(), "no labeled item fell into the share of {} that is held out", plan.held_out_share);
     list(&folder.path, "train", &train)?;
     list(&folder.path, "held_out", &held_out)
+}
+
+/// `new` as often as [`MOST_LISTED`] says, and `base`.
+fn beside(new: Vec<Sample>, base: Vec<Sample>) -> Vec<Sample> {
+    let times = (base.len() / new.len().max(1)).clamp(1, MOST_LISTED);
+    std::iter::repeat_n(new, times).flatten().chain(base).collect()
 }
 
 /// Where an item falls, 0 to 1, by the hash of its group: for one item always the same.
@@ -143,4 +154,23 @@ pub fn capped(command: &Command, memory: u64) -> Command {
     wrapped.arg(command.get_program()).args(command.get_args());
     wrapped.envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
     wrapped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_new_labels_count_about_as_much_as_many_old_ones() {
+        let samples =
+            |n: usize, class: &str| vec![Sample { file: "f".into(), class: class.into(), group: "g".into() }; n];
+        let listed = |new, base| {
+            let all = beside(samples(new, "new"), samples(base, "old"));
+            [all.iter().filter(|s| s.class == "new").count(), all.iter().filter(|s| s.class == "old").count()]
+        };
+        assert_eq!(listed(30, 100), [90, 100]);
+        assert_eq!(listed(100, 30), [100, 30], "never fewer than they are");
+        assert_eq!(listed(10, 1000), [160, 1000], "not so often that they are learned by heart");
+        assert_eq!(listed(0, 50), [0, 50]);
+    }
 }
