@@ -34,8 +34,7 @@ impl Drop for Service {
 }
 
 /// A service with a student of random weights; `rounds` is added to `[rounds]`. Beside a share of the labeled items 45
-/// others are held out: a handful, which ones by chance, could not prove a gain in every run. `class_loss`: random weights
-/// may name nearly everything alike, and no better student keeps that class's recall.
+/// others are held out: a handful, which ones by chance, could not prove a gain in every run.
 fn serve(folder: &Path, rounds: &str) -> Service {
     let (root, store, held_out) = (folder.join("models"), folder.join("data"), folder.join("held_out"));
     if !root.is_dir() {
@@ -51,9 +50,9 @@ fn serve(folder: &Path, rounds: &str) -> Service {
         "[server]\nlisten = '127.0.0.1:0'\n[model]\nroot = '{}'\nversion = 'first'\ndevice = 'cpu'\n\
          [store]\nfolder = '{}'\n[record]\nkeep_share = 1.0\nkeep_per_hour = 100000\n\
          [rounds]\nmin_labels = 20\nprobation = '1s'\nheld_out = '{}'\nheld_out_share = 0.2\n\
-         train = ['thresholded-pseudo-label', '--net', 'small', '--input', '32', '--steps', '90', '--batch', '16', '--lr', '0.05']\n\
+         train = ['thresholded-pseudo-label', '--net', 'small', '--input', '32', '--steps', '60', '--batch', '16', '--lr', '0.05']\n\
          {rounds}\n\
-         [rounds.gate]\nshadow_items = 20\ncalibration_error = 1.0\nslower = 4.0\nclass_loss = 0.15\n",
+         [rounds.gate]\nshadow_items = 20\ncalibration_error = 1.0\nslower = 4.0\n",
         root.display(),
         store.display(),
         held_out.display(),
