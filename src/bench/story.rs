@@ -117,7 +117,7 @@ fn change(after: f64) -> Change {
 }
 
 /// Where stills come from.
-enum From {
+enum Belts {
     /// Many clean belts.
     Many,
     /// The story's own belt after the change, from an hour that the story does not reach.
@@ -125,12 +125,12 @@ enum From {
 }
 
 /// Draws stills and lists them in two classes.
-fn stills(out: &Path, seed: u64, items: usize, from: &From) -> Result<()> {
+fn stills(out: &Path, seed: u64, items: usize, from: &Belts) -> Result<()> {
     // Slower than the story's belt: these need no deadline, and fewer pictures are drawn between two items.
     let slow = |belt: BeltConfig| BeltConfig { speed: 240.0, items_per_minute: 40.0, ..belt };
     match from {
-        From::Many => draw::write_of(out, seed * 100 + 11, items, &slow(scene(0, None)))?,
-        From::Own(hour) => {
+        Belts::Many => draw::write_of(out, seed * 100 + 11, items, &slow(scene(0, None)))?,
+        Belts::Own(hour) => {
             let start = Duration::from_secs(hour * 3600);
             draw::write_one(out, &slow(scene(seed, Some(change(0.0)))), start, items)?;
         }
@@ -184,7 +184,7 @@ pub async fn tell(plan: Plan) -> Result<Story> {
     fs::create_dir_all(&out)?;
     let [base, changed, exam] = ["base", "changed", "exam"].map(|name| out.join(name));
     for (folder, items, from) in
-        [(&base, 800, From::Many), (&changed, 800, From::Own(100)), (&exam, 500, From::Own(200))]
+        [(&base, 800, Belts::Many), (&changed, 800, Belts::Own(100)), (&exam, 500, Belts::Own(200))]
     {
         if !folder.join("photos.csv").is_file() {
             println!("drawing {}", folder.display());
