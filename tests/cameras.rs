@@ -1,11 +1,14 @@
 //! Cameras behind a network, with every fault that they have, and several of them in one service.
 #![allow(clippy::unwrap_used)]
 
+#[path = "common/served.rs"]
+mod served;
+
 use std::{
     io::{BufRead, BufReader, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::Command,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -24,6 +27,9 @@ use beltsight::{
     pixels,
     store::{Entry, Event, Store},
 };
+#[cfg(feature = "rtsp")]
+use served::Running;
+use served::{Served, configured, shipped};
 
 /// No test waits longer for anything.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -286,72 +292,26 @@ fn a_frozen_camera_is_said_once_and_dropped_until_its_picture_changes() {
     assert!(before.len() > 5 && before.iter().all(|event| *event == CameraEvent::Still), "{before:?}");
 }
 
-/// `beltsight serve` in a folder of its own; killed when dropped.
-struct Service {
-    child: Child,
-    url: String,
-    /// The lines of its log so far, without colours.
-    log: Arc<Mutex<Vec<String>>>,
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+/// `beltsight serve` with cameras, in a folder of its own.
+struct Service(Served);
 
 impl Service {
     fn start(folder: &Path, cameras: &str) -> Self {
-        let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
-        let config = folder.join("beltsight.toml");
-        let text = format!(
-            "[server]\nlisten = '127.0.0.1:0'\n[model]\nroot = '{}'\ndevice = 'cpu'\n[store]\nfolder = '{}'\n[line]\ndeadline = '5s'\n{cameras}",
-            models.display(),
-            folder.join("data").display(),
-        );
-        std::fs::write(&config, text).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_beltsight"))
-            .args(["serve", "--config"])
-            .arg(&config)
-            .env("RUST_LOG", "info,ort=warn")
-            .env("NO_COLOR", "1")
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let log = BufReader::new(child.stderr.take().unwrap());
-        let mut service = Self { child, url: String::new(), log: Arc::default() };
-        let lines = service.log.clone();
-        let (found, url) = mpsc::channel();
-        // Reads on to the end, so that the service never waits for a full pipe.
-        thread::spawn(move || {
-            for line in log.lines().map_while(Result::ok) {
-                if let Some((_, url)) = line.split_once("listening on ") {
-                    let _ = found.send(url.trim().to_string());
-                }
-                lines.lock().unwrap().push(line);
-            }
-        });
-        service.url = url.recv_timeout(PATIENCE).expect("the service starts");
-        service
-    }
-
-    /// Whether the log holds this word.
-    fn said(&self, word: &str) -> bool {
-        self.log.lock().unwrap().iter().any(|line| line.contains(word))
+        let rest = format!("[line]\ndeadline = '5s'\n{cameras}");
+        Self(Served::start(&configured(folder, &shipped(), "", &rest), &[]).unwrap())
     }
 
     /// Stops the service in order; what the record then holds about its cameras.
     async fn record(mut self, folder: &Path) -> Vec<Entry> {
-        let pid = self.child.id().to_string();
+        let pid = self.0.process.0.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-        assert!(self.child.wait().unwrap().success());
+        assert!(self.0.process.0.wait().unwrap().success());
         let store = Store::open(&folder.join("data")).await.unwrap();
         store.events(&["camera_lost", "camera_back"], None).await.unwrap()
     }
 
     async fn metric(&self, series: &str) -> Option<f64> {
-        let text = reqwest::get(format!("{}/metrics", self.url)).await.unwrap().text().await.unwrap();
+        let text = reqwest::get(format!("{}/metrics", self.0.url)).await.unwrap().text().await.unwrap();
         text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
     }
 
@@ -455,16 +415,16 @@ async fn two_lines_in_one_service_keep_to_themselves() {
 
     // Each camera has a picture of its own.
     for (query, size) in [("", (320, 180)), ("?camera=line-1", (320, 180)), ("?camera=line-2", (400, 224))] {
-        let jpeg = reqwest::get(format!("{}/live.jpg{query}", service.url)).await.unwrap().bytes().await.unwrap();
+        let jpeg = reqwest::get(format!("{}/live.jpg{query}", service.0.url)).await.unwrap().bytes().await.unwrap();
         let picture = pixels::decode(&jpeg, pixels::Limits::default()).unwrap();
         assert_eq!((picture.width, picture.height), size, "{query}");
     }
-    let answer = reqwest::get(format!("{}/live.jpg?camera=line-3", service.url)).await.unwrap();
+    let answer = reqwest::get(format!("{}/live.jpg?camera=line-3", service.0.url)).await.unwrap();
     assert_eq!(answer.status(), 404);
 
     // One that is lost is said to be, and the service is ready for the others.
     let cameras: serde_json::Value =
-        reqwest::get(format!("{}/cameras", service.url)).await.unwrap().json().await.unwrap();
+        reqwest::get(format!("{}/cameras", service.0.url)).await.unwrap().json().await.unwrap();
     let states: Vec<_> = (0..3).map(|n| (cameras[n]["name"].as_str(), cameras[n]["state"].as_str())).collect();
     assert_eq!(
         states,
@@ -472,14 +432,15 @@ async fn two_lines_in_one_service_keep_to_themselves() {
         "{cameras}"
     );
     assert!(!cameras.to_string().contains("geheim"), "{cameras}");
-    assert!(service.said("camera lost") && !service.said("geheim"));
-    assert_eq!(reqwest::get(format!("{}/readyz", service.url)).await.unwrap().status(), 200);
+    let log = service.0.log();
+    assert!(log.contains("camera lost") && !log.contains("geheim"), "{log}");
+    assert_eq!(reqwest::get(format!("{}/readyz", service.0.url)).await.unwrap().status(), 200);
 
     // Each gate moves for its own camera.
     let start = Instant::now();
     loop {
-        let log = service.log.lock().unwrap().clone();
-        let commands: Vec<&String> = log.iter().filter(|line| line.contains("gate=")).collect();
+        let log = service.0.log();
+        let commands: Vec<&str> = log.lines().filter(|line| line.contains("gate=")).collect();
         for line in &commands {
             let line = line.replace('"', "");
             let own =
@@ -489,7 +450,7 @@ async fn two_lines_in_one_service_keep_to_themselves() {
         if commands.iter().any(|line| line.contains("line-2")) {
             break;
         }
-        assert!(start.elapsed() < PATIENCE, "no gate moved: {log:?}");
+        assert!(start.elapsed() < PATIENCE, "no gate moved: {log}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
@@ -498,7 +459,8 @@ async fn two_lines_in_one_service_keep_to_themselves() {
 #[cfg(feature = "rtsp")]
 fn rtsp_server(port: u16) -> Option<Running> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rtsp_server.py");
-    let child = Command::new("/usr/bin/python3").arg(script).arg(port.to_string()).stdout(Stdio::piped()).spawn();
+    let child =
+        Command::new("/usr/bin/python3").arg(script).arg(port.to_string()).stdout(std::process::Stdio::piped()).spawn();
     let mut running = Running(child.ok()?);
     let mut said = String::new();
     BufReader::new(running.0.stdout.take().unwrap()).read_line(&mut said).unwrap();
@@ -507,17 +469,6 @@ fn rtsp_server(port: u16) -> Option<Running> {
     }
     println!("skipped: GStreamer's RTSP server is not installed; deploy/setup --test installs it");
     None
-}
-
-#[cfg(feature = "rtsp")]
-struct Running(Child);
-
-#[cfg(feature = "rtsp")]
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 #[cfg(feature = "rtsp")]

@@ -3,11 +3,14 @@
 //! The tests that compare the line's times run one after the other, and alone where the runner can see to that.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "common/served.rs"]
+mod served;
+
 use std::{
     collections::BTreeMap,
-    io::{BufRead, BufReader, Write},
+    io::Write,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -17,60 +20,10 @@ use beltsight::{
     pixels,
     store::{Event, Page, Store, verify},
 };
+use served::{Served, configured, shipped};
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 use tempfile::TempDir;
 use tokio_stream::StreamExt;
-
-/// `beltsight serve`; killed when dropped.
-struct Service {
-    child: Child,
-    url: String,
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn start(folder: &Path) -> Service {
-    start_with(folder, &Path::new(env!("CARGO_MANIFEST_DIR")).join("models"), "", &[]).unwrap()
-}
-
-/// A service on the models in `models`, with more lines in its configuration and more environment. What it said, when
-/// it does not start.
-fn start_with(folder: &Path, models: &Path, rest: &str, environment: &[(&str, &str)]) -> Result<Service, String> {
-    let config = folder.join("beltsight.toml");
-    let text = format!(
-        "[server]\nlisten = '127.0.0.1:0'\n[model]\nroot = '{}'\ndevice = 'cpu'\n[store]\nfolder = '{}'\n{rest}\n",
-        models.display(),
-        folder.join("data").display(),
-    );
-    std::fs::write(&config, text).unwrap();
-    let child = Command::new(env!("CARGO_BIN_EXE_beltsight"))
-        .args(["serve", "--config"])
-        .arg(&config)
-        .env("RUST_LOG", "info,ort=warn")
-        .envs(environment.iter().copied())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut service = Service { child, url: String::new() };
-    let mut lines = BufReader::new(service.child.stderr.take().unwrap()).lines();
-    let mut said = Vec::new();
-    for line in lines.by_ref() {
-        let line = line.unwrap();
-        if let Some((_, address)) = line.split_once("listening on ") {
-            service.url = address.trim().to_string();
-            // Read on, or the pipe fills and the service waits.
-            std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| println!("{line}")));
-            return Ok(service);
-        }
-        said.push(line);
-    }
-    Err(said.join("\n"))
-}
 
 async fn verdicts(url: &str) -> BTreeMap<i64, Verdict> {
     let mut all = BTreeMap::new();
@@ -92,7 +45,7 @@ async fn a_kill_loses_no_recorded_verdict_and_leaves_no_half_frame() {
     let folder = tempfile::tempdir().unwrap();
     let mut seen: BTreeMap<i64, Verdict> = BTreeMap::new();
     for round in 0..5u8 {
-        let mut service = start(folder.path());
+        let mut service = Served::start(&configured(folder.path(), &shipped(), "", ""), &[]).unwrap();
         // What a client once saw as recorded is still there, word for word.
         let kept = verdicts(&service.url).await;
         assert!(seen.iter().all(|(id, verdict)| kept.get(id) == Some(verdict)), "round {round}");
@@ -121,8 +74,8 @@ async fn a_kill_loses_no_recorded_verdict_and_leaves_no_half_frame() {
             assert!(patience.elapsed() < Duration::from_secs(30), "verdicts are recorded");
             seen = verdicts(&service.url).await;
         }
-        service.child.kill().unwrap(); // SIGKILL, in the middle of requests
-        service.child.wait().unwrap();
+        service.process.0.kill().unwrap(); // SIGKILL, in the middle of requests
+        service.process.0.wait().unwrap();
         sender.await.unwrap();
     }
     assert!(seen.len() >= 150);
@@ -179,7 +132,7 @@ fn the_bench_counts_one_verdict_for_every_item_of_a_fast_belt() {
 
 /// A service with a busy belt, and somebody who reads the stream of recorded verdicts.
 struct Line {
-    service: Service,
+    service: Served,
     folder: TempDir,
     shown: Arc<Mutex<BTreeMap<i64, Verdict>>>,
 }
@@ -197,7 +150,7 @@ impl Line {
     /// `folder` may hold a mounted `data`.
     fn start(folder: TempDir, rest: &str, environment: &[(&str, &str)]) -> Self {
         let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
-        let service = start_with(folder.path(), &models, rest, environment).unwrap();
+        let service = Served::start(&configured(folder.path(), &models, "", rest), environment).unwrap();
         let shown = Arc::default();
         tokio::spawn(read_stream(service.url.clone(), Arc::clone(&shown)));
         Self { service, folder, shown }
@@ -244,9 +197,9 @@ impl Line {
     /// Stops the service in order. Everything that was shown is there, word for word; the record is whole; gives its
     /// events of these kinds.
     async fn end(mut self, kinds: &[&'static str]) -> Vec<Event> {
-        let pid = self.service.child.id().to_string();
+        let pid = self.service.process.0.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-        assert!(self.service.child.wait().unwrap().success());
+        assert!(self.service.process.0.wait().unwrap().success());
         let found = verify(&self.data(), None, None).await.unwrap();
         assert_eq!(found.findings, []);
         let store = Store::open_to_read(&self.data()).await.unwrap();
@@ -548,7 +501,7 @@ async fn a_model_folder_that_vanishes_is_refused_in_words_and_the_loaded_one_goe
     for name in ["belt-small", "two"] {
         beltsight::bench::copy_model(&shipped, &models.join(name)).unwrap();
     }
-    let service = start_with(folder.path(), &models, BELT, &[]).unwrap();
+    let service = Served::start(&configured(folder.path(), &models, "", BELT), &[]).unwrap();
     let line = Line { service, folder, shown: Arc::default() };
     tokio::spawn(read_stream(line.service.url.clone(), line.shown.clone()));
     line.until_more("beltsight_recorded_total", "", 5.0).await;
@@ -578,7 +531,7 @@ async fn a_model_folder_that_vanishes_is_refused_in_words_and_the_loaded_one_goe
     assert!(!refused.status.success() && said.contains("student.int8.onnx"), "{said}");
     // Another service on the same models, as after a restart.
     let other = tempfile::tempdir().unwrap();
-    let said = start_with(other.path(), &models, "", &[]).err().unwrap();
+    let said = Served::start(&configured(other.path(), &models, "", ""), &[]).err().unwrap();
     assert!(said.contains("student.int8.onnx"), "{said}");
 
     tokio::time::sleep(SPELL).await;

@@ -4,11 +4,12 @@
 #[path = "common/browser.rs"]
 mod browser;
 mod common;
+#[path = "common/served.rs"]
+mod served;
 
 use std::{
-    io::{BufRead, BufReader},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -21,6 +22,7 @@ use beltsight::{
 use browser::{Browser, Page};
 use common::{jpeg, start, test_model_folder};
 use serde_json::{Value, json};
+use served::{Served, configured};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_person_promotes_and_rolls_back_and_the_story_says_who() {
@@ -87,40 +89,6 @@ async fn with_tokens_everybody_orders_in_their_own_name() {
     assert_eq!(by, ["ada", "bo", "ada"], "{models}");
 }
 
-/// `beltsight serve` with the simulated belt; killed when dropped.
-struct Service {
-    child: Child,
-    url: String,
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn serve(config: &Path) -> Service {
-    let child = Command::new(env!("CARGO_BIN_EXE_beltsight"))
-        .args(["serve", "--config"])
-        .arg(config)
-        .env("RUST_LOG", "info,ort=warn")
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut service = Service { child, url: String::new() };
-    let mut lines = BufReader::new(service.child.stderr.take().unwrap()).lines();
-    for line in lines.by_ref() {
-        if let Some((_, address)) = line.unwrap().split_once("listening on ") {
-            service.url = address.trim().to_string();
-            // Read on, or the service would block on a full pipe.
-            std::thread::spawn(move || lines.for_each(drop));
-            return service;
-        }
-    }
-    panic!("the service did not start");
-}
-
 /// A copy of the shipped student in `to`, by the name `version`, with another past.
 fn student(to: &Path, version: &str, created: &str, past: impl FnOnce(&mut Lineage)) {
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/belt-small");
@@ -143,6 +111,13 @@ fn two_students(folder: &Path) -> PathBuf {
     root
 }
 
+/// The same, and a configuration that serves them.
+fn two_students_to_serve(folder: &Path) -> (PathBuf, PathBuf) {
+    let root = two_students(folder);
+    let config = configured(folder, &root, "", "");
+    (root, config)
+}
+
 async fn serving(url: &str) -> String {
     let ready: Value = reqwest::get(format!("{url}/readyz")).await.unwrap().json().await.unwrap();
     ready["model"].as_str().unwrap().split('@').next().unwrap().to_string()
@@ -151,15 +126,8 @@ async fn serving(url: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_command_rolls_a_running_service_back_within_a_second() {
     let folder = tempfile::tempdir().unwrap();
-    let root = two_students(folder.path());
-    let config = folder.path().join("beltsight.toml");
-    let text = format!(
-        "[server]\nlisten = '127.0.0.1:0'\n[model]\nroot = '{}'\ndevice = 'cpu'\n[store]\nfolder = '{}'\n",
-        root.display(),
-        folder.path().join("data").display(),
-    );
-    std::fs::write(&config, text).unwrap();
-    let service = serve(&config);
+    let (root, config) = two_students_to_serve(folder.path());
+    let service = Served::start(&config, &[]).unwrap();
     let order = |what: &[&str]| {
         let out = Command::new(env!("CARGO_BIN_EXE_beltsight"))
             .args(["models", "--root"])
@@ -191,10 +159,26 @@ async fn one_command_rolls_a_running_service_back_within_a_second() {
     // A restart keeps to the registry; a damaged student there gives way to the one before it.
     order(&["promote", "next"]);
     drop(service);
-    assert_eq!(serving(&serve(&config).url).await, "next");
+    assert_eq!(serving(&Served::start(&config, &[]).unwrap().url).await, "next");
     std::fs::write(root.join("next/student.int8.onnx"), b"half").unwrap();
     std::fs::write(root.join("next/student.onnx"), b"half").unwrap();
-    assert_eq!(serving(&serve(&config).url).await, "belt-small");
+    assert_eq!(serving(&Served::start(&config, &[]).unwrap().url).await, "belt-small");
+}
+
+/// The service follows the registry at its own pace; orders through it must not meet that half way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_orders_one_after_another_are_neither_refused_nor_undone() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_root, config) = two_students_to_serve(folder.path());
+    let service = Served::start(&config, &[]).unwrap();
+    let client = reqwest::Client::new();
+    for n in 0..100 {
+        let (what, wanted) = if n % 2 == 0 { ("next/promote", "next") } else { ("rollback", "belt-small") };
+        let order = client.post(format!("{}/models/{what}", service.url)).body(json!({"by": "Ann"}).to_string());
+        let answer = order.send().await.unwrap();
+        assert_eq!(answer.status(), 200, "order {n}: {}", answer.text().await.unwrap());
+        assert_eq!(serving(&service.url).await, wanted, "order {n}");
+    }
 }
 
 /// A ruling in which all that `failed` does not name is as it should be.
@@ -315,7 +299,7 @@ async fn a_challenge_missed_in_probation_takes_the_student_back_at_once() {
         store.display(),
     );
     std::fs::write(&config, text).unwrap();
-    let service = serve(&config);
+    let service = Served::start(&config, &[]).unwrap();
     let client = reqwest::Client::new();
     let url = &service.url;
     let get =
@@ -390,7 +374,7 @@ fn row(version: &str, class: &str) -> String {
 async fn a_person_follows_a_round_approves_promotes_and_rolls_back_in_the_browser() {
     let Some(browser) = Browser::start() else { return };
     let folder = tempfile::tempdir().unwrap();
-    let service = serve(&some_weeks_later(folder.path()));
+    let service = Served::start(&some_weeks_later(folder.path()), &[]).unwrap();
     let url = service.url.clone();
     let page = browser.page(&format!("{url}/learning"), 1280, 1250);
 

@@ -4,12 +4,13 @@
 #[path = "common/browser.rs"]
 mod browser;
 mod common;
+#[path = "common/served.rs"]
+mod served;
 
 use std::{
     collections::BTreeMap,
-    io::{BufRead, BufReader},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::Command,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -21,53 +22,14 @@ use beltsight::{
 };
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
+use served::{Served, configured, shipped};
 use tokio_stream::StreamExt;
 
-/// `beltsight serve` on the shipped student and a busy simulated belt; killed when dropped.
-struct Service {
-    child: Child,
-    url: String,
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn start(folder: &Path) -> Service {
-    let home = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let config = folder.join("beltsight.toml");
-    let text = format!(
-        "[server]\nlisten = '127.0.0.1:0'\n[model]\nroot = '{}'\ndevice = 'cpu'\n[store]\nfolder = '{}'
-[line]\ndeadline = '500ms'\n[[camera]]\nname = 'belt'\nsource = 'simulated'
-belt = {{ speed = 1650.0, items_per_minute = 300.0, empty_share = 0.0, frame_rate = 10.0 }}\n",
-        home.join("models").display(),
-        folder.join("data").display(),
-    );
-    std::fs::write(&config, text).unwrap();
-    let child = Command::new(env!("CARGO_BIN_EXE_beltsight"))
-        .args(["serve", "--config"])
-        .arg(&config)
-        .env("RUST_LOG", "info,ort=warn")
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut service = Service { child, url: String::new() };
-    let mut lines = BufReader::new(service.child.stderr.take().unwrap()).lines();
-    let mut said = Vec::new();
-    for line in lines.by_ref() {
-        let line = line.unwrap();
-        if let Some((_, address)) = line.split_once("listening on ") {
-            service.url = address.trim().to_string();
-            // Read on, or the pipe fills and the service waits.
-            std::thread::spawn(move || lines.for_each(drop));
-            return service;
-        }
-        said.push(line);
-    }
-    panic!("the service did not start: {said:?}");
+/// The shipped student over a busy simulated belt.
+fn start(folder: &Path) -> Served {
+    let line = "[line]\ndeadline = '500ms'\n[[camera]]\nname = 'belt'\nsource = 'simulated'
+belt = { speed = 1650.0, items_per_minute = 300.0, empty_share = 0.0, frame_rate = 10.0 }";
+    Served::start(&configured(folder, &shipped(), "", line), &[]).unwrap()
 }
 
 type Shown = Arc<Mutex<BTreeMap<i64, Verdict>>>;
@@ -118,8 +80,8 @@ async fn kills_at_random_moments_lose_no_shown_verdict_and_leave_a_whole_record(
         // Now and then long enough for items of the belt, which is looked at for a second before.
         let longest = if round % 7 == 0 { 2500 } else { 500 };
         tokio::time::sleep(Duration::from_millis(random.random_range(longest / 5..longest))).await;
-        service.child.kill().unwrap(); // SIGKILL
-        service.child.wait().unwrap();
+        service.process.0.kill().unwrap(); // SIGKILL
+        service.process.0.wait().unwrap();
         watcher.await.unwrap();
         for sender in senders {
             sender.await.unwrap();

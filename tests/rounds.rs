@@ -2,11 +2,12 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod common;
+#[path = "common/served.rs"]
+mod served;
 
 use std::{
-    io::{BufRead, BufReader},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::Command,
     sync::atomic::{AtomicI64, Ordering},
     time::{Duration, Instant},
 };
@@ -15,22 +16,15 @@ use beltsight::{domain::Picture, pixels};
 use common::{CLASSES, test_model_folder};
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
+use served::{Served, configured};
 
 struct Service {
-    child: Child,
-    url: String,
+    served: Served,
     client: reqwest::Client,
     root: PathBuf,
     store: PathBuf,
     /// Items sent to `/classify` since the store was new.
     sent: AtomicI64,
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 /// A service with a student of random weights; `rounds` is added to `[rounds]`. Beside a share of the labeled items 45
@@ -45,37 +39,18 @@ fn serve(folder: &Path, rounds: &str) -> Service {
             std::fs::write(class.join(format!("{n}.jpg")), jpeg(n)).unwrap();
         }
     }
-    let config = folder.join("beltsight.toml");
-    let text = format!(
-        "[server]\nlisten = '127.0.0.1:0'\n[model]\nroot = '{}'\nversion = 'first'\ndevice = 'cpu'\n\
-         [store]\nfolder = '{}'\n[record]\nkeep_share = 1.0\nkeep_per_hour = 100000\n\
+    let rest = format!(
+        "[record]\nkeep_share = 1.0\nkeep_per_hour = 100000\n\
          [rounds]\nmin_labels = 20\nprobation = '1s'\nheld_out = '{}'\nheld_out_share = 0.2\n\
          train = ['thresholded-pseudo-label', '--net', 'small', '--input', '32', '--steps', '60', '--batch', '16', '--lr', '0.05']\n\
          {rounds}\n\
          [rounds.gate]\nshadow_items = 20\ncalibration_error = 1.0\nslower = 4.0\n",
-        root.display(),
-        store.display(),
         held_out.display(),
     );
-    std::fs::write(&config, text).unwrap();
-    let child = Command::new(env!("CARGO_BIN_EXE_beltsight"))
-        .args(["serve", "--config"])
-        .arg(&config)
-        .env("RUST_LOG", "info,ort=warn")
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let config = configured(folder, &root, "", &rest);
+    let served = Served::start(&config, &[("BELTSIGHT_MODEL_VERSION", "first")]).unwrap();
     let client = reqwest::Client::builder().timeout(Duration::from_secs(30)).build().unwrap();
-    let mut service = Service { child, url: String::new(), client, root, store, sent: AtomicI64::new(0) };
-    let mut lines = BufReader::new(service.child.stderr.take().unwrap()).lines();
-    for line in lines.by_ref() {
-        if let Some((_, address)) = line.unwrap().split_once("listening on ") {
-            service.url = address.trim().to_string();
-            std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| println!("{line}")));
-            return service;
-        }
-    }
-    panic!("the service did not start");
+    Service { served, client, root, store, sent: AtomicI64::new(0) }
 }
 
 /// Item `n`: a class has its own colour and texture, every item its own shade.
@@ -94,17 +69,24 @@ fn jpeg(n: usize) -> Vec<u8> {
 
 impl Service {
     async fn get(&self, path: &str) -> Value {
-        self.client.get(format!("{}{path}", self.url)).send().await.unwrap().json().await.unwrap()
+        self.client.get(format!("{}{path}", self.served.url)).send().await.unwrap().json().await.unwrap()
     }
 
     async fn post(&self, path: &str, body: Value) -> u16 {
-        self.client.post(format!("{}{path}", self.url)).body(body.to_string()).send().await.unwrap().status().as_u16()
+        self.client
+            .post(format!("{}{path}", self.served.url))
+            .body(body.to_string())
+            .send()
+            .await
+            .unwrap()
+            .status()
+            .as_u16()
     }
 
     /// Sends item `n`, which must be answered; gives the class that was named.
     async fn classify(&self, n: usize) -> String {
         self.sent.fetch_add(1, Ordering::Relaxed);
-        let response = self.client.post(format!("{}/classify", self.url)).body(jpeg(n)).send().await.unwrap();
+        let response = self.client.post(format!("{}/classify", self.served.url)).body(jpeg(n)).send().await.unwrap();
         assert_eq!(response.status(), 200, "item {n}");
         let verdict: Value = response.json().await.unwrap();
         verdict["verdicts"][0]["class"].as_str().unwrap().to_string()
@@ -258,8 +240,8 @@ async fn killed_at_any_moment_a_round_goes_on_and_the_line_does_not_notice() {
     service.label(labeled, labeled + 6).await;
     assert_eq!(service.post("/rounds", json!({"by": "Ann"})).await, 202);
     tokio::time::sleep(Duration::from_millis(1500)).await;
-    service.child.kill().unwrap();
-    service.child.wait().unwrap();
+    service.served.process.0.kill().unwrap();
+    service.served.process.0.wait().unwrap();
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(learning(&service.store), Vec::<u32>::new(), "learning dies with its service");
     let service = serve(folder.path(), "");

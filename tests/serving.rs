@@ -2,13 +2,14 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "common/served.rs"]
+mod served;
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    io::{Read, Write},
     net::TcpStream,
     path::Path,
-    process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -17,6 +18,7 @@ use beltsight::{
     tokens::{self, Role},
 };
 use common::{Server, jpeg, start_within};
+use served::{Running, Served, configured, shipped};
 
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -118,51 +120,9 @@ async fn a_head_without_end_and_too_many_headers_are_refused() {
     assert_eq!(server.client.get(format!("{}/healthz", server.url)).send().await.unwrap().status(), 200);
 }
 
-/// A service of its own process; killed when dropped.
-struct Service {
-    child: Child,
-    url: String,
-    log: Arc<Mutex<Vec<String>>>,
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn start(folder: &Path, server: &str) -> Result<Service, String> {
-    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
-    let config = folder.join("beltsight.toml");
-    let (models, store) = (models.display(), folder.join("data"));
-    let text = format!(
-        "[server]\nlisten = '127.0.0.1:0'\n{server}\n[model]\nroot = '{models}'\ndevice = 'cpu'\n[store]\nfolder = '{}'\n",
-        store.display()
-    );
-    std::fs::write(&config, text).unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_beltsight"))
-        .args(["serve", "--config"])
-        .arg(&config)
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
-    let mut said = String::new();
-    for line in log.by_ref().map_while(Result::ok) {
-        if let Some((_, url)) = line.split_once("listening on ") {
-            let url = url.trim().to_string();
-            let kept = Arc::<Mutex<Vec<String>>>::default();
-            let lines = kept.clone();
-            // Read on, so that the service never waits for a full pipe.
-            std::thread::spawn(move || log.map_while(Result::ok).for_each(|line| lines.lock().unwrap().push(line)));
-            return Ok(Service { child, url, log: kept });
-        }
-        said += &line;
-        said += "\n";
-    }
-    let _ = child.wait();
-    Err(said)
+/// The shipped student, with more lines in `[server]`. What the service said, when it does not start.
+fn start(folder: &Path, server: &str) -> Result<Served, String> {
+    Served::start(&configured(folder, &shipped(), server, ""), &[])
 }
 
 /// A self-signed certificate for localhost, made by openssl; `None`, with a word, where there is no openssl or curl.
@@ -257,12 +217,12 @@ fn a_renewed_certificate_is_taken_up_without_a_restart_and_one_that_does_not_fit
     let until = |what: &str, holds: &dyn Fn() -> bool| {
         let start = Instant::now();
         while !holds() {
-            assert!(start.elapsed() < Duration::from_secs(10), "{what}: {:?}", service.log.lock().unwrap());
+            assert!(start.elapsed() < Duration::from_secs(10), "{what}: {:?}", service.log());
             std::thread::sleep(Duration::from_millis(200));
         }
         println!("{what} after {:?}", start.elapsed());
     };
-    let said = |words: &str| service.log.lock().unwrap().iter().any(|line| line.contains(words));
+    let said = |words: &str| service.log().contains(words);
     // curl trusts certificate.pem alone, so it accepts the new one only when that is in use.
     std::fs::copy(folder.path().join("certificate.pem"), folder.path().join("old.pem")).unwrap();
     certificate(folder.path()).unwrap();
@@ -276,7 +236,7 @@ fn a_renewed_certificate_is_taken_up_without_a_restart_and_one_that_does_not_fit
     until("it is refused", &|| curl(folder.path(), &[&url]).1 && said("the certificate before it stays in use"));
     assert!(said("server.tls: this certificate and key can't be used"));
     std::fs::write(folder.path().join("key.pem"), good).unwrap();
-    let times = || service.log.lock().unwrap().iter().filter(|l| l.contains("renewed certificate is in use")).count();
+    let times = || service.log().matches("renewed certificate is in use").count();
     until("the right key is taken up", &|| curl(folder.path(), &[&url]).1 && times() == 2);
 }
 
@@ -299,13 +259,13 @@ fn a_stop_finishes_requests_at_hand_and_does_not_wait_for_open_streams_or_idle_c
     at_hand.write_all(&picture[..100]).unwrap();
     std::thread::sleep(Duration::from_millis(300));
     let told = Instant::now();
-    let pid = service.child.id().to_string();
+    let pid = service.process.0.id().to_string();
     assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
     std::thread::sleep(Duration::from_millis(200));
     at_hand.write_all(&picture[100..]).unwrap();
     let said = closed(at_hand);
     assert!(said.starts_with("HTTP/1.1 200"), "the request at hand is answered: {said}");
-    let status = service.child.wait().unwrap();
+    let status = service.process.0.wait().unwrap();
     let took = told.elapsed();
     assert!(status.success() && took < Duration::from_secs(4), "{status}, {took:?}");
     assert!(closed(stream).starts_with("HTTP/1.1 200"));
@@ -357,19 +317,15 @@ fn the_prometheus_of_the_compose_file_is_let_in_with_its_token() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let prometheus = Service { child, url: format!("http://127.0.0.1:{port}"), log: Arc::default() };
+    let _prometheus = Running(child);
     let started = Instant::now();
-    let ask = |query: &str| got(&format!("{}/api/v1/query?query={query}", prometheus.url));
+    let ask = |path: &str| got(&format!("http://127.0.0.1:{port}/api/v1/{path}"));
     loop {
-        let said = ask("beltsight_ready");
+        let said = ask("query?query=beltsight_ready");
         if said.contains("\"job\":\"beltsight\"") && said.contains(",\"1\"]") {
             break;
         }
-        assert!(
-            started.elapsed() < Duration::from_secs(20),
-            "{said}; {}",
-            got(&format!("{}/api/v1/targets", prometheus.url))
-        );
+        assert!(started.elapsed() < Duration::from_secs(20), "{said}; {}", ask("targets"));
         std::thread::sleep(Duration::from_millis(200));
     }
     assert!(got(&format!("{}/metrics", service.url)).contains("unauthorized"), "without the token it is not");

@@ -6,14 +6,18 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "common/served.rs"]
+mod served;
+
 use std::{
-    io::{BufRead, BufReader, Write},
+    io::Write,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
+use served::{Running, Served};
 
 const MEASURES_AFTER: Duration = Duration::from_secs(60);
 
@@ -30,41 +34,10 @@ fn installed(program: &str) -> bool {
     there
 }
 
-/// A child process that ends with the test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// The service with the shipped configuration on a free port and with a store of its own; returns its base address.
-fn service(store: &Path) -> (Running, String) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_beltsight"))
-        .args(["serve", "--config", "deploy/beltsight.toml"])
-        .current_dir(root())
-        .env("BELTSIGHT_SERVER_LISTEN", "127.0.0.1:0")
-        .env("BELTSIGHT_STORE_FOLDER", store)
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let log = BufReader::new(child.stderr.take().unwrap());
-    let child = Running(child);
-    let (found, address) = std::sync::mpsc::channel();
-    // Reads on to the end, so that the service never waits for a full pipe.
-    std::thread::spawn(move || {
-        for line in log.lines().map_while(Result::ok) {
-            eprintln!("service: {line}");
-            if let Some((_, rest)) = line.split_once("listening on ") {
-                let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || ":/.".contains(c))).unwrap_or(rest.len());
-                let _ = found.send(rest[..end].to_string());
-            }
-        }
-    });
-    let address = address.recv_timeout(Duration::from_secs(30)).expect("the log says `listening on http://…`");
-    (child, address)
+/// The service with the shipped configuration on a free port and with a store of its own.
+fn service(store: &Path) -> Served {
+    let environment = [("BELTSIGHT_SERVER_LISTEN", "127.0.0.1:0"), ("BELTSIGHT_STORE_FOLDER", store.to_str().unwrap())];
+    Served::start(&root().join("deploy/beltsight.toml"), &environment).unwrap()
 }
 
 /// Prometheus with the shipped configuration, asked more often and for this target; returns its base address.
@@ -185,7 +158,8 @@ async fn every_alert_and_every_panel_has_data_from_a_running_service() {
     }
     let folder = tempfile::tempdir().unwrap();
     let client = reqwest::Client::new();
-    let (_service, address) = service(&folder.path().join("store"));
+    let service = service(&folder.path().join("store"));
+    let address = service.url.clone();
     let (_prometheus, prometheus) = prometheus(folder.path(), &address);
     answered(&client, &format!("{address}/readyz"), Duration::from_secs(60)).await;
     answered(&client, &format!("{prometheus}/-/ready"), Duration::from_secs(30)).await;
