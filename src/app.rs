@@ -289,29 +289,40 @@ async fn count_labels(store: Store, metrics: Metrics, stop: CancellationToken) {
 
 /// Follows the registry, so that `beltsight models promote` and `rollback` reach a running service.
 async fn follow(registry: Registry, swapper: Arc<Swapper>, stop: CancellationToken) {
-    let mut known = registry.history().unwrap_or_default();
+    let mut known = registry.history().map_or(0, |history| history.len());
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(FOLLOW) => {}
         }
-        let (registry, swapper, before) = (registry.clone(), swapper.clone(), known.len());
-        let look = move || -> Result<_> {
-            let history = registry.history()?;
-            let version = registry.stack()?.pop().context("no version")?;
-            // Only a new entry counts: between a load and its entry the registry is behind the line. A student that
-            // is refused is not tried again: the refusal is in the log, and the line goes on.
-            if history.len() != before && swapper.infer.card().version != version {
-                let _ = swapper.load(&version);
-            }
-            Ok(history)
-        };
-        match tokio::task::spawn_blocking(look).await {
-            Ok(Ok(history)) => known = history,
+        let (registry, swapper) = (registry.clone(), swapper.clone());
+        match tokio::task::spawn_blocking(move || catch_up(&registry, &swapper, known)).await {
+            Ok(Ok(entries)) => known = entries,
             Ok(Err(e)) => tracing::error!("the registry of what serves can't be followed: {e:#}"),
             Err(e) => tracing::error!("{e}"),
         }
     }
+}
+
+/// Loads the student that is to serve if the registry got entries beyond `known`; tells how many it has.
+fn catch_up(registry: &Registry, swapper: &Swapper, known: usize) -> Result<usize> {
+    let look = || -> Result<_> {
+        let entries = registry.history()?.len();
+        let version = registry.stack()?.pop().context("no version")?;
+        Ok((entries, (swapper.infer.card().version != version).then_some(version)))
+    };
+    let (entries, apart) = look()?;
+    if entries == known || apart.is_none() {
+        return Ok(entries);
+    }
+    // Whoever is changing it from within this service has yet to write the entry: look again then.
+    let Ok(turn) = swapper.try_turn() else { return Ok(known) };
+    let (entries, apart) = look()?;
+    if let Some(version) = apart {
+        // One that is refused is not tried again: the refusal is in the log, and the line goes on.
+        let _ = swapper.load(&version, &turn);
+    }
+    Ok(entries)
 }
 
 /// Removes what is older than it has to be kept, every hour.

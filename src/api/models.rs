@@ -187,10 +187,11 @@ pub(super) async fn rollback(
     let order: Order = body::json(&api, request).await?;
     let by = caller.signs(order.by.as_deref())?;
     let back = move || {
+        let turn = api.swapper.try_turn()?;
         let mut stack = api.registry.stack()?;
         let present = stack.pop().unwrap_or_default();
         let before = stack.pop().ok_or(RegistryError::First(present))?;
-        let card = api.swapper.load(&before)?;
+        let card = api.swapper.load(&before, &turn)?;
         api.registry.rollback(&by, &order.why)?;
         Ok(Json(Loaded { model: card.label.clone() }))
     };
@@ -203,7 +204,8 @@ async fn take_over(api: Api, version: String, by: String, why: String) -> Result
         if !folders(&api)?.contains(&version) {
             return Err(ApiError::NotFound(format!("there is no model folder `{version}`")));
         }
-        let card = api.swapper.load(&version)?;
+        let turn = api.swapper.try_turn()?;
+        let card = api.swapper.load(&version, &turn)?;
         match api.registry.promote(&version, &by, &why) {
             Ok(()) | Err(RegistryError::Serves(_)) => {}
             // The line has it; only after a restart would the one before serve again.

@@ -4,7 +4,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, TryLockError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
 };
 
 use crate::{
@@ -72,8 +72,15 @@ pub struct Swapper {
     pub threads: usize,
     /// Largest micro-batch, for warming up.
     pub max_batch: usize,
-    /// Held while one is loaded.
+    /// Held from before a student is loaded until the registry says that it serves.
     pub loading: Mutex<()>,
+}
+
+/// The right to change what serves, one holder at a time. Who gives it back has told the registry, so that nobody who
+/// takes it next finds the line and the registry apart.
+#[must_use]
+pub struct Turn<'a> {
+    _alone: MutexGuard<'a, ()>,
 }
 
 /// Why a student was not loaded; the one that serves goes on.
@@ -88,16 +95,29 @@ pub enum LoadError {
 }
 
 impl Swapper {
-    /// Opens the student `root/version`, warms it up and hands the line over to it. Takes a second or so; blocks.
+    /// Waits until nobody else changes what serves; blocks for a second or so.
+    pub fn turn(&self) -> Turn<'_> {
+        Turn { _alone: self.loading.lock().unwrap_or_else(PoisonError::into_inner) } // by a load that panicked
+    }
+
+    /// The same for those who had rather come again than wait.
     ///
     /// # Errors
-    /// [`LoadError`].
-    pub fn load(&self, version: &str) -> Result<Arc<Card>, LoadError> {
-        let _alone = match self.loading.try_lock() {
-            Ok(alone) => alone,
-            Err(TryLockError::Poisoned(left)) => left.into_inner(), // by a load that panicked
-            Err(TryLockError::WouldBlock) => return Err(LoadError::Busy),
-        };
+    /// [`LoadError::Busy`].
+    pub fn try_turn(&self) -> Result<Turn<'_>, LoadError> {
+        match self.loading.try_lock() {
+            Ok(alone) => Ok(Turn { _alone: alone }),
+            Err(TryLockError::Poisoned(left)) => Ok(Turn { _alone: left.into_inner() }),
+            Err(TryLockError::WouldBlock) => Err(LoadError::Busy),
+        }
+    }
+
+    /// Opens the student `root/version`, warms it up and hands the line over to it. Takes a second or so; blocks. The
+    /// registry is to be told before `_turn` ends.
+    ///
+    /// # Errors
+    /// [`LoadError::Model`].
+    pub fn load(&self, version: &str, _turn: &Turn) -> Result<Arc<Card>, LoadError> {
         let precision = self.precision.as_deref();
         let opened = open(&self.root.join(version), precision, self.device, self.threads, self.max_batch);
         let outcome = if opened.is_ok() { "loaded" } else { "refused" };

@@ -5,7 +5,6 @@
 //! the student that serves is one that the registry names.
 
 use std::{
-    collections::VecDeque,
     fs, io,
     path::PathBuf,
     process::{Command, Stdio},
@@ -23,9 +22,14 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
-use super::{AGAIN, End, Folder, Outcome, Plan, Settings, Stage, run};
+use super::{
+    AGAIN, End, Folder, Outcome, Plan, Settings, Stage,
+    probation::{Probation, Terms},
+    run,
+    window::Belt,
+};
 use crate::{
-    domain::{Action, Optics, Reason, Source, Spread, Verdict},
+    domain::{Spread, Verdict},
     line::{
         shadow::Shadow,
         swap::{LoadError, Swapper},
@@ -35,25 +39,15 @@ use crate::{
         gate::{self, Ruling},
         registry::{Registry, RegistryError},
     },
-    store::{Challenge, Store, StoreError},
+    store::Store,
 };
 
 /// How often it looks at everything.
 const TICK: Duration = Duration::from_millis(500);
 /// Looks between two countings of labels.
 const COUNT_EVERY: u32 = 6;
-/// Newest belt items that tell how the line does.
-const WINDOW: usize = 200;
-/// Share of them that may be late while a round runs.
+/// Share of the newest belt items that may be late while a round runs.
 const LATE: f64 = 0.02;
-/// A belt item counts as late from this share of the deadline on.
-const NEARLY: f64 = 0.8;
-/// Belt items before a new student is judged in its probation.
-const PROBATION_ITEMS: usize = 100;
-/// Share by which rejects may change in probation beyond what the shadow run showed.
-const REJECT_JUMP: f64 = 0.15;
-/// Share of faults that ends a probation.
-const FAULTS: f64 = 0.05;
 /// Times a round's process may die before the round is given up.
 const TRIES: u32 = 5;
 
@@ -210,107 +204,6 @@ impl Now {
     }
 }
 
-/// How the line does: the newest belt items.
-#[derive(Default)]
-struct Belt(VecDeque<Seen>);
-
-#[derive(Clone, Copy)]
-struct Seen {
-    late: bool,
-    passed: bool,
-    fault: bool,
-    novelty: Option<f32>,
-    optics: Option<Optics>,
-}
-
-impl Belt {
-    fn add(&mut self, verdict: &Verdict, deadline: Duration) {
-        if verdict.source != Source::Belt {
-            return;
-        }
-        if self.0.len() == WINDOW {
-            self.0.pop_front();
-        }
-        self.0.push_back(Seen {
-            late: verdict.timings.total_ms > NEARLY * deadline.as_secs_f64() * 1e3,
-            passed: verdict.decision.action == Action::Accept,
-            fault: verdict.decision.reason == Reason::Fault,
-            novelty: verdict.novelty,
-            optics: verdict.optics,
-        });
-    }
-
-    fn share(&self, of: impl Fn(&Seen) -> bool) -> f64 {
-        self.0.iter().filter(|seen| of(seen)).count() as f64 / self.0.len().max(1) as f64
-    }
-
-    /// Mean of what `of` tells of each item; `None` before the window is full of items that tell it.
-    fn mean(&self, of: impl Fn(&Seen) -> Option<f32>) -> Option<f32> {
-        let known: Vec<f32> = self.0.iter().filter_map(of).collect();
-        (known.len() == WINDOW).then(|| known.iter().sum::<f32>() / WINDOW as f32)
-    }
-
-    fn novelty(&self) -> Option<f32> {
-        self.mean(|seen| seen.novelty)
-    }
-}
-
-/// A new student under watch.
-struct Probation {
-    version: String,
-    /// When it took over, by the clock of the record.
-    began: OffsetDateTime,
-    until: Instant,
-    tests: Tests,
-    /// Share of items that did not pass before.
-    before: f64,
-    /// Share of items on which the shadow run differed.
-    expected: f64,
-    belt: Belt,
-    items: usize,
-}
-
-/// Challenge tests that were announced since the student under watch took over.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Tests {
-    /// The newest event when they were read.
-    event: i64,
-    /// Whether one is not decided yet.
-    undecided: bool,
-    /// What is to be said about one that was missed.
-    missed: Option<String>,
-}
-
-impl Tests {
-    fn of(challenges: &[Challenge], began: OffsetDateTime, event: i64) -> Self {
-        let mut own = challenges.iter().filter(|challenge| challenge.announced >= began);
-        let undecided = own.clone().any(|challenge| challenge.found.is_none());
-        let missed = own.find(|challenge| challenge.found == Some(false));
-        let missed = missed.map(|c| format!("challenge test {} ({} on {}) was missed", c.challenge, c.piece, c.camera));
-        Self { event, undecided, missed }
-    }
-}
-
-/// Why the student under watch must go, if it must. `items` were judged by it; `rejects` and `faults` are shares of the
-/// newest of them.
-fn troubled(items: usize, before: f64, expected: f64, rejects: f64, faults: f64) -> Option<String> {
-    if items < PROBATION_ITEMS {
-        return None;
-    }
-    if faults > FAULTS {
-        return Some(format!("{:.1} % of the items had no scores", faults * 100.0));
-    }
-    let change = rejects - before;
-    (change.abs() > expected + REJECT_JUMP).then(|| {
-        format!(
-            "{:.1} % of the items were not let pass, {:.1} % before; the shadow run had shown a change of at most {:.1} %",
-            rejects * 100.0,
-            before * 100.0,
-            expected * 100.0
-        )
-    })
-}
-
 /// How long no round has run: since the last one ended, or, before the first one, since the service started.
 struct Idle {
     since: Instant,
@@ -360,6 +253,8 @@ impl Keeper {
         // Labels when the last round began, so that a restart forgets none that are new.
         self.seen = rounds.last().and_then(|round| round.read::<Plan>("plan.json")).map_or(0, |plan| plan.labels);
         self.idle = Idle::since_last(&rounds, OffsetDateTime::now_utc());
+        let (serving, span) = (self.parts.swapper.infer.card().version.clone(), self.parts.settings.probation);
+        self.probation = Probation::resume(&rounds, &serving, span, OffsetDateTime::now_utc());
         self.labels = self.count_labels().await;
         if let Err(e) = self.go_on() {
             tracing::error!("the round that was interrupted can't go on: {e}");
@@ -387,12 +282,8 @@ impl Keeper {
 
     fn see(&mut self, verdict: &Verdict) {
         self.belt.add(verdict, self.parts.deadline);
-        if let Some(probation) = &mut self.probation
-            && verdict.source == Source::Belt
-            && verdict.model.split('@').next() == Some(&probation.version)
-        {
-            probation.belt.add(verdict, self.parts.deadline);
-            probation.items += 1;
+        if let Some(probation) = &mut self.probation {
+            probation.see(verdict, self.parts.deadline);
         }
     }
 
@@ -546,9 +437,9 @@ impl Keeper {
         match child.try_wait() {
             Ok(None) => {
                 let late = self.belt.share(|seen| seen.late);
-                if self.belt.0.len() == WINDOW && late > LATE {
+                if self.belt.full() && late > LATE {
                     let _ = child.kill().await; // it may have ended this moment
-                    self.belt.0.clear();
+                    self.belt = Belt::default();
                     let (percent, pause) = (late * 100.0, settings.pause);
                     tracing::warn!(round = folder.number, "{percent:.1} % of the belt items are late: learning rests");
                     self.parts.metrics.rounds_paused.inc();
@@ -597,6 +488,9 @@ impl Keeper {
         if !ruling.promote {
             return self.hold(&folder, ruling);
         }
+        if self.parts.swapper.infer.card().version == folder.version() {
+            return self.end(&folder, End::Promoted, "it had taken over when the service stopped".into(), Some(ruling));
+        }
         let (candidate, infer) = (folder.candidate(), self.parts.swapper.infer.clone());
         match spawn_blocking(move || Shadow::start(&candidate, &infer)).await {
             Ok(Ok(shadow)) => self.now = Now::Shadow { folder, ruling, shadow },
@@ -642,23 +536,17 @@ impl Keeper {
         let reason = why.clone();
         let taken = spawn_blocking(move || -> Result<(), TakeOverError> {
             install(&from, &registry.root, &version)?;
-            swapper.load(&version)?;
+            let turn = swapper.turn();
+            swapper.load(&version, &turn)?;
             Ok(registry.promote(&version, &by, &reason)?)
         });
         let taken = taken.await.unwrap_or_else(|e| Err(TakeOverError::Files(io::Error::other(e))));
         match taken {
             Ok(()) => {
-                let shadow = ruling.disagreement.max(self.shadow_share(&ruling));
-                self.probation = Some(Probation {
-                    version: folder.version(),
-                    began: OffsetDateTime::now_utc(),
-                    tests: Tests::default(),
-                    until: Instant::now() + self.parts.settings.probation,
-                    before: self.belt.share(|seen| !seen.passed),
-                    expected: shadow,
-                    belt: Belt::default(),
-                    items: 0,
-                });
+                let expected = ruling.disagreement.max(self.shadow_share(&ruling));
+                let terms =
+                    Terms { began: OffsetDateTime::now_utc(), before: self.belt.share(|seen| !seen.passed), expected };
+                self.probation = Some(Probation::begin(&folder, terms, self.parts.settings.probation));
                 self.end(&folder, End::Promoted, why, Some(ruling));
             }
             Err(e) => self.end(&folder, End::Failed, format!("it could not take over: {e}"), Some(ruling)),
@@ -675,17 +563,16 @@ impl Keeper {
         if self.parts.swapper.infer.card().version != probation.version {
             return; // somebody changed it meanwhile
         }
-        if let Err(e) = self.read_tests(&mut probation).await {
+        if let Err(e) = probation.read_tests(&self.parts.store).await {
             tracing::warn!("challenge tests can't be looked at: {e}"); // the next look may succeed
         }
-        let (rejects, faults) = (probation.belt.share(|seen| !seen.passed), probation.belt.share(|seen| seen.fault));
-        let trouble = || troubled(probation.items, probation.before, probation.expected, rejects, faults);
-        if let Some(why) = probation.tests.missed.clone().or_else(trouble) {
+        if let Some(why) = probation.trouble() {
             tracing::error!("{} is taken back: {why}", probation.version);
             let (registry, swapper) = (self.parts.registry.clone(), self.parts.swapper.clone());
             let back = spawn_blocking(move || -> Result<(), TakeOverError> {
+                let turn = swapper.turn();
                 let version = registry.rollback("probation", &why)?;
-                swapper.load(&version)?;
+                swapper.load(&version, &turn)?;
                 Ok(())
             });
             match back.await {
@@ -693,20 +580,11 @@ impl Keeper {
                 Ok(Err(e)) => tracing::error!("it could not be taken back: {e}"),
                 Err(e) => tracing::error!("{e}"),
             }
-        } else if Instant::now() >= probation.until && !probation.tests.undecided {
+        } else if probation.over() {
             tracing::info!("{} has passed its probation", probation.version);
         } else {
             self.probation = Some(probation);
         }
-    }
-
-    /// Reads the challenge tests of `probation` again if anything was written into the record meanwhile.
-    async fn read_tests(&self, probation: &mut Probation) -> Result<(), StoreError> {
-        let event = self.parts.store.newest_event().await?;
-        if event != probation.tests.event {
-            probation.tests = Tests::of(&self.parts.store.challenges(None).await?, probation.began, event);
-        }
-        Ok(())
     }
 
     fn end(&mut self, folder: &Folder, end: End, why: String, ruling: Option<Ruling>) {
@@ -817,14 +695,5 @@ mod tests {
         assert_eq!(idle(&rounds), 7);
         assert_eq!(idle(&[rounds[0].clone(), Folder::new(folder.path(), 3)]), 30, "one that was broken off has no end");
         assert_eq!(idle(&[ended(4, hours(5))]), 0, "the clock was set back");
-    }
-
-    #[test]
-    fn a_probation_ends_by_faults_or_by_a_jump_beyond_what_the_shadow_run_showed() {
-        assert_eq!(troubled(99, 0.1, 0.0, 0.9, 0.9), None, "too few items to tell");
-        assert!(troubled(100, 0.1, 0.0, 0.1, 0.06).is_some_and(|why| why.contains("no scores")));
-        assert_eq!(troubled(100, 0.1, 0.2, 0.4, 0.0), None, "the shadow run foretold it");
-        assert!(troubled(100, 0.1, 0.05, 0.4, 0.0).is_some_and(|why| why.contains("40.0 %")));
-        assert!(troubled(100, 0.5, 0.05, 0.1, 0.0).is_some(), "suddenly everything passes");
     }
 }

@@ -13,7 +13,9 @@
 //! Invariant: a file or folder under its final name is whole, so a round that was killed goes on by being run again.
 
 pub mod keeper;
+mod probation;
 pub mod run;
+mod window;
 
 use std::{
     fs, io,
