@@ -315,6 +315,9 @@ enum BenchCmd {
         /// Seed of the belt.
         #[arg(long, default_value_t = 1)]
         seed: u64,
+        /// Through a network camera (MJPEG) that this program is, instead of drawing within the service.
+        #[arg(long)]
+        mjpeg: bool,
         /// Then faster belts, then more cameras, each until an item is missed or late.
         #[arg(long)]
         until_it_breaks: bool,
@@ -364,7 +367,7 @@ enum BenchCmd {
         #[arg(long, default_value = "fixmatch")]
         train: String,
         /// What `beltsight distill` is told in the rounds; without it, what was trained serves.
-        #[arg(long, default_value = "")]
+        #[arg(long, default_value = "", allow_hyphen_values = true)]
         distill: String,
         /// The class that may pass.
         #[arg(long)]
@@ -391,8 +394,11 @@ enum BenchCmd {
         #[arg(long)]
         out: PathBuf,
         /// What `beltsight train` is told in the rounds, in one string.
-        #[arg(long, default_value = "fixmatch --net small --steps 600")]
+        #[arg(long, default_value = "fixmatch --input 128")]
         train: String,
+        /// What `beltsight distill` is told in the rounds, in one string; empty: what was trained serves.
+        #[arg(long, default_value = "", allow_hyphen_values = true)]
+        distill: String,
         /// Ask for labels by chance instead of by usefulness.
         #[arg(long)]
         random: bool,
@@ -663,9 +669,9 @@ async fn measure(command: BenchCmd) -> Result<()> {
             }
             print!("{}", bench::precision::precision(&model, &pictures)?);
         }
-        BenchCmd::Belt { model, seconds, items_per_minute, seed, until_it_breaks, out } => {
+        BenchCmd::Belt { model, seconds, items_per_minute, seed, mjpeg, until_it_breaks, out } => {
             let span = Duration::from_secs(seconds);
-            let plan = bench::belt::Plan { model, span, items_per_minute, seed, until_it_breaks };
+            let plan = bench::belt::Plan { model, span, items_per_minute, seed, mjpeg, until_it_breaks };
             let report = serde_json::to_string_pretty(&bench::belt::run(&plan).await?)?;
             println!("{report}");
             if let Some(out) = out {
@@ -679,13 +685,12 @@ async fn measure(command: BenchCmd) -> Result<()> {
             bench::load::swaps(&model, bench::jpegs(&data)?, swaps).await?;
         }
         BenchCmd::Photos { data, out, first, train, distill, accept, start, batch, rounds, random, seed } => {
-            let words = |text: String| text.split_whitespace().map(String::from).collect();
             let plan = bench::photos::Plan {
                 data,
                 out: out.clone(),
-                first: words(first),
-                train: words(train),
-                distill: words(distill),
+                first: words(&first),
+                train: words(&train),
+                distill: words(&distill),
                 accept,
                 start,
                 batch,
@@ -696,11 +701,11 @@ async fn measure(command: BenchCmd) -> Result<()> {
             let report = bench::photos::run(plan).await?;
             std::fs::write(out.join("photos.json"), serde_json::to_string_pretty(&report)?)?;
         }
-        BenchCmd::Story { out, train, random, seed, phase } => {
-            let train = train.split_whitespace().map(String::from).collect();
+        BenchCmd::Story { out, train, distill, random, seed, phase } => {
             let plan = bench::story::Plan {
                 out: out.clone(),
-                train,
+                train: words(&train),
+                distill: words(&distill),
                 useful: !random,
                 seed,
                 phase: Duration::from_secs(phase),
@@ -716,4 +721,9 @@ async fn measure(command: BenchCmd) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The words of an argument that holds several.
+fn words(text: &str) -> Vec<String> {
+    text.split_whitespace().map(String::from).collect()
 }

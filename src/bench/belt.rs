@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde_json::json;
 use time::OffsetDateTime;
 
-use super::{classify::Service, load::recorded_since, machine, quantile, resident};
+use super::{classify::Service, eye::Eye, load::recorded_since, machine, quantile, resident};
 use crate::{
     belt::{Belt, BeltConfig, Species},
     domain::{Action, Verdict, ms},
@@ -54,6 +54,8 @@ pub struct Plan {
     pub items_per_minute: f64,
     /// Seed of the belt; camera `n` has `seed + n`.
     pub seed: u64,
+    /// Through a network camera that this program is, instead of drawing within the service.
+    pub mjpeg: bool,
     /// Go on with faster belts and more cameras until an item is missed or late.
     pub until_it_breaks: bool,
 }
@@ -82,6 +84,8 @@ pub struct Report {
 pub struct Run {
     /// Cameras.
     pub cameras: usize,
+    /// Whether they were network cameras that send MJPEG.
+    pub mjpeg: bool,
     /// Items a minute on each belt.
     pub items_per_minute: f64,
     /// Pictures a second that each camera drew; the belt asks for 60.
@@ -96,7 +100,8 @@ pub struct Run {
     pub missed: usize,
     /// Items with more than one.
     pub doubled: usize,
-    /// Verdicts whose place is that of an item of another species.
+    /// Verdicts whose place is that of an item of another species; of a network camera, which tells no species, those
+    /// whose place is more than a quarter of a pitch from any item.
     pub misplaced: usize,
     /// Verdicts that no score stands behind.
     pub faults: usize,
@@ -112,8 +117,8 @@ pub struct Run {
     pub resident_mb: Vec<f64>,
     /// Cores that the service kept busy.
     pub cores_busy: f64,
-    /// Share of that which drew the belt.
-    pub drawing_share: f64,
+    /// Share of that which drew the belt; a network camera's belt is drawn elsewhere.
+    pub drawing_share: Option<f64>,
 }
 
 /// Capture to verdict, in milliseconds.
@@ -195,8 +200,11 @@ fn name(camera: usize) -> String {
     format!("belt-{camera}")
 }
 
-fn start(plan: &Plan, belts: &[BeltConfig]) -> Result<Service> {
-    let camera = |(n, belt): (usize, &BeltConfig)| json!({ "name": name(n), "source": "simulated", "belt": belt });
+fn start(plan: &Plan, belts: &[BeltConfig], eyes: &[Eye]) -> Result<Service> {
+    let camera = |(n, belt): (usize, &BeltConfig)| match eyes.get(n) {
+        Some(eye) => json!({ "name": name(n), "source": "mjpeg", "url": format!("http://{}/belt", eye.address) }),
+        None => json!({ "name": name(n), "source": "simulated", "belt": belt }),
+    };
     let gate = |(n, belt): (usize, &BeltConfig)| {
         json!({
             "name": format!("out-{n}"), "camera": name(n), "actions": ["reject", "divert"], "distance": "900mm",
@@ -216,8 +224,10 @@ fn start(plan: &Plan, belts: &[BeltConfig]) -> Result<Service> {
 
 async fn one(plan: &Plan, cameras: usize, items_per_minute: f64, span: Duration) -> Result<Run> {
     let belts: Vec<BeltConfig> = (0..cameras).map(|n| belt(plan, n, items_per_minute)).collect();
+    let eyes: Vec<Eye> =
+        belts.iter().filter(|_| plan.mjpeg).map(|belt| Eye::start(belt.clone())).collect::<Result<_>>()?;
     let began = OffsetDateTime::now_utc();
-    let service = start(plan, &belts)?;
+    let service = start(plan, &belts, &eyes)?;
     service.ready().await?;
     tokio::time::sleep(SETTLE).await;
     let (from, before) = (OffsetDateTime::now_utc(), Counts::of(&service).await?);
@@ -237,6 +247,7 @@ async fn one(plan: &Plan, cameras: usize, items_per_minute: f64, span: Duration)
     let processor = since(|counts| counts.ticks);
     let mut run = Run {
         cameras,
+        mjpeg: plan.mjpeg,
         items_per_minute,
         frames_per_second: since(|counts| counts.sum("beltsight_frames_total", "")) / seconds / cameras as f64,
         frames_dropped: since(|counts| counts.sum("beltsight_frames_dropped_total", "")) as u64,
@@ -252,13 +263,13 @@ async fn one(plan: &Plan, cameras: usize, items_per_minute: f64, span: Duration)
         commands: end.commands(),
         resident_mb,
         cores_busy: processor / TICKS / seconds,
-        drawing_share: since(|counts| counts.drawing) / processor.max(1.0),
+        drawing_share: (!plan.mjpeg).then(|| since(|counts| counts.drawing) / processor.max(1.0)),
     };
     let mut times = Vec::new();
     for (n, belt) in belts.into_iter().enumerate() {
         let mut own: Vec<&Verdict> = verdicts.iter().filter(|v| v.camera == name(n)).collect();
         own.sort_by_key(|v| v.time);
-        let told = Told::of(&own, belt)?;
+        let told = Told::of(&own, belt, eyes.get(n).map(|eye| eye.began))?;
         let passed = told.passed(seconds_of(from), seconds_of(to));
         run.items += passed.len();
         let counts = passed.iter().map(|item| told.verdicts.get(item).map_or(0, Vec::len));
@@ -284,6 +295,12 @@ fn seconds_of(time: OffsetDateTime) -> f64 {
     (time - OffsetDateTime::UNIX_EPOCH).as_seconds_f64()
 }
 
+/// Where on the belt of picture 0, taken at `start`, the item of `verdict` lies.
+fn at(verdict: &Verdict, start: f64, speed: f64) -> f64 {
+    let centre = verdict.region.map_or(0.0, |region| f64::from(region.centre().0));
+    (seconds_of(verdict.time) - start) * speed - centre
+}
+
 /// Which item each verdict is about.
 struct Told<'a> {
     config: BeltConfig,
@@ -296,41 +313,45 @@ struct Told<'a> {
 }
 
 impl<'a> Told<'a> {
-    /// `verdicts` of one camera since the service started, the oldest first.
-    fn of(verdicts: &[&'a Verdict], config: BeltConfig) -> Result<Self> {
+    /// `verdicts` of one camera since the service started, the oldest first; `began`: when picture 0 was taken, where
+    /// that is known.
+    fn of(verdicts: &[&'a Verdict], config: BeltConfig, began: Option<f64>) -> Result<Self> {
         let (Some(first), Some(last)) = (verdicts.first(), verdicts.last()) else { bail!("no verdicts") };
-        let seconds = (last.time - first.time).as_seconds_f64();
         let belt = Belt::new(config.clone())?;
+        let seconds = seconds_of(last.time) - began.unwrap_or(seconds_of(first.time));
         let places = 0..(seconds * config.items_per_minute / 60.0) as u64 + 100;
         let items: Vec<(f64, Species)> = places.filter_map(|i| Some((belt.position(i)?, belt.species(i)?))).collect();
+        if let Some(began) = began {
+            return Ok(Self::with(verdicts, &config, &items, began));
+        }
         // Which item the first verdict is about is told by the species that follow.
         let some = &verdicts[..verdicts.len().min(200)];
-        let tried = (0..40).map(|item| Self::with(some, &config, &items, item));
-        let best = tried.enumerate().min_by_key(|(_, told)| told.misplaced);
-        let (first, _) = best.context("no place fits")?;
-        Ok(Self::with(verdicts, &config, &items, first))
+        let start = |item: usize| (at(first, 0.0, config.speed) - items[item].0) / config.speed;
+        let best = (0..40).map(start).min_by_key(|start| Self::with(some, &config, &items, *start).misplaced);
+        Ok(Self::with(verdicts, &config, &items, best.context("no place fits")?))
     }
 
-    fn with(verdicts: &[&'a Verdict], config: &BeltConfig, items: &[(f64, Species)], first: usize) -> Self {
-        let centre = |v: &Verdict| v.region.map_or(0.0, |region| f64::from(region.centre().0));
-        let at = |v: &Verdict, start: f64| (seconds_of(v.time) - start) * config.speed - centre(v);
+    fn with(verdicts: &[&'a Verdict], config: &BeltConfig, items: &[(f64, Species)], start: f64) -> Self {
+        let quarter = config.speed * 60.0 / config.items_per_minute / 4.0;
         let mut told = Self {
             positions: items.iter().map(|(position, _)| *position).collect(),
-            start: at(verdicts[0], 0.0) / config.speed - items[first].0 / config.speed,
+            start,
             config: config.clone(),
             verdicts: BTreeMap::new(),
             misplaced: 0,
         };
         for &verdict in verdicts {
-            let position = at(verdict, told.start);
+            let position = at(verdict, told.start, config.speed);
             let next = told.positions.partition_point(|p| *p < position).min(items.len() - 1);
             let item = match next.checked_sub(1) {
                 Some(before) if position - told.positions[before] < told.positions[next] - position => before,
                 _ => next,
             };
+            let off = position - told.positions[item];
             // The wall clock may run a little faster or slower than the one that moves the belt.
-            told.start += 0.05 * (position - told.positions[item]) / config.speed;
-            told.misplaced += usize::from(verdict.truth.as_deref() != Some(items[item].1.name()));
+            told.start += 0.05 * off / config.speed;
+            let right = verdict.truth.as_ref().map_or(off.abs() < quarter, |truth| truth == items[item].1.name());
+            told.misplaced += usize::from(!right);
             told.verdicts.entry(item).or_default().push(verdict);
         }
         told

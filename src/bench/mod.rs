@@ -6,6 +6,7 @@ pub mod belt;
 pub mod classify;
 pub mod client;
 pub mod expert;
+pub mod eye;
 pub mod load;
 pub mod photos;
 pub mod precision;
