@@ -321,7 +321,7 @@ impl Metrics {
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         // A counter that was never touched is absent, and an alert on an absent series never fires: start them at 0.
         for source in ["belt", "http"] {
-            for reason in ["accepted", "wrong_class", "unsure", "low_score", "fault"] {
+            for reason in ["accepted", "wrong_class", "unsure", "several", "low_score", "fault"] {
                 all.reasons.with_label_values(&[source, reason]);
             }
             for stage in ["decode", "locate", "queue", "infer"] {

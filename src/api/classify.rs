@@ -92,8 +92,16 @@ pub(super) async fn classify(
         if let Err(e) = &scored.scores {
             return Err(fault(e.clone()));
         }
-        let origin =
-            Origin { source: Source::Http, camera: "".into(), track: 0, region, wall, truth: None, optics: None };
+        let origin = Origin {
+            source: Source::Http,
+            camera: "".into(),
+            track: 0,
+            region,
+            several: false,
+            wall,
+            truth: None,
+            optics: None,
+        };
         let timings = Timings { total_ms: ms(arrived.elapsed()), ..prepared.timings };
         judged.push((assemble(origin, &scored, timings), scored.model));
     }

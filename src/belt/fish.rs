@@ -134,6 +134,12 @@ impl Fish {
         self.length / 2.0 * (self.angle.sin().abs() * 1.02 + depth * self.plump * self.angle.cos().abs() + 0.04)
     }
 
+    /// Half the width of the picture columns it may cover, pixels (an upper bound).
+    pub fn half_width(&self) -> f32 {
+        let depth = if self.species == Species::Flounder { 0.72 } else { 0.42 };
+        self.length / 2.0 * (self.angle.cos().abs() * 1.02 + depth * self.plump * self.angle.sin().abs() + 0.04)
+    }
+
     /// "a medium salmon lying on its side, head to the left, wet".
     pub fn sentence(&self) -> String {
         let size = ["small", "medium", "large"][((self.size * 3.0) as usize).min(2)];

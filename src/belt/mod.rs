@@ -47,11 +47,18 @@ pub struct BeltConfig {
     pub frame_rate: f64,
     /// Share of salmon among the items; the others share the rest equally.
     pub salmon_share: f64,
-    /// The species that come beside salmon.
+    /// The species that come beside salmon, each as often as it is named.
     pub others: Vec<Species>,
+    /// Share of the items that lie against the one before, or a little over it.
+    #[serde(skip_serializing_if = "nothing")]
+    pub touching_share: f64,
     /// What is different from some moment on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub change: Option<Change>,
+}
+
+fn nothing(share: &f64) -> bool {
+    *share == 0.0
 }
 
 /// What is different from some moment on: another lamp, a dirty lens, other fish.
@@ -88,6 +95,7 @@ impl Default for BeltConfig {
             frame_rate: 25.0,
             salmon_share: 0.5,
             others: Species::ALL[1..].to_vec(),
+            touching_share: 0.0,
             change: None,
         }
     }
@@ -108,6 +116,8 @@ struct Placed {
     /// Picture row of the item's centre.
     y: f64,
     fish: Fish,
+    /// Whether it is one of those that lie against the one before.
+    touches: bool,
 }
 
 /// The simulated belt; see [`Belt::frame`].
@@ -134,8 +144,8 @@ impl Belt {
         if !positive(config.speed) || !positive(config.items_per_minute) || !positive(config.frame_rate) {
             return invalid("speed, items_per_minute and frame_rate must be above 0".into());
         }
-        if !(0.0..=1.0).contains(&config.empty_share) || !(0.0..=1.0).contains(&config.salmon_share) {
-            return invalid("empty_share and salmon_share must be 0 to 1".into());
+        if ![config.empty_share, config.salmon_share, config.touching_share].iter().all(|s| (0.0..=1.0).contains(s)) {
+            return invalid("empty_share, salmon_share and touching_share must be 0 to 1".into());
         }
         if config.others.is_empty() || config.change.as_ref().is_some_and(|change| change.others.is_empty()) {
             return invalid("others must name a species".into());
@@ -191,6 +201,11 @@ impl Belt {
         self.place(item).map(|placed| placed.fish.species)
     }
 
+    /// Whether the item at place `item` lies against the one before.
+    pub fn touches(&self, item: u64) -> bool {
+        self.place(item).is_some_and(|placed| placed.touches)
+    }
+
     /// Belt position of the centre of the item at place `item`: at the time of picture `n` it lies at
     /// `x = n * speed / frame_rate - position`. `None` for an empty place.
     pub fn position(&self, item: u64) -> Option<f64> {
@@ -211,10 +226,22 @@ impl Belt {
         let reach = LONGEST * f64::from(self.config.width);
         let first = ((offset - f64::from(self.config.width) - reach) / self.pitch()).floor().max(0.0) as u64;
         let end = ((offset + reach) / self.pitch()).ceil().max(0.0) as u64;
-        first..end
+        first..end + u64::from(self.config.touching_share > 0.0) // which comes earlier than its place
     }
 
     fn place(&self, item: u64) -> Option<Placed> {
+        let own = self.place_apart(item)?;
+        match item.checked_sub(1).and_then(|before| self.place_apart(before)) {
+            Some(before) if own.touches && !before.touches => {
+                let apart = f64::from(before.fish.half_width() + own.fish.half_width()) * 0.75;
+                Some(Placed { position: before.position + apart, y: before.y, ..own })
+            }
+            _ => Some(Placed { touches: false, ..own }),
+        }
+    }
+
+    /// Where an item lies that touches no other.
+    fn place_apart(&self, item: u64) -> Option<Placed> {
         let mut random = stream(self.config.seed, Purpose::Item, item);
         if random.random_bool(self.config.empty_share) {
             return None;
@@ -228,7 +255,8 @@ impl Belt {
         let half = f64::from(fish.half_height()) + 4.0;
         let free = (f64::from(self.config.height) / 2.0 - half).max(0.0);
         let y = f64::from(self.config.height) / 2.0 + free * random.random_range(-1.0..=1.0);
-        Some(Placed { position, y, fish })
+        let touches = self.config.touching_share > 0.0 && random.random_bool(self.config.touching_share);
+        Some(Placed { position, y, fish, touches })
     }
 
     fn sprite(&mut self, item: u64, fish: &Fish) -> Arc<Sprite> {

@@ -108,6 +108,8 @@ pub struct Item {
     pub track: u64,
     /// Where it lies in the frame that is judged.
     pub region: Region,
+    /// Whether its outline is unlike that of one item, as where several touch.
+    pub several: bool,
 }
 
 /// Where an item came from.
@@ -308,6 +310,8 @@ pub enum Reason {
     WrongClass,
     /// The probability lay in the unsure band.
     Unsure,
+    /// It would have been accepted, but its outline is unlike that of one item: several may touch.
+    Several,
     /// The probability was too low to accept, or not a number.
     LowScore,
     /// There were no scores at all.
@@ -321,6 +325,7 @@ impl Reason {
             Reason::Accepted => "accepted",
             Reason::WrongClass => "wrong_class",
             Reason::Unsure => "unsure",
+            Reason::Several => "several",
             Reason::LowScore => "low_score",
             Reason::Fault => "fault",
         }

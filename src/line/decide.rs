@@ -37,6 +37,14 @@ pub fn decide(card: Option<&Card>, scores: &Result<Scores, Fault>) -> Decision {
     Decision { action, reason, class: Some(best.clone()), accept_probability }
 }
 
+/// Diverts what may be several items: one good one among them must not let the others by.
+pub fn unless_several(decision: Decision, several: bool) -> Decision {
+    match decision.action {
+        Action::Accept if several => Decision { action: Action::Divert, reason: Reason::Several, ..decision },
+        _ => decision,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,5 +94,16 @@ mod tests {
             assert_eq!(decide(Some(&card()), &Err(fault)).reason, Reason::Fault);
         }
         assert_eq!(decide(None, &short).action, Action::Reject);
+    }
+
+    #[test]
+    fn several_are_never_accepted_for_one() {
+        let told = |action, several| {
+            let decision = Decision { action, reason: Reason::Accepted, class: None, accept_probability: 1.0 };
+            unless_several(decision, several).action
+        };
+        assert_eq!(told(Action::Accept, true), Action::Divert);
+        assert_eq!(told(Action::Accept, false), Action::Accept);
+        assert_eq!(told(Action::Reject, true), Action::Reject);
     }
 }

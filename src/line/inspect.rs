@@ -113,6 +113,7 @@ fn judge(line: &Line, frame: &Frame, picture: &Picture, item: Item, decode_ms: f
         camera: frame.camera.clone(),
         track: item.track,
         region: Some(item.region),
+        several: item.several,
         wall: frame.wall,
         truth: truth(&frame.truth, item.region),
         optics,

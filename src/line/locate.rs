@@ -3,10 +3,13 @@
 //! The picture is shrunk to [`CELLS_ACROSS`] cells; cells that differ from the learned belt form blobs; blobs are
 //! followed along the belt, which runs along the picture's width.
 //!
+//! Items that touch are one to the locator: they are returned as one, marked as several when the outline is unlike those
+//! of the items before. What is much smaller than an item and beside it is a part of it.
+//!
 //! Invariant: an item that passes is returned exactly once, at the first picture in which it lies whole inside, or,
 //! if it never does, when it begins to leave: doubt about it is for `decide`, not a reason to let it by unseen.
 
-use std::{cell::RefCell, cmp::Reverse, time::Instant};
+use std::{cell::RefCell, cmp::Reverse, collections::VecDeque, f32::consts::PI, time::Instant};
 
 use fast_image_resize as fir;
 
@@ -25,6 +28,14 @@ const MOST_COVERED: f32 = 0.7;
 const REACH: usize = 6;
 /// How many times smaller a part is.
 const PART: usize = 4;
+/// Outlines that are remembered, and those without which there is nothing to compare with.
+const KNOWN: usize = 200;
+const FEW: usize = 40;
+/// How many times longer and wider than nine tenths of them an outline is that may be several items'.
+const LONGER: f32 = 1.3;
+const WIDER: f32 = 1.5;
+/// How much less than nine tenths of them it fills its ellipse.
+const EMPTIER: f32 = 0.12;
 /// A track that was not seen for this long is forgotten.
 const FORGET_AFTER: f32 = 2.0;
 
@@ -120,7 +131,8 @@ fn half_way(counts: &[usize; 256], half: usize) -> f32 {
     at.unwrap_or(0) as f32
 }
 
-/// A connected group of cells that are no belt: first and last column and row, and how many cells.
+/// A connected group of cells that are no belt: first and last column and row, how many cells, and the sums of their x,
+/// y, x², y² and xy.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Blob {
     left: usize,
@@ -128,6 +140,54 @@ struct Blob {
     right: usize,
     bottom: usize,
     area: usize,
+    sums: [usize; 5],
+}
+
+impl Blob {
+    fn outline(&self) -> Outline {
+        let area = self.area as f64;
+        let [x, y, xx, yy, xy] = self.sums.map(|sum| sum as f64 / area);
+        // A cell is as wide as it is, not a point: a twelfth.
+        let (a, b, c) = (xx - x * x + 1.0 / 12.0, yy - y * y + 1.0 / 12.0, xy - x * y);
+        let (mean, half) = ((a + b) / 2.0, (((a - b) / 2.0).powi(2) + c * c).sqrt());
+        let axis = |variance: f64| 4.0 * variance.max(0.0).sqrt() as f32;
+        let (length, width) = (axis(mean + half), axis(mean - half));
+        Outline { length, width, fill: self.area as f32 / (PI / 4.0 * length * width) }
+    }
+}
+
+/// The ellipse with a blob's second moments: its axes in cells, and the blob's area over the ellipse's. A fish fills its
+/// ellipse but for fins and tail; two that touch at an angle leave corners empty, two in a row are longer, two side by
+/// side are wider.
+#[derive(Clone, Copy, Debug)]
+struct Outline {
+    length: f32,
+    width: f32,
+    fill: f32,
+}
+
+/// The outlines of the newest items.
+#[derive(Default)]
+struct Outlines(VecDeque<Outline>);
+
+impl Outlines {
+    /// Whether `outline` is unlike the others; remembers it. Before there are [`FEW`] nothing is.
+    fn unlike(&mut self, outline: Outline) -> bool {
+        let at = |share: f32, of: fn(&Outline) -> f32| {
+            let mut all: Vec<f32> = self.0.iter().map(of).collect();
+            all.sort_by(f32::total_cmp);
+            all[(share * (all.len() - 1) as f32).round() as usize]
+        };
+        let unlike = self.0.len() >= FEW
+            && (outline.length > LONGER * at(0.9, |o| o.length)
+                || outline.width > WIDER * at(0.9, |o| o.width)
+                || outline.fill < at(0.1, |o| o.fill) - EMPTIER);
+        if self.0.len() == KNOWN {
+            self.0.pop_front();
+        }
+        self.0.push_back(outline);
+        unlike
+    }
 }
 
 /// Groups marked cells; cells up to two apart belong together, so that a pale stripe does not cut a fish in two.
@@ -141,7 +201,7 @@ fn blobs(marked: &[bool], across: usize, down: usize, min_area: usize) -> Vec<Bl
         }
         seen[start] = true;
         stack.push(start);
-        let mut blob = Blob { left: across, top: down, right: 0, bottom: 0, area: 0 };
+        let mut blob = Blob { left: across, top: down, right: 0, bottom: 0, area: 0, sums: [0; 5] };
         while let Some(i) = stack.pop() {
             let (x, y) = (i % across, i / across);
             blob.left = blob.left.min(x);
@@ -149,6 +209,7 @@ fn blobs(marked: &[bool], across: usize, down: usize, min_area: usize) -> Vec<Bl
             blob.top = blob.top.min(y);
             blob.bottom = blob.bottom.max(y);
             blob.area += 1;
+            blob.sums = add(blob.sums, [x, y, x * x, y * y, x * y]);
             for ny in y.saturating_sub(2)..(y + 3).min(down) {
                 for nx in x.saturating_sub(2)..(x + 3).min(across) {
                     let n = ny * across + nx;
@@ -164,6 +225,10 @@ fn blobs(marked: &[bool], across: usize, down: usize, min_area: usize) -> Vec<Bl
         }
     }
     found
+}
+
+fn add(a: [usize; 5], b: [usize; 5]) -> [usize; 5] {
+    std::array::from_fn(|i| a[i] + b[i])
 }
 
 /// Joins parts to the items that they lie beside.
@@ -184,6 +249,7 @@ fn gather(mut found: Vec<Blob>) -> Vec<Blob> {
                 item.top = item.top.min(part.top);
                 item.bottom = item.bottom.max(part.bottom);
                 item.area += part.area;
+                item.sums = add(item.sums, part.sums);
             }
             None => items.push(part),
         }
@@ -271,12 +337,22 @@ pub struct Locator {
     speed: Option<f32>,
     tracks: Vec<Track>,
     next: u64,
+    outlines: Outlines,
 }
 
 impl Locator {
     /// A locator that has seen nothing yet.
     pub fn new(config: LocateConfig) -> Self {
-        Self { config, belt: Vec::new(), size: (0, 0), scale: 1.0, speed: None, tracks: Vec::new(), next: 1 }
+        Self {
+            config,
+            belt: Vec::new(),
+            size: (0, 0),
+            scale: 1.0,
+            speed: None,
+            tracks: Vec::new(),
+            next: 1,
+            outlines: Outlines::default(),
+        }
     }
 
     /// The items in `picture`, taken at `captured`, that are to be judged now; pictures come in the order of capture.
@@ -299,7 +375,9 @@ impl Locator {
                 track.returned = true;
                 let belt = mean_belt(&self.belt, blob, cells.across);
                 let region = sharpen(picture, blob, cells.scale, belt, self.config.threshold);
-                items.push(Item { track: track.number, region });
+                // One that was never whole shows no outline of its own; it is judged as it is.
+                let several = whole(blob, cells.across) && self.outlines.unlike(blob.outline());
+                items.push(Item { track: track.number, region, several });
             }
         }
         items
@@ -416,13 +494,16 @@ impl Locator {
 /// as whole: it will not get any wholer.
 fn due(blob: &Blob, across: usize, speed: Option<f32>) -> bool {
     let (enters_left, enters_right) = (blob.left == 0, blob.right + 1 >= across);
-    let whole = !enters_left && !enters_right;
     let leaves = match speed {
         Some(speed) if speed > 0.0 => enters_right,
         Some(_) => enters_left,
         None => false,
     };
-    whole || leaves
+    whole(blob, across) || leaves
+}
+
+fn whole(blob: &Blob, across: usize) -> bool {
+    blob.left > 0 && blob.right + 1 < across
 }
 
 /// How far `now` lies from `before` along the belt, by the edge that is inside the picture both times and agrees best
@@ -472,7 +553,7 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
-    use crate::belt::{Belt, BeltConfig};
+    use crate::belt::{Belt, BeltConfig, Species};
 
     fn iou(a: Region, b: Region) -> f32 {
         let x = (a.x + a.width).min(b.x + b.width) as f32 - a.x.max(b.x) as f32;
@@ -547,6 +628,45 @@ mod tests {
         let wrong: Vec<_> = returned.iter().filter(|(_, ious)| ious.len() != 1 || ious[0] < 0.5).collect();
         assert!(wrong.is_empty(), "twice, nowhere or badly placed: {wrong:?}");
         assert_eq!(returned.into_keys().collect::<Vec<_>>(), expected);
+    }
+
+    /// Of pairs that touch, and of single items, the shares that are marked as several.
+    fn marked(config: BeltConfig, places: u64) -> [f32; 2] {
+        let mut belt = Belt::new(config.clone()).unwrap();
+        let mut locator = Locator::new(LocateConfig::default());
+        let (start, mut counts) = (Instant::now(), [[0u32; 2]; 2]);
+        for n in 0..(places as f64 * 60.0 * config.frame_rate / config.items_per_minute) as u64 {
+            let (picture, truths) = belt.frame(n);
+            for item in locator.look(&picture, start + Duration::from_secs_f64(n as f64 / config.frame_rate)) {
+                let inside = truths.iter().filter(|t| iou(t.region, item.region) > 0.2).map(|t| t.item);
+                let pair = inside.clone().count() > 1 && inside.clone().any(|item| belt.touches(item));
+                if inside.max() > Some(FEW as u64) {
+                    counts[usize::from(!pair)][usize::from(item.several)] += 1;
+                }
+            }
+        }
+        println!("pairs, singles; not marked, marked: {counts:?}");
+        counts.map(|[not, marked]| marked as f32 / (not + marked) as f32)
+    }
+
+    #[test]
+    fn items_that_touch_are_mostly_told_from_one() {
+        for (seed, others) in [(1, vec![Species::Herring]), (2, Species::ALL[1..].to_vec())] {
+            let (width, height, speed) = (320, 180, 120.0);
+            let touching_share = 0.15; // every seventh item, or half as many pairs
+            let config = BeltConfig {
+                seed,
+                others,
+                touching_share,
+                width,
+                height,
+                speed,
+                frame_rate: 8.0,
+                ..BeltConfig::default()
+            };
+            let [pairs, singles] = marked(config, 300);
+            assert!(pairs > 0.5 && singles < 0.05, "{pairs} of the pairs, {singles} of the single ones");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 
 use crate::{
     domain::{ClassScore, Optics, Region, Scored, Source, Timings, Verdict},
-    line::decide::decide,
+    line::decide::{decide, unless_several},
 };
 
 /// Where an item came from and when.
@@ -22,6 +22,8 @@ pub struct Origin {
     pub track: u64,
     /// Where the item lay in its frame; `None` when the whole picture was judged.
     pub region: Option<Region>,
+    /// Whether it may be several items.
+    pub several: bool,
     /// When the picture was taken or arrived.
     pub wall: OffsetDateTime,
     /// The species that really was there, on a simulated belt.
@@ -50,7 +52,7 @@ pub fn assemble(origin: Origin, scored: &Scored, timings: Timings) -> Verdict {
         camera: origin.camera.to_string(),
         track: origin.track,
         region: origin.region,
-        decision: decide(card, &scored.scores),
+        decision: unless_several(decide(card, &scored.scores), origin.several),
         scores,
         model: card.map_or_else(String::new, |c| c.label.clone()),
         thresholds: String::new(),
@@ -104,6 +106,7 @@ pub(crate) mod tests {
             camera: "belt-1".into(),
             track: 7,
             region: None,
+            several: false,
             wall: OffsetDateTime::UNIX_EPOCH,
             truth: None,
             optics: None,
