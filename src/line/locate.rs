@@ -36,6 +36,10 @@ const LONGER: f32 = 1.3;
 const WIDER: f32 = 1.5;
 /// How much less than nine tenths of them it fills its ellipse.
 const EMPTIER: f32 = 0.12;
+/// Speeds of items that tell the belt's.
+const SPEEDS: usize = 15;
+/// Pictures in which no item is found again before the belt's speed is learned anew.
+const LOST: u32 = 3;
 /// A track that was not seen for this long is forgotten.
 const FORGET_AFTER: f32 = 2.0;
 
@@ -325,6 +329,56 @@ struct Track {
     swallowed: bool,
 }
 
+/// How the belt moves, learned from the items.
+#[derive(Default)]
+struct Motion {
+    /// The newest speeds of items, in cells per second along x.
+    speeds: VecDeque<f32>,
+    /// Usual time from one picture to the next, in seconds; 0 before the second.
+    interval: f32,
+    last: Option<Instant>,
+    /// Pictures one after the other in which no item was found again.
+    lost: u32,
+}
+
+impl Motion {
+    /// The middle one of the newest speeds, so that a few that are wrong do no harm; `None` until an item was seen moving.
+    fn speed(&self) -> Option<f32> {
+        let mut sorted: Vec<f32> = self.speeds.iter().copied().collect();
+        sorted.sort_by(f32::total_cmp);
+        sorted.get(sorted.len() / 2).copied()
+    }
+
+    /// A picture was taken at `captured`.
+    fn look(&mut self, captured: Instant) {
+        if let Some(last) = self.last.replace(captured) {
+            let seconds = captured.saturating_duration_since(last).as_secs_f32();
+            self.interval = if self.interval == 0.0 { seconds } else { self.interval * 0.9 + seconds * 0.1 };
+        }
+    }
+
+    /// An item moved by `cells` in `age` seconds. What came too soon tells no speed: network cameras hold pictures up and
+    /// send several at once.
+    fn moved(&mut self, cells: f32, age: f32) {
+        if age > 0.5 * self.interval {
+            if self.speeds.len() == SPEEDS {
+                self.speeds.pop_front();
+            }
+            self.speeds.push_back(cells / age);
+        }
+    }
+
+    /// A picture with items followed another one with items: whether any of them was found again. A belt whose speed
+    /// was changed, or was learned wrongly, is learned anew.
+    fn followed(&mut self, again: bool) {
+        self.lost = if again { 0 } else { self.lost + 1 };
+        if self.lost == LOST {
+            self.speeds.clear();
+            self.lost = 0;
+        }
+    }
+}
+
 /// Finds every item on one camera's belt exactly once; see the module.
 pub struct Locator {
     config: LocateConfig,
@@ -333,8 +387,7 @@ pub struct Locator {
     size: (u32, u32),
     /// Pixels of the picture in a cell's side.
     scale: f32,
-    /// Cells per second along x; `None` until an item was seen moving.
-    speed: Option<f32>,
+    motion: Motion,
     tracks: Vec<Track>,
     next: u64,
     outlines: Outlines,
@@ -348,7 +401,7 @@ impl Locator {
             belt: Vec::new(),
             size: (0, 0),
             scale: 1.0,
-            speed: None,
+            motion: Motion::default(),
             tracks: Vec::new(),
             next: 1,
             outlines: Outlines::default(),
@@ -371,7 +424,7 @@ impl Locator {
         let mut items = Vec::new();
         for (blob, track) in found.iter().zip(matched) {
             let track = &mut self.tracks[track];
-            if !track.returned && due(blob, cells.across, self.speed) {
+            if !track.returned && due(blob, cells.across, self.motion.speed()) {
                 track.returned = true;
                 let belt = mean_belt(&self.belt, blob, cells.across);
                 let region = sharpen(picture, blob, cells.scale, belt, self.config.threshold);
@@ -429,7 +482,8 @@ impl Locator {
     /// Gives every blob its track (an index into `self.tracks`), a new one where none fits.
     fn follow(&mut self, found: &[Blob], captured: Instant, across: usize) -> Vec<usize> {
         let since = |seen: Instant| captured.saturating_duration_since(seen).as_secs_f32();
-        let (speed, last) = (self.speed, across as f32);
+        self.motion.look(captured);
+        let (speed, last) = (self.motion.speed(), across as f32);
         self.tracks.retain(|t| {
             let moved = speed.unwrap_or(0.0) * since(t.seen);
             let (left, right) = (t.blob.left as f32 + moved, t.blob.right as f32 + moved);
@@ -439,8 +493,10 @@ impl Locator {
         for (b, blob) in found.iter().enumerate() {
             for (t, track) in self.tracks.iter().enumerate() {
                 let age = since(track.seen);
-                let expected = self.speed.unwrap_or(0.0) * age;
-                let gate = if self.speed.is_some() { 4.0 + 0.4 * expected.abs() } else { 0.3 * last };
+                let expected = speed.unwrap_or(0.0) * age;
+                // A picture may have been held up on its way, or the one before.
+                let held_up = |speed: f32| (speed * self.motion.interval).abs().min(0.15 * last);
+                let gate = speed.map_or(0.3 * last, |speed| 4.0 + 0.4 * expected.abs() + held_up(speed));
                 if let Some(moved) = moved(&track.blob, blob, expected, across)
                     && (moved - expected).abs() <= gate
                 {
@@ -457,12 +513,12 @@ impl Locator {
             }
             of_blob[b] = Some(t);
             taken[t] = true;
-            if age > 0.0 {
-                let seen = moved / age;
-                self.speed = Some(self.speed.map_or(seen, |s| s + (seen - s) * 0.2));
-            }
+            self.motion.moved(moved, age);
             self.tracks[t].blob = found[b];
             self.tracks[t].seen = captured;
+        }
+        if !taken.is_empty() && !found.is_empty() {
+            self.motion.followed(taken.contains(&true));
         }
         // An item that came into the picture in parts needs one track only. One that was returned stays: items that
         // touch for a while come apart again.
@@ -624,8 +680,31 @@ mod tests {
             empty_share: 0.0,
             ..BeltConfig::default()
         };
-        let (expected, mut returned, _) = run(config, 560, Duration::from_millis(2));
-        returned.retain(|item, _| *item == u64::MAX || *item < 560);
+        for unsteady in [2, 15] {
+            once(&config, 560, Duration::from_millis(unsteady));
+        }
+    }
+
+    /// The first pictures of a stream come at once.
+    #[test]
+    fn a_wrong_first_speed_is_forgotten() {
+        let mut motion = Motion::default();
+        let start = Instant::now();
+        for n in [0, 1, 17, 33, 49] {
+            motion.look(start + Duration::from_millis(n));
+        }
+        motion.moved(18.0, 0.0001);
+        assert_eq!(motion.speed(), None, "too soon to tell a speed");
+        motion.speeds.push_back(180_000.0);
+        (0..2).for_each(|_| motion.followed(false));
+        motion.followed(true);
+        (0..3).for_each(|_| motion.followed(false));
+        assert_eq!(motion.speed(), None);
+    }
+
+    fn once(config: &BeltConfig, places: u64, unsteady: Duration) {
+        let (expected, mut returned, _) = run(config.clone(), places, unsteady);
+        returned.retain(|item, _| *item == u64::MAX || *item < places);
         let wrong: Vec<_> = returned.iter().filter(|(_, ious)| ious.len() != 1).collect();
         assert!(wrong.is_empty(), "twice or nowhere: {wrong:?}");
         assert_eq!(returned.into_keys().collect::<Vec<_>>(), expected);
