@@ -130,14 +130,18 @@ impl Fish {
 
     /// Half the height of the picture rows it may cover, pixels (an upper bound).
     pub fn half_height(&self) -> f32 {
-        let depth = if self.species == Species::Flounder { 0.72 } else { 0.42 };
-        self.length / 2.0 * (self.angle.sin().abs() * 1.02 + depth * self.plump * self.angle.cos().abs() + 0.04)
+        self.half(self.angle.sin().abs(), self.angle.cos().abs())
     }
 
     /// Half the width of the picture columns it may cover, pixels (an upper bound).
     pub fn half_width(&self) -> f32 {
+        self.half(self.angle.cos().abs(), self.angle.sin().abs())
+    }
+
+    /// Half of what its length covers by the share `along` and its depth by the share `across`.
+    fn half(&self, along: f32, across: f32) -> f32 {
         let depth = if self.species == Species::Flounder { 0.72 } else { 0.42 };
-        self.length / 2.0 * (self.angle.cos().abs() * 1.02 + depth * self.plump * self.angle.sin().abs() + 0.04)
+        self.length / 2.0 * (along * 1.02 + depth * self.plump * across + 0.04)
     }
 
     /// "a medium salmon lying on its side, head to the left, wet".

@@ -50,15 +50,10 @@ pub struct BeltConfig {
     /// The species that come beside salmon, each as often as it is named.
     pub others: Vec<Species>,
     /// Share of the items that lie against the one before, or a little over it.
-    #[serde(skip_serializing_if = "nothing")]
     pub touching_share: f64,
     /// What is different from some moment on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub change: Option<Change>,
-}
-
-fn nothing(share: &f64) -> bool {
-    *share == 0.0
 }
 
 /// What is different from some moment on: another lamp, a dirty lens, other fish.
@@ -231,8 +226,11 @@ impl Belt {
 
     fn place(&self, item: u64) -> Option<Placed> {
         let own = self.place_apart(item)?;
+        if !own.touches {
+            return Some(own);
+        }
         match item.checked_sub(1).and_then(|before| self.place_apart(before)) {
-            Some(before) if own.touches && !before.touches => {
+            Some(before) if !before.touches => {
                 let apart = f64::from(before.fish.half_width() + own.fish.half_width()) * 0.75;
                 Some(Placed { position: before.position + apart, y: before.y, ..own })
             }

@@ -174,10 +174,9 @@ pub async fn run(plan: Plan) -> Result<Report> {
         "record": { "keep_share": 1.0, "keep_per_hour": 100000 },
         "rounds": {
             "min_labels": 1, "train": plan.train, "distill": plan.distill, "base": start, "probation": "1s",
-            // Of few labels a paired test needs many: half of them judge, half of them teach. They are two or three a
-            // class: what a class loses among them is chance, and so is how far a stream's share of passes moves.
+            // Of few labels a paired test needs many: half of them judge, half of them teach.
             "held_out_share": 0.5,
-            "gate": { "shadow_items": 100, "shadow_disagreement": 1.0, "class_loss": 1.0 },
+            "gate": { "shadow_items": 100, "shadow_disagreement": 1.0 },
         },
     });
     let service = Service::with_config(&root.join("first"), "", &toml::to_string(&config)?)?;

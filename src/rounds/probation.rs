@@ -54,8 +54,8 @@ impl Probation {
         Self::new(folder.version(), terms, span)
     }
 
-    /// Goes on with the watch over the student `serving`, if it came from the last of `rounds` less than `span` before
-    /// `now`.
+    /// Goes on with the watch over the student `serving`, if it came from one of `rounds` and took over less than
+    /// `span` before `now`.
     pub fn resume(rounds: &[Folder], serving: &str, span: Duration, now: OffsetDateTime) -> Option<Self> {
         let folder = rounds.iter().rev().find(|round| round.version() == serving)?;
         let terms: Terms = folder.read(TERMS)?;

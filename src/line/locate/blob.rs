@@ -1,0 +1,143 @@
+//! Cells that are no belt → blobs, and what their outlines say.
+
+use std::{cmp::Reverse, collections::VecDeque, f32::consts::PI};
+
+/// Cells from an item within which what is no belt, and much smaller, is a part of it: a dim tail or fin comes apart from
+/// its body.
+const REACH: usize = 6;
+/// How many times smaller a part is.
+const PART: usize = 4;
+/// Outlines that are remembered, and those without which there is nothing to compare with.
+const KNOWN: usize = 200;
+pub(super) const FEW: usize = 40;
+/// How many times longer and wider than nine tenths of them an outline is that may be several items'.
+const LONGER: f32 = 1.3;
+const WIDER: f32 = 1.5;
+/// How much less than nine tenths of them it fills its ellipse.
+const EMPTIER: f32 = 0.12;
+
+/// A connected group of cells that are no belt: first and last column and row, how many cells, and the sums of their x,
+/// y, x², y² and xy.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Blob {
+    pub left: usize,
+    pub top: usize,
+    pub right: usize,
+    pub bottom: usize,
+    pub area: usize,
+    sums: [usize; 5],
+}
+
+impl Blob {
+    pub fn outline(&self) -> Outline {
+        let area = self.area as f64;
+        let [x, y, xx, yy, xy] = self.sums.map(|sum| sum as f64 / area);
+        // A cell is as wide as it is, not a point: a twelfth.
+        let (a, b, c) = (xx - x * x + 1.0 / 12.0, yy - y * y + 1.0 / 12.0, xy - x * y);
+        let (mean, half) = ((a + b) / 2.0, (((a - b) / 2.0).powi(2) + c * c).sqrt());
+        let axis = |variance: f64| 4.0 * variance.max(0.0).sqrt() as f32;
+        let (length, width) = (axis(mean + half), axis(mean - half));
+        Outline { length, width, fill: self.area as f32 / (PI / 4.0 * length * width) }
+    }
+}
+
+/// The ellipse with a blob's second moments: its axes in cells, and the blob's area over the ellipse's. A fish fills its
+/// ellipse but for fins and tail; two that touch at an angle leave corners empty, two in a row are longer, two side by
+/// side are wider.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Outline {
+    length: f32,
+    width: f32,
+    fill: f32,
+}
+
+/// The outlines of the newest items.
+#[derive(Default)]
+pub(super) struct Outlines(VecDeque<Outline>);
+
+impl Outlines {
+    /// Whether `outline` is unlike the others; remembers it. Before there are [`FEW`] nothing is.
+    pub fn unlike(&mut self, outline: Outline) -> bool {
+        let at = |share: f32, of: fn(&Outline) -> f32| {
+            let mut all: Vec<f32> = self.0.iter().map(of).collect();
+            all.sort_by(f32::total_cmp);
+            all[(share * (all.len() - 1) as f32).round() as usize]
+        };
+        let unlike = self.0.len() >= FEW
+            && (outline.length > LONGER * at(0.9, |o| o.length)
+                || outline.width > WIDER * at(0.9, |o| o.width)
+                || outline.fill < at(0.1, |o| o.fill) - EMPTIER);
+        if self.0.len() == KNOWN {
+            self.0.pop_front();
+        }
+        self.0.push_back(outline);
+        unlike
+    }
+}
+
+/// Groups marked cells; cells up to two apart belong together, so that a pale stripe does not cut a fish in two.
+pub(super) fn blobs(marked: &[bool], across: usize, down: usize, min_area: usize) -> Vec<Blob> {
+    let mut seen = vec![false; marked.len()];
+    let mut stack = Vec::new();
+    let mut found = Vec::new();
+    for start in 0..marked.len() {
+        if !marked[start] || seen[start] {
+            continue;
+        }
+        seen[start] = true;
+        stack.push(start);
+        let mut blob = Blob { left: across, top: down, right: 0, bottom: 0, area: 0, sums: [0; 5] };
+        while let Some(i) = stack.pop() {
+            let (x, y) = (i % across, i / across);
+            blob.left = blob.left.min(x);
+            blob.right = blob.right.max(x);
+            blob.top = blob.top.min(y);
+            blob.bottom = blob.bottom.max(y);
+            blob.area += 1;
+            blob.sums = add(blob.sums, [x, y, x * x, y * y, x * y]);
+            for ny in y.saturating_sub(2)..(y + 3).min(down) {
+                for nx in x.saturating_sub(2)..(x + 3).min(across) {
+                    let n = ny * across + nx;
+                    if marked[n] && !seen[n] {
+                        seen[n] = true;
+                        stack.push(n);
+                    }
+                }
+            }
+        }
+        if blob.area >= min_area {
+            found.push(blob);
+        }
+    }
+    found
+}
+
+fn add(a: [usize; 5], b: [usize; 5]) -> [usize; 5] {
+    std::array::from_fn(|i| a[i] + b[i])
+}
+
+/// Joins parts to the items that they lie beside.
+pub(super) fn gather(mut found: Vec<Blob>) -> Vec<Blob> {
+    found.sort_by_key(|blob| Reverse(blob.area));
+    let mut items: Vec<Blob> = Vec::with_capacity(found.len());
+    for part in found {
+        let apart = |a: [usize; 2], b: [usize; 2]| a[0].saturating_sub(b[1]).max(b[0].saturating_sub(a[1]));
+        let beside = |item: &&mut Blob| {
+            part.area * PART <= item.area
+                && apart([part.left, part.right], [item.left, item.right]) <= REACH
+                && apart([part.top, part.bottom], [item.top, item.bottom]) <= REACH
+        };
+        match items.iter_mut().find(beside) {
+            Some(item) => {
+                item.left = item.left.min(part.left);
+                item.right = item.right.max(part.right);
+                item.top = item.top.min(part.top);
+                item.bottom = item.bottom.max(part.bottom);
+                item.area += part.area;
+                item.sums = add(item.sums, part.sums);
+            }
+            None => items.push(part),
+        }
+    }
+    items
+}

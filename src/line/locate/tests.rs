@@ -1,0 +1,164 @@
+#![allow(clippy::unwrap_used)]
+
+use std::{collections::BTreeMap, time::Duration};
+
+use rand::{RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+
+use super::{blob::FEW, *};
+use crate::belt::{Belt, BeltConfig, Species};
+
+fn iou(a: Region, b: Region) -> f32 {
+    let x = (a.x + a.width).min(b.x + b.width) as f32 - a.x.max(b.x) as f32;
+    let y = (a.y + a.height).min(b.y + b.height) as f32 - a.y.max(b.y) as f32;
+    let both = x.max(0.0) * y.max(0.0);
+    both / ((a.width * a.height + b.width * b.height) as f32 - both)
+}
+
+/// Runs the belt for `places` places: how often each item was returned, the IoU with its truth, and ms per look. Pictures
+/// are taken up to `unsteady` late, and if they are, some are lost.
+fn run(config: BeltConfig, places: u64, unsteady: Duration) -> (Vec<u64>, BTreeMap<u64, Vec<f32>>, f64) {
+    let mut belt = Belt::new(config.clone()).unwrap();
+    let mut locator = Locator::new(LocateConfig::default());
+    let start = Instant::now();
+    let pitch_frames = 60.0 * config.frame_rate / config.items_per_minute;
+    let frames = ((places as f64 + 1.0) * pitch_frames + 2.0 * 640.0 * config.frame_rate / config.speed) as u64;
+    let expected: Vec<u64> = (0..places).filter(|i| belt.species(*i).is_some()).collect();
+    let (mut returned, mut looking): (BTreeMap<u64, Vec<f32>>, _) = (BTreeMap::new(), Duration::ZERO);
+    let mut random = ChaCha8Rng::seed_from_u64(config.seed);
+    for n in 0..frames {
+        let late = unsteady.as_secs_f64() * random.random::<f64>();
+        if n > 0 && !unsteady.is_zero() && random.random_bool(0.01) {
+            continue; // a newer picture was there
+        }
+        let (picture, truths) = belt.frame(n);
+        let captured = start + Duration::from_secs_f64(n as f64 / config.frame_rate + late);
+        let began = Instant::now();
+        let items = locator.look(&picture, captured);
+        looking += began.elapsed();
+        for item in items {
+            let best = truths.iter().max_by(|a, b| iou(a.region, item.region).total_cmp(&iou(b.region, item.region)));
+            let (truth, iou) = best.map(|t| (t.item, iou(t.region, item.region))).unwrap_or((u64::MAX, 0.0));
+            returned.entry(truth).or_default().push(iou);
+        }
+    }
+    (expected, returned, looking.as_secs_f64() * 1e3 / frames as f64)
+}
+
+#[test]
+fn every_item_is_found_once_and_where_it_lies() {
+    let settings = [(1, 240.0, 40.0, 12.0), (2, 150.0, 25.0, 10.0), (3, 600.0, 90.0, 15.0), (4, 240.0, 40.0, 25.0)];
+    let mut items = 0;
+    for (seed, speed, items_per_minute, frame_rate) in settings {
+        let config = BeltConfig { seed, speed, items_per_minute, frame_rate, ..BeltConfig::default() };
+        let (expected, mut returned, ms) = run(config, 40, Duration::ZERO);
+        returned.retain(|item, _| *item == u64::MAX || *item < 40);
+        let wrong: Vec<_> = returned.iter().filter(|(_, ious)| ious.len() != 1 || ious[0] < 0.7).collect();
+        let found: Vec<u64> = returned.keys().copied().collect();
+        println!("seed {seed}: {} items, {ms:.2} ms a look", expected.len());
+        assert!(wrong.is_empty(), "seed {seed}: twice, nowhere or badly placed: {wrong:?}");
+        assert_eq!(found, expected, "seed {seed}");
+        items += expected.len();
+    }
+    assert!(items >= 120, "{items}");
+}
+
+/// At 36 pixels a picture fish come into view in parts, and a few pictures are lost. How well a blurred fish is framed
+/// is not asked here.
+#[test]
+fn a_fast_belt_before_an_unsteady_camera_loses_and_doubles_nothing() {
+    let config = BeltConfig {
+        width: 320,
+        height: 180,
+        speed: 2160.0,
+        items_per_minute: 800.0,
+        frame_rate: 60.0,
+        empty_share: 0.0,
+        ..BeltConfig::default()
+    };
+    for unsteady in [2, 15] {
+        once(&config, 560, Duration::from_millis(unsteady));
+    }
+}
+
+/// The first pictures of a stream come at once.
+#[test]
+fn a_wrong_first_speed_is_forgotten() {
+    let mut motion = Motion::default();
+    let start = Instant::now();
+    for n in [0, 1, 17, 33, 49] {
+        motion.look(start + Duration::from_millis(n));
+    }
+    motion.moved(18.0, 0.0001);
+    assert_eq!(motion.speed(), None, "too soon to tell a speed");
+    motion.speeds.push_back(180_000.0);
+    (0..2).for_each(|_| motion.followed(false));
+    motion.followed(true);
+    (0..3).for_each(|_| motion.followed(false));
+    assert_eq!(motion.speed(), None);
+}
+
+fn once(config: &BeltConfig, places: u64, unsteady: Duration) {
+    let (expected, mut returned, _) = run(config.clone(), places, unsteady);
+    returned.retain(|item, _| *item == u64::MAX || *item < places);
+    let wrong: Vec<_> = returned.iter().filter(|(_, ious)| ious.len() != 1).collect();
+    assert!(wrong.is_empty(), "twice or nowhere: {wrong:?}");
+    assert_eq!(returned.into_keys().collect::<Vec<_>>(), expected);
+}
+
+/// Of pairs that touch, and of single items, the shares that are marked as several.
+fn marked(config: BeltConfig, places: u64) -> [f32; 2] {
+    let mut belt = Belt::new(config.clone()).unwrap();
+    let mut locator = Locator::new(LocateConfig::default());
+    let (start, mut counts) = (Instant::now(), [[0u32; 2]; 2]);
+    for n in 0..(places as f64 * 60.0 * config.frame_rate / config.items_per_minute) as u64 {
+        let (picture, truths) = belt.frame(n);
+        for item in locator.look(&picture, start + Duration::from_secs_f64(n as f64 / config.frame_rate)) {
+            let inside = truths.iter().filter(|t| iou(t.region, item.region) > 0.2).map(|t| t.item);
+            let pair = inside.clone().count() > 1 && inside.clone().any(|item| belt.touches(item));
+            if inside.max() > Some(FEW as u64) {
+                counts[usize::from(!pair)][usize::from(item.several)] += 1;
+            }
+        }
+    }
+    println!("pairs, singles; not marked, marked: {counts:?}");
+    counts.map(|[not, marked]| marked as f32 / (not + marked) as f32)
+}
+
+#[test]
+fn items_that_touch_are_mostly_told_from_one() {
+    for (seed, others) in [(1, vec![Species::Herring]), (2, Species::ALL[1..].to_vec())] {
+        let (width, height, speed) = (320, 180, 120.0);
+        let touching_share = 0.15; // every seventh item, or half as many pairs
+        let config =
+            BeltConfig { seed, others, touching_share, width, height, speed, frame_rate: 8.0, ..BeltConfig::default() };
+        let [pairs, singles] = marked(config, 300);
+        assert!(pairs > 0.5 && singles < 0.05, "{pairs} of the pairs, {singles} of the single ones");
+    }
+}
+
+#[test]
+fn a_single_picture_shows_its_items_without_history() {
+    let mut belt = Belt::new(BeltConfig { seed: 5, empty_share: 0.0, ..BeltConfig::default() }).unwrap();
+    let mut tried = 0;
+    for n in (100..1100).step_by(50) {
+        let (picture, truths) = belt.frame(n);
+        let found = find(&picture);
+        for truth in truths.iter().filter(|t| t.whole) {
+            tried += 1;
+            let best = found.iter().map(|r| iou(*r, truth.region)).fold(0.0, f32::max);
+            assert!(best > 0.6, "frame {n}, {}: {best}", truth.sentence);
+        }
+    }
+    assert!(tried >= 10, "{tried}");
+}
+
+#[test]
+fn an_empty_belt_and_a_black_picture_hold_nothing() {
+    assert!(find(&Picture::filled(640, 360, [0; 3])).is_empty());
+    let mut belt = Belt::new(BeltConfig { empty_share: 1.0, ..BeltConfig::default() }).unwrap();
+    let mut locator = Locator::new(LocateConfig::default());
+    for n in 0..60 {
+        assert!(locator.look(&belt.frame(n * 3).0, Instant::now()).is_empty());
+    }
+}
