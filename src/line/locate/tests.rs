@@ -63,8 +63,8 @@ fn every_item_is_found_once_and_where_it_lies() {
     assert!(items >= 120, "{items}");
 }
 
-/// At 36 pixels a picture fish come into view in parts, and a few pictures are lost. How well a blurred fish is framed
-/// is not asked here.
+/// At 36 pixels a picture fish come into view in parts, and a few pictures are lost. The truth
+/// counts fins and tails that 13 pixels of blur hide: the worst, a mackerel, has an IoU of 0.498.
 #[test]
 fn a_fast_belt_before_an_unsteady_camera_loses_and_doubles_nothing() {
     let config = BeltConfig {
@@ -101,8 +101,8 @@ fn a_wrong_first_speed_is_forgotten() {
 fn once(config: &BeltConfig, places: u64, unsteady: Duration) {
     let (expected, mut returned, _) = run(config.clone(), places, unsteady);
     returned.retain(|item, _| *item == u64::MAX || *item < places);
-    let wrong: Vec<_> = returned.iter().filter(|(_, ious)| ious.len() != 1).collect();
-    assert!(wrong.is_empty(), "twice or nowhere: {wrong:?}");
+    let wrong: Vec<_> = returned.iter().filter(|(_, ious)| ious.len() != 1 || ious[0] < 0.45).collect();
+    assert!(wrong.is_empty(), "twice, nowhere or badly placed: {wrong:?}");
     assert_eq!(returned.into_keys().collect::<Vec<_>>(), expected);
 }
 
