@@ -22,7 +22,7 @@ use beltsight::{
 use browser::{Browser, Page};
 use common::{jpeg, start, test_model_folder};
 use serde_json::{Value, json};
-use served::{Served, configured};
+use served::{Served, configured, shipped};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_person_promotes_and_rolls_back_and_the_story_says_who() {
@@ -91,7 +91,7 @@ async fn with_tokens_everybody_orders_in_their_own_name() {
 
 /// A copy of the shipped student in `to`, by the name `version`, with another past.
 fn student(to: &Path, version: &str, created: &str, past: impl FnOnce(&mut Lineage)) {
-    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/belt-small");
+    let shipped = shipped().join("belt-small");
     std::fs::create_dir_all(to).unwrap();
     for file in std::fs::read_dir(&shipped).unwrap().flatten() {
         std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
@@ -408,7 +408,9 @@ async fn a_person_follows_a_round_approves_promotes_and_rolls_back_in_the_browse
     page.click("#tree [data-version='round-0001'] summary");
     page.until("document.querySelector('#tree [data-version=\"round-0001\"] dl')?.offsetParent");
     let told = page.text("#tree [data-version='round-0001']");
-    for words in ["round-0001-teacher", &"01".repeat(32), "84 pictures", "distill --net small", "by gate", "0.9817"] {
+    let accuracy = Manifest::read(&shipped().join("belt-small")).unwrap().scorecard.unwrap().accuracy;
+    let accuracy = format!("accuracy {accuracy:.4}");
+    for words in ["round-0001-teacher", &"01".repeat(32), "84 pictures", "distill --net small", "by gate", &accuracy] {
         assert!(told.contains(words), "{words}: {told}");
     }
     page.run("scrollTo(0, 0)");
