@@ -86,6 +86,7 @@ pub struct All {
     pub eject_late_actions: IntCounterVec,
     pub confirmations: IntCounterVec,
     pub belt_speed: Gauge,
+    pub belt_seen: GaugeVec,
     pub output_down: IntGaugeVec,
     pub output_reconnects: IntCounterVec,
     pub line_asked: IntCounterVec,
@@ -299,6 +300,12 @@ impl Metrics {
             belt_speed: registered(
                 r,
                 Gauge::new(name("belt_speed_metres_per_second"), "The belt's speed, where it is measured.")?,
+            )?,
+            belt_seen: float_gauges(
+                r,
+                "belt_seen_pixels_per_second",
+                "The belt's speed in the camera's pictures, below 0 towards smaller x; NaN while it can't be told.",
+                &["camera"],
             )?,
             output_down: gauges(r, "output_down", "1 while a configured output is not connected.", &["output"])?,
             output_reconnects: counters(r, "output_reconnects_total", "Times an output was lost.", &["output"])?,

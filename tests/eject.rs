@@ -145,7 +145,7 @@ fn run_belt(ejector: &Ejector, items: u64, mut before: impl FnMut(u64)) -> Vec<I
         before(n);
         let captured = start + PITCH * n as u32;
         thread::sleep((captured + Duration::from_millis(30)).saturating_duration_since(Instant::now()));
-        ejector.act(&verdict(n, Action::Reject), captured);
+        ejector.act(&verdict(n, Action::Reject), captured, None);
     }
     (0..items).map(due).collect()
 }
@@ -235,7 +235,7 @@ fn a_plc_that_dies_and_comes_back_loses_no_command_in_silence() {
     until("the heart beats on", Duration::from_secs(5), || second.count("register 100 ") > beats + 3);
     // What was ordered is done before the service stops, and no gate stays open.
     let raised = second.count("coil 0 1");
-    ejector.act(&verdict(80, Action::Reject), Instant::now());
+    ejector.act(&verdict(80, Action::Reject), Instant::now(), None);
     running.close();
     let last = |second: &Running| {
         second.lines.lock().unwrap().iter().rfind(|(_, l)| l.starts_with("coil 0 ")).map(|(_, l)| l.clone())
@@ -298,7 +298,7 @@ fn what_the_sensor_saw_is_matched_to_the_verdicts_and_the_speed_is_the_encoders(
     for n in 0..12u32 {
         let captured = start + pitch * n;
         thread::sleep(captured.saturating_duration_since(Instant::now()));
-        ejector.act(&verdict(n.into(), Action::Reject), captured);
+        ejector.act(&verdict(n.into(), Action::Reject), captured, None);
         if n == 4 || n == 9 {
             continue; // it stays on the belt
         }
@@ -318,7 +318,7 @@ fn what_the_sensor_saw_is_matched_to_the_verdicts_and_the_speed_is_the_encoders(
     plc.tell("speed 5 500");
     until("the speed is read", Duration::from_secs(5), || metrics.belt_speed.get() == 0.5);
     let captured = Instant::now();
-    ejector.act(&verdict(12, Action::Reject), captured);
+    ejector.act(&verdict(12, Action::Reject), captured, None);
     until("the command is there", Duration::from_secs(2), || plc.count("register 7 ") == 13);
     let took = plc.said("register 7 14").first().map(|at| *at - captured).unwrap();
     println!("at half the speed the command came after {took:?}");
@@ -326,10 +326,10 @@ fn what_the_sensor_saw_is_matched_to_the_verdicts_and_the_speed_is_the_encoders(
     // A belt that stands has no moment, nor has one whose speed nobody tells.
     plc.tell("speed 5 0");
     until("the speed is read", Duration::from_secs(5), || metrics.belt_speed.get() == 0.0);
-    ejector.act(&verdict(13, Action::Reject), Instant::now());
+    ejector.act(&verdict(13, Action::Reject), Instant::now(), None);
     drop(plc);
     thread::sleep(Duration::from_millis(2300));
-    ejector.act(&verdict(14, Action::Reject), Instant::now());
+    ejector.act(&verdict(14, Action::Reject), Instant::now(), None);
     running.close();
     assert_eq!(metrics.eject_commands.with_label_values(&["modbus", "no_moment"]).get(), 2);
 }
@@ -430,7 +430,7 @@ fn a_broker_passes_on_what_sensor_and_encoder_say() {
             metrics.belt_speed.get() == 0.8
         }
     });
-    ejector.act(&verdict(1, Action::Reject), Instant::now());
+    ejector.act(&verdict(1, Action::Reject), Instant::now(), None);
     thread::sleep(WAY);
     say("plant/line/confirm/out", "");
     say("plant/line/confirm/another", "");
@@ -438,7 +438,7 @@ fn a_broker_passes_on_what_sensor_and_encoder_say() {
     until("it is confirmed", Duration::from_secs(2), || count("confirmed") == 1);
     say("plant/encoder", "fast");
     thread::sleep(Duration::from_millis(100));
-    ejector.act(&verdict(2, Action::Reject), Instant::now());
+    ejector.act(&verdict(2, Action::Reject), Instant::now(), None);
     until("it is missed at once", Duration::from_secs(2), || count("missed") == 1);
     assert_eq!(metrics.eject_commands.with_label_values(&["mqtt", "no_moment"]).get(), 1);
     running.close();
@@ -490,7 +490,7 @@ fn the_line_is_an_edge_node_of_sparkplug_b() {
     let metrics = Metrics::new().unwrap();
     let (ejector, running) = Ejector::start(toml::from_str(&settings("", &output)).unwrap(), &metrics, |_| {}).unwrap();
     until("it is born", Duration::from_secs(5), || heard.count("spBv1.0/plant/NBIRTH/line-1 ") == 1);
-    ejector.act(&verdict(1, Action::Reject), Instant::now() - Duration::from_secs(1)); // too late: the line is to stop
+    ejector.act(&verdict(1, Action::Reject), Instant::now() - Duration::from_secs(1), None); // too late: the line is to stop
     until("its state is told", Duration::from_secs(5), || heard.count("spBv1.0/plant/NDATA/line-1 ") == 1);
     let command = folder.path().join("rebirth");
     let made = python(&["rebirth"]).output().unwrap();
@@ -659,7 +659,7 @@ fn a_webhook_is_signed_and_tried_again_with_the_same_id_until_its_time_is_over()
     let of = |outcome: &str| metrics.eject_commands.with_label_values(&["webhook", outcome]).get();
 
     // Every first attempt is answered 500.
-    (0..5).for_each(|track| ejector.act(&verdict(track, Action::Reject), Instant::now()));
+    (0..5).for_each(|track| ejector.act(&verdict(track, Action::Reject), Instant::now(), None));
     until("all are taken", Duration::from_secs(5), || of("acknowledged") == 5);
     let lines: Vec<String> = hook.lines.lock().unwrap().iter().skip(1).map(|(_, line)| line.clone()).collect();
     let field = |n: usize| lines.iter().map(|l| l.split(' ').nth(n).unwrap().to_string()).collect::<Vec<_>>();
@@ -672,12 +672,12 @@ fn a_webhook_is_signed_and_tried_again_with_the_same_id_until_its_time_is_over()
 
     // Away for a moment: nothing is late. Away for too long: the line is to stop, and is told so later.
     drop(hook);
-    ejector.act(&verdict(5, Action::Reject), Instant::now());
+    ejector.act(&verdict(5, Action::Reject), Instant::now(), None);
     thread::sleep(Duration::from_millis(300));
     hook = receiver(port, "correct horse battery", &[]);
     until("it is taken", Duration::from_secs(5), || of("acknowledged") == 6);
     drop(hook);
-    ejector.act(&verdict(6, Action::Divert), Instant::now());
+    ejector.act(&verdict(6, Action::Divert), Instant::now(), None);
     until("it is late", Duration::from_secs(5), || of("failed") + of("unacknowledged") == 1);
     hook = receiver(port, "correct horse battery", &[]);
     until("the stop is taken", Duration::from_secs(8), || hook.count("took stop_line ") == 1);
@@ -688,7 +688,7 @@ fn a_webhook_is_signed_and_tried_again_with_the_same_id_until_its_time_is_over()
     // Signed with another secret: refused at once, not tried again.
     drop(hook);
     hook = receiver(port, "incorrect horse battery", &[]);
-    ejector.act(&verdict(7, Action::Divert), Instant::now());
+    ejector.act(&verdict(7, Action::Divert), Instant::now(), None);
     until("it is refused", Duration::from_secs(1), || of("failed") + of("unacknowledged") == 2);
     assert_eq!(hook.count("took "), 0);
     running.close();
@@ -736,7 +736,7 @@ fn refused(output: &str, fits: &str) -> Option<String> {
     let mut track = 0;
     until(fits, Duration::from_secs(20), || {
         track += 1;
-        ejector.act(&verdict(track, Action::Reject), Instant::now());
+        ejector.act(&verdict(track, Action::Reject), Instant::now(), None);
         thread::sleep(Duration::from_millis(150));
         acknowledged() || late().is_some()
     });
@@ -912,7 +912,7 @@ fn survives(output: &str, settings: &str, seconds: u64) {
     let before = resident();
     let (start, commands) = (Instant::now(), 100);
     for track in 0..commands {
-        ejector.act(&verdict(track, Action::Reject), Instant::now());
+        ejector.act(&verdict(track, Action::Reject), Instant::now(), None);
         thread::sleep(Duration::from_millis(seconds * 1000 / commands));
     }
     running.close();

@@ -14,6 +14,7 @@ use crate::{
     domain::{Fault, Frame, Item, Picture, Raw, Region, Scored, Source, Timings, Truth, Verdict, ms},
     line::{
         eject::Ejector,
+        flow::Flow,
         handover::Handover,
         infer::Infer,
         live::{LiveFrame, View},
@@ -63,6 +64,7 @@ pub fn run(line: &Line, view: &Arc<View>, frames: &Handover, stop: &Cancellation
     let camera = &*view.camera;
     priority::set(priority::BELT);
     let mut locator = Locator::new(line.locate.clone());
+    let mut flow = Flow::default();
     let shown = Shown::default();
     let mut last_live = None;
     while !stop.is_cancelled() {
@@ -81,8 +83,11 @@ pub fn run(line: &Line, view: &Arc<View>, frames: &Handover, stop: &Cancellation
         let decode_ms = ms(started.elapsed());
         let located = Instant::now();
         let items = locator.look(&picture, frame.captured);
+        let speed = flow.look(&picture, frame.captured);
+        line.metrics.belt_seen.with_label_values(&[camera]).set(speed.map_or(f64::NAN, f64::from));
+        let seen = Seen { frame: &frame, picture: &picture, speed, decode_ms, located };
         for item in items {
-            judge(line, &frame, &picture, item, decode_ms, located, &shown);
+            judge(line, &seen, item, &shown);
         }
         let pause = LIVE_PAUSE[usize::from(view.frame.receiver_count() == 0)];
         if last_live.is_none_or(|last: Instant| last.elapsed() >= pause) {
@@ -99,8 +104,20 @@ fn decode(raw: &Raw) -> Result<Arc<Picture>, pixels::PixelError> {
     }
 }
 
+/// A picture, and what it tells of all its items.
+struct Seen<'a> {
+    frame: &'a Frame,
+    picture: &'a Picture,
+    /// The belt's, in pixels per second.
+    speed: Option<f32>,
+    decode_ms: f64,
+    /// When the search for items began.
+    located: Instant,
+}
+
 /// Cuts the item out, hands it to the worker, and leaves a task that waits for the answer or the deadline.
-fn judge(line: &Line, frame: &Frame, picture: &Picture, item: Item, decode_ms: f64, located: Instant, shown: &Shown) {
+fn judge(line: &Line, seen: &Seen, item: Item, shown: &Shown) {
+    let Seen { frame, picture, speed, decode_ms, located } = *seen;
     let square = pixels::square_around(item.region, pixels::CROP_MARGIN, picture.width, picture.height);
     let deadline = frame.captured + line.deadline;
     let side = line.infer.card().side;
@@ -131,7 +148,7 @@ fn judge(line: &Line, frame: &Frame, picture: &Picture, item: Item, decode_ms: f
         let timings = Timings { total_ms: ms(captured.elapsed()), ..timings };
         let verdict = assemble(origin, &scored, timings);
         if let Some(ejector) = &line.ejector {
-            ejector.act(&verdict, captured); // first of all: the gate's moment does not wait
+            ejector.act(&verdict, captured, speed); // first of all: the gate's moment does not wait
         }
         observe(&line.metrics, &verdict, scored.scores.as_ref().err());
         remember(&shown, &verdict);

@@ -43,9 +43,8 @@ pub struct Gate {
     pub camera: String,
     /// `reject`, `divert` or both.
     pub actions: Vec<Action>,
-    /// The belt's speed at the gate, `"1.25m/s"`; below 0 where items move towards smaller x.
-    #[serde(deserialize_with = "metres_per_second")]
-    pub speed: f64,
+    /// The belt's speed at the gate.
+    pub speed: Speed,
     /// What a pixel is on the belt, `"2.1mm/px"`.
     #[serde(deserialize_with = "millimetres_per_pixel")]
     pub scale: f64,
@@ -60,6 +59,22 @@ pub struct Gate {
     /// What the outputs set.
     #[serde(flatten)]
     pub target: output::Target,
+}
+
+/// Where the belt's speed at a gate comes from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Speed {
+    /// It is `"1.25m/s"`, or what an encoder says; below 0 where items move towards smaller x, which an encoder can't tell.
+    Told(f64),
+    /// `"seen"`: it is taken from the gate's camera's own pictures.
+    Seen,
+}
+
+impl<'de> Deserialize<'de> for Speed {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text == "seen" { Ok(Speed::Seen) } else { quantity(&text, "m/s").map(Speed::Told) }
+    }
 }
 
 /// An output and what being late means to it.
@@ -128,8 +143,11 @@ impl Gate {
     pub fn due(&self, captured: Instant, region: Region, speed: f64) -> Option<Instant> {
         let way = self.distance - f64::from(region.centre().0) * self.scale; // mm, signed like the speed
         let travel = way / (speed * 1e3);
-        let runs = speed.is_finite() && speed * self.speed > 0.0;
-        if !runs || !(-LONGEST..=LONGEST).contains(&travel) {
+        let runs = match self.speed {
+            Speed::Told(told) => speed * told > 0.0,
+            Speed::Seen => speed != 0.0,
+        };
+        if !runs || !speed.is_finite() || !(-LONGEST..=LONGEST).contains(&travel) {
             return None;
         }
         let after = travel - self.delay.as_secs_f64();
@@ -152,7 +170,7 @@ impl Settings {
             if !cameras.contains(&gate.camera.as_str()) {
                 return Err(format!("eject.gate {name}: there is no camera {}", gate.camera));
             }
-            if gate.speed == 0.0 || gate.scale <= 0.0 {
+            if gate.speed == Speed::Told(0.0) || gate.scale <= 0.0 {
                 return Err(format!("eject.gate {name}: speed must not be 0 and scale must be above 0"));
             }
             let modbus = self.output.iter().any(|outlet| outlet.output.name() == "modbus");
@@ -199,22 +217,17 @@ impl Settings {
 }
 
 /// A finite number before `unit`.
-fn quantity<'de, D: Deserializer<'de>>(deserializer: D, unit: &str) -> Result<f64, D::Error> {
-    let text = String::deserialize(deserializer)?;
+fn quantity<E: Error>(text: &str, unit: &str) -> Result<f64, E> {
     let number = text.strip_suffix(unit).and_then(|number| number.trim().parse().ok());
-    number.filter(|n: &f64| n.is_finite()).ok_or_else(|| D::Error::custom(format!("{text:?} is no number of {unit}")))
-}
-
-fn metres_per_second<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-    quantity(deserializer, "m/s")
+    number.filter(|n: &f64| n.is_finite()).ok_or_else(|| E::custom(format!("{text:?} is no number of {unit}")))
 }
 
 fn millimetres_per_pixel<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-    quantity(deserializer, "mm/px")
+    quantity(&String::deserialize(deserializer)?, "mm/px")
 }
 
 fn millimetres<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-    quantity(deserializer, "mm")
+    quantity(&String::deserialize(deserializer)?, "mm")
 }
 
 #[cfg(test)]
@@ -255,11 +268,22 @@ pub(super) mod tests {
         // Twice as fast: half the way's time.
         assert_eq!((gate().due(captured, at(250), 2.5).unwrap() - captured).as_micros(), 380_000);
         // A gate left of the picture, items moving left: -500 mm - 500 mm at -1.25 m/s.
-        let left = Gate { speed: -1.25, distance: -500.0, ..gate() };
+        let left = Gate { speed: Speed::Told(-1.25), distance: -500.0, ..gate() };
         assert_eq!((left.due(captured, at(250), -1.25).unwrap() - captured).as_micros(), 780_000);
         // An item that already passed was due before it was seen.
         let near = Gate { distance: 100.0, ..gate() };
         assert!(near.due(captured, at(250), 1.25).unwrap() < captured);
+    }
+
+    #[test]
+    fn a_seen_belt_may_run_either_way_and_stand() {
+        let seen = Gate { speed: Speed::Seen, ..gate() };
+        let captured = Instant::now();
+        assert_eq!((seen.due(captured, at(250), 1.25).unwrap() - captured).as_micros(), 780_000);
+        assert!(seen.due(captured, at(250), -1.25).unwrap() < captured, "it runs away from the gate");
+        for speed in [0.0, -0.0, f64::NAN, f64::INFINITY, 1e-9] {
+            assert_eq!(seen.due(captured, at(250), speed), None, "{speed}");
+        }
     }
 
     #[test]
@@ -279,6 +303,7 @@ pub(super) mod tests {
             ("'other'", "'belt'", "no camera"),
             ("'0m/s'", "'1.25m/s'", "speed"),
             ("'1.25'", "'1.25m/s'", "m/s"),
+            ("'sene'", "'1.25m/s'", "m/s"),
             ("'nanmm'", "'1500mm'", "mm"),
             ("'stop_line'", "'alarm'", "no output can stop_line"),
             ("kid", "kind", "kind"),

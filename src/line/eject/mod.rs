@@ -33,7 +33,7 @@ mod keeper;
 mod plan;
 
 pub use confirm::Sensor;
-pub use gate::{Gate, OnLate, Outlet, Settings};
+pub use gate::{Gate, OnLate, Outlet, Settings, Speed};
 use keeper::{Keeper, Message, Outcomes};
 use plan::{Late, Order, Plan};
 
@@ -133,8 +133,9 @@ impl Ejector {
         })
     }
 
-    /// Orders the gate for a rejected or diverted item whose picture was taken at `captured`.
-    pub fn act(&self, verdict: &Verdict, captured: Instant) {
+    /// Orders the gate for a rejected or diverted item whose picture was taken at `captured`, when its camera saw the belt
+    /// move at `seen` pixels per second.
+    pub fn act(&self, verdict: &Verdict, captured: Instant, seen: Option<f32>) {
         let action = verdict.decision.action;
         if action == Action::Accept {
             return;
@@ -146,7 +147,7 @@ impl Ejector {
             return;
         };
         let (gate, name) = &self.0.gates[index];
-        let due = verdict.region.and_then(|region| gate.due(captured, region, self.speed(gate)?));
+        let due = verdict.region.and_then(|region| gate.due(captured, region, self.speed(gate, seen)?));
         let subject = Arc::new(Subject::new(name.clone(), verdict));
         let order = Order { gate: index, target: gate.target, due, subject: subject.clone() };
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
@@ -162,10 +163,11 @@ impl Ejector {
     }
 
     /// The belt's speed at a gate in m/s; `None` where it should be measured and is not.
-    fn speed(&self, gate: &Gate) -> Option<f64> {
-        let Some(measured) = &self.0.measured else { return Some(gate.speed) };
+    fn speed(&self, gate: &Gate, seen: Option<f32>) -> Option<f64> {
+        let Speed::Told(told) = gate.speed else { return seen.map(|pixels| f64::from(pixels) * gate.scale / 1e3) };
+        let Some(measured) = &self.0.measured else { return Some(told) };
         let (speed, at) = (*measured.lock().unwrap_or_else(PoisonError::into_inner))?;
-        (at.elapsed() < SPEED_COUNTS).then(|| speed.abs() * gate.speed.signum())
+        (at.elapsed() < SPEED_COUNTS).then(|| speed.abs() * told.signum())
     }
 
     /// The sensor after the gate saw an item at `at`; false when there is no such gate, or none with a sensor.

@@ -85,7 +85,7 @@ fn five_hundred_items_are_hit_within_eight_milliseconds() {
     let (items, start) = (belt(), Instant::now() + Duration::from_millis(20));
     for item in &items {
         thread::sleep((start + item.judged).saturating_duration_since(Instant::now()));
-        ejector.act(&judged(item), start + item.captured);
+        ejector.act(&judged(item), start + item.captured, None);
     }
     let messages = ejector.0.messages.clone();
     messages.send(Message::Stop).unwrap();
@@ -115,6 +115,25 @@ fn five_hundred_items_are_hit_within_eight_milliseconds() {
 }
 
 #[test]
+fn the_speed_that_the_camera_saw_moves_the_gate_and_without_one_the_command_is_late() {
+    let mut settings: Settings = toml::from_str(TEXT).unwrap();
+    settings.gate[0].speed = Speed::Seen;
+    settings.gate[0].distance = 400.0;
+    let metrics = Metrics::new().unwrap();
+    let (ejector, running) = Ejector::start(settings, &metrics, |_| ()).unwrap();
+    let mut verdict = verdict(Action::Reject);
+    verdict.camera = "belt".into();
+    verdict.region = Some(Region { x: 50, y: 0, width: 100, height: 50 });
+    let now = Instant::now();
+    ejector.act(&verdict, now, Some(500.0)); // 200 mm at 500 px/s, which are 1 m/s: 200 ms, less 20
+    ejector.act(&verdict, now, None);
+    running.close(); // waits for the first
+    assert!(now.elapsed() >= Duration::from_millis(180));
+    let ended = |outcome: &str| metrics.eject_commands.with_label_values(&["log", outcome]).get();
+    assert_eq!((ended("acknowledged"), ended("no_moment")), (1, 1));
+}
+
+#[test]
 fn accepted_items_move_nothing_and_every_other_verdict_ends_in_the_counts() {
     let mut settings: Settings = toml::from_str(TEXT).unwrap();
     settings.gate[0].distance = 400.0;
@@ -126,13 +145,13 @@ fn accepted_items_move_nothing_and_every_other_verdict_ends_in_the_counts() {
     verdict.camera = "belt".into();
     verdict.region = Some(Region { x: 50, y: 0, width: 100, height: 50 });
     let now = Instant::now();
-    ejector.act(&verdict, now);
+    ejector.act(&verdict, now, None);
     verdict.decision.action = Action::Reject;
-    ejector.act(&verdict, now); // 200 mm are 160 ms
+    ejector.act(&verdict, now, None); // 200 mm are 160 ms
     verdict.decision.action = Action::Divert;
-    ejector.act(&verdict, now - Duration::from_secs(1)); // passed the gate long ago
+    ejector.act(&verdict, now - Duration::from_secs(1), None); // passed the gate long ago
     verdict.region = None;
-    ejector.act(&verdict, now); // nobody knows where it is
+    ejector.act(&verdict, now, None); // nobody knows where it is
     running.close(); // waits for the first
     assert!(now.elapsed() >= Duration::from_millis(140));
     let ended = |outcome: &str| metrics.eject_commands.with_label_values(&["log", outcome]).get();

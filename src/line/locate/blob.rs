@@ -2,11 +2,15 @@
 
 use std::{cmp::Reverse, collections::VecDeque, f32::consts::PI};
 
+use super::cells::Mark;
+
 /// Cells from an item within which what is no belt, and much smaller, is a part of it: a dim tail or fin comes apart from
 /// its body.
-const REACH: usize = 6;
+const REACH: usize = 8;
 /// How many times smaller a part is.
 const PART: usize = 4;
+/// How many times smaller than the smallest item the cells are that a faint one shows for certain.
+const FAINT: usize = 3;
 /// Outlines that are remembered, and those without which there is nothing to compare with.
 const KNOWN: usize = 200;
 pub(super) const FEW: usize = 40;
@@ -16,8 +20,8 @@ const WIDER: f32 = 1.5;
 /// How much less than nine tenths of them it fills its ellipse.
 const EMPTIER: f32 = 0.12;
 
-/// A connected group of cells that are no belt: first and last column and row, how many cells, and the sums of their x,
-/// y, x², y² and xy.
+/// A connected group of cells of items: first and last column and row, and how many; of these and the traces between and
+/// around them how many, and the sums of their x, y, x², y² and xy.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Blob {
     pub left: usize,
@@ -25,19 +29,19 @@ pub(super) struct Blob {
     pub right: usize,
     pub bottom: usize,
     pub area: usize,
-    sums: [usize; 5],
+    sums: [usize; 6],
 }
 
 impl Blob {
     pub fn outline(&self) -> Outline {
-        let area = self.area as f64;
-        let [x, y, xx, yy, xy] = self.sums.map(|sum| sum as f64 / area);
+        let area = self.sums[0] as f64;
+        let [_, x, y, xx, yy, xy] = self.sums.map(|sum| sum as f64 / area);
         // A cell is as wide as it is, not a point: a twelfth.
         let (a, b, c) = (xx - x * x + 1.0 / 12.0, yy - y * y + 1.0 / 12.0, xy - x * y);
         let (mean, half) = ((a + b) / 2.0, (((a - b) / 2.0).powi(2) + c * c).sqrt());
         let axis = |variance: f64| 4.0 * variance.max(0.0).sqrt() as f32;
         let (length, width) = (axis(mean + half), axis(mean - half));
-        Outline { length, width, fill: self.area as f32 / (PI / 4.0 * length * width) }
+        Outline { length, width, fill: area as f32 / (PI / 4.0 * length * width) }
     }
 }
 
@@ -51,11 +55,24 @@ pub(super) struct Outline {
     fill: f32,
 }
 
+impl Outline {
+    fn area(&self) -> f32 {
+        self.fill * PI / 4.0 * self.length * self.width
+    }
+}
+
 /// The outlines of the newest items.
 #[derive(Default)]
 pub(super) struct Outlines(VecDeque<Outline>);
 
 impl Outlines {
+    /// Whether it is less than half as large as the usual item. Before there are [`FEW`] nothing is.
+    pub fn small(&self, outline: Outline) -> bool {
+        let mut areas: Vec<f32> = self.0.iter().map(Outline::area).collect();
+        areas.sort_by(f32::total_cmp);
+        areas.len() >= FEW && outline.area() < 0.5 * areas[areas.len() / 2]
+    }
+
     /// Whether `outline` is unlike the others; remembers it. Before there are [`FEW`] nothing is.
     pub fn unlike(&mut self, outline: Outline) -> bool {
         let at = |share: f32, of: fn(&Outline) -> f32| {
@@ -75,44 +92,51 @@ impl Outlines {
     }
 }
 
-/// Groups marked cells; cells up to two apart belong together, so that a pale stripe does not cut a fish in two.
-pub(super) fn blobs(marked: &[bool], across: usize, down: usize, min_area: usize) -> Vec<Blob> {
+/// Groups the cells of items. Those up to two apart belong together, so that a pale stripe does not cut a fish in two, and
+/// so do those that traces connect, as in Canny's hysteresis (1986): a fish of nearly the belt's colour shows here and
+/// there. Traces only connect: a blob is as large as its cells of items, but one of [`FAINT`] of `min_area` counts if it is
+/// large enough together with its traces.
+pub(super) fn blobs(marked: &[Mark], across: usize, down: usize, min_area: usize) -> Vec<Blob> {
     let mut seen = vec![false; marked.len()];
     let mut stack = Vec::new();
     let mut found = Vec::new();
     for start in 0..marked.len() {
-        if !marked[start] || seen[start] {
+        if marked[start] != Mark::Item || seen[start] {
             continue;
         }
         seen[start] = true;
         stack.push(start);
-        let mut blob = Blob { left: across, top: down, right: 0, bottom: 0, area: 0, sums: [0; 5] };
+        let mut blob = Blob { left: across, top: down, right: 0, bottom: 0, area: 0, sums: [0; 6] };
         while let Some(i) = stack.pop() {
             let (x, y) = (i % across, i / across);
-            blob.left = blob.left.min(x);
-            blob.right = blob.right.max(x);
-            blob.top = blob.top.min(y);
-            blob.bottom = blob.bottom.max(y);
-            blob.area += 1;
-            blob.sums = add(blob.sums, [x, y, x * x, y * y, x * y]);
+            if marked[i] == Mark::Item {
+                blob.left = blob.left.min(x);
+                blob.right = blob.right.max(x);
+                blob.top = blob.top.min(y);
+                blob.bottom = blob.bottom.max(y);
+                blob.area += 1;
+            }
+            blob.sums = add(blob.sums, [1, x, y, x * x, y * y, x * y]);
             for ny in y.saturating_sub(2)..(y + 3).min(down) {
                 for nx in x.saturating_sub(2)..(x + 3).min(across) {
                     let n = ny * across + nx;
-                    if marked[n] && !seen[n] {
+                    let next = nx.abs_diff(x) < 2 && ny.abs_diff(y) < 2;
+                    let joins = marked[n] != Mark::Belt && (next || marked[n] == marked[i] && marked[i] == Mark::Item);
+                    if joins && !seen[n] {
                         seen[n] = true;
                         stack.push(n);
                     }
                 }
             }
         }
-        if blob.area >= min_area {
+        if blob.area >= min_area || blob.area * FAINT >= min_area && blob.sums[0] >= min_area {
             found.push(blob);
         }
     }
     found
 }
 
-fn add(a: [usize; 5], b: [usize; 5]) -> [usize; 5] {
+fn add(a: [usize; 6], b: [usize; 6]) -> [usize; 6] {
     std::array::from_fn(|i| a[i] + b[i])
 }
 

@@ -9,6 +9,8 @@ use crate::domain::Picture;
 
 /// Cells across the shrunken picture.
 const CELLS_ACROSS: u32 = 160;
+/// Share of the least difference of an item that is a trace of one.
+const TRACE: f32 = 0.6;
 
 /// The picture, shrunk.
 pub(super) struct Cells {
@@ -85,10 +87,37 @@ fn half_way(counts: &[usize; 256], half: usize) -> f32 {
     at.unwrap_or(0) as f32
 }
 
-/// Whether `pixel` is no belt. The least difference has a floor, below which lies a sensor's noise.
+/// What a cell shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mark {
+    Belt,
+    /// It may be a dim part of an item, or a stain of the belt.
+    Trace,
+    Item,
+}
+
+impl Mark {
+    pub fn of(pixel: &[u8], belt: &[f32], threshold: f32) -> Self {
+        let excess = excess(pixel, belt, threshold);
+        if excess > 1.0 {
+            Self::Item
+        } else if excess > TRACE {
+            Self::Trace
+        } else {
+            Self::Belt
+        }
+    }
+}
+
+/// Whether `pixel` is no belt.
 pub(super) fn differs(pixel: &[u8], belt: &[f32], threshold: f32) -> bool {
+    excess(pixel, belt, threshold) > 1.0
+}
+
+/// The difference from the belt over the least one that is no belt, which has a floor, below which lies a sensor's noise.
+fn excess(pixel: &[u8], belt: &[f32], threshold: f32) -> f32 {
     let difference: f32 = (0..3).map(|c| (f32::from(pixel[c]) - belt[c]).abs()).sum();
-    difference > (threshold * (belt[0] + belt[1] + belt[2])).max(12.0)
+    difference / (threshold * (belt[0] + belt[1] + belt[2])).max(12.0)
 }
 
 /// The belt's mean colour under `blob`.

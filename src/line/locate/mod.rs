@@ -16,7 +16,7 @@ mod cells;
 mod motion;
 
 use blob::{Blob, Outlines, blobs, gather};
-use cells::{Cells, differs, mean_belt};
+use cells::{Cells, Mark, differs, mean_belt};
 use motion::Motion;
 
 use crate::domain::{Item, Picture, Region};
@@ -27,6 +27,8 @@ const FOLLOW: f32 = 1.0 / 12.0;
 const FOLLOW_COVERED: f32 = 1.0 / 1024.0;
 /// More of the picture than this is never fish: the light was switched or the camera moved, so learn anew.
 const MOST_COVERED: f32 = 0.7;
+/// Share of its largest area from which on an item counts as seen whole again.
+const AS_LARGE: f32 = 0.8;
 /// A track that was not seen for this long is forgotten.
 const FORGET_AFTER: f32 = 2.0;
 
@@ -83,11 +85,11 @@ pub fn find(picture: &Picture) -> Vec<Region> {
     let Some(cells) = Cells::of(picture) else { return Vec::new() };
     let (across, down) = (cells.across, cells.down);
     let ground = cells.ground();
-    let marked: Vec<bool> = cells
+    let marked: Vec<Mark> = cells
         .rgb
         .chunks_exact(3)
         .zip(ground.chunks_exact(3))
-        .map(|(pixel, belt)| differs(pixel, belt, config.threshold))
+        .map(|(pixel, belt)| Mark::of(pixel, belt, config.threshold))
         .collect();
     let min_area = (config.min_area * (across * down) as f32) as usize;
     let found = gather(blobs(&marked, across, down, min_area.max(1)));
@@ -105,6 +107,8 @@ struct Track {
     blob: Blob,
     seen: Instant,
     returned: bool,
+    /// How it lay when it was last seen as large as ever, and when that was.
+    largest: (Blob, Instant),
     /// It was a part of an item that has a track of its own.
     swallowed: bool,
 }
@@ -154,6 +158,7 @@ impl Locator {
         let speed = self.motion.speed();
         let mut items = Vec::new();
         for (blob, track) in found.iter().zip(matched) {
+            let Some(track) = track else { continue };
             let track = &mut self.tracks[track];
             if !track.returned && due(blob, cells.across, speed) {
                 track.returned = true;
@@ -182,7 +187,7 @@ impl Locator {
     }
 
     /// Marks the cells that are no belt and lets the belt's colour follow the others.
-    fn mark(&mut self, cells: &Cells) -> Vec<bool> {
+    fn mark(&mut self, cells: &Cells) -> Vec<Mark> {
         if self.belt.is_empty() {
             self.belt = cells.ground();
         }
@@ -193,25 +198,27 @@ impl Locator {
         let mut covered = 0usize;
         let mut marked = Vec::with_capacity(cells.rgb.len() / 3);
         for (pixel, belt) in cells.rgb.chunks_exact(3).zip(self.belt.chunks_exact_mut(3)) {
-            let item = differs(pixel, belt, threshold);
+            let mark = Mark::of(pixel, belt, threshold);
+            let item = mark == Mark::Item;
             let follow = if item { FOLLOW_COVERED } else { FOLLOW };
             for c in 0..3 {
                 belt[c] += (f32::from(pixel[c]) - belt[c]) * follow;
             }
             covered += usize::from(item);
-            marked.push(item);
+            marked.push(mark);
         }
         if covered as f32 > MOST_COVERED * marked.len() as f32 {
             self.belt = cells.ground();
             for (pixel, (belt, mark)) in cells.rgb.chunks_exact(3).zip(self.belt.chunks_exact(3).zip(&mut marked)) {
-                *mark = differs(pixel, belt, threshold);
+                *mark = Mark::of(pixel, belt, threshold);
             }
         }
         marked
     }
 
-    /// Gives every blob its track (an index into `self.tracks`), a new one where none fits.
-    fn follow(&mut self, found: &[Blob], captured: Instant, across: usize) -> Vec<usize> {
+    /// Gives every blob its track (an index into `self.tracks`), a new one where none fits, and none to a part
+    /// that came off an item that was returned.
+    fn follow(&mut self, found: &[Blob], captured: Instant, across: usize) -> Vec<Option<usize>> {
         let since = |seen: Instant| captured.saturating_duration_since(seen).as_secs_f32();
         self.motion.look(captured);
         let (speed, last) = (self.motion.speed(), across as f32);
@@ -245,8 +252,11 @@ impl Locator {
             of_blob[b] = Some(t);
             taken[t] = true;
             self.motion.moved(moved, age);
-            self.tracks[t].blob = found[b];
-            self.tracks[t].seen = captured;
+            let track = &mut self.tracks[t];
+            (track.blob, track.seen) = (found[b], captured);
+            if found[b].area as f32 >= AS_LARGE * track.largest.0.area as f32 {
+                track.largest = (found[b], captured);
+            }
         }
         if !taken.is_empty() && !found.is_empty() {
             self.motion.followed(taken.contains(&true));
@@ -257,23 +267,32 @@ impl Locator {
             let moved = speed.unwrap_or(0.0) * since(track.seen);
             track.swallowed = found.iter().zip(&of_blob).any(|(b, t)| t.is_some() && holds(b, &track.blob, moved));
         }
-        found
-            .iter()
-            .zip(of_blob)
-            .map(|(blob, track)| {
-                track.unwrap_or_else(|| {
-                    self.tracks.push(Track {
-                        number: self.next,
-                        blob: *blob,
-                        seen: captured,
-                        returned: false,
-                        swallowed: false,
-                    });
-                    self.next += 1;
-                    self.tracks.len() - 1
-                })
-            })
-            .collect()
+        let known = self.tracks.len();
+        let part = |tracks: &[Track], blob: &Blob| {
+            let newly = |track: &&Track| track.returned && since(track.seen) <= 3.0 * self.motion.interval;
+            let came_off = tracks[..known].iter().filter(newly).any(|track| {
+                let (largest, at) = &track.largest;
+                holds(largest, blob, -speed.unwrap_or(0.0) * since(*at))
+            });
+            // A larger one may be one of two items that touched.
+            came_off && self.outlines.small(blob.outline())
+        };
+        for (blob, track) in found.iter().zip(&mut of_blob).filter(|(_, track)| track.is_none()) {
+            if part(&self.tracks, blob) {
+                continue;
+            }
+            *track = Some(self.tracks.len());
+            self.tracks.push(Track {
+                number: self.next,
+                blob: *blob,
+                seen: captured,
+                returned: false,
+                largest: (*blob, captured),
+                swallowed: false,
+            });
+            self.next += 1;
+        }
+        of_blob
     }
 }
 
