@@ -52,13 +52,12 @@ pub struct Flow {
 }
 
 impl Flow {
-    /// The belt's speed in pixels per second after `picture`, taken at `captured`; below 0 towards smaller x. `None` until
-    /// it was seen clearly in five pictures of the last two seconds.
-    pub fn look(&mut self, picture: &Picture, captured: Instant) -> Option<f32> {
-        let (mut strips, pixels) = strips(picture)?;
+    /// Takes in the next picture, taken at `captured`; one that is too small tells nothing.
+    pub fn look(&mut self, picture: &Picture, captured: Instant) {
+        let Some((mut strips, pixels)) = strips(picture) else { return };
         if self.still.first().map(Vec::len) != strips.first().map(Vec::len) {
             *self = Self { still: strips, averaged: 1.0, ..Self::default() };
-            return None;
+            return;
         }
         self.averaged = (self.averaged + 1.0).min(STILL);
         for (still, row) in self.still.iter_mut().zip(&mut strips) {
@@ -71,7 +70,7 @@ impl Flow {
         }
         if let Some((before, at)) = &self.before {
             let seconds = captured.saturating_duration_since(*at).as_secs_f32();
-            if seconds > 0.0
+            if (f32::MIN_POSITIVE..COUNTS).contains(&seconds)
                 && self.averaged >= STILL_LEAST
                 && let Some(shift) = shift(before, &strips)
             {
@@ -79,22 +78,23 @@ impl Flow {
             }
         }
         self.before = Some((strips, captured));
-        let old = |at: Instant| captured.saturating_duration_since(at).as_secs_f32() > COUNTS;
-        while self.shifts.len() > NEWEST || self.shifts.front().is_some_and(|(at, ..)| old(*at)) {
+        while self.shifts.len() > NEWEST {
             self.shifts.pop_front();
         }
-        self.speed()
     }
 
-    /// All of the way over all of the time, without shifts that are far from the middle one.
-    fn speed(&self) -> Option<f32> {
-        if self.shifts.is_empty() {
+    /// The belt's speed at `now` in pixels per second, below 0 towards smaller x: all of the way over all of the time,
+    /// without shifts that are far from the middle one. `None` unless five pictures of the last two seconds agree on it.
+    pub fn speed(&self, now: Instant) -> Option<f32> {
+        let fresh = |at: Instant| now.saturating_duration_since(at).as_secs_f32() <= COUNTS;
+        let shifts = || self.shifts.iter().filter(|(at, ..)| fresh(*at));
+        if shifts().next().is_none() {
             return None;
         }
-        let middle = middle(self.shifts.iter().map(|(_, way, seconds)| way / seconds).collect());
+        let middle = middle(shifts().map(|(_, way, seconds)| way / seconds).collect());
         let like = |way: f32, seconds: f32| (way - middle * seconds).abs() <= 1.0 + 0.02 * (middle * seconds).abs();
         let (mut way, mut time, mut count) = (0.0, 0.0, 0);
-        for (_, moved, seconds) in self.shifts.iter().filter(|(_, way, seconds)| like(*way, *seconds)) {
+        for (_, moved, seconds) in shifts().filter(|(_, way, seconds)| like(*way, *seconds)) {
             way += moved;
             time += seconds;
             count += 1;
@@ -203,7 +203,9 @@ mod tests {
                 }
             }
             let began = Instant::now();
-            match flow.look(&picture, start + Duration::from_secs_f64(n as f64 / config.frame_rate)) {
+            let captured = start + Duration::from_secs_f64(n as f64 / config.frame_rate);
+            flow.look(&picture, captured);
+            match flow.speed(captured) {
                 Some(speed) => speeds.push(speed),
                 None => silent += 1,
             }
@@ -248,14 +250,17 @@ mod tests {
         let mut belt = Belt::new(BeltConfig::default()).unwrap();
         let picture = belt.frame(100).0;
         let (mut flow, start) = (Flow::default(), Instant::now());
+        let at = |n: u64| start + Duration::from_millis(n * 80);
         for n in 0..100 {
-            let speed = flow.look(&picture, start + Duration::from_millis(n * 80));
+            flow.look(&picture, at(n));
+            let speed = flow.speed(at(n));
             assert!(speed.is_none_or(|speed| speed.abs() < 1.0), "{n}: {speed:?}");
         }
-        let black = Picture::filled(640, 360, [0; 3]);
-        let mut flow = Flow::default();
-        assert!((0..20).all(|n| flow.look(&black, start + Duration::from_millis(n * 80)).is_none()));
-        assert!(flow.look(&Picture::filled(3, 3, [9; 3]), start).is_none());
+        for blank in [Picture::filled(640, 360, [0; 3]), Picture::filled(3, 3, [9; 3])] {
+            let mut flow = Flow::default();
+            (0..20).for_each(|n| flow.look(&blank, at(n)));
+            assert_eq!(flow.speed(at(19)), None);
+        }
     }
 
     #[test]
@@ -266,8 +271,10 @@ mod tests {
         for n in 0..40 {
             flow.look(&belt.frame(n).0, at(n));
         }
-        assert!(flow.speed().is_some());
+        assert!(flow.speed(at(39)).is_some());
+        assert_eq!(flow.speed(at(39 + 25)), None, "no picture came");
         let dark = Picture::filled(640, 360, [0; 3]);
-        assert!((40..80).map(|n| flow.look(&dark, at(n))).next_back().unwrap().is_none());
+        (40..80).for_each(|n| flow.look(&dark, at(n)));
+        assert_eq!(flow.speed(at(79)), None);
     }
 }

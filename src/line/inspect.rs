@@ -83,12 +83,13 @@ pub fn run(line: &Line, view: &Arc<View>, frames: &Handover, stop: &Cancellation
         let decode_ms = ms(started.elapsed());
         let located = Instant::now();
         let items = locator.look(&picture, frame.captured);
-        let speed = flow.look(&picture, frame.captured);
-        line.metrics.belt_seen.with_label_values(&[camera]).set(speed.map_or(f64::NAN, f64::from));
+        let speed = flow.speed(frame.captured);
         let seen = Seen { frame: &frame, picture: &picture, speed, decode_ms, located };
         for item in items {
             judge(line, &seen, item, &shown);
         }
+        flow.look(&picture, frame.captured); // for the next picture: no item waits for it
+        line.metrics.belt_seen.with_label_values(&[camera]).set(speed.map_or(f64::NAN, f64::from));
         let pause = LIVE_PAUSE[usize::from(view.frame.receiver_count() == 0)];
         if last_live.is_none_or(|last: Instant| last.elapsed() >= pause) {
             last_live = Some(started);
@@ -108,7 +109,7 @@ fn decode(raw: &Raw) -> Result<Arc<Picture>, pixels::PixelError> {
 struct Seen<'a> {
     frame: &'a Frame,
     picture: &'a Picture,
-    /// The belt's, in pixels per second.
+    /// The belt's, in pixels per second, up to the picture before.
     speed: Option<f32>,
     decode_ms: f64,
     /// When the search for items began.
