@@ -88,9 +88,7 @@ impl Flow {
     pub fn speed(&self, now: Instant) -> Option<f32> {
         let fresh = |at: Instant| now.saturating_duration_since(at).as_secs_f32() <= COUNTS;
         let shifts = || self.shifts.iter().filter(|(at, ..)| fresh(*at));
-        if shifts().next().is_none() {
-            return None;
-        }
+        shifts().next()?;
         let middle = middle(shifts().map(|(_, way, seconds)| way / seconds).collect());
         let like = |way: f32, seconds: f32| (way - middle * seconds).abs() <= 1.0 + 0.02 * (middle * seconds).abs();
         let (mut way, mut time, mut count) = (0.0, 0.0, 0);
