@@ -30,9 +30,12 @@ const CLEAR: f32 = 0.5;
 const RIVAL: f32 = 0.9;
 /// Least share of what two pictures show that must overlap.
 const INSIDE: f32 = 0.6;
+/// Pictures that are kept, and how far the belt may have gone since one, as a share of the picture.
+const BACK: usize = 8;
+const FURTHEST: f32 = 0.25;
 /// Newest shifts that tell the speed, and those without which it is unknown.
-const NEWEST: usize = 15;
-const LEAST: usize = 5;
+const NEWEST: usize = 30;
+const LEAST: usize = 10;
 /// Seconds after which a shift counts no more.
 const COUNTS: f32 = 2.0;
 
@@ -45,8 +48,10 @@ pub struct Flow {
     /// What stands still, by strip and column, and the pictures that it was averaged over.
     still: Strips,
     averaged: f32,
-    /// The picture before, and when it was taken.
-    before: Option<(Strips, Instant)>,
+    /// The pictures' width in pixels.
+    width: f32,
+    /// The pictures before, oldest first, and when they were taken.
+    before: VecDeque<(Strips, Instant)>,
     /// When a shift was seen, how many pixels it had, and in how many seconds.
     shifts: VecDeque<(Instant, f32, f32)>,
 }
@@ -56,7 +61,7 @@ impl Flow {
     pub fn look(&mut self, picture: &Picture, captured: Instant) {
         let Some((mut strips, pixels)) = strips(picture) else { return };
         if self.still.first().map(Vec::len) != strips.first().map(Vec::len) {
-            *self = Self { still: strips, averaged: 1.0, ..Self::default() };
+            *self = Self { still: strips, averaged: 1.0, width: picture.width as f32, ..Self::default() };
             return;
         }
         self.averaged = (self.averaged + 1.0).min(STILL);
@@ -68,24 +73,37 @@ impl Flow {
             let light = middle(row.clone());
             row.iter_mut().for_each(|value| *value -= light);
         }
-        if let Some((before, at)) = &self.before {
-            let seconds = captured.saturating_duration_since(*at).as_secs_f32();
-            if (f32::MIN_POSITIVE..COUNTS).contains(&seconds)
-                && self.averaged >= STILL_LEAST
-                && let Some(shift) = shift(before, &strips)
-            {
-                self.shifts.push_back((captured, shift * pixels, seconds));
-            }
+        if self.averaged >= STILL_LEAST {
+            // A fraction of a column is told badly, so the picture that lies furthest back comes first, and the newest if
+            // that tells nothing.
+            let seconds = |at: Instant| captured.saturating_duration_since(at).as_secs_f32();
+            let speed = self.agreed(captured).map(|(way, seconds)| (way / seconds).abs() / pixels);
+            let near = |at: Instant| speed.is_some_and(|speed| speed * seconds(at) < FURTHEST * strips[0].len() as f32);
+            let far_back = self.before.iter().find(|(_, at)| near(*at));
+            let told = far_back.into_iter().chain(self.before.back()).find_map(|(before, at)| {
+                let told = (f32::MIN_POSITIVE..COUNTS).contains(&seconds(*at));
+                Some((shift(before, &strips).filter(|_| told)? * pixels, seconds(*at)))
+            });
+            self.shifts.extend(told.map(|(way, seconds)| (captured, way, seconds)));
         }
-        self.before = Some((strips, captured));
+        self.before.push_back((strips, captured));
+        while self.before.len() > BACK {
+            self.before.pop_front();
+        }
         while self.shifts.len() > NEWEST {
             self.shifts.pop_front();
         }
     }
 
-    /// The belt's speed at `now` in pixels per second, below 0 towards smaller x: all of the way over all of the time,
-    /// without shifts that are far from the middle one. `None` unless five pictures of the last two seconds agree on it.
+    /// The belt's speed at `now` in pixels per second, below 0 towards smaller x. `None` unless ten shifts of the last two
+    /// seconds agree on it and add up to half a picture, before which fractions of a column count too much.
     pub fn speed(&self, now: Instant) -> Option<f32> {
+        let (way, seconds) = self.agreed(now)?;
+        (way.abs() >= 0.5 * self.width).then(|| way / seconds)
+    }
+
+    /// All of the way in pixels, and all of the seconds, without shifts that are far from the middle one.
+    fn agreed(&self, now: Instant) -> Option<(f32, f32)> {
         let fresh = |at: Instant| now.saturating_duration_since(at).as_secs_f32() <= COUNTS;
         let shifts = || self.shifts.iter().filter(|(at, ..)| fresh(*at));
         shifts().next()?;
@@ -97,7 +115,7 @@ impl Flow {
             time += seconds;
             count += 1;
         }
-        (count >= LEAST).then(|| way / time)
+        (count >= LEAST).then_some((way, time))
     }
 }
 
@@ -128,6 +146,11 @@ fn strips(picture: &Picture) -> Option<(Strips, f32)> {
     }
     for (strip, read) in strips.iter_mut().zip(read) {
         strip.iter_mut().for_each(|value| *value /= (read.max(1) as usize * merged * 3) as f32);
+        // Detail of a column's width would only be seen at shifts by whole columns, and favour them.
+        let sharp = strip.clone();
+        for (value, three) in strip[1..].iter_mut().zip(sharp.windows(3)) {
+            *value = (three[0] + 2.0 * three[1] + three[2]) / 4.0;
+        }
     }
     Some((strips, merged as f32))
 }
@@ -215,14 +238,16 @@ mod tests {
     #[test]
     fn the_speed_of_a_belt_with_and_without_items_is_seen() {
         let settings = [
-            (1, 2160.0, 60.0, 0.0, false),
-            (2, 2160.0, 60.0, 1.0, false),
-            (3, 700.0, 60.0, 0.3, true),
-            (4, 240.0, 12.0, 1.0, true),
-            (5, 120.0, 12.0, 0.3, false),
+            (1, 640, 240.0, 25.0, 0.1, false),
+            (6, 640, 337.0, 25.0, 0.1, true),
+            (1, 320, 2160.0, 60.0, 0.0, false),
+            (2, 320, 2160.0, 60.0, 1.0, false),
+            (3, 320, 700.0, 60.0, 0.3, true),
+            (4, 320, 240.0, 12.0, 1.0, true),
+            (5, 320, 120.0, 12.0, 0.3, false),
         ];
-        for (seed, speed, frame_rate, empty_share, mirrored) in settings {
-            let (width, height, items_per_minute) = (320, 180, if speed > 2000.0 { 800.0 } else { 40.0 });
+        for (seed, width, speed, frame_rate, empty_share, mirrored) in settings {
+            let (height, items_per_minute) = (width * 9 / 16, if speed > 2000.0 { 800.0 } else { 40.0 });
             let config = BeltConfig {
                 seed,
                 speed,
@@ -238,8 +263,10 @@ mod tests {
             let off = |s: &f32| (s / truth - 1.0).abs();
             let worst = speeds.iter().map(off).fold(0.0, f32::max);
             let mean = speeds.iter().map(off).sum::<f32>() / speeds.len() as f32;
-            println!("seed {seed}: off by {mean:.4} on average, {worst:.4} at most, {silent} silent, {ms:.3} ms");
-            assert!(silent < 30 && worst < 0.02 && mean < 0.003, "seed {seed}");
+            println!(
+                "seed {seed}, {width}: off by {mean:.4} on average, {worst:.4} at most, {silent} silent, {ms:.3} ms"
+            );
+            assert!(silent < 50 && worst < 0.02 && mean < 0.003, "seed {seed}");
         }
     }
 
