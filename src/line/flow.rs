@@ -60,7 +60,7 @@ impl Flow {
     /// Takes in the next picture, taken at `captured`; one that is too small tells nothing.
     pub fn look(&mut self, picture: &Picture, captured: Instant) {
         let Some((mut strips, pixels)) = strips(picture) else { return };
-        if self.still.first().map(Vec::len) != strips.first().map(Vec::len) {
+        if self.width != picture.width as f32 {
             *self = Self { still: strips, averaged: 1.0, width: picture.width as f32, ..Self::default() };
             return;
         }
@@ -73,18 +73,21 @@ impl Flow {
             let light = middle(row.clone());
             row.iter_mut().for_each(|value| *value -= light);
         }
-        if self.averaged >= STILL_LEAST {
+        if self.averaged >= STILL_LEAST
+            && let Some(newest) = self.before.len().checked_sub(1)
+        {
             // A fraction of a column is told badly, so the picture that lies furthest back comes first, and the newest if
             // that tells nothing.
             let seconds = |at: Instant| captured.saturating_duration_since(at).as_secs_f32();
             let speed = self.agreed(captured).map(|(way, seconds)| (way / seconds).abs() / pixels);
             let near = |at: Instant| speed.is_some_and(|speed| speed * seconds(at) < FURTHEST * strips[0].len() as f32);
-            let far_back = self.before.iter().find(|(_, at)| near(*at));
-            let told = far_back.into_iter().chain(self.before.back()).find_map(|(before, at)| {
-                let told = (f32::MIN_POSITIVE..COUNTS).contains(&seconds(*at));
-                Some((shift(before, &strips).filter(|_| told)? * pixels, seconds(*at)))
-            });
-            self.shifts.extend(told.map(|(way, seconds)| (captured, way, seconds)));
+            let far_back = self.before.iter().position(|(_, at)| near(*at)).filter(|index| *index != newest);
+            let told =
+                far_back.into_iter().chain([newest]).map(|index| &self.before[index]).find_map(|(before, at)| {
+                    let counts = (f32::MIN_POSITIVE..COUNTS).contains(&seconds(*at));
+                    Some((captured, counts.then(|| shift(before, &strips))?? * pixels, seconds(*at)))
+                });
+            self.shifts.extend(told);
         }
         self.before.push_back((strips, captured));
         while self.before.len() > BACK {
