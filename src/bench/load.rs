@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 use super::{
     classify::Service,
     client::{self, Outcomes},
-    machine, quantile, resident,
+    machine, quantile, resident, stolen,
 };
 use crate::domain::{Timings, Verdict, ms};
 
@@ -92,6 +92,8 @@ pub struct Belt {
     pub p99_ms: f64,
     /// Where the time of the slowest went.
     pub slowest: Timings,
+    /// Milliseconds that the machine's host kept from its cores meanwhile.
+    pub stolen_ms: f64,
 }
 
 /// Offers `factor` times the capacity for `span` beside a running simulated belt.
@@ -104,12 +106,12 @@ pub async fn overload(model: &std::path::Path, pictures: Vec<Bytes>, factor: f64
     let service = Service::with_config(model, "", BELT)?;
     service.ready().await?;
     tokio::time::sleep(Duration::from_secs(5)).await; // the belt's background model settles
-    let start = OffsetDateTime::now_utc();
+    let start = (OffsetDateTime::now_utc(), stolen()?);
     tokio::time::sleep(span).await;
     let belt_alone = Belt::since(start, &service).await?;
     let capacity =
         client::closed_loop(&service.url, pictures.clone(), 8, Duration::from_secs(10), usize::MAX).await?.rate();
-    let start = OffsetDateTime::now_utc();
+    let start = (OffsetDateTime::now_utc(), stolen()?);
     let out = client::open_loop(&service.url, pictures, capacity * factor, span).await?;
     let belt = Belt::since(start, &service).await?;
     let refused = out.times(429);
@@ -165,11 +167,11 @@ pub async fn swaps(model: &std::path::Path, pictures: Vec<Bytes>, swaps: usize) 
         }
         Ok::<_, anyhow::Error>(all)
     });
-    let start = OffsetDateTime::now_utc();
+    let start = (OffsetDateTime::now_utc(), stolen()?);
     tokio::time::sleep(Duration::from_secs(30)).await;
     let belt_before = Belt::since(start, &service).await?;
     let http = reqwest::Client::new();
-    let start = OffsetDateTime::now_utc();
+    let start = (OffsetDateTime::now_utc(), stolen()?);
     let (mut times, mut wrong, mut refused, mut resident_mb) = (Vec::new(), 0, 0, Vec::new());
     for n in 0..swaps {
         let name = ["b", "a"][n % 2];
@@ -237,8 +239,9 @@ pub async fn recorded_since(start: OffsetDateTime, service: &Service) -> Result<
 }
 
 impl Belt {
-    /// What the service recorded about items captured since `start`.
-    async fn since(start: OffsetDateTime, service: &Service) -> Result<Self> {
+    /// What the service recorded about items captured since `start`: then, and what had been stolen until then.
+    async fn since((start, before): (OffsetDateTime, Duration), service: &Service) -> Result<Self> {
+        let stolen_ms = ms(stolen()?.saturating_sub(before));
         tokio::time::sleep(Duration::from_secs(1)).await; // the last ones are still being recorded
         let found = recorded_since(start, service).await?;
         let mut times: Vec<Duration> =
@@ -254,6 +257,7 @@ impl Belt {
                 .map(|v| v.timings)
                 .max_by(|a, b| a.total_ms.total_cmp(&b.total_ms))
                 .unwrap_or_default(),
+            stolen_ms,
         })
     }
 }

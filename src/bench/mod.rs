@@ -49,6 +49,17 @@ pub fn resident(pid: u32) -> Result<u64> {
     Ok(pages * 4096)
 }
 
+/// Time that the host of a virtual machine has kept from its cores while they had work, summed over the cores since it
+/// started (`steal` in proc(5)): what is late for that is no program's doing.
+///
+/// # Errors
+/// When `/proc/stat` does not tell.
+pub fn stolen() -> Result<Duration> {
+    let text = fs::read_to_string("/proc/stat")?;
+    let ticks: u64 = text.split_whitespace().nth(8).context("/proc/stat has no steal")?.parse()?;
+    Ok(Duration::from_millis(ticks * 10)) // Linux shows 100 ticks a second, whatever it counts in
+}
+
 /// Copies a model folder to `to`, whose name becomes its version.
 ///
 /// # Errors

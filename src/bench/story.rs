@@ -20,7 +20,7 @@ use super::{
     classify::Service,
     expert::{Expert, order},
     load::recorded_since,
-    machine, quantile,
+    machine, quantile, stolen,
 };
 use crate::{
     belt::{BeltConfig, Change, Species},
@@ -79,6 +79,8 @@ pub struct Story {
     pub requests: [usize; 2],
     /// Items that passed whole, and verdicts about them.
     pub items: [usize; 2],
+    /// Capture to verdict, p99 over all phases without a round, and over all rounds.
+    pub p99_ms: [f64; 2],
 }
 
 /// One span of the story.
@@ -100,6 +102,8 @@ pub struct Phase {
     pub p50_ms: f64,
     /// p99.
     pub p99_ms: f64,
+    /// Milliseconds that the machine's host kept from its cores meanwhile.
+    pub stolen_ms: f64,
 }
 
 fn scene(seed: u64, change: Option<Change>) -> BeltConfig {
@@ -115,11 +119,11 @@ fn scene(seed: u64, change: Option<Change>) -> BeltConfig {
     }
 }
 
-/// A lamp that has aged to four fifths of its light and turned yellow, dirt on the lens, and among the herring twice as
-/// many mackerel, most of which a student that never saw one calls salmon.
+/// A lamp that has aged to two thirds of its light and turned yellow, dirt on the lens, and among the herring twice as
+/// many mackerel, which the first student never saw.
 fn change(after: f64) -> Change {
     let others = vec![Species::Herring, Species::Mackerel, Species::Mackerel];
-    Change { after, light: 0.8, warmth: 1.0, dirt: 30, others }
+    Change { after, light: 0.65, warmth: 1.0, dirt: 30, others }
 }
 
 /// Where stills come from.
@@ -223,7 +227,12 @@ pub async fn tell(plan: Plan) -> Result<Story> {
     let service = Service::with_config(&root.join("first"), "", &toml::to_string(&config)?)?;
     service.ready().await?;
     let requests = Requests::start(&service);
-    let mut teller = Teller { expert: Expert::new(service, plan.useful), phases: Vec::new(), span: plan.phase };
+    let mut teller = Teller {
+        expert: Expert::new(service, plan.useful),
+        phases: Vec::new(),
+        span: plan.phase,
+        times: Default::default(),
+    };
 
     let began = OffsetDateTime::now_utc();
     teller.phase("clean").await?;
@@ -250,6 +259,7 @@ pub async fn tell(plan: Plan) -> Result<Story> {
         order: order(plan.useful).into(),
         seed: plan.seed,
         phases: teller.phases,
+        p99_ms: teller.times.map(p99),
         rounds: ended,
         stills: [accuracy(&root.join("first"))?, accuracy(&last)?, accuracy(&out.join("all/model"))?],
         requests,
@@ -269,18 +279,27 @@ struct Teller {
     expert: Expert,
     phases: Vec<Phase>,
     span: Duration,
+    /// Capture to verdict of every item judged while no round ran, and while one did.
+    times: [Vec<Duration>; 2],
+}
+
+fn p99(mut times: Vec<Duration>) -> f64 {
+    times.sort();
+    ms(quantile(&times, 0.99))
 }
 
 impl Teller {
     /// Watches the belt for a while.
     async fn phase(&mut self, name: &str) -> Result<()> {
-        let start = OffsetDateTime::now_utc();
+        let start = (OffsetDateTime::now_utc(), stolen()?);
         tokio::time::sleep(self.span).await;
-        self.measure(name, start).await
+        self.measure(name, start, false).await
     }
 
-    async fn measure(&mut self, name: &str, start: OffsetDateTime) -> Result<()> {
-        let verdicts = recorded_since(start, &self.expert.service).await?;
+    /// Measures what passed since `start`: then, and what had been stolen until then.
+    async fn measure(&mut self, name: &str, start: (OffsetDateTime, Duration), round: bool) -> Result<()> {
+        let stolen = stolen()?.saturating_sub(start.1);
+        let verdicts = recorded_since(start.0, &self.expert.service).await?;
         let known: Vec<(&Verdict, &str)> =
             verdicts.iter().filter_map(|v| Some((v, class(v.truth.as_deref()?)))).collect();
         let share = |of: usize, all: usize| of as f64 / all.max(1) as f64;
@@ -290,6 +309,7 @@ impl Teller {
         let mut times: Vec<Duration> =
             verdicts.iter().filter_map(|v| Duration::try_from_secs_f64(v.timings.total_ms / 1e3).ok()).collect();
         times.sort();
+        self.times[usize::from(round)].extend(&times);
         let phase = Phase {
             name: name.into(),
             labels: self.expert.labels,
@@ -299,6 +319,7 @@ impl Teller {
             false_accepts: share(passed, foreign.len()),
             p50_ms: ms(quantile(&times, 0.5)),
             p99_ms: ms(quantile(&times, 0.99)),
+            stolen_ms: ms(stolen),
         };
         println!("{}", serde_json::to_string(&phase)?);
         self.phases.push(phase);
@@ -307,9 +328,9 @@ impl Teller {
 
     /// Runs a round to its end, measuring the belt beside it.
     async fn round(&mut self, number: usize) -> Result<Value> {
-        let start = OffsetDateTime::now_utc();
+        let start = (OffsetDateTime::now_utc(), stolen()?);
         let round = self.expert.round("story").await?;
-        self.measure(&format!("while round {number} ran"), start).await?;
+        self.measure(&format!("while round {number} ran"), start, true).await?;
         Ok(round)
     }
 

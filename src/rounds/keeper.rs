@@ -420,9 +420,11 @@ impl Keeper {
     fn spawn(&mut self, folder: Folder, tries: u32) {
         let spawned = || {
             let log = fs::File::options().create(true).append(true).open(folder.path.join("round.log"))?;
-            let mut own = Command::new(std::env::current_exe()?);
-            own.arg("round").arg(&folder.path);
-            let mut command = run::capped(&own, self.parts.settings.memory);
+            let settings = &self.parts.settings;
+            let mut own = Command::new("taskset");
+            own.arg("--cpu-list").arg(run::cpus(settings.spare_cores)?);
+            own.arg(std::env::current_exe()?).arg("round").arg(&folder.path);
+            let mut command = run::capped(&own, settings.memory);
             command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
             tokio::process::Command::from(command).kill_on_drop(true).spawn()
         };

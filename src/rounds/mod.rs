@@ -57,6 +57,10 @@ pub struct Settings {
     pub unlabeled: usize,
     /// Bytes of memory (data segment) that each of its processes may take.
     pub memory: u64,
+    /// Cores that a round leaves to the line, where there are more. Idle priority alone does not keep it out of the way:
+    /// a virtual machine whose cores are all busy is halted by its host for up to 27 ms at a time (measured), and a
+    /// cgroup's quota is one for all that run in it.
+    pub spare_cores: usize,
     /// Longest time a round may take; then it is ended.
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
@@ -91,6 +95,7 @@ impl Default for Settings {
             held_out_share: 0.3,
             unlabeled: 5000,
             memory: 8 << 30,
+            spare_cores: 1,
             timeout: Duration::from_secs(6 * 3600),
             stall: Duration::from_secs(1200),
             pause: Duration::from_secs(300),

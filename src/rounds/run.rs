@@ -4,7 +4,7 @@
 //! from its checkpoint.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::{Folder, Plan};
 use crate::{
     dataset::{self, Dataset, Sample},
+    engine::cores,
     exam, learner,
     model::{Manifest, sha256},
     promote::gate,
@@ -146,8 +147,30 @@ fn learn(folder: &Folder, plan: &Plan, what: &str, words: &[String], accept: &st
 #[error("beltsight-learn {0} was killed")]
 pub struct Killed(String);
 
-/// `command` on cores that nobody else wants (SCHED_IDLE), with at most `memory` bytes of data segment, killed when its parent is: through
-/// util-linux's own programs, so that no unsafe code runs between fork and exec.
+/// The CPUs that a round may use, as `taskset` lists them: of those that this process may use all but `spare`, one at
+/// least.
+///
+/// # Errors
+/// When `/proc/self/status` does not name them.
+pub fn cpus(spare: usize) -> io::Result<String> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let list = list.ok_or_else(|| io::Error::other("/proc/self/status names no CPUs"))?;
+    Ok(last_of(list.trim(), cores().saturating_sub(spare).max(1)))
+}
+
+/// The last `n` of a list like `0-3,8`. What a cgroup's quota grants may be fewer than the list names.
+fn last_of(list: &str, n: usize) -> String {
+    let range = |range: &str| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        Some(first.parse::<usize>().ok()?..=last.parse().ok()?)
+    };
+    let all: Vec<String> = list.split(',').filter_map(range).flatten().map(|cpu| cpu.to_string()).collect();
+    all[all.len().saturating_sub(n)..].join(",")
+}
+
+/// `command` with idle priority (SCHED_IDLE), with at most `memory` bytes of data segment, killed when its parent is:
+/// through util-linux's own programs, so that no unsafe code runs between fork and exec.
 pub fn capped(command: &Command, memory: u64) -> Command {
     let mut wrapped = Command::new("setpriv");
     wrapped.args(["--pdeathsig", "KILL", "chrt", "--idle", "0", "prlimit"]).arg(format!("--data={memory}"));
@@ -159,6 +182,13 @@ pub fn capped(command: &Command, memory: u64) -> Command {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_round_gets_the_last_of_the_allowed_cpus() {
+        let lists = [("0-1", 1), ("0-3,8,10-11", 4), ("5", 1), ("0-3", 9)].map(|(list, n)| last_of(list, n));
+        assert_eq!(lists, ["1", "3,8,10,11", "5", "0,1,2,3"]);
+        assert!(cpus(usize::MAX).is_ok_and(|one| one.parse::<usize>().is_ok()), "one is always left to it");
+    }
 
     #[test]
     fn few_new_labels_count_about_as_much_as_many_old_ones() {
