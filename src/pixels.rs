@@ -127,7 +127,7 @@ fn check(width: u64, height: u64, limits: Limits) -> Result<(), PixelError> {
     if width == 0 || height == 0 {
         return Err(PixelError::Damaged("it has no pixels".into()));
     }
-    if width > max_side.into() || height > max_side.into() || width * height > max_pixels {
+    if width > u64::from(max_side) || height > u64::from(max_side) || width * height > max_pixels {
         return Err(PixelError::TooLarge { width, height, max_side, max_pixels });
     }
     Ok(())

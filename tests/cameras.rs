@@ -27,7 +27,7 @@ use beltsight::{
     pixels,
     store::{Entry, Event, Store},
 };
-#[cfg(feature = "rtsp")]
+#[cfg(any(feature = "rtsp", feature = "gige"))]
 use served::Running;
 use served::{Served, configured, shipped};
 
@@ -455,20 +455,25 @@ async fn two_lines_in_one_service_keep_to_themselves() {
     }
 }
 
-/// GStreamer's RTSP server, killed when dropped; `None`, with the reason printed, where it is not installed.
-#[cfg(feature = "rtsp")]
-fn rtsp_server(port: u16) -> Option<Running> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rtsp_server.py");
-    let child =
-        Command::new("/usr/bin/python3").arg(script).arg(port.to_string()).stdout(std::process::Stdio::piped()).spawn();
+/// A camera in a Python program of `tests/`, killed when dropped, once it says `ready`; `None`, with the reason printed,
+/// where what it needs is not installed.
+#[cfg(any(feature = "rtsp", feature = "gige"))]
+fn python_camera(script: &str, words: &[&str]) -> Option<Running> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(script);
+    let child = Command::new("/usr/bin/python3").arg(&script).args(words).stdout(std::process::Stdio::piped()).spawn();
     let mut running = Running(child.ok()?);
     let mut said = String::new();
     BufReader::new(running.0.stdout.take().unwrap()).read_line(&mut said).unwrap();
     if said.trim() == "ready" {
         return Some(running);
     }
-    println!("skipped: GStreamer's RTSP server is not installed; deploy/setup --test installs it");
+    println!("skipped: {} lacks its library; deploy/setup --test installs it", script.display());
     None
+}
+
+#[cfg(feature = "rtsp")]
+fn rtsp_server(port: u16) -> Option<Running> {
+    python_camera("rtsp_server.py", &[&port.to_string()])
 }
 
 #[cfg(feature = "rtsp")]
@@ -627,4 +632,75 @@ fn an_rtsp_camera_whose_packets_are_lost_shows_nothing_broken() {
     assert!(why.contains("no picture within 3s") && at - begun >= Duration::from_millis(2900), "{why}");
     silent.store(false, Ordering::Relaxed);
     camera.until(|event| *event == CameraEvent::Frame);
+}
+
+#[cfg(feature = "gige")]
+#[test]
+fn a_gige_camera_is_set_watched_through_its_faults_and_found_again() {
+    // GigE Vision has one port for all cameras of an address, so this one test does everything.
+    let Some(server) = python_camera("gige_camera.py", &["T1"]) else { return };
+    let config =
+        |more: &str| format!("source = 'gige'\nname = 'line-1'\ndevice = 'Aravis-Fake-T1'\ntimeout = '700ms'\n{more}");
+    let well = config("width = 320\nheight = 240\nframe_rate = 30.0");
+    for (wrong, words) in [
+        ("width = 4096\nheight = 240\nframe_rate = 30.0", "width 4096 was asked for; the camera offers 1 to 2048"),
+        ("width = 320\nheight = 0\nframe_rate = 30.0", "height 0 was asked for"),
+        ("width = 320\nheight = 240\nframe_rate = 5000.0", "5000 pictures a second were asked for"),
+    ] {
+        let (_, why) = Watched::start(&config(wrong)).lost();
+        assert!(why.contains(words), "{why}");
+    }
+    let (_, why) = Watched::start(&well.replace("Fake-T1", "Fake-T9")).lost();
+    println!("a camera that is not there: {why}");
+
+    let opened = Instant::now();
+    let camera = Watched::start(&well);
+    let mut last = camera.frame();
+    println!("the first picture came {:?} after the start", opened.elapsed());
+    let (first, began) = (last.sequence, last.captured);
+    let mut oldest = Duration::ZERO;
+    for _ in 0..60 {
+        let frame = camera.frame();
+        oldest = oldest.max(frame.captured.elapsed());
+        let (Raw::Rgb(picture), Raw::Rgb(before)) = (&frame.raw, &last.raw) else { panic!("pixels") };
+        assert!(picture != before && frame.captured > last.captured);
+        last = frame;
+    }
+    let Raw::Rgb(picture) = &last.raw else { panic!("pixels") };
+    let rate = (last.sequence - first) as f64 / (last.captured - began).as_secs_f64();
+    println!("{}×{}, {rate:.2} a second, the oldest {oldest:?} after its capture", picture.width, picture.height);
+    assert!((27.0..33.0).contains(&rate), "{rate}");
+    assert!(oldest < Duration::from_millis(300), "{oldest:?}");
+
+    let stalls = Instant::now();
+    let signal = |name: &str| {
+        let sent = Command::new("kill").args([name, &server.0.id().to_string()]).status();
+        assert!(sent.unwrap().success());
+    };
+    signal("-STOP");
+    let (at, why) = camera.lost();
+    println!("a stall was noticed after {:?}: {why}", at - stalls);
+    assert!(why.contains("no picture within 700ms") && at - stalls < Duration::from_millis(1500), "{why}");
+    signal("-CONT");
+    let goes_on = Instant::now();
+    camera.drain();
+    camera.frame();
+    println!("it went on, and the next picture came after {:?}", goes_on.elapsed());
+
+    let dies = Instant::now();
+    drop(server);
+    let (at, why) = camera.lost();
+    println!("its death was noticed after {:?}: {why}", at - dies);
+    assert!(at - dies < Duration::from_millis(1500));
+    thread::sleep(Duration::from_secs(2));
+    camera.drain();
+    let lossy = python_camera("gige_camera.py", &["T1", "0.02"]).unwrap();
+    let ready = Instant::now();
+    let (_, before) = camera.until(|event| matches!(event, CameraEvent::BadFrame(_)));
+    println!("found again; {:?} after it was ready a picture with lost packets was refused", ready.elapsed());
+    assert!(before.iter().any(|event| *event == CameraEvent::Opened), "{before:?}");
+    let whole = camera.frame();
+    let Raw::Rgb(picture) = &whole.raw else { panic!("pixels") };
+    assert_eq!((picture.width, picture.height), (320, 240), "between them whole ones come");
+    drop(lossy);
 }

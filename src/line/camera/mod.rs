@@ -18,6 +18,8 @@ use super::handover::Handover;
 use crate::{belt::BeltConfig, domain::Frame};
 
 mod folder;
+#[cfg(feature = "gige")]
+mod gige;
 mod mjpeg;
 mod network;
 #[cfg(feature = "rtsp")]
@@ -30,7 +32,7 @@ mod usb;
 /// First and longest pause before a lost camera is opened again.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
-/// One camera. In TOML `source = "simulated" | "folder" | "usb" | "mjpeg" | "rtsp"` chooses the kind.
+/// One camera. In TOML `source = "simulated" | "folder" | "usb" | "gige" | "mjpeg" | "rtsp"` chooses the kind.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(tag = "source", rename_all = "lowercase", deny_unknown_fields)]
 pub enum CameraConfig {
@@ -67,6 +69,25 @@ pub enum CameraConfig {
         /// Pictures per second.
         frame_rate: u32,
         /// A camera that sends nothing for this long is opened anew; 10 ms to 60 s.
+        #[serde(with = "humantime_serde", default = "one_second")]
+        timeout: Duration,
+        /// A camera that sends the very same picture for longer than this is frozen: as good as lost. Zero: never.
+        #[serde(with = "humantime_serde", default = "ten_seconds")]
+        frozen_after: Duration,
+    },
+    /// A GenICam camera: GigE Vision or USB3 Vision.
+    Gige {
+        /// The camera's name in metrics and records.
+        name: String,
+        /// Its address, or its name, `vendor-model-serial` or `vendor-serial`, as `arv-tool-0.8` lists it.
+        device: String,
+        /// Pixels of the sensor across; a colour camera that sends a Bayer pattern gives pictures of half of it.
+        width: u32,
+        /// Pixels of the sensor down; as above.
+        height: u32,
+        /// Pictures per second.
+        frame_rate: f64,
+        /// A camera that sends no whole picture for this long is opened anew; 10 ms to 60 s.
         #[serde(with = "humantime_serde", default = "one_second")]
         timeout: Duration,
         /// A camera that sends the very same picture for longer than this is frozen: as good as lost. Zero: never.
@@ -157,6 +178,7 @@ impl CameraConfig {
             CameraConfig::Simulated { name, .. }
             | CameraConfig::Folder { name, .. }
             | CameraConfig::Usb { name, .. }
+            | CameraConfig::Gige { name, .. }
             | CameraConfig::Mjpeg { name, .. }
             | CameraConfig::Rtsp { name, .. } => name,
         }
@@ -168,6 +190,7 @@ impl CameraConfig {
         match self {
             CameraConfig::Simulated { .. } | CameraConfig::Folder { .. } => Duration::ZERO,
             CameraConfig::Usb { frozen_after, .. }
+            | CameraConfig::Gige { frozen_after, .. }
             | CameraConfig::Mjpeg { frozen_after, .. }
             | CameraConfig::Rtsp { frozen_after, .. } => *frozen_after,
         }
@@ -181,7 +204,13 @@ impl CameraConfig {
         let checked = match self {
             CameraConfig::Mjpeg { url, .. } => url.parse("http").map(drop),
             CameraConfig::Rtsp { url, .. } => url.parse("rtsp").map(drop),
-            CameraConfig::Simulated { .. } | CameraConfig::Folder { .. } | CameraConfig::Usb { .. } => Ok(()),
+            CameraConfig::Gige { frame_rate, .. } if *frame_rate <= 0.0 || !frame_rate.is_finite() => {
+                Err(format!("frame_rate {frame_rate} is no number of pictures a second"))
+            }
+            CameraConfig::Simulated { .. }
+            | CameraConfig::Folder { .. }
+            | CameraConfig::Usb { .. }
+            | CameraConfig::Gige { .. } => Ok(()),
         };
         checked.map_err(|why| format!("camera {}: {why}", self.name()))
     }
@@ -204,6 +233,13 @@ pub fn run(config: &CameraConfig, handover: &Handover, stop: &AtomicBool, event:
         }
         #[cfg(not(feature = "usb"))]
         CameraConfig::Usb { .. } => outlet.tell(Event::Lost("this program was built without V4L2 cameras".into())),
+        #[cfg(feature = "gige")]
+        CameraConfig::Gige { device, width, height, frame_rate, timeout, .. } => {
+            let (width, height, frame_rate, timeout) = (*width, *height, *frame_rate, bearable(*timeout));
+            gige::run(device, gige::Wanted { width, height, frame_rate, timeout }, &outlet);
+        }
+        #[cfg(not(feature = "gige"))]
+        CameraConfig::Gige { .. } => outlet.tell(Event::Lost("this program was built without GenICam cameras".into())),
         CameraConfig::Mjpeg { url, timeout, .. } => mjpeg::run(url, bearable(*timeout), &outlet),
         #[cfg(feature = "rtsp")]
         CameraConfig::Rtsp { url, timeout, .. } => rtsp::run(url, bearable(*timeout), &outlet),
