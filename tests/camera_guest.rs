@@ -86,7 +86,11 @@ fn a_real_driver_s_faults_are_survived_and_said() {
     let start = Instant::now();
     let folder = tempfile::tempdir().unwrap();
     let image = folder.path().join("initramfs.gz");
-    let packed = Command::new(home.join("tests/guest/pack")).arg(std::env::current_exe().unwrap()).arg(&image).status();
+    let packed = Command::new(home.join("tests/guest/pack"))
+        .arg(std::env::current_exe().unwrap())
+        .arg(env!("CARGO_BIN_EXE_beltsight"))
+        .arg(&image)
+        .status();
     assert!(packed.unwrap().success(), "tests/guest/pack failed");
     let out = Command::new("timeout")
         .arg("240")
@@ -133,4 +137,62 @@ fn a_real_driver_s_faults_are_survived_and_said() {
     let busy = heard("busy");
     assert!(busy.count("busy") >= 2 && busy.sum("frames") == 0, "{:?}", busy.0); // each line is led by the name
     assert!(heard("holder").sum("frames") >= 30);
+    served(&said);
+}
+
+/// One look at the service's metrics.
+#[derive(Debug)]
+struct Look {
+    /// Seconds since the guest started.
+    at: f64,
+    up: bool,
+    /// Times that the camera was lost.
+    lost: u64,
+    frames: u64,
+}
+
+/// The whole service in the guest: a verdict about what its camera shows, and each fault in the metrics, with the time from
+/// the fault's end until pictures came again.
+fn served(said: &str) {
+    let timed =
+        |line: &str| line.split_once(' ').and_then(|(at, rest)| Some((at.parse::<f64>().ok()?, rest.to_string())));
+    let lines = |name: &str| said.lines().filter_map(move |line| line.strip_prefix(name)).filter_map(timed);
+    let looks: Vec<Look> = lines("look: ")
+        .filter_map(|(at, metrics)| {
+            let words: Vec<&str> = metrics.split_whitespace().collect();
+            let of = |name: &str| words.iter().position(|w| w.starts_with(name)).map(|n| words[n + 1].parse().unwrap());
+            let up = of("beltsight_camera_up")? == 1;
+            Some(Look { at, up, lost: of("beltsight_camera_reconnects_total")?, frames: of("beltsight_frames_total")? })
+        })
+        .collect();
+    let mark = |name: &str| lines("mark: ").find(|(_, said)| said == name).unwrap_or_else(|| panic!("no {name}")).0;
+    let verdicts = said.lines().find_map(|line| line.strip_prefix("verdicts: ")).unwrap();
+    let verdicts: serde_json::Value = serde_json::from_str(verdicts).unwrap();
+    let verdict = &verdicts["verdicts"][0];
+    println!("a verdict in the guest: {verdict}");
+    assert_eq!((&verdict["camera"], &verdict["fault"]), (&"guest".into(), &serde_json::Value::Null));
+    assert!(verdict["scores"].as_array().unwrap().len() >= 2, "{verdict}");
+
+    assert!(said.lines().any(|line| line.starts_with("log: ") && line.contains("busy")), "a busy device is said");
+    let free = mark("free");
+    assert!(looks.iter().any(|look| look.at < free && !look.up && look.lost > 0), "a busy device is lost: {looks:?}");
+    assert!(looks.iter().any(|look| look.at > free && look.up), "and opened when it is free: {looks:?}");
+    for (fault, begins, ends) in [
+        ("stalled", mark("stall"), mark("flows")),
+        ("disconnected", mark("disconnect"), mark("there")),
+        ("unplugged", mark("unplug"), mark("plugged")),
+    ] {
+        let before = looks.iter().rfind(|look| look.at <= begins).unwrap();
+        let lost = looks.iter().find(|look| look.at > begins && look.lost > before.lost);
+        let lost = lost.unwrap_or_else(|| panic!("{fault}: not seen: {looks:?}"));
+        let from = looks.iter().rfind(|look| look.at <= ends.max(lost.at)).unwrap();
+        let back = looks.iter().find(|look| look.at > from.at && look.up && look.frames > from.frames);
+        let back = back.unwrap_or_else(|| panic!("{fault}: no pictures again: {looks:?}"));
+        println!(
+            "{fault}: in the metrics after {:.2} s, pictures again {:.2} s after its end",
+            lost.at - begins,
+            back.at - ends
+        );
+        assert!(back.at - ends < 4.0, "{fault}: {looks:?}");
+    }
 }
