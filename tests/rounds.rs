@@ -252,15 +252,33 @@ async fn killed_at_any_moment_a_round_goes_on_and_the_line_does_not_notice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_round_without_memory_fails_in_words_and_what_serves_goes_on() {
-    let folder = tempfile::tempdir().unwrap();
-    let service = serve(folder.path(), "memory = 4000000");
-    service.label(0, 20).await;
-    assert_eq!(service.post("/rounds", json!({"by": "Ann"})).await, 202);
-    let round = service.ended(1, |_| ()).await;
-    assert_eq!(round["end"], "failed", "{round}");
-    assert!(round["why"].as_str().unwrap().contains("its process ended"), "{round}");
-    assert_eq!(service.get("/models").await["serving"], "first");
+async fn out_of_memory_at_any_moment_a_round_ends_in_words_and_what_serves_goes_on() {
+    let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(8);
+    let mut failed = 0;
+    for n in 0..kills().div_ceil(2) {
+        // The least starts no process at all, the most is enough for the whole round.
+        let limit = if n == 0 { 4 } else { random.random_range(20..700) };
+        let folder = tempfile::tempdir().unwrap();
+        let service = serve(folder.path(), &format!("memory = {limit}_000_000\nstall = '15s'"));
+        service.label(0, 30).await;
+        assert_eq!(service.post("/rounds", json!({"by": "Ann"})).await, 202);
+        let mut stages = Vec::new();
+        let round = service.ended(1, |story| stages.extend(story["now"]["stage"].as_str().map(str::to_owned))).await;
+        stages.dedup();
+        println!("{limit} MB: {} after {stages:?}: {}", round["end"], round["why"]);
+        all_whole(&service.root);
+        let models = service.get("/models").await;
+        let versions = models["versions"].as_array().unwrap().len();
+        if round["end"] == "failed" {
+            failed += 1;
+            let why = round["why"].as_str().unwrap();
+            assert!(why.contains("its process ended") || why.contains("nothing happened"), "{round}");
+            assert_eq!((&models["serving"], versions), (&json!("first"), 1), "no half student is to be seen");
+        } else {
+            assert!(["held", "promoted"].contains(&round["end"].as_str().unwrap()), "{round}");
+        }
+    }
+    assert!(failed > 0);
 }
 
 /// A small disk of its own; unmounted when dropped.
@@ -321,4 +339,44 @@ async fn a_round_on_a_full_disk_fails_is_closed_when_there_is_room_and_the_next_
     let round = service.ended(2, |_| ()).await;
     assert_eq!(round["end"], "promoted", "{round}");
     all_whole(&service.root);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_disk_that_is_full_at_any_moment_a_round_ends_and_the_next_one_runs() {
+    let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(9);
+    for _ in 0..kills().div_ceil(4) {
+        let kilobytes = f64::exp(random.random_range(f64::ln(20.0)..f64::ln(8000.0))) as u32;
+        let folder = tempfile::tempdir().unwrap();
+        let rounds = folder.path().join("data/rounds");
+        let Some(_disk) = Disk::mount(&rounds, &format!("{kilobytes}k")) else { return };
+        let service = serve(folder.path(), "");
+        service.label(0, 60).await;
+        let asked = service.post("/rounds", json!({"by": "Ann"})).await;
+        let (mut stages, patience) = (Vec::new(), Instant::now());
+        let mut n = 1000;
+        while asked == 202 {
+            n += 1;
+            service.classify(n).await; // panics when the line does not answer
+            let story = service.get("/rounds").await;
+            match story["now"]["stage"].as_str() {
+                Some(stage) => stages.push(stage.to_owned()),
+                None => break, // over, though there may be no room to say how it ended
+            }
+            assert!(patience.elapsed() < Duration::from_secs(100), "{story}");
+        }
+        stages.dedup();
+        all_whole(&service.root);
+        let grown = Command::new("mount").args(["-o", "remount,size=64m"]).arg(&rounds).status().unwrap();
+        assert!(grown.success());
+        let first = if asked == 202 { service.ended(1, |_| ()).await["end"].clone() } else { json!("refused") };
+        println!("{kilobytes} kB: answered {asked}, {first} after {stages:?}");
+        assert!(["refused", "failed", "promoted"].contains(&first.as_str().unwrap()), "{first}");
+        if first != "promoted" {
+            service.label(60, 66).await;
+            assert_eq!(service.post("/rounds", json!({"by": "Ann"})).await, 202);
+            let number = service.get("/rounds").await["rounds"][0]["number"].as_u64().unwrap();
+            assert_eq!(service.ended(number as u32, |_| ()).await["end"], "promoted");
+        }
+        all_whole(&service.root);
+    }
 }

@@ -274,6 +274,22 @@ mod tests {
     }
 
     #[test]
+    fn a_camera_of_another_width_is_followed_anew() {
+        let config = |width, speed| BeltConfig { width, height: width * 9 / 16, speed, ..BeltConfig::default() };
+        let mut belts = [config(640, 240.0), config(320, 120.0)].map(|config| Belt::new(config).unwrap());
+        let (mut flow, start) = (Flow::default(), Instant::now());
+        let mut told = [Vec::new(), Vec::new()];
+        for n in 0..240 {
+            let (half, captured) = (n / 120, start + Duration::from_millis(n as u64 * 40));
+            flow.look(&belts[half].frame(n as u64).0, captured);
+            told[half].extend(flow.speed(captured));
+        }
+        for (told, truth) in told.into_iter().zip([240.0, 120.0]) {
+            assert!(told.len() > 60 && told.iter().all(|speed| (speed / truth - 1.0).abs() < 0.02), "{truth}: {told:?}");
+        }
+    }
+
+    #[test]
     fn a_standing_belt_and_a_black_picture_run_nowhere() {
         let mut belt = Belt::new(BeltConfig::default()).unwrap();
         let picture = belt.frame(100).0;
