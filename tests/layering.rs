@@ -52,6 +52,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("nokhwa", &["line"]),
     ("v4l", &["line"]),
     ("retina", &["line"]),
+    ("aravis", &["line"]),
     ("openh264", &["line"]),
     ("tiny_skia", &["belt"]),
     ("tokio_modbus", &["output"]),

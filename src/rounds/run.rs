@@ -7,6 +7,7 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     process::Command,
+    thread,
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -14,7 +15,6 @@ use anyhow::{Context, Result, bail, ensure};
 use super::{Folder, Plan};
 use crate::{
     dataset::{self, Dataset, Sample},
-    engine::cores,
     exam, learner,
     model::{Manifest, sha256},
     promote::gate,
@@ -151,12 +151,13 @@ pub struct Killed(String);
 /// least.
 ///
 /// # Errors
-/// When `/proc/self/status` does not name them.
+/// When the system does not name them.
 pub fn cpus(spare: usize) -> io::Result<String> {
     let status = fs::read_to_string("/proc/self/status")?;
     let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
     let list = list.ok_or_else(|| io::Error::other("/proc/self/status names no CPUs"))?;
-    Ok(last_of(list.trim(), cores().saturating_sub(spare).max(1)))
+    let cores = thread::available_parallelism()?.get(); // also a cgroup's quota counts
+    Ok(last_of(list.trim(), cores.saturating_sub(spare).max(1)))
 }
 
 /// The last `n` of a list like `0-3,8`. What a cgroup's quota grants may be fewer than the list names.
