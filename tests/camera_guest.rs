@@ -156,8 +156,11 @@ struct Look {
 fn served(said: &str) {
     let timed =
         |line: &str| line.split_once(' ').and_then(|(at, rest)| Some((at.parse::<f64>().ok()?, rest.to_string())));
-    let lines = |name: &str| said.lines().filter_map(move |line| line.strip_prefix(name)).filter_map(timed);
+    let lines = |name: &str| -> Vec<(f64, String)> {
+        said.lines().filter_map(|line| line.strip_prefix(name)).filter_map(timed).collect()
+    };
     let looks: Vec<Look> = lines("look: ")
+        .into_iter()
         .filter_map(|(at, metrics)| {
             let words: Vec<&str> = metrics.split_whitespace().collect();
             let of = |name: &str| words.iter().position(|w| w.starts_with(name)).map(|n| words[n + 1].parse().unwrap());
@@ -165,7 +168,8 @@ fn served(said: &str) {
             Some(Look { at, up, lost: of("beltsight_camera_reconnects_total")?, frames: of("beltsight_frames_total")? })
         })
         .collect();
-    let mark = |name: &str| lines("mark: ").find(|(_, said)| said == name).unwrap_or_else(|| panic!("no {name}")).0;
+    let marks = lines("mark: ");
+    let mark = |name: &str| marks.iter().find(|(_, said)| said == name).unwrap_or_else(|| panic!("no {name}")).0;
     let verdicts = said.lines().find_map(|line| line.strip_prefix("verdicts: ")).unwrap();
     let verdicts: serde_json::Value = serde_json::from_str(verdicts).unwrap();
     let verdict = &verdicts["verdicts"][0];

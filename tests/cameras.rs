@@ -698,7 +698,7 @@ fn a_gige_camera_is_set_watched_through_its_faults_and_found_again() {
     let ready = Instant::now();
     let (_, before) = camera.until(|event| matches!(event, CameraEvent::BadFrame(_)));
     println!("found again; {:?} after it was ready a picture with lost packets was refused", ready.elapsed());
-    assert!(before.iter().any(|event| *event == CameraEvent::Opened), "{before:?}");
+    assert!(before.contains(&CameraEvent::Opened), "{before:?}");
     let whole = camera.frame();
     let Raw::Rgb(picture) = &whole.raw else { panic!("pixels") };
     assert_eq!((picture.width, picture.height), (320, 240), "between them whole ones come");

@@ -128,6 +128,21 @@ impl Service {
         }
     }
 
+    /// Keeps the line busy until no round runs, though there may be no room to say how it ended; the stages that it went
+    /// through.
+    async fn over(&self) -> Vec<String> {
+        let (mut stages, patience) = (Vec::new(), Instant::now());
+        for n in 1000.. {
+            self.classify(n).await; // panics when the line does not answer
+            let story = self.get("/rounds").await;
+            let Some(stage) = story["now"]["stage"].as_str() else { break };
+            stages.push(stage.to_owned());
+            assert!(patience.elapsed() < Duration::from_secs(100), "{story}");
+        }
+        stages.dedup();
+        stages
+    }
+
     async fn accuracy(&self) -> f64 {
         let mut right = 0;
         for n in 5000..5060 {
@@ -352,19 +367,7 @@ async fn on_a_disk_that_is_full_at_any_moment_a_round_ends_and_the_next_one_runs
         let service = serve(folder.path(), "");
         service.label(0, 60).await;
         let asked = service.post("/rounds", json!({"by": "Ann"})).await;
-        let (mut stages, patience) = (Vec::new(), Instant::now());
-        let mut n = 1000;
-        while asked == 202 {
-            n += 1;
-            service.classify(n).await; // panics when the line does not answer
-            let story = service.get("/rounds").await;
-            match story["now"]["stage"].as_str() {
-                Some(stage) => stages.push(stage.to_owned()),
-                None => break, // over, though there may be no room to say how it ended
-            }
-            assert!(patience.elapsed() < Duration::from_secs(100), "{story}");
-        }
-        stages.dedup();
+        let stages = if asked == 202 { service.over().await } else { Vec::new() };
         all_whole(&service.root);
         let grown = Command::new("mount").args(["-o", "remount,size=64m"]).arg(&rounds).status().unwrap();
         assert!(grown.success());

@@ -285,7 +285,10 @@ mod tests {
             told[half].extend(flow.speed(captured));
         }
         for (told, truth) in told.into_iter().zip([240.0, 120.0]) {
-            assert!(told.len() > 60 && told.iter().all(|speed| (speed / truth - 1.0).abs() < 0.02), "{truth}: {told:?}");
+            assert!(
+                told.len() > 60 && told.iter().all(|speed| (speed / truth - 1.0).abs() < 0.02),
+                "{truth}: {told:?}"
+            );
         }
     }
 
