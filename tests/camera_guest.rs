@@ -93,7 +93,7 @@ fn a_real_driver_s_faults_are_survived_and_said() {
         .status();
     assert!(packed.unwrap().success(), "tests/guest/pack failed");
     let out = Command::new("timeout")
-        .arg("240")
+        .arg("400")
         .args("qemu-system-x86_64 -M q35 -accel tcg,thread=multi -cpu max -smp 2 -m 768 -nodefaults".split(' '))
         .args("-no-user-config -display none -serial stdio -monitor none -no-reboot -net none".split(' '))
         .arg("-kernel")
@@ -180,7 +180,9 @@ fn served(said: &str) {
     assert!(said.lines().any(|line| line.starts_with("log: ") && line.contains("busy")), "a busy device is said");
     let free = mark("free");
     assert!(looks.iter().any(|look| look.at < free && !look.up && look.lost > 0), "a busy device is lost: {looks:?}");
-    assert!(looks.iter().any(|look| look.at > free && look.up), "and opened when it is free: {looks:?}");
+    let opened = looks.iter().find(|look| look.at > free && look.up);
+    let opened = opened.unwrap_or_else(|| panic!("not opened when it is free: {looks:?}"));
+    println!("busy: pictures {:.2} s after it was free", opened.at - free);
     for (fault, begins, ends) in [
         ("stalled", mark("stall"), mark("flows")),
         ("disconnected", mark("disconnect"), mark("there")),
