@@ -93,7 +93,7 @@ fn a_real_driver_s_faults_are_survived_and_said() {
         .status();
     assert!(packed.unwrap().success(), "tests/guest/pack failed");
     let out = Command::new("timeout")
-        .arg("400")
+        .arg("240")
         .args("qemu-system-x86_64 -M q35 -accel tcg,thread=multi -cpu max -smp 2 -m 768 -nodefaults".split(' '))
         .args("-no-user-config -display none -serial stdio -monitor none -no-reboot -net none".split(' '))
         .arg("-kernel")
@@ -183,6 +183,7 @@ fn served(said: &str) {
     let opened = looks.iter().find(|look| look.at > free && look.up);
     let opened = opened.unwrap_or_else(|| panic!("not opened when it is free: {looks:?}"));
     println!("busy: pictures {:.2} s after it was free", opened.at - free);
+    assert!(opened.at - free < 4.0, "{looks:?}");
     for (fault, begins, ends) in [
         ("stalled", mark("stall"), mark("flows")),
         ("disconnected", mark("disconnect"), mark("there")),

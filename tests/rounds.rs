@@ -269,7 +269,6 @@ async fn killed_at_any_moment_a_round_goes_on_and_the_line_does_not_notice() {
 #[tokio::test(flavor = "multi_thread")]
 async fn out_of_memory_at_any_moment_a_round_ends_in_words_and_what_serves_goes_on() {
     let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(8);
-    let mut failed = 0;
     for n in 0..kills().div_ceil(2) {
         // The least starts no process at all, the most is enough for the whole round.
         let limit = if n == 0 { 4 } else { random.random_range(20..700) };
@@ -285,15 +284,13 @@ async fn out_of_memory_at_any_moment_a_round_ends_in_words_and_what_serves_goes_
         let models = service.get("/models").await;
         let versions = models["versions"].as_array().unwrap().len();
         if round["end"] == "failed" {
-            failed += 1;
             let why = round["why"].as_str().unwrap();
-            assert!(why.contains("its process ended") || why.contains("nothing happened"), "{round}");
+            assert!(why.contains("its process ended") || n > 0 && why.contains("nothing happened"), "{round}");
             assert_eq!((&models["serving"], versions), (&json!("first"), 1), "no half student is to be seen");
         } else {
-            assert!(["held", "promoted"].contains(&round["end"].as_str().unwrap()), "{round}");
+            assert!(n > 0 && ["held", "promoted"].contains(&round["end"].as_str().unwrap()), "{round}");
         }
     }
-    assert!(failed > 0);
 }
 
 /// A small disk of its own; unmounted when dropped.

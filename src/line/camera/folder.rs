@@ -7,11 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use time::OffsetDateTime;
-
 use super::{Event, Outlet};
 use crate::{
-    domain::{Frame, Raw},
+    domain::Raw,
     pixels::{self, Limits},
 };
 
@@ -59,14 +57,7 @@ fn play(files: &[PathBuf], frame_rate: f64, sequence: &mut u64, outlet: &Outlet<
             return;
         }
         match read(file) {
-            Ok(raw) => outlet.put(Frame {
-                camera: outlet.name.clone(),
-                sequence: *sequence,
-                captured: Instant::now(),
-                wall: OffsetDateTime::now_utc(),
-                raw,
-                truth: Arc::new([]),
-            }),
+            Ok(raw) => outlet.shot(*sequence, Instant::now(), raw),
             Err(why) => outlet.tell(Event::BadFrame(why)),
         }
         *sequence += 1;

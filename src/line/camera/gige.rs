@@ -1,7 +1,6 @@
 //! A GenICam camera, GigE Vision in the first place, through Aravis.
 //!
-//! What the camera can't do is refused in words before anything is set, and read back afterwards: some take a setting
-//! and give another. A camera that dies is told at once; the library's parting words to it, which nobody answers, take
+//! What the camera can't do is refused in words, and what was set is read back: some take a setting and give another. A camera that dies is told at once; the library's parting words to it, which nobody answers, take
 //! seconds and are said only when it is opened anew.
 //!
 //! Invariant: only whole pictures are handed on; a camera that sends none for `timeout` is lost.
@@ -14,8 +13,8 @@ use std::{
 use aravis::{AcquisitionMode, Buffer, BufferStatus, Camera, GvStreamOption, Stream, prelude::*};
 use time::OffsetDateTime;
 
-use super::{Event, Outlet};
-use crate::domain::{Frame, Picture, Raw};
+use super::{Event, Outlet, ago};
+use crate::domain::{Picture, Raw};
 
 /// Buffers that the camera may fill while one is looked at.
 const BUFFERS: usize = 4;
@@ -84,6 +83,8 @@ fn open(device: &str, wanted: Wanted) -> Result<Open, String> {
     let Wanted { width, height, frame_rate, .. } = wanted;
     let said = |error: aravis::glib::Error| error.message().to_owned();
     let camera = Camera::new(Some(device)).map_err(said)?;
+    // What it offers depends on what was set before: of an offset that somebody left, less width; of the size, the rate.
+    camera.set_region(0, 0, -1, -1).map_err(said)?;
     for (what, wanted, (least, most), step) in [
         ("width", width, camera.width_bounds().map_err(said)?, camera.width_increment().map_err(said)?),
         ("height", height, camera.height_bounds().map_err(said)?, camera.height_increment().map_err(said)?),
@@ -95,10 +96,6 @@ fn open(device: &str, wanted: Wanted) -> Result<Open, String> {
             ));
         }
     }
-    let (least, most) = camera.frame_rate_bounds().map_err(said)?;
-    if !(least..=most).contains(&frame_rate) {
-        return Err(format!("{frame_rate} pictures a second were asked for; the camera offers {least} to {most}"));
-    }
     let offered = camera.dup_available_pixel_formats_as_strings().map_err(said)?;
     let found = FORMATS.iter().find(|(name, _)| offered.iter().any(|offer| offer.as_str() == *name));
     let Some((name, format)) = found else {
@@ -108,6 +105,10 @@ fn open(device: &str, wanted: Wanted) -> Result<Open, String> {
     camera.set_pixel_format_from_string(name).map_err(said)?;
     camera.set_region(0, 0, width as i32, height as i32).map_err(said)?;
     camera.set_acquisition_mode(AcquisitionMode::Continuous).map_err(said)?;
+    let (least, most) = camera.frame_rate_bounds().map_err(said)?;
+    if !(least..=most).contains(&frame_rate) {
+        return Err(format!("{frame_rate} pictures a second were asked for; the camera offers {least} to {most}"));
+    }
     camera.set_frame_rate(frame_rate).map_err(said)?;
     let (_, _, got_width, got_height) = camera.region().map_err(said)?;
     let got_rate = camera.frame_rate().map_err(said)?;
@@ -145,22 +146,15 @@ fn drain(open: &Open, wanted: Wanted, sequence: &mut u64, outlet: &Outlet<'_>) -
         let count = buffer.frame_id();
         let step = last.map_or(1, |last| count.checked_sub(last).unwrap_or(1).max(1));
         last = Some(count);
+        *sequence += step - 1;
         match picture(&buffer, open.format, wanted) {
             Ok(picture) => {
                 limit = Instant::now() + timeout;
-                let captured = captured(buffer.system_timestamp());
-                outlet.put(Frame {
-                    camera: outlet.name.clone(),
-                    sequence: *sequence,
-                    captured,
-                    wall: OffsetDateTime::now_utc() - captured.elapsed(),
-                    raw: Raw::Rgb(Arc::new(picture)),
-                    truth: [].into(),
-                });
+                outlet.shot(*sequence, captured(buffer.system_timestamp()), Raw::Rgb(Arc::new(picture)));
             }
             Err(why) => outlet.tell(Event::BadFrame(why)),
         }
-        *sequence += step;
+        *sequence += 1;
         open.stream.push_buffer(buffer);
     }
     None
@@ -175,6 +169,9 @@ fn picture(buffer: &Buffer, format: Format, wanted: Wanted) -> Result<Picture, S
     let size = (buffer.image_width() as usize, buffer.image_height() as usize);
     if size != (wanted.width as usize, wanted.height as usize) {
         return Err(format!("a picture of {}×{} came", size.0, size.1));
+    }
+    if buffer.image_padding().0 != 0 {
+        return Err("there are bytes between the picture's rows, which are not understood".into());
     }
     rgb(&buffer.image_data(), size, format).ok_or_else(|| "the picture is shorter than its size says".into())
 }
@@ -203,13 +200,10 @@ fn rgb(data: &[u8], (width, height): (usize, usize), format: Format) -> Option<P
     }
 }
 
-/// When the first packet of a picture came, in nanoseconds of this machine's wall clock, as an [`Instant`]; now, when that
-/// makes no sense.
+/// When the first packet of a picture came, in nanoseconds of this machine's wall clock, as an [`Instant`].
 fn captured(stamp: u64) -> Instant {
-    let now = Instant::now();
     let age = OffsetDateTime::now_utc().unix_timestamp_nanos() - i128::from(stamp);
-    let age = u64::try_from(age).map(Duration::from_nanos).ok().filter(|age| age.as_secs() < 10);
-    age.and_then(|age| now.checked_sub(age)).unwrap_or(now)
+    ago(u64::try_from(age).ok().map(Duration::from_nanos))
 }
 
 #[cfg(test)]

@@ -14,13 +14,12 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::{memchr, memmem::Finder};
 use reqwest::{Client, Response, StatusCode, Url, header};
-use time::OffsetDateTime;
 
 use super::{
     Event, Outlet,
     network::{Address, Ended, Why, within},
 };
-use crate::domain::{Frame, Raw};
+use crate::domain::Raw;
 
 /// Bytes of the largest part that is taken for a picture.
 const MOST: usize = 16 << 20;
@@ -78,14 +77,7 @@ async fn watch(client: &Client, url: &Url, timeout: Duration, sequence: &mut u64
             match part {
                 Ok((jpeg, captured)) => {
                     limit = Instant::now() + timeout;
-                    outlet.put(Frame {
-                        camera: outlet.name.clone(),
-                        sequence: *sequence,
-                        captured,
-                        wall: OffsetDateTime::now_utc() - captured.elapsed(),
-                        raw: Raw::Jpeg(jpeg),
-                        truth: [].into(),
-                    });
+                    outlet.shot(*sequence, captured, Raw::Jpeg(jpeg));
                 }
                 Err(why) => outlet.tell(Event::BadFrame(why)),
             }

@@ -11,11 +11,15 @@ use std::{
 };
 
 use serde::Deserialize;
+use time::OffsetDateTime;
 
 pub use self::network::Address;
 use self::still::{Shows, Still};
 use super::handover::Handover;
-use crate::{belt::BeltConfig, domain::Frame};
+use crate::{
+    belt::BeltConfig,
+    domain::{Frame, Raw},
+};
 
 mod folder;
 #[cfg(feature = "gige")]
@@ -249,6 +253,13 @@ pub fn run(config: &CameraConfig, handover: &Handover, stop: &AtomicBool, event:
     handover.close();
 }
 
+/// The moment `age` ago; now, when there is no age or it makes no sense.
+#[cfg(any(feature = "usb", feature = "gige"))]
+fn ago(age: Option<Duration>) -> Instant {
+    let now = Instant::now();
+    age.filter(|age| age.as_secs() < 10).and_then(|age| now.checked_sub(age)).unwrap_or(now)
+}
+
 /// Where a source's frames and events go.
 struct Outlet<'a> {
     name: std::sync::Arc<str>,
@@ -261,6 +272,12 @@ struct Outlet<'a> {
 impl Outlet<'_> {
     fn tell(&self, event: Event) {
         (self.event)(event);
+    }
+
+    /// Hands over a picture taken at `captured` of what nobody knows the truth about.
+    fn shot(&self, sequence: u64, captured: Instant, raw: Raw) {
+        let wall = OffsetDateTime::now_utc() - captured.elapsed();
+        self.put(Frame { camera: self.name.clone(), sequence, captured, wall, raw, truth: [].into() });
     }
 
     fn put(&self, frame: Frame) {
@@ -319,7 +336,7 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
-    use crate::domain::{Picture, Raw};
+    use crate::domain::Picture;
 
     #[test]
     fn a_misspelt_key_is_refused() {

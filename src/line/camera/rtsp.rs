@@ -16,14 +16,13 @@ use retina::{
     client::{Credentials, Demuxed, PlayOptions, Session, SessionOptions, SetupOptions, Transport},
     codec::{CodecItem, FrameFormat},
 };
-use time::OffsetDateTime;
 use tokio_stream::StreamExt;
 
 use super::{
     Event, Outlet,
     network::{Address, Ended, Why, within},
 };
-use crate::domain::{Frame, Picture, Raw};
+use crate::domain::{Picture, Raw};
 
 /// By how much the camera's clock and ours may differ, 100 parts in a million being a bad quartz.
 const DRIFT: f64 = 1e-4;
@@ -101,14 +100,7 @@ async fn watch(
                 let mut rgb = vec![0; width * height * 3];
                 yuv.write_rgb8(&mut rgb);
                 let picture = Picture { width: width as u32, height: height as u32, rgb };
-                outlet.put(Frame {
-                    camera: outlet.name.clone(),
-                    sequence: *sequence,
-                    captured,
-                    wall: OffsetDateTime::now_utc() - captured.elapsed(),
-                    raw: Raw::Rgb(Arc::new(picture)),
-                    truth: [].into(),
-                });
+                outlet.shot(*sequence, captured, Raw::Rgb(Arc::new(picture)));
             }
             Err(error) => {
                 whole = false;

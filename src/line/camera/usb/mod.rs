@@ -17,10 +17,9 @@ use nokhwa::{
     Buffer, Camera, NokhwaError,
     utils::{ApiBackend, CameraFormat, CameraIndex, FrameFormat, Resolution},
 };
-use time::OffsetDateTime;
 
-use super::{Event, Outlet, PixelFormat};
-use crate::domain::{Frame, Picture, Raw};
+use super::{Event, Outlet, PixelFormat, ago};
+use crate::domain::{Picture, Raw};
 
 mod backend;
 
@@ -103,27 +102,19 @@ fn drain(
         let count = counter.load(Ordering::Relaxed);
         let step = last.map_or(1, |last| count.wrapping_sub(last).max(1));
         last = Some(count);
+        *sequence += u64::from(step - 1);
         match taken.map_err(|error| error.to_string()).and_then(|buffer| Ok((picture(&buffer, wanted)?, buffer))) {
-            Ok((raw, buffer)) => outlet.put(Frame {
-                camera: outlet.name.clone(),
-                sequence: *sequence,
-                captured: captured(buffer.capture_timestamp()),
-                wall: OffsetDateTime::now_utc(),
-                raw,
-                truth: Arc::new([]),
-            }),
+            Ok((raw, buffer)) => outlet.shot(*sequence, captured(buffer.capture_timestamp()), raw),
             Err(why) => outlet.tell(Event::BadFrame(why)),
         }
-        *sequence += u64::from(step);
+        *sequence += 1;
     }
     None
 }
 
-/// The driver's monotonic timestamp as an [`Instant`]; now, when there is none or it makes no sense.
+/// The driver's monotonic timestamp as an [`Instant`].
 fn captured(stamp: Option<Duration>) -> Instant {
-    let now = Instant::now();
-    let age = stamp.and_then(|stamp| monotonic()?.checked_sub(stamp)).filter(|age| age.as_secs() < 10);
-    age.and_then(|age| now.checked_sub(age)).unwrap_or(now)
+    ago(stamp.and_then(|stamp| monotonic()?.checked_sub(stamp)))
 }
 
 /// The clock that V4L2 stamps buffers with; std reads the same one, but does not show its value.
