@@ -10,7 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aravis::{AcquisitionMode, Buffer, BufferStatus, Camera, GvStreamOption, Stream, prelude::*};
+use aravis::{
+    AcquisitionMode, Buffer, BufferStatus, Camera, GvStream, GvStreamOption, GvStreamSocketBuffer, Stream,
+    glib::prelude::*, prelude::*,
+};
 use time::OffsetDateTime;
 
 use super::{Event, Outlet, ago};
@@ -18,6 +21,8 @@ use crate::domain::{Picture, Raw};
 
 /// Buffers that the camera may fill while one is looked at.
 const BUFFERS: usize = 4;
+/// Bytes of packets that the kernel is asked to hold; it grants `net.core.rmem_max` at most.
+const SOCKET: i32 = 16 << 20;
 /// Longest wait until the next look whether to stop.
 const LOOK: Duration = Duration::from_millis(100);
 /// Formats that are understood, the best first, by their names in the GenICam standard (PFNC).
@@ -123,6 +128,12 @@ fn open(device: &str, wanted: Wanted) -> Result<Open, String> {
         let _ = camera.gv_auto_packet_size(); // the camera's own size does too
     }
     let stream = camera.create_stream().map_err(said)?;
+    if let Some(stream) = stream.downcast_ref::<GvStream>() {
+        // A picture comes as a burst of packets. The library's own choice, as many bytes as a picture has, holds a fraction of
+        // it, since the kernel counts more for a packet than what it carries.
+        stream.set_socket_buffer(GvStreamSocketBuffer::Fixed);
+        stream.set_socket_buffer_size(SOCKET);
+    }
     let payload = camera.payload().map_err(said)? as usize;
     for _ in 0..BUFFERS {
         stream.push_buffer(Buffer::new_allocate(payload));
