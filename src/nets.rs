@@ -4,7 +4,7 @@
 //! Every network is: input uint8 RGB, NHWC → `(x / 255 − mean) / std` → blocks of convolutions, each with folded or
 //! live BatchNorm or a bias → global average pooling (the embedding) → dropout → one linear layer named `head`.
 //!
-//! Weight names: `<conv>.weight` of shape `[out, in / groups, k, k]`; `<conv>.bn.{weight,bias,running_mean,
+//! Weight names: `<conv>.weight` of shape `[out, in / groups, k, k]`; `<conv or entry>.bn.{weight,bias,running_mean,
 //! running_var}` or `<conv>.bias` of shape `[out]`; `head.weight` of shape `[classes, features]`, `head.bias` of shape `[classes]`.
 
 /// What follows a convolution's BatchNorm.
@@ -16,7 +16,12 @@ pub enum Activation {
     Relu,
     /// `min(max(x, 0), 6)`.
     Relu6,
+    /// `max(x, 0.1 x)`: [`LEAK`].
+    LeakyRelu,
 }
+
+/// Slope of [`Activation::LeakyRelu`] below 0 (FixMatch's WRN-28-2 has 0.1).
+pub const LEAK: f64 = 0.1;
 
 /// What a convolution's outputs are shifted by before the activation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +30,8 @@ pub enum Norm {
     Batch,
     /// A learned bias: `<conv>.bias` of shape `[out]`.
     Bias,
+    /// Nothing.
+    None,
 }
 
 /// A convolution, its BatchNorm or bias, and its activation.
@@ -50,13 +57,28 @@ pub struct Conv {
     pub activation: Activation,
 }
 
+/// BatchNorm and activation of what comes into a block ("pre-activation", He et al. 2016, arXiv:1603.05027).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// Prefix of its weights' names.
+    pub name: String,
+    /// Channels.
+    pub channels: usize,
+    /// What follows BatchNorm.
+    pub activation: Activation,
+}
+
 /// A run of convolutions, with or without a skip connection around it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Block {
+    /// Applied first; the skip connection goes around it too.
+    pub entry: Option<Entry>,
     /// Applied in order.
     pub convs: Vec<Conv>,
     /// True when the block's input is added to its output.
     pub skip: bool,
+    /// Fits that input to the output where they differ in shape.
+    pub shortcut: Option<Conv>,
     /// Dropout of the block's input while training.
     pub dropout: f64,
 }
@@ -85,19 +107,21 @@ pub struct Net {
 }
 
 /// The networks that [`by_name`] knows.
-pub const NAMES: [&str; 3] = ["efficientnet_lite0", "small", "small_wide"];
+pub const NAMES: [&str; 4] = ["efficientnet_lite0", "small", "small_wide", "wrn_28_2"];
 
 /// Looks a network up by name; `input` overrides its natural input side.
 pub fn by_name(name: &str, input: Option<usize>) -> Option<Net> {
     let natural = match name {
         "efficientnet_lite0" => 224,
         "small" | "small_wide" => 64,
+        "wrn_28_2" => 32,
         _ => return None,
     };
     let input = input.unwrap_or(natural);
     Some(match name {
         "small" => small(input),
         "small_wide" => small_wide(input),
+        "wrn_28_2" => wrn_28_2(input),
         _ => efficientnet_lite0(input),
     })
 }
@@ -177,6 +201,57 @@ fn small_of_width(name: &'static str, input: usize, width: usize) -> Net {
     }
 }
 
+/// WRN-28-2 (Zagoruyko & Komodakis 2016, arXiv:1605.07146, table 1) as FixMatch has it: pre-activation, leaky ReLU of
+/// slope [`LEAK`], BatchNorm moved by a thousandth a step. 1.5 M weights; embedding 128 wide.
+pub fn wrn_28_2(input: usize) -> Net {
+    let mut side = input;
+    let mut bare = |name: &str, inputs, outputs, kernel, stride, norm, activation| Conv {
+        norm,
+        ..conv(name, inputs, outputs, kernel, stride, 1, &mut side, activation)
+    };
+    let entry = |name: &str, channels| Some(Entry { name: name.into(), channels, activation: Activation::LeakyRelu });
+    let mut blocks = vec![single(bare("stem", 3, 16, 3, 1, Norm::None, Activation::Linear))];
+    // The first residual's shortcut too takes what is activated already.
+    blocks.push(Block { entry: entry("first", 16), convs: vec![], skip: false, shortcut: None, dropout: 0.0 });
+    let mut channels = 16;
+    for (scale, width) in [32, 64, 128].into_iter().enumerate() {
+        for repeat in 0..4 {
+            let name = format!("group{scale}.{repeat}");
+            let stride = if scale > 0 && repeat == 0 { 2 } else { 1 };
+            let one = bare(&format!("{name}.one"), channels, width, 3, stride, Norm::Batch, Activation::LeakyRelu);
+            let two = bare(&format!("{name}.two"), width, width, 3, 1, Norm::None, Activation::Linear);
+            let shortcut = Conv {
+                kernel: 1,
+                stride,
+                padding: [0; 4],
+                inputs: channels,
+                name: format!("{name}.shortcut"),
+                ..two.clone()
+            };
+            blocks.push(Block {
+                entry: if blocks.len() == 2 { None } else { entry(&name, channels) },
+                convs: vec![one, two],
+                skip: true,
+                shortcut: (channels != width).then_some(shortcut),
+                dropout: 0.0,
+            });
+            channels = width;
+        }
+    }
+    blocks.push(Block { entry: entry("last", channels), convs: vec![], skip: false, shortcut: None, dropout: 0.0 });
+    Net {
+        name: "wrn_28_2",
+        input,
+        mean: [0.5; 3],
+        std: [0.5; 3],
+        bn_eps: 1e-3,
+        bn_momentum: 0.001,
+        blocks,
+        features: channels,
+        dropout: 0.0,
+    }
+}
+
 /// A perceptron over gray digits of 28² pixels: the mean of the three colours, then fully connected layers of `hidden`
 /// units with ReLU, as in Lee 2013 (§4.1: one layer of 5,000) and Hinton et al. 2015 (§3). A layer is a convolution as
 /// large as its input. Values are scaled to 0–1. `dropout` is that of the hidden units; of pixels two fifths as many are
@@ -219,27 +294,47 @@ pub fn digits(hidden: &[usize], dropout: f64) -> Net {
 /// Weight of each colour in the gray of [`digits`].
 pub const GRAY: f32 = 1.0 / 3.0;
 
-impl Conv {
-    /// Names of the weights that shift and scale the outputs, each of shape `[out]`, with the value that changes nothing.
-    pub fn norm_weights(&self) -> Vec<(String, f32)> {
-        match self.norm {
-            Norm::Batch => [("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)]
-                .map(|(part, value)| (format!("{}.bn.{part}", self.name), value))
-                .into(),
-            Norm::Bias => vec![(format!("{}.bias", self.name), 0.0)],
-        }
+/// Names of the weights of the BatchNorm `name`, with the value that changes nothing.
+fn batch_norm(name: &str) -> [(String, f32); 4] {
+    [("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)]
+        .map(|(part, value)| (format!("{name}.bn.{part}"), value))
+}
+
+impl Block {
+    /// Its convolutions in order, the shortcut's last.
+    pub fn all_convs(&self) -> impl Iterator<Item = &Conv> {
+        self.convs.iter().chain(&self.shortcut)
+    }
+
+    /// Names and widths of the weights that shift and scale channels, with the value that changes nothing.
+    pub fn norm_weights(&self) -> impl Iterator<Item = (String, usize, f32)> {
+        let of_entry = self.entry.iter().flat_map(|entry| batch_norm(&entry.name).map(|(n, v)| (n, entry.channels, v)));
+        let of_convs = self.all_convs().flat_map(|conv| {
+            let names: Vec<_> = match conv.norm {
+                Norm::Batch => batch_norm(&conv.name).into(),
+                Norm::Bias => vec![(format!("{}.bias", conv.name), 0.0)],
+                Norm::None => vec![],
+            };
+            names.into_iter().map(|(name, value)| (name, conv.outputs, value))
+        });
+        of_entry.chain(of_convs)
+    }
+
+    /// Names of everything in it that has weights.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entry.iter().map(|entry| entry.name.as_str()).chain(self.all_convs().map(|conv| conv.name.as_str()))
     }
 }
 
 impl Net {
     /// All convolutions in order.
     pub fn convs(&self) -> impl Iterator<Item = &Conv> {
-        self.blocks.iter().flat_map(|block| &block.convs)
+        self.blocks.iter().flat_map(Block::all_convs)
     }
 }
 
 fn single(conv: Conv) -> Block {
-    Block { convs: vec![conv], skip: false, dropout: 0.0 }
+    Block { entry: None, convs: vec![conv], skip: false, shortcut: None, dropout: 0.0 }
 }
 
 /// Expand 1×1 → depthwise k×k → project 1×1 (linear), with a skip when shape allows.
@@ -259,7 +354,7 @@ fn inverted_residual(
     }
     convs.push(conv(&format!("block{index}.depthwise"), wide, wide, kernel, stride, wide, side, Activation::Relu6));
     convs.push(conv(&format!("block{index}.project"), wide, outputs, 1, 1, 1, side, Activation::Linear));
-    Block { convs, skip: stride == 1 && inputs == outputs, dropout: 0.0 }
+    Block { entry: None, convs, skip: stride == 1 && inputs == outputs, shortcut: None, dropout: 0.0 }
 }
 
 #[allow(clippy::too_many_arguments)] // the eight numbers that make a convolution
@@ -295,6 +390,18 @@ mod tests {
         assert_eq!(weights + 1281 * 1000, 4_652_008);
         assert_eq!(net.convs().count(), 1 + 2 + 15 * 3 + 1);
         assert_eq!(net.blocks.iter().filter(|b| b.skip).count(), 9);
+    }
+
+    #[test]
+    fn wrn_28_2_has_the_published_size() {
+        // 1,467,610 with the 10-class head: what FixMatch's code prints for WRN-28-2.
+        let net = wrn_28_2(32);
+        let kernels: usize = net.convs().map(|c| c.outputs * c.inputs * c.kernel * c.kernel).sum();
+        let norms: usize =
+            net.blocks.iter().flat_map(Block::norm_weights).filter(|w| !w.0.contains("running")).map(|w| w.1).sum();
+        assert_eq!(kernels + norms + 128 * 10 + 10, 1_467_610);
+        assert_eq!(net.convs().filter(|c| c.kernel == 3).count(), 25);
+        assert_eq!(net.blocks.iter().filter(|b| b.shortcut.is_some()).count(), 3);
     }
 
     #[test]

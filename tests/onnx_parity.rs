@@ -4,7 +4,7 @@
 
 use beltsight::{
     engine::{Device, Engine, Outputs, Trunk, softmax},
-    nets::{self, Activation, Conv, Net, Norm},
+    nets::{self, Activation, Block, Conv, Net, Norm},
     onnx::{self, Tensor, Weights},
 };
 use rand::{RngExt, SeedableRng};
@@ -25,14 +25,14 @@ fn random_weights(net: &Net, seed: u64) -> Weights {
         let reach = (6.0 / fan_in as f32).sqrt();
         let shape = vec![conv.outputs, conv.inputs / conv.groups, conv.kernel, conv.kernel];
         put(format!("{}.weight", conv.name), shape, -reach, reach);
-        if conv.norm == Norm::Bias {
-            put(format!("{}.bias", conv.name), vec![conv.outputs], -0.3, 0.5);
-            continue;
-        }
-        put(format!("{}.bn.weight", conv.name), vec![conv.outputs], 0.5, 1.5);
-        put(format!("{}.bn.bias", conv.name), vec![conv.outputs], -0.3, 0.5);
-        put(format!("{}.bn.running_mean", conv.name), vec![conv.outputs], -0.3, 0.3);
-        put(format!("{}.bn.running_var", conv.name), vec![conv.outputs], 0.5, 1.5);
+    }
+    for (name, width, _) in net.blocks.iter().flat_map(Block::norm_weights) {
+        let (low, high) = match name.rsplit('.').next() {
+            Some("bias") => (-0.3, 0.5),
+            Some("running_mean") => (-0.3, 0.3),
+            _ => (0.5, 1.5),
+        };
+        put(name, vec![width], low, high);
     }
     let reach = 3.0 / (net.features as f32).sqrt();
     put("head.weight".into(), vec![CLASSES, net.features], -reach, reach);
@@ -64,6 +64,21 @@ fn pictures(count: usize, side: usize, seed: u64) -> Vec<Vec<u8>> {
         .collect()
 }
 
+/// Factor, mean and shift of a BatchNorm's channel.
+fn batch_norm(net: &Net, name: &str, weights: &Weights, channel: usize) -> (f64, f64, f64) {
+    let get = |part: &str| f64::from(weights[&format!("{name}.bn.{part}")].data[channel]);
+    (get("weight") / (get("running_var") + net.bn_eps).sqrt(), get("running_mean"), get("bias"))
+}
+
+fn activate(activation: Activation, x: f64) -> f64 {
+    match activation {
+        Activation::Linear => x,
+        Activation::Relu => x.max(0.0),
+        Activation::Relu6 => x.clamp(0.0, 6.0),
+        Activation::LeakyRelu => x.max(0.1 * x),
+    }
+}
+
 /// One convolution with live BatchNorm or its bias, and activation, written down as its definition; planes are `[channels][h][w]`.
 fn convolve(net: &Net, conv: &Conv, weights: &Weights, input: &[f64], side: usize) -> (Vec<f64>, usize) {
     let get = |part: &str| &weights[&format!("{}.{part}", conv.name)].data;
@@ -76,11 +91,8 @@ fn convolve(net: &Net, conv: &Conv, weights: &Weights, input: &[f64], side: usiz
         let first = o / (conv.outputs / conv.groups) * per_group;
         let (scale, mean, shift) = match conv.norm {
             Norm::Bias => (1.0, 0.0, f64::from(get("bias")[o])),
-            Norm::Batch => {
-                let deviation = (f64::from(get("bn.running_var")[o]) + net.bn_eps).sqrt();
-                let shift = f64::from(get("bn.bias")[o]);
-                (f64::from(get("bn.weight")[o]) / deviation, f64::from(get("bn.running_mean")[o]), shift)
-            }
+            Norm::None => (1.0, 0.0, 0.0),
+            Norm::Batch => batch_norm(net, &conv.name, weights, o),
         };
         for y in 0..out_side {
             for x in 0..out_side {
@@ -98,11 +110,7 @@ fn convolve(net: &Net, conv: &Conv, weights: &Weights, input: &[f64], side: usiz
                     }
                 }
                 let normed = (sum - mean) * scale + shift;
-                output.push(match conv.activation {
-                    Activation::Linear => normed,
-                    Activation::Relu => normed.max(0.0),
-                    Activation::Relu6 => normed.clamp(0.0, 6.0),
-                });
+                output.push(activate(conv.activation, normed));
             }
         }
     }
@@ -118,12 +126,21 @@ fn forward(net: &Net, weights: &Weights, picture: &[u8]) -> (Vec<f64>, Vec<f32>)
         planes[i % 3 * side * side + i / 3] = (f64::from(*byte) / 255.0 - mean) / std;
     }
     for block in &net.blocks {
-        let entry = planes.clone();
+        let (mut input, before) = (planes.clone(), side);
+        if let Some(entry) = &block.entry {
+            for (channel, plane) in planes.chunks_mut(side * side).enumerate() {
+                let (factor, mean, shift) = batch_norm(net, &entry.name, weights, channel);
+                plane.iter_mut().for_each(|x| *x = activate(entry.activation, (*x - mean) * factor + shift));
+            }
+        }
         for conv in &block.convs {
             (planes, side) = convolve(net, conv, weights, &planes, side);
         }
+        if let Some(conv) = &block.shortcut {
+            (input, _) = convolve(net, conv, weights, &input, before);
+        }
         if block.skip {
-            planes.iter_mut().zip(entry).for_each(|(p, e)| *p += e);
+            planes.iter_mut().zip(input).for_each(|(p, i)| *p += i);
         }
     }
     let area = side * side;
@@ -205,6 +222,24 @@ fn every_batch_size_gives_the_same_rows() {
             assert!(largest_difference(&probabilities(&one, row), &probabilities(&five, row)) <= tolerance);
         }
     }
+}
+
+#[test]
+fn a_padded_session_gives_the_rows_that_were_asked_for() {
+    let net = nets::small(32);
+    let bytes = onnx::export(&net, &random_weights(&net, 1), CLASSES).unwrap();
+    let pictures = pictures(5, 32, 2);
+    let plain = run(&bytes, &pictures, 5);
+    let mut padded = Engine::open(&bytes, Device::Cpu, 1).unwrap().padded(4);
+    for chunk in [1, 3, 4] {
+        let found = padded.run_all(&pictures, chunk).unwrap();
+        assert_eq!((found.logits.dim(), found.embedding.dim()), ((5, CLASSES), (5, net.features)));
+        for row in 0..5 {
+            assert!(largest_difference(&probabilities(&plain, row), &probabilities(&found, row)) <= 1e-5);
+        }
+    }
+    let refusal = padded.run_all(&pictures, 5).unwrap_err().to_string();
+    assert!(refusal.contains("a batch of 5 was given to a session for 4"), "{refusal}");
 }
 
 #[test]

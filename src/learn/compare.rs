@@ -13,13 +13,13 @@ use beltsight::{
 use clap::{Args, Parser};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::{
     augment::generator,
     compare_page,
     data::{self, Dataset},
-    evaluate,
+    device, evaluate,
     fit::{Ground, Pools, Recipe},
     interrupt, log,
     methods::distillation::Softness,
@@ -206,10 +206,19 @@ pub fn run(command: &Command) -> anyhow::Result<()> {
         "{} is of other data",
         file.display()
     );
+    let missing = |each: &Labels, seed: u64, text: &String, cells: &[Cell]| {
+        !cells.iter().any(|c| c.method == *text && c.labels == *each && c.seed == seed)
+    };
+    let all = command.labels.iter().flat_map(|each| (1..=command.seeds).map(move |seed| (each, seed)));
+    if let Some(earlier) = &earlier
+        && !all.clone().any(|(each, seed)| command.methods.iter().any(|text| missing(each, seed, text, &earlier.cells)))
+    {
+        return finish(earlier, options, began); // the page anew, of what was recorded where it was measured
+    }
     let (date, cells) = earlier.map_or_else(Default::default, |earlier| (earlier.date, earlier.cells));
     let mut results = Results {
         date,
-        machine: machine(),
+        machine: machine(setup.start.device()),
         command: std::env::args().skip(1).collect::<Vec<_>>().join(" "),
         data_sha256: data.sha256.clone(),
         pictures: (training.len(), validation.len()),
@@ -219,13 +228,6 @@ pub fn run(command: &Command) -> anyhow::Result<()> {
         preparing_seconds: 0.0,
         cells,
     };
-    let missing = |each: &Labels, seed: u64, text: &String, cells: &[Cell]| {
-        !cells.iter().any(|c| c.method == *text && c.labels == *each && c.seed == seed)
-    };
-    let all = command.labels.iter().flat_map(|each| (1..=command.seeds).map(move |seed| (each, seed)));
-    if !all.clone().any(|(each, seed)| command.methods.iter().any(|text| missing(each, seed, text, &results.cells))) {
-        return finish(&results, options, began);
-    }
     options.adapt(&mut setup, &training)?;
     let data = &setup.data;
     let plan = options.plan(&setup, &recipes[0], training.len());
@@ -444,11 +446,15 @@ impl School {
     }
 }
 
-/// Processor, cores and memory, for the record.
-pub fn machine() -> String {
+/// Processor, cores and GPU, for the record.
+pub fn machine(device: Device) -> String {
     let read = |path: &str| fs::read_to_string(Path::new(path)).unwrap_or_default();
     let info = read("/proc/cpuinfo");
     let model = info.lines().find_map(|l| l.strip_prefix("model name")).and_then(|l| l.split(':').nth(1));
     let cores = beltsight::engine::cores();
-    format!("{}, {cores} cores, no GPU used", model.unwrap_or("unknown processor").trim())
+    let gpu = match device {
+        Device::Cuda(number) => device::gpu(number),
+        _ => "no GPU used".into(),
+    };
+    format!("{}, {cores} cores, {gpu}", model.unwrap_or("unknown processor").trim())
 }

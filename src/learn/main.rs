@@ -4,7 +4,7 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`train`], [`distill`], [`compare`], [`reproduce`] | the commands, start to finish |
-//! | [`setup`] | options, pictures, the network to start from |
+//! | [`setup`], [`device`] | options, pictures, the network to start from and where it is trained |
 //! | [`data`] | labeled and unlabeled pictures, splits that keep groups whole |
 //! | [`augment`], [`views`] | weak and strong views; cached outputs of a frozen trunk |
 //! | [`nets`], [`weights`] | libtorch runs `beltsight::nets`; safetensors |
@@ -19,6 +19,7 @@ mod augment;
 mod compare;
 mod compare_page;
 mod data;
+mod device;
 mod distill;
 mod evaluate;
 mod export;

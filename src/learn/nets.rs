@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
-use beltsight::nets::{Activation, Conv, GRAY, Net, Norm};
+use beltsight::nets::{Activation, Block, Conv, GRAY, LEAK, Net, Norm};
 use rand::{Rng, RngExt};
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor, no_grad};
@@ -73,19 +73,18 @@ impl Model {
             let shape = kernel_shape(conv).map(|n| n as i64);
             let area = conv.kernel * conv.kernel;
             let fan = match conv.norm {
-                Norm::Batch => area * conv.outputs / conv.groups,
+                Norm::Batch | Norm::None => area * conv.outputs / conv.groups,
                 Norm::Bias => area * conv.inputs / conv.groups,
             } as f64;
             let values: Vec<f32> = (0..shape.iter().product()).map(|_| normal(&mut rng)).collect();
             let kernel = Tensor::from_slice(&values).view(shape) * (2.0 / fan).sqrt();
             params.insert(format!("{}.weight", conv.name), kernel);
-            let width = [conv.outputs as i64];
-            for (name, value) in conv.norm_weights() {
-                params.insert(name, Tensor::full(width, value as f64, float));
-            }
             if conv.name == "gray" {
                 params.insert("gray.weight".into(), Tensor::full(shape, f64::from(GRAY), float));
             }
+        }
+        for (name, width, value) in net.blocks.iter().flat_map(Block::norm_weights) {
+            params.insert(name, Tensor::full([width as i64], f64::from(value), float));
         }
         params.insert("head.weight".into(), Tensor::zeros([classes as i64, net.features as i64], float));
         params.insert("head.bias".into(), Tensor::zeros([classes as i64], float));
@@ -109,6 +108,17 @@ impl Model {
         Ok(model)
     }
 
+    /// The device that its weights are on, and that it computes on.
+    pub fn device(&self) -> Device {
+        self.params["head.weight"].device()
+    }
+
+    /// The same network on `device`.
+    pub fn on(&self, device: Device) -> Self {
+        let params = self.params.iter().map(|(name, value)| (name.clone(), value.to_device(device))).collect();
+        Self { net: self.net.clone(), params }
+    }
+
     /// The same weights under another handle.
     pub fn shallow_clone(&self) -> Self {
         let params = self.params.iter().map(|(name, value)| (name.clone(), value.shallow_clone())).collect();
@@ -123,9 +133,12 @@ impl Model {
     /// Activations `[n, c, h, w]` after `blocks`; `x` is what the block before gave, or uint8 `[n, h, w, 3]` for block 0.
     /// After the last block they are pooled: the embedding `[n, features]`.
     ///
-    /// With noise it is in training: BatchNorm uses the batch's statistics and moves the running ones.
+    /// With noise it is in training: BatchNorm uses the batch's statistics and moves the running ones; on a GPU,
+    /// convolutions are computed in bfloat16 (mixed precision, Micikevicius et al. 2018, arXiv:1710.03740; its exponent is
+    /// float32's, so the loss needs no scaling).
     pub fn blocks(&self, x: &Tensor, blocks: Range<usize>, mut noise: Option<&mut Noise>) -> Tensor {
-        let mut x = if blocks.start == 0 { self.normalise(x) } else { x.shallow_clone() };
+        let x = x.to_device(self.device());
+        let mut x = if blocks.start == 0 { self.normalise(&x) } else { x };
         let depth = self.net.blocks.len() as f64;
         for index in blocks.clone() {
             let block = &self.net.blocks[index];
@@ -133,6 +146,9 @@ impl Model {
                 x = noise.drop(&x, block.dropout);
             }
             let input = x.shallow_clone();
+            if let Some(entry) = &block.entry {
+                x = activate(&self.batch_norm(&x, &entry.name, noise.is_some()), entry.activation);
+            }
             for conv in &block.convs {
                 x = self.conv(&x, conv, noise.is_some());
             }
@@ -140,7 +156,10 @@ impl Model {
                 x = noise.skip(&x, 1.0 - (index + 1) as f64 / depth * (1.0 - noise.survival));
             }
             if block.skip {
-                x += input;
+                x += match &block.shortcut {
+                    Some(conv) => self.conv(&input, conv, noise.is_some()),
+                    None => input,
+                };
             }
         }
         let last = blocks.end == self.net.blocks.len() && !blocks.is_empty();
@@ -149,9 +168,10 @@ impl Model {
 
     /// Embedding `[n, features]` → logits `[n, classes]`.
     pub fn head(&self, embedding: &Tensor, noise: Option<&mut Noise>) -> Tensor {
+        let embedding = embedding.to_device(self.device());
         let kept = match noise {
-            Some(noise) if noise.dropout > 0.0 => noise.drop(embedding, noise.dropout),
-            _ => embedding.shallow_clone(),
+            Some(noise) if noise.dropout > 0.0 => noise.drop(&embedding, noise.dropout),
+            _ => embedding,
         };
         kept.linear(&self.params["head.weight"], Some(&self.params["head.bias"]))
     }
@@ -195,18 +215,20 @@ impl Model {
 
     /// uint8 `[n, h, w, 3]` → float `[n, 3, h, w]`; stays in channels-last memory, which libtorch's convolutions keep.
     fn normalise(&self, x: &Tensor) -> Tensor {
-        let mean = Tensor::from_slice(&self.net.mean);
-        let std = Tensor::from_slice(&self.net.std);
+        let mean = Tensor::from_slice(&self.net.mean).to_device(x.device());
+        let std = Tensor::from_slice(&self.net.std).to_device(x.device());
         ((x.to_kind(Kind::Float) / 255.0 - mean) / std).permute([0, 3, 1, 2])
     }
 
     fn conv(&self, x: &Tensor, conv: &Conv, training: bool) -> Tensor {
-        let kernel = &self.params[&format!("{}.weight", conv.name)];
-        let bias = (conv.norm == Norm::Bias).then(|| &self.params[&format!("{}.bias", conv.name)]);
+        let kind = if training && x.device().is_cuda() { Kind::BFloat16 } else { Kind::Float };
+        let x = x.to_kind(kind);
+        let kernel = &self.params[&format!("{}.weight", conv.name)].to_kind(kind);
+        let bias = (conv.norm == Norm::Bias).then(|| self.params[&format!("{}.bias", conv.name)].to_kind(kind));
         let covers = conv.groups == 1 && x.size()[2..] == [conv.kernel as i64; 2] && conv.padding == [0; 4];
         let x = if covers {
             // A fully connected layer: a matrix product is several times faster than a convolution over one place.
-            x.flatten(1, 3).linear(&kernel.flatten(1, 3), bias).unsqueeze(2).unsqueeze(3)
+            x.flatten(1, 3).linear(&kernel.flatten(1, 3), bias.as_ref()).unsqueeze(2).unsqueeze(3)
         } else {
             let [top, left, bottom, right] = conv.padding.map(|p| p as i64);
             let (x, padding) = if (top, left) == (bottom, right) {
@@ -215,22 +237,30 @@ impl Model {
                 (x.constant_pad_nd([left, right, top, bottom]), [0, 0])
             };
             let stride = conv.stride as i64;
-            x.conv2d(kernel, bias, [stride, stride], padding, [1, 1], conv.groups as i64)
+            x.conv2d(kernel, bias.as_ref(), [stride, stride], padding, [1, 1], conv.groups as i64)
         };
         let x = match conv.norm {
-            Norm::Bias => x,
-            Norm::Batch => {
-                let bn = |what: &str| Some(&self.params[&format!("{}.bn.{what}", conv.name)]);
-                let (mean, variance) = (bn("running_mean"), bn("running_var"));
-                let (momentum, eps) = (self.net.bn_momentum, self.net.bn_eps);
-                x.batch_norm(bn("weight"), bn("bias"), mean, variance, training, momentum, eps, false)
-            }
+            Norm::Bias | Norm::None => x,
+            Norm::Batch => self.batch_norm(&x, &conv.name, training),
         };
-        match conv.activation {
-            Activation::Linear => x,
-            Activation::Relu => x.relu(),
-            Activation::Relu6 => x.relu6(),
-        }
+        activate(&x, conv.activation)
+    }
+
+    fn batch_norm(&self, x: &Tensor, name: &str, training: bool) -> Tensor {
+        let bn = |what: &str| Some(&self.params[&format!("{name}.bn.{what}")]);
+        let (mean, variance) = (bn("running_mean"), bn("running_var"));
+        let (momentum, eps) = (self.net.bn_momentum, self.net.bn_eps);
+        x.batch_norm(bn("weight"), bn("bias"), mean, variance, training, momentum, eps, x.device().is_cuda())
+    }
+}
+
+fn activate(x: &Tensor, activation: Activation) -> Tensor {
+    match activation {
+        Activation::Linear => x.shallow_clone(),
+        Activation::Relu => x.relu(),
+        Activation::Relu6 => x.relu6(),
+        // libtorch's binding has no other slope than 0.01 for its leaky ReLU.
+        Activation::LeakyRelu => x.prelu(&Tensor::full([1], LEAK, (x.kind(), x.device()))),
     }
 }
 

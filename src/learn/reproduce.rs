@@ -100,7 +100,7 @@ pub fn run(command: &Command) -> anyhow::Result<()> {
     };
     let whole = serde_json::json!({
         "date": time::OffsetDateTime::now_utc().format(&time::format_description::well_known::Rfc3339)?,
-        "machine": machine(), "command": std::env::args().skip(1).collect::<Vec<_>>().join(" "),
+        "machine": machine(tch::Device::Cpu), "command": std::env::args().skip(1).collect::<Vec<_>>().join(" "),
         "setting": setting, "result": result,
     });
     let file = setting.out.join(name);

@@ -125,5 +125,6 @@ fn grown(settings: &Rounds, round: usize, ground: &Ground) -> anyhow::Result<Opt
     );
     let net = architectures::by_name(name, Some(ground.start.net.input))
         .ok_or_else(|| anyhow::anyhow!("--students names {name}; known are {:?}", architectures::NAMES))?;
-    Ok(Some(Model::random(&net, ground.classes, ground.plan.seed.wrapping_add(round as u64))))
+    let student = Model::random(&net, ground.classes, ground.plan.seed.wrapping_add(round as u64));
+    Ok(Some(student.on(ground.start.device())))
 }

@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::{
     augment::Weak,
     data::{self, Dataset},
+    device,
     feed::steps_per_pass,
     fit::Recipe,
     interrupt,
@@ -62,10 +63,10 @@ pub struct Options {
     /// Folder for the run: config, metrics, checkpoints, report, weights.
     #[arg(long)]
     pub out: PathBuf,
-    /// efficientnet_lite0, small or small_wide.
+    /// efficientnet_lite0, small, small_wide or wrn_28_2.
     #[arg(long, default_value = "efficientnet_lite0")]
     pub net: String,
-    /// Side of the square input in pixels [default: the network's own, 224 or 64].
+    /// Side of the square input in pixels [default: the network's own, 224, 64 or 32].
     #[arg(long)]
     pub input: Option<usize>,
     /// Weights to start from [default: .vendor/weights/<net>.safetensors where there is one].
@@ -108,6 +109,9 @@ pub struct Options {
     /// Threads of libtorch and of picture reading [default: all cores].
     #[arg(long)]
     pub threads: Option<usize>,
+    /// cpu, cuda or cuda:<number>; a GPU trains whole networks (--trainable all), its convolutions in bfloat16.
+    #[arg(long, default_value = "cpu")]
+    pub device: String,
     /// Go on from the checkpoints in the output folder.
     #[arg(long)]
     #[serde(skip)]
@@ -166,6 +170,7 @@ impl Options {
                 .map_err(|why| anyhow::anyhow!("{}: {why}", path.display()))?,
             None => Model::random(&net, data.classes.len(), self.seed),
         };
+        let start = start.on(device::open(&self.device)?);
         let pretrained = path.is_some();
         let trainable = self.trainable.unwrap_or(if pretrained { Trainable::Head } else { Trainable::All });
         if !pretrained && trainable != Trainable::All {

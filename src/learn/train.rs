@@ -98,7 +98,7 @@ pub fn run(options: &Options, splits: &Splits, recipe: &Recipe, teacher: Option<
 
     let net = model.net.name.to_string();
     let student = export::Student {
-        model,
+        model: model.on(tch::Device::Cpu), // what serves is checked against float32
         classes: data.classes.clone(),
         thresholds: validation.thresholds.clone(),
         lineage: Lineage {

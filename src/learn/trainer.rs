@@ -21,7 +21,7 @@ use crate::{
     log::{self, Tally},
     methods::{Loss, Method, Seen},
     nets::{Model, Noise, from_host, rows, to_host},
-    optim::{Ema, Schedule, Sgd},
+    optim::{Ema, Flat, Schedule, Sgd},
     views::{Views, to_tensor},
     weights::{self, Weights, WeightsError},
 };
@@ -111,7 +111,7 @@ pub struct Material<'a> {
 /// Names of the weights that are trained and, after them, of the BatchNorm buffers that move along.
 fn moving(model: &Model, cut: usize) -> (Vec<String>, Vec<String>) {
     let live: Vec<String> =
-        model.net.blocks[cut..].iter().flat_map(|block| &block.convs).map(|conv| format!("{}.", conv.name)).collect();
+        model.net.blocks[cut..].iter().flat_map(|block| block.names()).map(|name| format!("{name}.")).collect();
     let names = model.params.keys().filter(|n| n.starts_with("head.") || live.iter().any(|l| n.starts_with(l)));
     names.cloned().partition(|name| !name.contains(".bn.running_"))
 }
@@ -128,18 +128,18 @@ pub fn train(
     desk: &Desk,
 ) -> Result<Model, TrainError> {
     let (trained, buffers) = moving(&model, plan.cut);
-    for name in trained.iter().chain(&buffers) {
-        let own = model.params[name].detach().copy(); // the trunk may be shared with other runs
-        let own = if trained.contains(name) { own.set_requires_grad(true) } else { own };
-        model.params.insert(name.clone(), own);
+    // Copies: the trunk may be shared with other runs.
+    let (mut weights, buffers) = (Flat::copy(&model.params, &trained), Flat::copy(&model.params, &buffers));
+    weights.parts = weights.parts.into_iter().map(|(name, part)| (name, part.set_requires_grad(true))).collect();
+    for (name, part) in weights.parts.iter().chain(&buffers.parts) {
+        model.params.insert(name.clone(), part.shallow_clone());
     }
-    let mut sgd = Sgd::new(&model.params, &trained, plan.weight_decay);
-    let all: Vec<String> = trained.iter().chain(&buffers).cloned().collect();
-    let mut ema = Ema::new(&model.params, &all, plan.ema);
+    let mut sgd = Sgd::new(&weights, plan.weight_decay);
+    let mut ema = Ema::new(&weights, &buffers, plan.ema);
     let checkpoint = desk.out.join("checkpoints").join(format!("{}.safetensors", desk.run.replace(' ', "-")));
     let mut done = 0;
     if desk.resume && checkpoint.is_file() {
-        done = load(&checkpoint, plan, material, &mut model, &mut sgd, &mut ema)?;
+        done = load(&checkpoint, plan, material, &model, &sgd, &ema)?;
     }
     log::forget(desk.out, desk.run, done)?;
 
@@ -166,15 +166,15 @@ pub fn train(
             tally.waiting += waited.elapsed();
             let loss = look(&model, plan, material, method, &shown, done);
             let backward = Instant::now();
-            loss.total.backward();
+            let gradient = weights.gradient(&loss.total);
             tally.backward += backward.elapsed();
             let lr = plan.schedule.at(done, total, plan.pass.min(total / 10), plan.lr);
-            sgd.step(&mut model.params, lr);
-            ema.update(&model.params, done);
+            sgd.step(&mut weights, &gradient, lr);
+            ema.update(&weights, &buffers, done);
             let unlabeled: Vec<usize> = shown.unlabeled.iter().map(|p| p.picture).collect();
             tally.add(&loss, &unlabeled, material.labels);
             tally.shown += shown.labeled.len() + unlabeled.len() * wanted.unlabeled.len();
-            let value = loss.total.double_value(&[]);
+            let value = loss.total.double_value(&[]); // a GPU is waited for here, once a step
             if !value.is_finite() {
                 return Err(TrainError::Diverged { step: done, loss: value });
             }
@@ -231,7 +231,7 @@ fn look(model: &Model, plan: &Plan, material: &Material, method: &dyn Method, sh
     method.loss(&Seen {
         step,
         steps: plan.steps,
-        targets: targets(material.labels, &labeled),
+        targets: targets(material.labels, &labeled).to_device(model.device()),
         labeled: &labeled,
         logits: logits.narrow(0, 0, head),
         unlabeled: &unlabeled,
@@ -242,7 +242,8 @@ fn look(model: &Model, plan: &Plan, material: &Material, method: &dyn Method, sh
 
 /// Logits `[indices, classes]` of unchanged pictures.
 pub fn logits(model: &Model, cut: usize, views: &Views, indices: &[usize]) -> Vec<Vec<f32>> {
-    indices.chunks(64).flat_map(|chunk| rows(&no_grad(|| model.forward(&views.plain(chunk), cut, None).1))).collect()
+    let chunk = if model.device().is_cuda() { 512 } else { 64 };
+    indices.chunks(chunk).flat_map(|chunk| rows(&no_grad(|| model.forward(&views.plain(chunk), cut, None).1))).collect()
 }
 
 /// Classes of labeled pictures, int64 `[n]`.
@@ -258,7 +259,7 @@ fn targets(labels: &[Option<usize>], indices: &[usize]) -> Tensor {
 
 fn averaged(model: &Model, ema: &Ema) -> Model {
     let mut model = model.shallow_clone();
-    model.params.extend(ema.average.iter().map(|(n, v)| (n.clone(), v.shallow_clone())));
+    model.params.extend(ema.moving().map(|(n, v)| (n.clone(), v.shallow_clone())));
     model
 }
 
@@ -298,11 +299,11 @@ fn save(
 ) -> Result<(), TrainError> {
     fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
     let mut state = Weights::new();
-    for name in ema.average.keys() {
+    for (name, average) in ema.moving() {
         state.insert(format!("weight:{name}"), to_host(&model.params[name]));
-        state.insert(format!("average:{name}"), to_host(&ema.average[name]));
+        state.insert(format!("average:{name}"), to_host(average));
     }
-    for (name, v) in &sgd.momentum {
+    for (name, v) in &sgd.momentum.parts {
         state.insert(format!("momentum:{name}"), to_host(v));
     }
     let metadata = [("step".into(), done.to_string()), ("run".into(), identity(plan, material))];
@@ -313,27 +314,27 @@ fn load(
     path: &Path,
     plan: &Plan,
     material: &Material,
-    model: &mut Model,
-    sgd: &mut Sgd,
-    ema: &mut Ema,
+    model: &Model,
+    sgd: &Sgd,
+    ema: &Ema,
 ) -> Result<usize, TrainError> {
     let (state, metadata) = weights::read(path)?;
     let other = || TrainError::OtherRun(path.into());
     if metadata.get("run") != Some(&identity(plan, material)) {
         return Err(other());
     }
-    let put = |prefix: &str, params: &mut crate::nets::Params, names: Vec<String>| {
-        for name in names {
-            let value = from_host(state.get(&format!("{prefix}:{name}")).ok_or_else(other)?);
-            no_grad(|| params.get_mut(&name).map(|p| p.copy_(&value)));
-        }
+    let put = |prefix: &str, name: &str, into: &Tensor| {
+        let value = from_host(state.get(&format!("{prefix}:{name}")).ok_or_else(other)?);
+        no_grad(|| into.shallow_clone().copy_(&value));
         Ok::<(), TrainError>(())
     };
-    let moving: Vec<String> = ema.average.keys().cloned().collect();
-    put("weight", &mut model.params, moving.clone())?;
-    put("average", &mut ema.average, moving)?;
-    let trained = sgd.momentum.keys().cloned().collect();
-    put("momentum", &mut sgd.momentum, trained)?;
+    for (name, average) in ema.moving() {
+        put("weight", name, &model.params[name])?;
+        put("average", name, average)?;
+    }
+    for (name, v) in &sgd.momentum.parts {
+        put("momentum", name, v)?;
+    }
     metadata.get("step").and_then(|s| s.parse().ok()).ok_or_else(other)
 }
 

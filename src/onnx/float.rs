@@ -2,11 +2,11 @@
 
 use super::{
     OnnxError, Weights,
-    fold::{fold, get, shape},
-    graph::{Dim, Graph, int, ints},
+    fold::{affine, fold, get, shape},
+    graph::{Dim, Graph, float, int, ints},
 };
 use crate::{
-    nets::{Activation, Conv, Net},
+    nets::{Activation, Conv, Entry, LEAK, Net},
     onnx::proto::AttributeProto,
 };
 
@@ -51,31 +51,90 @@ fn trunk(graph: &mut Graph, net: &Net, weights: &Weights, cut: usize) -> Result<
     let image = graph.image(net.input);
     let planes = planes(graph, &image);
     let mut value = normalise(graph, net, &planes);
-    let (low, high) = (graph.floats("relu6.low", &[], &[0.0]), graph.floats("relu6.high", &[], &[6.0]));
+    let mut clip = None;
     for (index, block) in net.blocks[..cut].iter().enumerate() {
-        let entry = value.clone();
+        let input = value.clone();
+        if let Some(entry) = &block.entry {
+            let raw = enter(graph, net, entry, weights, &value)?;
+            value = activate(graph, entry.activation, &format!("{}.out", entry.name), &raw, &mut clip);
+        }
         for conv in &block.convs {
-            let folded = fold(net, conv, weights)?;
-            let weight = graph.floats(&format!("{}.weight", conv.name), &shape(conv), &folded.weight);
-            let bias = graph.floats(&format!("{}.bias", conv.name), &[conv.outputs], &folded.bias);
-            let inputs = [value.as_str(), &weight, &bias];
-            value = match conv.activation {
-                Activation::Linear => graph.node("Conv", &output_of(conv), &inputs, attributes(conv)),
-                Activation::Relu => {
-                    let raw = graph.node("Conv", &format!("{}.raw", conv.name), &inputs, attributes(conv));
-                    graph.node("Relu", &output_of(conv), &[&raw], vec![])
-                }
-                Activation::Relu6 => {
-                    let raw = graph.node("Conv", &format!("{}.raw", conv.name), &inputs, attributes(conv));
-                    graph.node("Clip", &output_of(conv), &[&raw, &low, &high], vec![])
-                }
-            };
+            value = convolve(graph, net, conv, weights, &value, &mut clip)?;
         }
         if block.skip {
-            value = graph.node("Add", &sum_of(index), &[&value, &entry], vec![]);
+            let input = match &block.shortcut {
+                Some(conv) => convolve(graph, net, conv, weights, &input, &mut clip)?,
+                None => input,
+            };
+            value = graph.node("Add", &sum_of(index), &[&value, &input], vec![]);
         }
     }
     Ok(value)
+}
+
+/// BatchNorm that can't be folded, because a skip connection goes around it: one multiply and one add.
+pub(super) fn enter(
+    graph: &mut Graph,
+    net: &Net,
+    entry: &Entry,
+    weights: &Weights,
+    value: &str,
+) -> Result<String, OnnxError> {
+    let (factors, shifts): (Vec<f64>, Vec<f64>) =
+        affine(net, &entry.name, entry.channels, weights)?.into_iter().unzip();
+    let mut constant = |part: &str, values: Vec<f64>| {
+        let values: Vec<f32> = values.into_iter().map(|v| v as f32).collect();
+        graph.floats(&format!("{}.{part}", entry.name), &[1, entry.channels, 1, 1], &values)
+    };
+    let (factor, shift) = (constant("factor", factors), constant("shift", shifts));
+    let scaled = graph.node("Mul", &format!("{}.scaled", entry.name), &[value, &factor], vec![]);
+    Ok(graph.node("Add", &format!("{}.raw", entry.name), &[&scaled, &shift], vec![]))
+}
+
+/// A convolution, BatchNorm folded in, and its activation.
+fn convolve(
+    graph: &mut Graph,
+    net: &Net,
+    conv: &Conv,
+    weights: &Weights,
+    value: &str,
+    clip: &mut Option<[String; 2]>,
+) -> Result<String, OnnxError> {
+    let folded = fold(net, conv, weights)?;
+    let weight = graph.floats(&format!("{}.weight", conv.name), &shape(conv), &folded.weight);
+    let bias = graph.floats(&format!("{}.bias", conv.name), &[conv.outputs], &folded.bias);
+    let inputs = [value, &weight, &bias];
+    if conv.activation == Activation::Linear {
+        return Ok(graph.node("Conv", &output_of(conv), &inputs, attributes(conv)));
+    }
+    let raw = graph.node("Conv", &format!("{}.raw", conv.name), &inputs, attributes(conv));
+    Ok(activate(graph, conv.activation, &output_of(conv), &raw, clip))
+}
+
+/// The activation of `raw`, named `name`; `clip` holds ReLU6's bounds once they are written.
+fn activate(
+    graph: &mut Graph,
+    activation: Activation,
+    name: &str,
+    raw: &str,
+    clip: &mut Option<[String; 2]>,
+) -> String {
+    match activation {
+        Activation::Linear => graph.node("Identity", name, &[raw], vec![]),
+        Activation::Relu => graph.node("Relu", name, &[raw], vec![]),
+        Activation::Relu6 => {
+            let [low, high] = clip.get_or_insert_with(|| {
+                [graph.floats("relu6.low", &[], &[0.0]), graph.floats("relu6.high", &[], &[6.0])]
+            });
+            graph.node("Clip", name, &[raw, low, high], vec![])
+        }
+        Activation::LeakyRelu => leaky_relu(graph, name, raw),
+    }
+}
+
+/// `max(x, LEAK · x)`.
+pub(super) fn leaky_relu(graph: &mut Graph, name: &str, raw: &str) -> String {
+    graph.node("LeakyRelu", name, &[raw], vec![float("alpha", LEAK as f32)])
 }
 
 /// NHWC → NCHW, still bytes: a quarter of the traffic of transposing floats.

@@ -32,23 +32,35 @@ pub fn get<'a>(weights: &'a Weights, name: &str, wanted: &[usize]) -> Result<&'a
     if tensor.data.iter().all(|v| v.is_finite()) { Ok(tensor) } else { Err(OnnxError::NotFinite(name.into())) }
 }
 
-/// Folds one convolution, computing in f64; one with a bias instead of BatchNorm is as it is.
-pub fn fold(net: &Net, conv: &Conv, weights: &Weights) -> Result<Folded, OnnxError> {
-    let Tensor { data: weight, .. } = get(weights, &format!("{}.weight", conv.name), &shape(conv))?;
-    if conv.norm == Norm::Bias {
-        let bias = get(weights, &format!("{}.bias", conv.name), &[conv.outputs])?;
-        return Ok(Folded { weight: weight.clone(), bias: bias.data.clone() });
-    }
-    let norm = |part: &str| get(weights, &format!("{}.bn.{part}", conv.name), &[conv.outputs]).map(|t| &t.data);
+/// BatchNorm `name` as a factor and a shift per channel, computed in f64: `γ/√(σ²+ε)`, `β − μ·γ/√(σ²+ε)`.
+pub fn affine(net: &Net, name: &str, channels: usize, weights: &Weights) -> Result<Vec<(f64, f64)>, OnnxError> {
+    let norm = |part: &str| get(weights, &format!("{name}.bn.{part}"), &[channels]).map(|t| &t.data);
     let (gamma, beta, mean, variance) = (norm("weight")?, norm("bias")?, norm("running_mean")?, norm("running_var")?);
     if variance.iter().any(|v| *v < 0.0) {
-        return Err(OnnxError::NotFinite(format!("{}.bn.running_var", conv.name)));
+        return Err(OnnxError::NotFinite(format!("{name}.bn.running_var")));
     }
-    let mut folded = Folded { weight: Vec::with_capacity(weight.len()), bias: Vec::with_capacity(conv.outputs) };
-    for (channel, kernel) in weight.chunks(weight.len() / conv.outputs).enumerate() {
+    let of = |channel: usize| {
         let factor = f64::from(gamma[channel]) / (f64::from(variance[channel]) + net.bn_eps).sqrt();
+        (factor, f64::from(beta[channel]) - f64::from(mean[channel]) * factor)
+    };
+    Ok((0..channels).map(of).collect())
+}
+
+/// Folds one convolution, computing in f64; one with a bias or nothing instead of BatchNorm is as it is.
+pub fn fold(net: &Net, conv: &Conv, weights: &Weights) -> Result<Folded, OnnxError> {
+    let Tensor { data: weight, .. } = get(weights, &format!("{}.weight", conv.name), &shape(conv))?;
+    let factors = match conv.norm {
+        Norm::Bias => {
+            let bias = get(weights, &format!("{}.bias", conv.name), &[conv.outputs])?;
+            return Ok(Folded { weight: weight.clone(), bias: bias.data.clone() });
+        }
+        Norm::None => return Ok(Folded { weight: weight.clone(), bias: vec![0.0; conv.outputs] }),
+        Norm::Batch => affine(net, &conv.name, conv.outputs, weights)?,
+    };
+    let mut folded = Folded { weight: Vec::with_capacity(weight.len()), bias: Vec::with_capacity(conv.outputs) };
+    for (kernel, (factor, shift)) in weight.chunks(weight.len() / conv.outputs).zip(factors) {
         folded.weight.extend(kernel.iter().map(|w| (f64::from(*w) * factor) as f32));
-        folded.bias.push((f64::from(beta[channel]) - f64::from(mean[channel]) * factor) as f32);
+        folded.bias.push(shift as f32);
     }
     Ok(folded)
 }

@@ -34,6 +34,11 @@ pub fn int(name: &str, value: i64) -> AttributeProto {
     AttributeProto { name: name.into(), i: value, r#type: INT, ..Default::default() }
 }
 
+/// A real attribute.
+pub fn float(name: &str, value: f32) -> AttributeProto {
+    AttributeProto { name: name.into(), f: value, r#type: super::proto::FLOAT_ATTRIBUTE, ..Default::default() }
+}
+
 /// A list of whole numbers as attribute.
 pub fn ints(name: &str, values: impl IntoIterator<Item = usize>) -> AttributeProto {
     let ints = values.into_iter().map(|v| v as i64).collect();

@@ -65,9 +65,9 @@ pub fn blank_weights(net: &crate::nets::Net, classes: usize) -> Weights {
     for conv in net.convs() {
         let kernel = [conv.outputs, conv.inputs / conv.groups, conv.kernel, conv.kernel];
         weights.insert(format!("{}.weight", conv.name), tensor(&kernel, 0.0));
-        for (name, value) in conv.norm_weights() {
-            weights.insert(name, tensor(&[conv.outputs], value));
-        }
+    }
+    for (name, width, value) in net.blocks.iter().flat_map(crate::nets::Block::norm_weights) {
+        weights.insert(name, tensor(&[width], value));
     }
     weights.insert("head.weight".into(), tensor(&[classes, net.features], 0.0));
     weights.insert("head.bias".into(), tensor(&[classes], 0.0));

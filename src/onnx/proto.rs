@@ -78,6 +78,9 @@ pub struct AttributeProto {
     /// Its name.
     #[prost(string, tag = "1")]
     pub name: String,
+    /// The value when `r#type` is [`FLOAT_ATTRIBUTE`].
+    #[prost(float, tag = "2")]
+    pub f: f32,
     /// The value when `r#type` is [`INT`].
     #[prost(int64, tag = "3")]
     pub i: i64,
@@ -89,6 +92,8 @@ pub struct AttributeProto {
     pub r#type: i32,
 }
 
+/// `AttributeProto.AttributeType.FLOAT`.
+pub const FLOAT_ATTRIBUTE: i32 = 1;
 /// `AttributeProto.AttributeType.INT`.
 pub const INT: i32 = 2;
 /// `AttributeProto.AttributeType.INTS`.

@@ -14,12 +14,12 @@
 
 use super::{
     OnnxError, Weights,
-    float::{NORMALISED, attributes, build, finish, normalise, output_of, planes, sum_of},
+    float::{NORMALISED, attributes, build, enter, finish, leaky_relu, normalise, output_of, planes, sum_of},
     fold::{Folded, fold, shape},
     graph::{Graph, int},
     ranges::{Range, observe},
 };
-use crate::nets::{Activation, Conv, Net};
+use crate::nets::{Activation, Conv, LEAK, Net};
 
 /// Writes `net` with `weights` as an int8 ONNX file; `calibration` holds pictures of `side * side * 3` bytes like those
 /// that will be seen. A hundred are enough: only ranges are taken from them.
@@ -40,16 +40,24 @@ pub fn quantize(net: &Net, weights: &Weights, classes: usize, calibration: &[Vec
     let image = graph.image(net.input);
     let mut value = input(&mut graph, net, &image, next());
     for (index, block) in net.blocks.iter().enumerate() {
-        let entry = value.clone();
+        let input = value.clone();
+        if let Some(entry) = &block.entry {
+            let float = value.dequantize(&mut graph, &entry.name);
+            let raw = enter(&mut graph, net, entry, weights, &float)?;
+            value = activated(&mut graph, entry.activation, &format!("{}.out", entry.name), &raw, next());
+        }
         for conv in &block.convs {
-            let scale = Scale::of(next(), conv.activation);
-            value = convolve(&mut graph, conv, &fold(net, conv, weights)?, &value, scale);
+            value = convolve(&mut graph, conv, &fold(net, conv, weights)?, &value, next());
         }
         if block.skip {
+            let input = match &block.shortcut {
+                Some(conv) => convolve(&mut graph, conv, &fold(net, conv, weights)?, &input, next()),
+                None => input,
+            };
             let name = sum_of(index);
             let (a, b) = (
                 value.dequantize(&mut graph, &format!("{name}.a")),
-                entry.dequantize(&mut graph, &format!("{name}.b")),
+                input.dequantize(&mut graph, &format!("{name}.b")),
             );
             let sum = graph.node("Add", &name, &[&a, &b], vec![]);
             value = Quantized::new(&mut graph, &sum, Scale::of(next(), Activation::Linear));
@@ -64,7 +72,8 @@ pub fn quantize(net: &Net, weights: &Weights, classes: usize, calibration: &[Vec
 fn watched(net: &Net) -> Vec<String> {
     let mut names = vec![NORMALISED.to_owned()];
     for (index, block) in net.blocks.iter().enumerate() {
-        names.extend(block.convs.iter().map(output_of));
+        names.extend(block.entry.iter().map(|entry| format!("{}.out", entry.name)));
+        names.extend(block.all_convs().map(output_of));
         names.extend(block.skip.then(|| sum_of(index)));
     }
     names
@@ -81,7 +90,7 @@ impl Scale {
     /// Spreads 0–255 over `range`, which is widened to hold 0 exactly: padding is 0.
     fn of(range: Range, activation: Activation) -> Self {
         let (low, high) = match activation {
-            Activation::Linear => (range.low.min(0.0), range.high.max(0.0)),
+            Activation::Linear | Activation::LeakyRelu => (range.low.min(0.0), range.high.max(0.0)),
             Activation::Relu => (0.0, range.high),
             Activation::Relu6 => (0.0, range.high.min(6.0)),
         };
@@ -134,7 +143,7 @@ fn input(graph: &mut Graph, net: &Net, image: &str, range: Range) -> Quantized {
     Quantized::new(graph, &normalised, Scale::of(range, Activation::Linear))
 }
 
-fn convolve(graph: &mut Graph, conv: &Conv, folded: &Folded, input: &Quantized, output: Scale) -> Quantized {
+fn convolve(graph: &mut Graph, conv: &Conv, folded: &Folded, input: &Quantized, range: Range) -> Quantized {
     let name = &conv.name;
     let per_channel = folded.weight.len() / conv.outputs;
     let (mut scales, mut weight, mut bias) = (vec![], Vec::with_capacity(folded.weight.len()), vec![]);
@@ -156,6 +165,23 @@ fn convolve(graph: &mut Graph, conv: &Conv, folded: &Folded, input: &Quantized, 
     let scale = graph.floats(&format!("{name}.bias.scale"), &[conv.outputs], &bias_scales);
     let bias = graph.node("DequantizeLinear", &format!("{name}.bias.in"), &[&stored, &scale], axis());
     let input = input.dequantize(graph, name);
+    if conv.activation == Activation::LeakyRelu {
+        // In uint8 between the two, or ONNX Runtime computes the convolution in float.
+        let raw = graph.node("Conv", &format!("{name}.raw"), &[&input, &weight, &bias], attributes(conv));
+        let before = Range { low: range.low / LEAK as f32, high: range.high };
+        let raw = Quantized::new(graph, &raw, Scale::of(before, Activation::Linear));
+        let raw = raw.dequantize(graph, &format!("{name}.activation"));
+        return activated(graph, conv.activation, &output_of(conv), &raw, range);
+    }
     let out = graph.node("Conv", &output_of(conv), &[&input, &weight, &bias], attributes(conv));
-    Quantized::new(graph, &out, output)
+    Quantized::new(graph, &out, Scale::of(range, conv.activation))
+}
+
+/// The float value `raw` through its activation, as uint8; see the invariant for why ReLU needs no node.
+fn activated(graph: &mut Graph, activation: Activation, name: &str, raw: &str, range: Range) -> Quantized {
+    let out = match activation {
+        Activation::LeakyRelu => leaky_relu(graph, name, raw),
+        _ => raw.to_owned(),
+    };
+    Quantized::new(graph, &out, Scale::of(range, activation))
 }

@@ -15,6 +15,8 @@ use rand_chacha::ChaCha8Rng;
 pub struct Weak {
     /// Largest shift, each way (FixMatch, arXiv:2001.07685 §2.3: 12.5 %).
     pub shift: f32,
+    /// Shifts by whole pixels only: between them a picture is blurred, which small ones do not bear.
+    pub whole: bool,
     /// Largest change of scale: sizes from `1 − scale` to `1 + scale`.
     pub scale: f32,
     /// Largest rotation in degrees.
@@ -25,13 +27,19 @@ pub struct Weak {
 
 impl Weak {
     /// Flip and shift only, as in FixMatch.
-    pub const FLIP_AND_SHIFT: Weak = Weak { shift: 0.125, scale: 0.0, degrees: 0.0, brightness: 0.0 };
+    pub const FLIP_AND_SHIFT: Weak = Weak { shift: 0.125, whole: false, scale: 0.0, degrees: 0.0, brightness: 0.0 };
+    /// The same for the smallest pictures.
+    pub const FLIP_AND_STEP: Weak = Weak { whole: true, ..Weak::FLIP_AND_SHIFT };
     /// For photos that differ in distance, angle and light.
-    pub const PHOTO: Weak = Weak { shift: 0.08, scale: 0.12, degrees: 10.0, brightness: 0.15 };
+    pub const PHOTO: Weak = Weak { shift: 0.08, whole: false, scale: 0.12, degrees: 10.0, brightness: 0.15 };
 
     /// Photos from 96 pixels on, flip and shift for smaller crops.
     pub fn for_side(side: usize) -> Weak {
-        if side >= 96 { Weak::PHOTO } else { Weak::FLIP_AND_SHIFT }
+        match side {
+            96.. => Weak::PHOTO,
+            48.. => Weak::FLIP_AND_SHIFT,
+            _ => Weak::FLIP_AND_STEP,
+        }
     }
 }
 
@@ -48,6 +56,7 @@ pub fn generator(seed: u64, epoch: u64, index: u64) -> ChaCha8Rng {
 pub fn weak(picture: &[u8], side: usize, options: Weak, rng: &mut ChaCha8Rng) -> Vec<u8> {
     let mut within = |reach: f32| if reach > 0.0 { rng.random_range(-reach..=reach) } else { 0.0 };
     let (dx, dy) = (within(options.shift) * side as f32, within(options.shift) * side as f32);
+    let (dx, dy) = if options.whole { (dx.round(), dy.round()) } else { (dx, dy) };
     let (scale, angle) = (1.0 + within(options.scale), within(options.degrees).to_radians());
     let light = 1.0 + within(options.brightness);
     let flip = if rng.random::<bool>() { -1.0 } else { 1.0 };
@@ -115,6 +124,17 @@ mod tests {
         let views: Vec<_> = (0..20).map(|i| weak(&picture, 8, still, &mut generator(0, 0, i))).collect();
         assert!(views.iter().all(|v| *v == picture || *v == mirrored));
         assert!(views.contains(&picture) && views.contains(&mirrored));
+    }
+
+    #[test]
+    fn a_shift_by_whole_pixels_makes_no_new_values() {
+        let side = 32;
+        let picture: Vec<u8> = (0..side * side).flat_map(|i| [(i % 32 * 7) as u8, (i / 32 * 5) as u8, 9]).collect();
+        let pixels = |bytes: &[u8]| bytes.as_chunks::<3>().0.to_vec();
+        for i in 0..20 {
+            let view = weak(&picture, side, Weak::for_side(side), &mut generator(3, 0, i));
+            assert!(pixels(&view).iter().all(|pixel| pixels(&picture).contains(pixel)));
+        }
     }
 
     #[test]

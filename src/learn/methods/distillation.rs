@@ -49,7 +49,7 @@ impl Method for Distillation {
     fn loss(&self, seen: &Seen) -> Loss {
         let all = Tensor::cat(&[&seen.logits, &seen.views[0]], 0);
         let pictures = [seen.labeled, seen.unlabeled].concat();
-        let teacher = mean(&self.divergence(&all, &rows_of(&self.teacher, &pictures)));
+        let teacher = mean(&self.divergence(&all, &rows_of(&self.teacher, &pictures, &all)));
         let labeled = mean(&cross_entropy(&seen.logits, &seen.targets));
         Loss {
             total: &teacher * self.softness.soft + &labeled * (1.0 - self.softness.soft),

@@ -85,9 +85,10 @@ fn soft_cross_entropy(logits: &Tensor, targets: &Tensor) -> Tensor {
     -(logits.log_softmax(1, Kind::Float) * targets).sum_dim_intlist(1i64, false, Kind::Float)
 }
 
-/// Rows of a table `[pictures, classes]` for some pictures.
-fn rows_of(table: &Tensor, pictures: &[usize]) -> Tensor {
-    table.index_select(0, &Tensor::from_slice(&pictures.iter().map(|&i| i as i64).collect::<Vec<_>>()))
+/// Rows of a table `[pictures, classes]` for some pictures, where `logits` are.
+fn rows_of(table: &Tensor, pictures: &[usize], logits: &Tensor) -> Tensor {
+    let rows = table.index_select(0, &Tensor::from_slice(&pictures.iter().map(|&i| i as i64).collect::<Vec<_>>()));
+    rows.to_device(logits.device())
 }
 
 fn mean(values: &Tensor) -> Tensor {

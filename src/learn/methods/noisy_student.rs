@@ -23,7 +23,7 @@ impl Method for NoisyStudent {
 
     /// `mean CE(y_l, student(noisy x_l)) + mean CE(teacher(x_u), student(noisy x_u))` (algorithm 1, step 3).
     fn loss(&self, seen: &Seen) -> Loss {
-        let targets = rows_of(&self.teacher, seen.unlabeled);
+        let targets = rows_of(&self.teacher, seen.unlabeled, &seen.logits);
         let labeled = mean(&cross_entropy(&seen.logits, &seen.targets));
         let unlabeled = mean(&soft_cross_entropy(&seen.views[0], &targets));
         let classes = targets.argmax(1, false);

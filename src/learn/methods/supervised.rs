@@ -38,7 +38,7 @@ impl Method for Supervised {
         let log_p = seen.logits.log_softmax(1, Kind::Float);
         let right = log_p.gather(1, &seen.targets.unsqueeze(1), false).squeeze_dim(1);
         let spread = log_p.mean_dim(1, false, Kind::Float);
-        let weight = self.class_weights.index_select(0, &seen.targets);
+        let weight = self.class_weights.to_device(seen.logits.device()).index_select(0, &seen.targets);
         let total = -(&weight * (right * (1.0 - self.smoothing) + spread * self.smoothing)).sum(Kind::Float)
             / weight.sum(Kind::Float);
         Loss { total, parts: vec![], claims: None }
