@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use beltsight::{
     app, bench,
     config::Config,
-    dataset, doctor, draw, evaluate, export, labels, learner, model, probe,
+    dataset, doctor, draw, engine, evaluate, export, labels, learner, model, probe,
     promote::registry::Registry,
     reference, rounds, store,
     tokens::{self, Role},
@@ -282,6 +282,9 @@ enum BenchCmd {
         /// Folder of JPEGs.
         #[arg(long)]
         data: PathBuf,
+        /// cpu, cuda, cuda:<number> or tensorrt.
+        #[arg(long, default_value = "cpu")]
+        device: engine::Device,
         /// Seconds a measurement.
         #[arg(long, default_value_t = 10)]
         seconds: u64,
@@ -292,7 +295,7 @@ enum BenchCmd {
         #[arg(long)]
         python: Option<PathBuf>,
     },
-    /// int8 against float32: time, agreement.
+    /// int8 against float32, a GPU against the CPU: time, agreement.
     Precision {
         /// Model folder with both files.
         #[arg(long)]
@@ -300,6 +303,9 @@ enum BenchCmd {
         /// Labeled pictures.
         #[arg(long)]
         data: PathBuf,
+        /// cpu, cuda, cuda:<number> or tensorrt.
+        #[arg(long, default_value = "cpu")]
+        device: engine::Device,
     },
     /// The simulated belt at full speed: every item exactly one verdict, in time; memory, processor, commands.
     Belt {
@@ -579,7 +585,7 @@ fn models(command: ModelsCmd, root: &Path) -> Result<ExitCode> {
                     }
                 };
                 for precision in precisions {
-                    match beltsight::line::swap::open(&folder, Some(&precision), beltsight::engine::Device::Cpu, 1, 1) {
+                    match beltsight::line::swap::open(&folder, Some(&precision), engine::Device::Cpu, 1, 1) {
                         Ok(student) => println!("ok       {} {precision}", student.card.label),
                         Err(e) => {
                             println!("REFUSED  {e}");
@@ -656,18 +662,21 @@ async fn record(command: RecordCmd) -> Result<ExitCode> {
 
 async fn measure(command: BenchCmd) -> Result<()> {
     match command {
-        BenchCmd::Classify { model, data, seconds, rounds, python } => {
+        BenchCmd::Classify { model, data, device, seconds, rounds, python } => {
             let pictures = bench::jpegs(&data)?;
             let span = Duration::from_secs(seconds);
-            bench::classify::run(bench::classify::Plan { model, pictures, span, rounds, python }).await?;
+            bench::classify::run(bench::classify::Plan { model, device, pictures, span, rounds, python }).await?;
         }
-        BenchCmd::Precision { model, data } => {
+        BenchCmd::Precision { model, data, device } => {
             let manifest = model::Manifest::read(&model)?;
             let pictures = dataset::read(&data)?.load(manifest.input.side)?;
             if pictures.is_empty() {
                 bail!("no pictures in {}", data.display());
             }
-            print!("{}", bench::precision::precision(&model, &pictures)?);
+            println!("machine: {}", bench::machine());
+            for pair in bench::precision::precision(&model, &pictures, device)? {
+                print!("{pair}");
+            }
         }
         BenchCmd::Belt { model, seconds, items_per_minute, seed, mjpeg, until_it_breaks, out } => {
             let span = Duration::from_secs(seconds);

@@ -10,7 +10,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use beltsight::{api::Settings, domain::Source, engine::Device, line::swap, model::MANIFEST};
+use beltsight::{
+    api::Settings,
+    domain::Source,
+    engine::{Device, Engine},
+    line::{
+        infer::{self, Infer},
+        swap,
+    },
+    metrics::Metrics,
+    model::MANIFEST,
+};
 use common::{CLASSES, SIDE, jpeg, picture, start, start_with, test_model_folder};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -497,4 +507,30 @@ async fn the_description_lists_every_route() {
     let page = server.client.get(&server.url).send().await.unwrap();
     assert!(page.headers()["content-security-policy"].to_str().unwrap().contains("default-src 'self'"));
     assert!(page.text().await.unwrap().contains("/page.js"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_of_a_gpu_student_go_to_its_padded_session_and_every_item_gets_its_own_scores() {
+    // As `swap::open` arranges it where a GPU runs, here on the CPU: the padded session refuses what is larger than it.
+    let folder = tempfile::tempdir().unwrap();
+    let model = test_model_folder(folder.path(), "one", 1);
+    let mut student = swap::open(&model, None, Device::Cpu, 1, 4).unwrap();
+    let onnx = std::fs::read(model.join("student.onnx")).unwrap();
+    student.lanes = vec![Engine::open(&onnx, Device::Cpu, 1).unwrap().padded(4)];
+    let mut alone = Engine::open(&onnx, Device::Cpu, 1).unwrap();
+    let metrics = Metrics::new().unwrap();
+    let (infer, threads) = Infer::start(student, infer::Settings::default(), metrics.clone()).unwrap();
+    let pictures: Vec<Vec<u8>> =
+        (0..32).map(|p| (0..SIDE * SIDE * 3).map(|i| (i * (p + 3) % 256) as u8).collect()).collect();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let answers: Vec<_> = pictures.iter().map(|p| infer.submit(p.clone(), Source::Http, deadline).unwrap()).collect();
+    for (answer, picture) in answers.into_iter().zip(&pictures) {
+        let found = answer.await.unwrap().scores.unwrap().embedding;
+        let wanted = alone.run_all(std::slice::from_ref(picture), 1).unwrap().embedding;
+        assert!(found.iter().zip(&wanted).all(|(a, b)| (a - b).abs() < 1e-4));
+    }
+    let batches = metrics.batch_size.get_sample_count();
+    assert!((8..32).contains(&batches), "{batches} batches for 32 items");
+    infer.stop();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
 }

@@ -16,7 +16,12 @@ use serde::Serialize;
 use serde_json::json;
 use time::OffsetDateTime;
 
-use super::{classify::Service, eye::Eye, load::recorded_since, machine, quantile, resident};
+use super::{
+    classify::{ON_CPU, Service},
+    eye::Eye,
+    load::recorded_since,
+    machine, quantile, resident,
+};
 use crate::{
     belt::{Belt, BeltConfig, Species},
     domain::{Action, Verdict, ms},
@@ -219,7 +224,7 @@ fn start(plan: &Plan, belts: &[BeltConfig], eyes: &[Eye]) -> Result<Service> {
             "output": [{ "kind": "log", "tolerance": "8ms", "on_late": "alarm" }],
         },
     });
-    Service::with_config(&plan.model, "", &toml::to_string(&config)?)
+    Service::with_config(&plan.model, ON_CPU, &toml::to_string(&config)?)
 }
 
 async fn one(plan: &Plan, cameras: usize, items_per_minute: f64, span: Duration) -> Result<Run> {

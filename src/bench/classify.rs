@@ -23,6 +23,8 @@ use crate::{
 pub struct Plan {
     /// Model folder; its float32 file is used, because the Python side runs that one too.
     pub model: PathBuf,
+    /// Where it runs.
+    pub device: Device,
     /// JPEGs to send.
     pub pictures: Vec<Bytes>,
     /// Length of each measurement.
@@ -63,19 +65,26 @@ pub async fn run(plan: Plan) -> Result<Vec<Round>> {
     let onnx = manifest.onnx(&plan.model, "float32")?;
     let pictures = Arc::new(plan.pictures);
     println!("machine: {}", machine());
-    println!("model: {} float32, {} pictures, {:?} a measurement\n", manifest.version, pictures.len(), plan.span);
+    let device = plan.device;
+    println!(
+        "model: {} float32, {device}, {} pictures, {:?} a measurement\n",
+        manifest.version,
+        pictures.len(),
+        plan.span
+    );
     let mut rounds = Vec::new();
     for _ in 0..plan.rounds {
-        let times = direct(&onnx, &pictures, plan.span, cores())?;
+        let times = direct(&onnx, &pictures, plan.span, device, cores())?;
         let loops_rate = std::thread::scope(|scope| -> Result<f64> {
-            let loops: Vec<_> = (0..cores()).map(|_| scope.spawn(|| direct(&onnx, &pictures, plan.span, 1))).collect();
+            let one = || direct(&onnx, &pictures, plan.span, device, 1);
+            let loops: Vec<_> = (0..cores()).map(|_| scope.spawn(one)).collect();
             let mut done = 0;
             for l in loops {
                 done += l.join().map_err(|_| anyhow::anyhow!("a loop panicked"))??.len();
             }
             Ok(done as f64 / plan.span.as_secs_f64())
         })?;
-        let service = Service::ours(&plan.model)?;
+        let service = Service::ours(&plan.model, device)?;
         service.ready().await?;
         client::closed_loop(&service.url, pictures.clone(), 8, Duration::from_secs(2), usize::MAX).await?;
         let busy = client::closed_loop(&service.url, pictures.clone(), 8, plan.span, usize::MAX).await?;
@@ -134,8 +143,8 @@ fn summary(rounds: &[Round]) {
 }
 
 /// decode + resize + inference in a loop: the time of each picture.
-fn direct(onnx: &[u8], pictures: &[Bytes], span: Duration, threads: usize) -> Result<Vec<Duration>> {
-    let mut engine = Engine::open(onnx, Device::Cpu, threads)?;
+fn direct(onnx: &[u8], pictures: &[Bytes], span: Duration, device: Device, threads: usize) -> Result<Vec<Duration>> {
+    let mut engine = Engine::open(onnx, device, threads)?;
     crate::line::infer::warm_up(&mut engine, 1)?;
     let (started, mut times) = (Instant::now(), Vec::new());
     while started.elapsed() < span {
@@ -148,6 +157,9 @@ fn direct(onnx: &[u8], pictures: &[Bytes], span: Duration, threads: usize) -> Re
     times.sort();
     Ok(times)
 }
+
+/// `[model]` of every service that is measured beside a belt.
+pub const ON_CPU: &str = "device = 'cpu'";
 
 /// A service in a process of its own, killed when dropped.
 pub struct Service {
@@ -169,8 +181,8 @@ impl Service {
     ///
     /// # Errors
     /// The system's.
-    pub fn ours(model: &Path) -> Result<Self> {
-        Self::with_config(model, "precision = 'float32'", "")
+    pub fn ours(model: &Path, device: Device) -> Result<Self> {
+        Self::with_config(model, &format!("device = '{device}'\nprecision = 'float32'"), "")
     }
 
     /// Our service with more lines in the configuration: `model_lines` inside `[model]`, `rest` at the end.
@@ -183,7 +195,7 @@ impl Service {
         let model = model.canonicalize()?;
         let (root, version) = (model.parent().context("no parent")?, model.file_name().context("no name")?);
         let text = format!(
-            "[server]\nlisten = '127.0.0.1:{port}'\n[model]\nroot = '{}'\nversion = '{}'\ndevice = 'cpu'\n{model_lines}\n[store]\nfolder = '{}'\n{rest}\n",
+            "[server]\nlisten = '127.0.0.1:{port}'\n[model]\nroot = '{}'\nversion = '{}'\n{model_lines}\n[store]\nfolder = '{}'\n{rest}\n",
             root.display(),
             version.to_string_lossy(),
             folder.path().display(),

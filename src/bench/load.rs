@@ -12,7 +12,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::{
-    classify::Service,
+    classify::{ON_CPU, Service},
     client::{self, Outcomes},
     machine, quantile, resident, stolen,
 };
@@ -103,7 +103,7 @@ pub struct Belt {
 pub async fn overload(model: &std::path::Path, pictures: Vec<Bytes>, factor: f64, span: Duration) -> Result<Overload> {
     println!("machine: {}", machine());
     let pictures = Arc::new(pictures);
-    let service = Service::with_config(model, "", BELT)?;
+    let service = Service::with_config(model, ON_CPU, BELT)?;
     service.ready().await?;
     tokio::time::sleep(Duration::from_secs(5)).await; // the belt's background model settles
     let start = (OffsetDateTime::now_utc(), stolen()?);
@@ -151,7 +151,7 @@ pub async fn swaps(model: &std::path::Path, pictures: Vec<Bytes>, swaps: usize) 
     for name in ["a", "b"] {
         super::copy_model(model, &root.path().join(name))?;
     }
-    let service = Service::with_config(&root.path().join("a"), "", FAST_BELT)?;
+    let service = Service::with_config(&root.path().join("a"), ON_CPU, FAST_BELT)?;
     service.ready().await?;
     tokio::time::sleep(Duration::from_secs(5)).await; // the belt's background model settles
     let (url, pictures) = (service.url.clone(), Arc::new(pictures));
@@ -269,7 +269,7 @@ impl Belt {
 pub async fn soak(model: &std::path::Path, pictures: Vec<Bytes>, requests: usize) -> Result<()> {
     println!("machine: {}", machine());
     let pictures = Arc::new(pictures);
-    let service = Service::with_config(model, "", "")?;
+    let service = Service::with_config(model, ON_CPU, "")?;
     println!("start to ready: {:.0} ms", ms(service.ready().await?));
     let forever = Duration::from_secs(24 * 3600);
     client::closed_loop(&service.url, pictures.clone(), 8, forever, requests.min(5_000)).await?;

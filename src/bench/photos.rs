@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    classify::Service,
+    classify::{ON_CPU, Service},
     expert::{Expert, order},
     machine,
 };
@@ -179,7 +179,7 @@ pub async fn run(plan: Plan) -> Result<Report> {
             "gate": { "shadow_items": 100, "shadow_disagreement": 1.0 },
         },
     });
-    let service = Service::with_config(&root.join("first"), "", &toml::to_string(&config)?)?;
+    let service = Service::with_config(&root.join("first"), ON_CPU, &toml::to_string(&config)?)?;
     service.ready().await?;
     let pictures = read(&parts.stream)?;
     let known: BTreeMap<_, _> = pictures

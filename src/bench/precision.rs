@@ -1,6 +1,6 @@
-//! `beltsight bench precision`: what int8 costs in agreement and saves in time, on real pictures.
+//! `beltsight bench precision`: what int8 costs in agreement and saves in time on real pictures, and what a GPU does.
 //!
-//! Invariant: the two files take turns picture by picture, so that a busy machine slows both alike.
+//! Invariant: the two sides take turns picture by picture, so that a busy machine slows both alike.
 
 use std::{path::Path, time::Instant};
 
@@ -13,14 +13,16 @@ use crate::{
 
 /// Batch sizes measured.
 pub const BATCHES: [usize; 2] = [1, 8];
-/// Threads inside an operator, for both files.
+/// Threads inside an operator on the CPU.
 const THREADS: usize = 2;
 /// Turns at each batch size; the median of them is reported.
 const TURNS: usize = 60;
 
-/// What int8 costs and saves against float32.
+/// What one side costs and saves against the other.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Precision {
+    /// What is compared with what, as in "float32 on cpu".
+    pub sides: [String; 2],
     /// Pictures compared.
     pub pictures: usize,
     /// Share of pictures with the same most probable class.
@@ -38,57 +40,62 @@ pub struct Precision {
 pub struct Speed {
     /// Batch size.
     pub batch: usize,
-    /// Median milliseconds a picture, float32.
-    pub float32_ms: f64,
-    /// Median milliseconds a picture, int8.
-    pub int8_ms: f64,
-    /// How many times faster int8 is: the median of the turns' ratios.
+    /// Median milliseconds a picture, per side.
+    pub ms: [f64; 2],
+    /// How many times faster the second side is: the median of the turns' ratios.
     pub ratio: f64,
 }
 
 impl std::fmt::Display for Precision {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        writeln!(f, "pictures                        {}", self.pictures)?;
-        writeln!(f, "same most probable class        {:.2} %", self.agreement * 100.0)?;
-        writeln!(f, "largest probability difference  {:.4}", self.max_probability_difference)?;
-        writeln!(f, "mean cosine of embeddings       {:.4}", self.embedding_cosine)?;
-        for Speed { batch, float32_ms, int8_ms, ratio } in &self.speed {
+        let [a, b] = &self.sides;
+        writeln!(f, "{b} against {a}, {} pictures", self.pictures)?;
+        writeln!(f, "  same most probable class        {:.2} %", self.agreement * 100.0)?;
+        writeln!(f, "  largest probability difference  {:.2e}", self.max_probability_difference)?;
+        writeln!(f, "  mean cosine of embeddings       {:.4}", self.embedding_cosine)?;
+        for Speed { batch, ms: [first, second], ratio } in &self.speed {
             writeln!(
                 f,
-                "batch {batch}, {THREADS} threads: float32 {float32_ms:.2} ms, int8 {int8_ms:.2} ms a picture, {ratio:.2} times faster"
+                "  batch {batch}, {THREADS} threads: {a} {first:.3} ms, {b} {second:.3} ms a picture, {ratio:.2} times faster"
             )?;
         }
         Ok(())
     }
 }
 
-/// Opens the float32 and the int8 file of the model in `folder` on the CPU and compares them on `pictures` of
-/// `side * side * 3` bytes.
+/// Compares the files of the model in `folder` on `pictures` of `side * side * 3` bytes: on the CPU int8 with float32; on
+/// another device its float32 with the CPU's, and then its int8 with its float32.
 ///
 /// # Errors
-/// When the folder lacks a file, a hash is wrong, a picture has another size, or there is no picture.
-pub fn precision(folder: &Path, pictures: &[Vec<u8>]) -> anyhow::Result<Precision> {
+/// When the folder lacks a file, a hash is wrong, the device can't run, a picture has another size, or there is none.
+pub fn precision(folder: &Path, pictures: &[Vec<u8>], device: Device) -> anyhow::Result<Vec<Precision>> {
     let manifest = Manifest::read(folder)?;
     let float32 = manifest.onnx(folder, "float32").context("float32")?;
     let int8 = manifest.onnx(folder, "int8").context("int8")?;
-    compare(&float32, &int8, pictures)
+    let side = |precision: &str, onnx: &[u8], device: Device| -> anyhow::Result<(String, Engine)> {
+        Ok((format!("{precision} on {device}"), Engine::open(onnx, device, THREADS)?))
+    };
+    let mut pairs = Vec::new();
+    if device != Device::Cpu {
+        pairs.push([side("float32", &float32, Device::Cpu)?, side("float32", &float32, device)?]);
+    }
+    pairs.push([side("float32", &float32, device)?, side("int8", &int8, device)?]);
+    pairs.into_iter().map(|pair| compare(pair, pictures)).collect()
 }
 
-/// Compares two ONNX files of one network; see [`precision`].
+/// Compares two named engines of one network.
 ///
 /// # Errors
-/// When a file can't be opened or run, or there is no picture.
-pub fn compare(float32: &[u8], int8: &[u8], pictures: &[Vec<u8>]) -> anyhow::Result<Precision> {
+/// When one fails, or there is no picture.
+fn compare(
+    [(a, mut first), (b, mut second)]: [(String, Engine); 2],
+    pictures: &[Vec<u8>],
+) -> anyhow::Result<Precision> {
     ensure!(!pictures.is_empty(), "there are no pictures to compare on");
-    let mut engines = [float32, int8].map(|bytes| Engine::open(bytes, Device::Cpu, THREADS));
-    let [Ok(float32), Ok(int8)] = &mut engines else {
-        let refusal = engines.into_iter().find_map(Result::err).map(|e| e.to_string()).unwrap_or_default();
-        anyhow::bail!("{refusal}");
-    };
-    let (a, b) = (float32.run_all(pictures, 8)?, int8.run_all(pictures, 8)?);
-    let mut result = agreement(&a, &b);
+    let mut result =
+        Precision { sides: [a, b], ..agreement(&first.run_all(pictures, 8)?, &second.run_all(pictures, 8)?) };
     for batch in BATCHES {
-        result.speed.push(speed(float32, int8, pictures, batch)?);
+        result.speed.push(speed(&mut first, &mut second, pictures, batch)?);
     }
     Ok(result)
 }
@@ -106,6 +113,7 @@ fn agreement(a: &Outputs, b: &Outputs) -> Precision {
     }
     let pictures_f = pictures as f64;
     Precision {
+        sides: Default::default(),
         pictures,
         agreement: same as f64 / pictures_f,
         max_probability_difference: difference,
@@ -118,8 +126,8 @@ fn top(row: &[f32]) -> Option<usize> {
     (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b]))
 }
 
-fn speed(float32: &mut Engine, int8: &mut Engine, pictures: &[Vec<u8>], batch: usize) -> anyhow::Result<Speed> {
-    let side = float32.side();
+fn speed(first: &mut Engine, second: &mut Engine, pictures: &[Vec<u8>], batch: usize) -> anyhow::Result<Speed> {
+    let side = first.side();
     let timed = |engine: &mut Engine, turn: usize| -> anyhow::Result<f64> {
         let chosen: Vec<_> = (0..batch).map(|i| pictures[(turn * batch + i) % pictures.len()].clone()).collect();
         let stacked = stack(&chosen, side)?;
@@ -127,17 +135,17 @@ fn speed(float32: &mut Engine, int8: &mut Engine, pictures: &[Vec<u8>], batch: u
         engine.run(stacked.view())?;
         Ok(start.elapsed().as_secs_f64() * 1e3 / batch as f64)
     };
-    let (mut of_float32, mut of_int8, mut ratios) = (vec![], vec![], vec![]);
+    let (mut of_first, mut of_second, mut ratios) = (vec![], vec![], vec![]);
     for turn in 0..TURNS + 3 {
-        let (a, b) = (timed(float32, turn)?, timed(int8, turn)?);
+        let (a, b) = (timed(first, turn)?, timed(second, turn)?);
         if turn >= 3 {
             // The first turns warm caches and memory pools.
-            of_float32.push(a);
-            of_int8.push(b);
+            of_first.push(a);
+            of_second.push(b);
             ratios.push(a / b);
         }
     }
-    Ok(Speed { batch, float32_ms: median(of_float32), int8_ms: median(of_int8), ratio: median(ratios) })
+    Ok(Speed { batch, ms: [median(of_first), median(of_second)], ratio: median(ratios) })
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

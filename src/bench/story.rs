@@ -17,7 +17,7 @@ use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    classify::Service,
+    classify::{ON_CPU, Service},
     expert::{Expert, order},
     load::recorded_since,
     machine, quantile, stolen,
@@ -224,7 +224,7 @@ pub async fn tell(plan: Plan) -> Result<Story> {
         "record": { "keep_share": 1.0, "keep_per_hour": 100000 },
         "rounds": rounds,
     });
-    let service = Service::with_config(&root.join("first"), "", &toml::to_string(&config)?)?;
+    let service = Service::with_config(&root.join("first"), ON_CPU, &toml::to_string(&config)?)?;
     service.ready().await?;
     let requests = Requests::start(&service);
     let mut teller = Teller {

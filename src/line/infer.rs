@@ -3,7 +3,8 @@
 //!
 //! A student is open several times. One session gives all threads to one batch, which is fastest for an item that comes
 //! alone. The others have one thread each: side by side they do more pictures a second than the first, because no
-//! operator waits for its slowest part, so they run whatever comes while others wait or run.
+//! operator waits for its slowest part, so they run whatever comes while others wait or run. A GPU has two: one for a lone
+//! item and one for batches, see [`Engine::padded`].
 //!
 //! Items are grouped into micro-batches: whatever waits is taken at once, belt items first, and no worker waits for
 //! more to come. What waits is shared among the sessions that are free. A batch is cut so that its expected time fits
@@ -60,7 +61,7 @@ impl Default for Settings {
     }
 }
 
-/// Most items in a batch of a one-thread session: two at once cost such a session 4 % less than one by one, more save
+/// Most items in a batch of a one-thread session on the CPU: two at once cost such a session 4 % less than one by one, more save
 /// no more and wait for each other.
 const LANE_BATCH: usize = 2;
 
@@ -71,8 +72,7 @@ const BELT_RUNS: Duration = Duration::from_secs(10);
 pub struct Student {
     /// The session for an item that comes alone.
     pub engine: Engine,
-    /// Sessions of one thread each, for when there is more to do. None where one session does best: on a GPU, or with
-    /// one thread.
+    /// Sessions for when there is more to do: of one thread each, or a padded one on a GPU. None with one thread.
     pub lanes: Vec<Engine>,
     /// Classes and thresholds.
     pub card: Arc<Card>,
@@ -93,6 +93,8 @@ struct Seat {
     /// Seconds per item, learnt from the batches that ran here.
     cost: f64,
     lane: bool,
+    /// Most items that it runs at once.
+    most: usize,
 }
 
 /// The sessions of the serving student.
@@ -111,7 +113,10 @@ struct Seats {
 impl Seats {
     fn new(student: Student, busy: usize) -> Self {
         let Student { engine, lanes, card } = student;
-        let seat = |engine, lane| Seat { engine, card: card.clone(), cost: 0.005, lane };
+        let seat = |engine: Engine, lane| {
+            let most = if lane { engine.pads_to().unwrap_or(LANE_BATCH) } else { usize::MAX };
+            Seat { engine, card: card.clone(), cost: 0.005, lane, most }
+        };
         Self {
             provider: engine.provider(),
             wide: Some(seat(engine, false)),
@@ -354,8 +359,8 @@ fn next(shared: &Shared) -> Option<(Seat, Vec<Job>, bool)> {
         if items > 0
             && let Some(seat) = seats.take(items)
         {
-            let share = if seat.lane { items.div_ceil(seats.lanes.len() + 1).min(LANE_BATCH) } else { items };
-            let most = share.min(shared.settings.max_batch);
+            let share = if seat.lane { items.div_ceil(seats.lanes.len() + 1) } else { items };
+            let most = share.min(seat.most).min(shared.settings.max_batch);
             let now = Instant::now();
             let batch = take_batch(waiting, most, &shared.settings, seat.cost, now);
             for (name, depth) in [("belt", waiting.belt.len()), ("http", waiting.http.len())] {
@@ -493,7 +498,7 @@ mod tests {
         assert!(alone(1, 0, 2));
         for (waiting, busy) in [(2, 0), (1, 1), (8, 2)] {
             assert!(!alone(waiting, busy, 2), "{waiting} waiting, {busy} running");
-            assert!(alone(waiting, busy, 0), "a GPU has one session");
+            assert!(alone(waiting, busy, 0), "with one thread there is one session");
         }
     }
 
