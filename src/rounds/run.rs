@@ -177,6 +177,8 @@ pub fn capped(command: &Command, memory: u64) -> Command {
     wrapped.args(["--pdeathsig", "KILL", "chrt", "--idle", "0", "prlimit"]).arg(format!("--data={memory}"));
     wrapped.arg(command.get_program()).args(command.get_args());
     wrapped.envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    // A backtrace takes memory: a learner that has none left would wait in it for ever, for a lock of its own.
+    wrapped.env("RUST_BACKTRACE", "0");
     wrapped
 }
 
