@@ -20,6 +20,9 @@ use crate::{
     store::Retention,
 };
 
+/// Most pictures in which an item is looked at.
+const MOST_LOOKS: usize = 8;
+
 /// The whole configuration.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -230,6 +233,9 @@ impl Config {
         // Out of range the locator would see no items at all, and all would pass unjudged.
         if !(self.locate.threshold > 0.0 && self.locate.threshold < 1.0) {
             return Err("locate.threshold must lie between 0 and 1".into());
+        }
+        if !(1..=MOST_LOOKS).contains(&self.locate.looks) {
+            return Err(format!("locate.looks must lie between 1 and {MOST_LOOKS}"));
         }
         if !(self.locate.min_area > 0.0 && self.locate.min_area < 0.5) {
             return Err("locate.min_area must lie between 0 and 0.5".into());

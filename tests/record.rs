@@ -12,7 +12,7 @@ use std::{
     path::Path,
     process::Command,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use beltsight::{
@@ -30,6 +30,34 @@ fn start(folder: &Path) -> Served {
     let line = "[line]\ndeadline = '500ms'\n[[camera]]\nname = 'belt'\nsource = 'simulated'
 belt = { speed = 1650.0, items_per_minute = 300.0, empty_share = 0.0, frame_rate = 10.0 }";
     Served::start(&configured(folder, &shipped(), "", line), &[]).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_item_that_is_looked_at_several_times_has_one_verdict() {
+    let folder = tempfile::tempdir().unwrap();
+    let line = "[line]\ndeadline = '500ms'\n[locate]\nlooks = 3\n[[camera]]\nname = 'belt'\nsource = 'simulated'
+belt = { items_per_minute = 100.0, speed = 640.0, empty_share = 0.0, frame_rate = 12.0 }";
+    let served = Served::start(&configured(folder.path(), &shipped(), "", line), &[]).unwrap();
+    let metric = async |name: &str| {
+        let text = reqwest::get(format!("{}/metrics", served.url)).await.unwrap().text().await.unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
+        line.unwrap_or_default()
+    };
+    let patience = Instant::now();
+    while metric("beltsight_item_looks_count").await < 20.0 {
+        assert!(patience.elapsed() < Duration::from_secs(90), "no items");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let looks = metric("beltsight_item_looks_sum").await / metric("beltsight_item_looks_count").await;
+    assert!(looks > 1.5, "{looks} looks on average");
+    let page: serde_json::Value =
+        reqwest::get(format!("{}/verdicts?limit=200", served.url)).await.unwrap().json().await.unwrap();
+    let mut tracks: Vec<u64> =
+        page["verdicts"].as_array().unwrap().iter().map(|v| v["track"].as_u64().unwrap()).collect();
+    let all = tracks.len();
+    tracks.sort_unstable();
+    tracks.dedup();
+    assert!(all >= 15 && tracks.len() == all, "{all} verdicts for {} items", tracks.len());
 }
 
 type Shown = Arc<Mutex<BTreeMap<i64, Verdict>>>;

@@ -101,15 +101,17 @@ pub struct Truth {
     pub sentence: String,
 }
 
-/// Something on the belt that needs exactly one verdict.
+/// Something on the belt that needs exactly one verdict, in one of the pictures in which it is looked at.
 #[derive(Clone, Debug)]
 pub struct Item {
     /// Track number, unique within a camera since the service started.
     pub track: u64,
-    /// Where it lies in the frame that is judged.
+    /// Where it lies in that picture.
     pub region: Region,
     /// Whether its outline is unlike that of one item, as where several touch.
     pub several: bool,
+    /// How often it was looked at, this time included.
+    pub look: usize,
 }
 
 /// Where an item came from.

@@ -1,17 +1,25 @@
 //! One camera's way from frame to verdict: take the newest frame, find the items in it, ask the worker, decide, act, record.
 //!
+//! An item may be looked at in several pictures: each look is scored by itself, the first one's deadline and place count,
+//! and the mean of the scores that came by then decides.
+//!
 //! Invariant: every item that `locate` returned gets exactly one verdict, at the latest when its deadline passes.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use tokio::{runtime::Handle, time::timeout_at};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot},
+    time::timeout_at,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    domain::{Fault, Frame, Item, Picture, Raw, Region, Scored, Source, Timings, Truth, Verdict, ms},
+    domain::{Fault, Frame, Item, Optics, Picture, Raw, Region, Scored, Source, Timings, Truth, Verdict, ms},
     line::{
         eject::Ejector,
         flow::Flow,
@@ -22,7 +30,7 @@ use crate::{
         observe::observe,
         priority,
         record::Recorder,
-        verdict::{Origin, assemble},
+        verdict::{Origin, assemble, mean},
     },
     metrics::Metrics,
     pixels::{self, Limits},
@@ -56,6 +64,9 @@ pub struct Line {
     pub background: Handle,
 }
 
+/// What the worker will say of one look, or why it was not asked.
+type Look = Result<oneshot::Receiver<Scored>, Fault>;
+
 /// Judged items of the last seconds, and when they were judged.
 type Shown = Arc<Mutex<Vec<(Instant, Verdict)>>>;
 
@@ -66,6 +77,8 @@ pub fn run(line: &Line, view: &Arc<View>, frames: &Handover, stop: &Cancellation
     let mut locator = Locator::new(line.locate.clone());
     let mut flow = Flow::default();
     let shown = Shown::default();
+    // Where the further looks at an item go, by its track.
+    let mut open: BTreeMap<u64, mpsc::Sender<Look>> = BTreeMap::new();
     let mut last_live = None;
     while !stop.is_cancelled() {
         let Some(frame) = frames.take(Duration::from_millis(100)) else { continue };
@@ -86,8 +99,17 @@ pub fn run(line: &Line, view: &Arc<View>, frames: &Handover, stop: &Cancellation
         let speed = flow.speed(frame.captured);
         let seen = Seen { frame: &frame, picture: &picture, speed, decode_ms, located };
         for item in items {
-            judge(line, &seen, item, &shown);
+            let track = item.track;
+            if item.look == 1 {
+                let (looks, taken) = mpsc::channel(line.locate.looks);
+                judge(line, &seen, item, &looks, taken, &shown);
+                open.insert(track, looks);
+            } else if let Some(looks) = open.get(&track) {
+                let (look, _) = ask(line, &seen, item.region);
+                let _ = looks.try_send(look); // the verdict may have been given: its deadline has passed
+            }
         }
+        open.retain(|track, _| locator.looks_again(*track)); // the others wait for no further look
         flow.look(&picture, frame.captured); // for the next picture: no item waits for it
         line.metrics.belt_seen.with_label_values(&[camera]).set(speed.map_or(f64::NAN, f64::from));
         let pause = LIVE_PAUSE[usize::from(view.frame.receiver_count() == 0)];
@@ -116,15 +138,29 @@ struct Seen<'a> {
     located: Instant,
 }
 
-/// Cuts the item out, hands it to the worker, and leaves a task that waits for the answer or the deadline.
-fn judge(line: &Line, seen: &Seen, item: Item, shown: &Shown) {
-    let Seen { frame, picture, speed, decode_ms, located } = *seen;
-    let square = pixels::square_around(item.region, pixels::CROP_MARGIN, picture.width, picture.height);
-    let deadline = frame.captured + line.deadline;
+/// Cuts the region out and hands it to the worker; also says how bright and sharp it is.
+fn ask(line: &Line, seen: &Seen, region: Region) -> (Look, Option<Optics>) {
+    let Seen { frame, picture, .. } = *seen;
+    let square = pixels::square_around(region, pixels::CROP_MARGIN, picture.width, picture.height);
     let side = line.infer.card().side;
     let fitted = pixels::fit(picture, Some(square), side).map_err(|e| Fault::Decode(e.to_string()));
     let optics = fitted.as_ref().ok().map(|pixels| pixels::optics(pixels, side));
-    let submitted = fitted.and_then(|pixels| line.infer.submit(pixels, Source::Belt, deadline));
+    (fitted.and_then(|pixels| line.infer.submit(pixels, Source::Belt, frame.captured + line.deadline)), optics)
+}
+
+/// Looks at an item for the first time, and leaves a task that waits for the answers to all looks or the deadline.
+fn judge(
+    line: &Line,
+    seen: &Seen,
+    item: Item,
+    looks: &mpsc::Sender<Look>,
+    mut taken: mpsc::Receiver<Look>,
+    shown: &Shown,
+) {
+    let Seen { frame, speed, decode_ms, located, .. } = *seen;
+    let deadline = frame.captured + line.deadline;
+    let (first, optics) = ask(line, seen, item.region);
+    let _ = looks.try_send(first); // there is room for every look
     let timings = Timings { decode_ms, locate_ms: ms(located.elapsed()), ..Timings::default() };
     let origin = Origin {
         source: Source::Belt,
@@ -138,14 +174,19 @@ fn judge(line: &Line, seen: &Seen, item: Item, shown: &Shown) {
     };
     let (line, raw, captured, shown) = (line.clone(), frame.raw.clone(), frame.captured, shown.clone());
     line.waiting.clone().spawn(async move {
-        let scored = match submitted {
-            Err(fault) => unscored(fault),
-            Ok(answer) => match timeout_at(deadline.into(), answer).await {
-                Ok(Ok(scored)) => scored,
-                Ok(Err(_)) => unscored(Fault::Stopping), // the worker is gone
-                Err(_) => unscored(Fault::Timeout),
-            },
-        };
+        let mut looks = Vec::new();
+        while let Ok(Some(look)) = timeout_at(deadline.into(), taken.recv()).await {
+            looks.push(match look {
+                Err(fault) => unscored(fault),
+                Ok(answer) => match timeout_at(deadline.into(), answer).await {
+                    Ok(Ok(scored)) => scored,
+                    Ok(Err(_)) => unscored(Fault::Stopping), // the worker is gone
+                    Err(_) => unscored(Fault::Timeout),
+                },
+            });
+        }
+        line.metrics.looks.observe(looks.len() as f64);
+        let scored = mean(looks);
         let timings = Timings { total_ms: ms(captured.elapsed()), ..timings };
         let verdict = assemble(origin, &scored, timings);
         if let Some(ejector) = &line.ejector {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use time::OffsetDateTime;
 
 use crate::{
-    domain::{ClassScore, Optics, Region, Scored, Source, Timings, Verdict},
+    domain::{ClassScore, Fault, Optics, Region, Scored, Source, Timings, Verdict},
     line::decide::{decide, unless_several},
 };
 
@@ -30,6 +30,31 @@ pub struct Origin {
     pub truth: Option<String>,
     /// Brightness and sharpness of what the network was given; `None` for HTTP.
     pub optics: Option<Optics>,
+}
+
+/// One answer from those to several looks at an item: the mean of their probabilities and embeddings, by the student of
+/// the newest. A look that failed counts only when all did; then the item has the first one's fault.
+pub fn mean(mut looks: Vec<Scored>) -> Scored {
+    let newest = looks.iter().rposition(|look| look.scores.is_ok());
+    let Some(newest) = newest else {
+        let none = Scored { scores: Err(Fault::Timeout), model: None, timings: Timings::default() };
+        return looks.into_iter().next().unwrap_or(none);
+    };
+    let mut newest = looks.swap_remove(newest);
+    let Ok(sum) = &mut newest.scores else { return newest };
+    let same = |look: &Scored| match (&look.model, &newest.model) {
+        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+        _ => false,
+    };
+    let mut count = 1.0;
+    for scores in looks.iter().filter(|look| same(look)).filter_map(|look| look.scores.as_ref().ok()) {
+        let add = |sum: &mut [f32], more: &[f32]| sum.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
+        add(&mut sum.probabilities, &scores.probabilities);
+        add(&mut sum.embedding, &scores.embedding);
+        count += 1.0;
+    }
+    sum.probabilities.iter_mut().chain(&mut sum.embedding).for_each(|value| *value /= count);
+    newest
 }
 
 /// Decides about one item and writes everything down. `timings` holds decode, locate and total; queue and infer are
@@ -70,7 +95,7 @@ pub fn assemble(origin: Origin, scored: &Scored, timings: Timings) -> Verdict {
 #[allow(missing_docs)]
 pub(crate) mod tests {
     use super::*;
-    use crate::domain::{Action, Card, Decision, Fault, Reason, Scores, Thresholds};
+    use crate::domain::{Action, Card, Decision, Reason, Scores, Thresholds};
 
     /// A verdict for the tests of other rooms.
     pub(crate) fn verdict(action: Action) -> Verdict {
@@ -140,6 +165,23 @@ pub(crate) mod tests {
         assert_eq!(verdict.scores[0], ClassScore { class: "cod".into(), probability: 0.75 });
         assert_eq!((verdict.decision.action, verdict.decision.reason), (Action::Reject, Reason::WrongClass));
         assert_eq!((verdict.timings.queue_ms, verdict.timings.infer_ms, verdict.timings.total_ms), (1.0, 2.0, 9.0));
+    }
+
+    #[test]
+    fn several_looks_are_averaged_and_a_failed_one_counts_only_when_all_failed() {
+        let (one, other) = (card(), card());
+        let look = |salmon: f32, model: &Arc<Card>| {
+            let scores = Ok(Scores { probabilities: vec![salmon, 1.0 - salmon], embedding: vec![salmon] });
+            Scored { scores, model: Some(model.clone()), timings: Timings::default() }
+        };
+        let failed = |fault| Scored { scores: Err(fault), model: None, timings: Timings::default() };
+        let salmon = |looks| mean(looks).scores.map(|s| (s.probabilities[0], s.embedding[0]));
+        assert_eq!(salmon(vec![look(0.5, &one)]), Ok((0.5, 0.5)));
+        assert_eq!(salmon(vec![look(0.5, &one), failed(Fault::Overloaded), look(0.75, &one)]), Ok((0.625, 0.625)));
+        assert_eq!(salmon(vec![look(0.5, &one), look(0.75, &other)]), Ok((0.75, 0.75)), "students are not mixed");
+        assert_eq!(salmon(vec![failed(Fault::Overloaded), failed(Fault::Timeout)]), Err(Fault::Overloaded));
+        assert_eq!(salmon(vec![]), Err(Fault::Timeout));
+        assert!(salmon(vec![look(f32::NAN, &one), look(0.75, &one)]).is_ok_and(|(p, _)| p.is_nan()), "doubt stays");
     }
 
     #[test]

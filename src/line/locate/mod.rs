@@ -6,8 +6,9 @@
 //! Items that touch are one to the locator: they are returned as one, marked as several when the outline is unlike those
 //! of the items before. What is much smaller than an item and beside it is a part of it.
 //!
-//! Invariant: an item that passes is returned exactly once, at the first picture in which it lies whole inside, or,
-//! if it never does, when it begins to leave: doubt about it is for `decide`, not a reason to let it by unseen.
+//! Invariant: an item that passes is returned, first at the first picture in which it lies whole inside, or, if it never
+//! does, when it begins to leave: doubt about it is for `decide`, not a reason to let it by unseen. It is returned again
+//! from the pictures after that in which it is whole, until it was looked at as often as wanted.
 
 use std::time::Instant;
 
@@ -41,11 +42,13 @@ pub struct LocateConfig {
     pub threshold: f32,
     /// Smallest item, as a share of the picture's area.
     pub min_area: f32,
+    /// Pictures in which an item is looked at, if it is whole in so many; the mean of their scores decides.
+    pub looks: usize,
 }
 
 impl Default for LocateConfig {
     fn default() -> Self {
-        Self { threshold: 0.14, min_area: 0.004 }
+        Self { threshold: 0.14, min_area: 0.004, looks: 1 }
     }
 }
 
@@ -106,7 +109,8 @@ struct Track {
     number: u64,
     blob: Blob,
     seen: Instant,
-    returned: bool,
+    /// Pictures in which it was returned.
+    looks: usize,
     /// How it lay when it was last seen as large as ever, and when that was.
     largest: (Blob, Instant),
     /// It was a part of an item that has a track of its own.
@@ -119,6 +123,8 @@ pub struct Locator {
     /// The belt's colour per cell; empty before the first picture.
     belt: Vec<f32>,
     size: (u32, u32),
+    /// Cells in a row of the picture.
+    across: usize,
     /// Pixels of the picture in a cell's side.
     scale: f32,
     motion: Motion,
@@ -134,6 +140,7 @@ impl Locator {
             config,
             belt: Vec::new(),
             size: (0, 0),
+            across: 0,
             scale: 1.0,
             motion: Motion::default(),
             tracks: Vec::new(),
@@ -142,12 +149,12 @@ impl Locator {
         }
     }
 
-    /// The items in `picture`, taken at `captured`, that are to be judged now; pictures come in the order of capture.
+    /// The items in `picture`, taken at `captured`, that are to be looked at now; pictures come in the order of capture.
     pub fn look(&mut self, picture: &Picture, captured: Instant) -> Vec<Item> {
         let Some(cells) = Cells::of(picture) else { return Vec::new() };
         if self.size != (picture.width, picture.height) {
             self.size = (picture.width, picture.height);
-            self.scale = cells.scale;
+            (self.scale, self.across) = (cells.scale, cells.across);
             self.belt.clear();
             self.tracks.clear();
         }
@@ -160,16 +167,29 @@ impl Locator {
         for (blob, track) in found.iter().zip(matched) {
             let Some(track) = track else { continue };
             let track = &mut self.tracks[track];
-            if !track.returned && due(blob, cells.across, speed) {
-                track.returned = true;
+            let now = match track.looks {
+                0 => due(blob, cells.across, speed),
+                before => before < self.config.looks && whole(blob, cells.across),
+            };
+            if now {
+                track.looks += 1;
                 let belt = mean_belt(&self.belt, blob, cells.across);
                 let region = sharpen(picture, blob, cells.scale, belt, self.config.threshold);
                 // One that was never whole shows no outline of its own; it is judged as it is.
                 let several = whole(blob, cells.across) && self.outlines.unlike(blob.outline());
-                items.push(Item { track: track.number, region, several });
+                items.push(Item { track: track.number, region, several, look: track.looks });
             }
         }
         items
+    }
+
+    /// Whether an item that was returned may be returned again: it lay whole in the last picture and was not looked at
+    /// as often as wanted.
+    pub fn looks_again(&self, number: u64) -> bool {
+        let newest = self.tracks.iter().map(|t| t.seen).max();
+        self.tracks.iter().any(|t| {
+            t.number == number && Some(t.seen) == newest && t.looks < self.config.looks && whole(&t.blob, self.across)
+        })
     }
 
     /// The items in the last picture, by track number, about where they are (a cell is a few pixels): for people who
@@ -263,13 +283,13 @@ impl Locator {
         }
         // An item that came into the picture in parts needs one track only. One that was returned stays: items that
         // touch for a while come apart again.
-        for (track, _) in self.tracks.iter_mut().zip(taken).filter(|(track, taken)| !taken && !track.returned) {
+        for (track, _) in self.tracks.iter_mut().zip(taken).filter(|(track, taken)| !taken && track.looks == 0) {
             let moved = speed.unwrap_or(0.0) * since(track.seen);
             track.swallowed = found.iter().zip(&of_blob).any(|(b, t)| t.is_some() && holds(b, &track.blob, moved));
         }
         let known = self.tracks.len();
         let part = |tracks: &[Track], blob: &Blob| {
-            let newly = |track: &&Track| track.returned && since(track.seen) <= 3.0 * self.motion.interval;
+            let newly = |track: &&Track| track.looks > 0 && since(track.seen) <= 3.0 * self.motion.interval;
             let came_off = tracks[..known].iter().filter(newly).any(|track| {
                 let (largest, at) = &track.largest;
                 holds(largest, blob, -speed.unwrap_or(0.0) * since(*at))
@@ -286,7 +306,7 @@ impl Locator {
                 number: self.next,
                 blob: *blob,
                 seen: captured,
-                returned: false,
+                looks: 0,
                 largest: (*blob, captured),
                 swallowed: false,
             });

@@ -78,6 +78,30 @@ fn every_item_is_found_once_and_where_it_lies() {
     assert!(items >= 120, "{items}");
 }
 
+#[test]
+fn an_item_is_looked_at_as_often_as_wanted_while_it_is_whole() {
+    for (config, wanted) in [(BeltConfig { speed: 240.0, frame_rate: 12.0, ..BeltConfig::default() }, 4), (fast(), 3)] {
+        let mut belt = Belt::new(config.clone()).unwrap();
+        let mut locator = Locator::new(LocateConfig { looks: wanted, ..LocateConfig::default() });
+        let start = Instant::now();
+        let mut looks: BTreeMap<u64, usize> = BTreeMap::new();
+        let mut open: Vec<u64> = Vec::new();
+        for n in 0..600 {
+            let items = locator.look(&belt.frame(n).0, start + Duration::from_secs_f64(n as f64 / config.frame_rate));
+            for item in items {
+                let before = looks.insert(item.track, item.look).unwrap_or_default();
+                assert_eq!(item.look, before + 1, "no look is left out");
+                assert!(item.look == 1 || open.contains(&item.track), "none comes after it was said that none will");
+                open.push(item.track);
+            }
+            open.retain(|track| locator.looks_again(*track));
+        }
+        let mean = looks.values().sum::<usize>() as f64 / looks.len() as f64;
+        println!("{} items, {mean:.2} looks of {wanted} on average", looks.len());
+        assert!(looks.len() > 20 && looks.values().all(|n| *n <= wanted) && mean > 0.8 * wanted as f64, "{looks:?}");
+    }
+}
+
 /// At 36 pixels a picture fish come into view in parts, and a few pictures are lost. The truth
 /// counts fins and tails that 13 pixels of blur hide: the worst, a mackerel, has an IoU of 0.498.
 #[test]
