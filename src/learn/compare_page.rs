@@ -75,7 +75,11 @@ pub fn table(results: &Results) -> String {
         "| labels a class | method | accuracy | error under corruption | distilled | seconds |\n|---|---|---|---|---|---|\n",
     );
     let show = |spread: Option<(f64, f64)>, digits: usize| {
-        spread.map_or(String::new(), |(mean, sd)| format!("{mean:.digits$} ± {sd:.digits$}"))
+        let seeds = results.cells.iter().map(|c| c.seed).max().unwrap_or(0);
+        spread.map_or(String::new(), |(mean, sd)| match seeds {
+            1 => format!("{mean:.digits$}"), // one value has no deviation
+            _ => format!("{mean:.digits$} ± {sd:.digits$}"),
+        })
     };
     for labels in results.labels() {
         for method in results.names().into_iter().filter(|method| results.of(method, labels).next().is_some()) {
@@ -103,7 +107,7 @@ pub fn render(results: &Results) -> anyhow::Result<String> {
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
          <title>Learning methods compared</title><style>{STYLE}</style><main><h1>Learning methods compared</h1>\
          <p class=\"quiet\">{}. {} training pictures, {} held out (one fixed share; groups stay whole), {} classes, {seeds} \
-         seeds: each chooses the labeled pictures and all that is random in training. {}, {}. \
+         seed(s): each chooses the labeled pictures and all that is random in training. {}, {}. \
          Data snapshot <code>{}</code></p>",
         escape(&results.network),
         results.pictures.0,
