@@ -86,6 +86,7 @@ NETS = {
 
 options = argparse.ArgumentParser()
 options.add_argument("--net", choices=NETS, default="small")
+options.add_argument("--input", type=int, help="side of the pictures in pixels [default: the network's own]")
 options.add_argument("--batch", type=int, default=480)
 options.add_argument("--steps", type=int, default=20)
 options.add_argument("--device", default="cpu")
@@ -95,6 +96,7 @@ options = options.parse_args()
 torch.manual_seed(1)
 torch.backends.cudnn.benchmark = True
 side, build = NETS[options.net]
+side = options.input or side
 trunk, features = build()
 net = nn.Sequential(trunk, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(features, options.classes))
 net = net.to(options.device, memory_format=torch.channels_last).train()
@@ -125,7 +127,7 @@ times.sort()
 print(json.dumps({
     "torch": torch.__version__,
     "device": torch.cuda.get_device_name() if gpu else f"cpu, {torch.get_num_threads()} threads",
-    "net": options.net, "batch": options.batch, "weights": sum(p.numel() for p in net.parameters()),
+    "net": options.net, "input": side, "batch": options.batch, "weights": sum(p.numel() for p in net.parameters()),
     "views_per_second": round(options.batch / times[len(times) // 2], 1),
     "slowest": round(options.batch / times[-1], 1), "fastest": round(options.batch / times[0], 1),
 }))
