@@ -35,6 +35,7 @@ pub struct All {
     registry: Registry,
     pub frames: IntCounterVec,
     pub frames_dropped: IntCounterVec,
+    pub items_unjudged: IntCounterVec,
     pub camera_up: IntGaugeVec,
     pub camera_frozen: IntGaugeVec,
     pub camera_reconnects: IntCounterVec,
@@ -104,6 +105,7 @@ impl All {
         self.camera_frozen.with_label_values(&[camera]).set(0);
         self.frames.with_label_values(&[camera]);
         self.camera_reconnects.with_label_values(&[camera]);
+        self.items_unjudged.with_label_values(&[camera]);
         for of in ["brightness", "sharpness"] {
             self.optics.with_label_values(&[camera, of]);
         }
@@ -134,6 +136,12 @@ impl Metrics {
         let all = All {
             frames: counters(r, "frames_total", "Frames received from a camera.", &["camera"])?,
             frames_dropped: counters(r, "frames_dropped_total", "Frames lost, by reason.", &["camera", "reason"])?,
+            items_unjudged: counters(
+                r,
+                "items_unjudged_total",
+                "What was followed on the belt and gone without having been judged; when the belt moves too far from one picture to the next, a part of what is missed.",
+                &["camera"],
+            )?,
             camera_up: gauges(r, "camera_up", "1 while a camera delivers frames that change.", &["camera"])?,
             camera_frozen: gauges(
                 r,

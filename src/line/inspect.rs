@@ -109,6 +109,7 @@ pub fn run(line: &Line, view: &Arc<View>, frames: &Handover, stop: &Cancellation
                 let _ = looks.try_send(look); // the verdict may have been given: its deadline has passed
             }
         }
+        line.metrics.items_unjudged.with_label_values(&[camera]).inc_by(locator.take_unjudged());
         open.retain(|track, _| locator.looks_again(*track)); // the others wait for no further look
         flow.look(&picture, frame.captured); // for the next picture: no item waits for it
         line.metrics.belt_seen.with_label_values(&[camera]).set(speed.map_or(f64::NAN, f64::from));

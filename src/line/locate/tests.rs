@@ -102,6 +102,27 @@ fn an_item_is_looked_at_as_often_as_wanted_while_it_is_whole() {
     }
 }
 
+/// At 120 of 320 pixels a picture, items are taken for one another or lost; those that are lost are counted.
+#[test]
+fn items_that_pass_unjudged_are_counted_and_others_are_not() {
+    let counted = |config: &BeltConfig, frames: u64| {
+        let mut belt = Belt::new(config.clone()).unwrap();
+        let (mut locator, start, mut returned) = (Locator::new(LocateConfig::default()), Instant::now(), 0);
+        for n in 0..frames {
+            let at = start + Duration::from_secs_f64(n as f64 / config.frame_rate);
+            returned += locator.look(&belt.frame(n).0, at).len();
+        }
+        (returned, locator.take_unjudged())
+    };
+    let (returned, unjudged) = counted(&fast(), 1200);
+    println!("at 36 pixels a picture {returned} returned, {unjudged} unjudged");
+    assert!(returned > 150 && unjudged == 0);
+    let wild = BeltConfig { speed: 7200.0, items_per_minute: 2400.0, empty_share: 0.0, ..fast() };
+    let (returned, unjudged) = counted(&wild, 600);
+    println!("at 120 pixels a picture {returned} returned, {unjudged} unjudged, of about 400");
+    assert!(unjudged > 5);
+}
+
 /// At 36 pixels a picture fish come into view in parts, and a few pictures are lost. The truth
 /// counts fins and tails that 13 pixels of blur hide: the worst, a mackerel, has an IoU of 0.498.
 #[test]
