@@ -1,7 +1,8 @@
 //! A GenICam camera, GigE Vision in the first place, through Aravis.
 //!
-//! What the camera can't do is refused in words, and what was set is read back: some take a setting and give another. A camera that dies is told at once; the library's parting words to it, which nobody answers, take
-//! seconds and are said only when it is opened anew.
+//! What the camera can't do is refused in words, and what was set is read back: some take a setting and give another. A
+//! camera that dies is told at once; the library's parting words to it, which nobody answers, take seconds and are said
+//! only when it is opened anew.
 //!
 //! Invariant: only whole pictures are handed on; a camera that sends none for `timeout` is lost.
 
