@@ -139,6 +139,24 @@ fn a_teacher_of_another_size_is_distilled_and_one_of_other_classes_refused() {
     assert!(!refused.status.success() && said.contains("the teacher knows the classes"), "{said}");
 }
 
+#[test]
+fn a_network_whose_published_weights_are_missing_does_not_train_from_noise_unasked() {
+    let (folder, data) = drawn(20);
+    let learner = folder.path().join("beltsight-learn"); // away from any .vendor
+    fs::copy(env!("CARGO_BIN_EXE_beltsight-learn"), &learner).unwrap();
+    let run = |more: &[&str]| {
+        let mut command = Command::new(&learner);
+        command.args(["train", "supervised", "--input", "32", "--steps", "2", "--batch", "4"]).args(more);
+        let (data, out) = (data.display().to_string(), folder.path().join("run").display().to_string());
+        command.args(["--data", &data, "--out", &out]).current_dir(folder.path()).output().unwrap()
+    };
+    let refused = run(&[]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("no pretrained weights of efficientnet_lite0"), "{said}");
+    let asked = run(&["--trainable", "all"]);
+    assert!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr));
+}
+
 fn walk(folder: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = Vec::new();
     for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {

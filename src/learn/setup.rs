@@ -72,7 +72,7 @@ pub struct Options {
     /// Weights to start from [default: .vendor/weights/<net>.safetensors where there is one].
     #[arg(long)]
     pub weights: Option<PathBuf>,
-    /// head, last:<blocks> or all [default: head on pretrained weights, all otherwise].
+    /// head, last:<blocks> or all [default: head on pretrained weights and of efficientnet_lite0, all otherwise].
     #[arg(long)]
     pub trainable: Option<Trainable>,
     /// Steps [default: supervised, 60 passes over the pictures for the head, 15 for pretrained blocks, 60 from scratch;
@@ -172,11 +172,13 @@ impl Options {
         };
         let start = start.on(device::open(&self.device)?);
         let pretrained = path.is_some();
-        let trainable = self.trainable.unwrap_or(if pretrained { Trainable::Head } else { Trainable::All });
+        // Where a file should be and is not, whole training from noise would be hours for a bad student.
+        let meant_for_head = pretrained || net.name == weights::PUBLISHED;
+        let trainable = self.trainable.unwrap_or(if meant_for_head { Trainable::Head } else { Trainable::All });
         if !pretrained && trainable != Trainable::All {
             bail!(
                 "no pretrained weights of {} were found, so freezing its trunk would freeze noise: \
-                 run deploy/convert_weights.py, give --weights, or use --trainable all",
+                 run deploy/setup --learn, give --weights, or use --trainable all",
                 net.name
             );
         }

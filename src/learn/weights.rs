@@ -88,6 +88,9 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::rename(&beside, path)
 }
 
+/// The network whose ImageNet weights deploy/setup brings.
+pub const PUBLISHED: &str = "efficientnet_lite0";
+
 /// `.vendor/weights/<net>.safetensors` in the working directory or a folder above the program.
 pub fn pretrained(net: &str) -> Option<PathBuf> {
     let program = std::env::current_exe().unwrap_or_default();

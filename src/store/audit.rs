@@ -9,7 +9,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use super::{MAX_PAGE, Store, StoreError, chain, event::Event};
 
 /// One change that was asked for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, sqlx::FromRow, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Deed {
     /// Rises with every entry; 0 before it is written.
     pub id: i64,
@@ -53,9 +53,20 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`].
     pub async fn deeds(&self, before: Option<i64>, limit: u32) -> Result<Vec<Deed>, StoreError> {
-        let query = sqlx::query_as("SELECT * FROM audit WHERE id < ? ORDER BY id DESC LIMIT ?");
-        let query = query.bind(before.unwrap_or(i64::MAX)).bind(limit.min(MAX_PAGE));
-        Ok(query.fetch_all(&self.database).await?)
+        let columns = "SELECT id, time, name, role, address, method, path, status FROM audit WHERE id < ? ORDER BY id DESC LIMIT ?";
+        let query = sqlx::query_as(columns).bind(before.unwrap_or(i64::MAX)).bind(limit.min(MAX_PAGE));
+        let rows = query.fetch_all(&self.database).await?.into_iter();
+        let deed = |(id, time, name, role, address, method, path, status)| Deed {
+            id,
+            time,
+            name,
+            role,
+            address,
+            method,
+            path,
+            status,
+        };
+        Ok(rows.map(deed).collect())
     }
 }
 

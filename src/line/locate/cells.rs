@@ -2,7 +2,11 @@
 
 use std::cell::RefCell;
 
-use fast_image_resize as fir;
+use fast_image_resize::{
+    self as fir,
+    images::{TypedImage, TypedImageRef},
+    pixels::U8x3,
+};
 
 use super::blob::Blob;
 use crate::domain::Picture;
@@ -26,13 +30,13 @@ impl Cells {
         let across = picture.width.min(CELLS_ACROSS);
         let scale = picture.width as f32 / across as f32;
         let down = ((picture.height as f32 / scale).round() as u32).max(1);
-        let source =
-            fir::images::ImageRef::new(picture.width, picture.height, &picture.rgb, fir::PixelType::U8x3).ok()?;
-        let mut target = fir::images::Image::new(across, down, fir::PixelType::U8x3);
+        let mut rgb = vec![0; (across * down * 3) as usize];
+        let source = TypedImageRef::<U8x3>::from_buffer(picture.width, picture.height, &picture.rgb).ok()?;
+        let mut target = TypedImage::<U8x3>::from_buffer(across, down, &mut rgb).ok()?;
         let options = fir::ResizeOptions::new().resize_alg(fir::ResizeAlg::Convolution(fir::FilterType::Box));
         thread_local! { static RESIZER: RefCell<fir::Resizer> = RefCell::new(fir::Resizer::new()); }
-        RESIZER.with_borrow_mut(|resizer| resizer.resize(&source, &mut target, &options)).ok()?;
-        Some(Self { across: across as usize, down: down as usize, scale, rgb: target.into_vec() })
+        RESIZER.with_borrow_mut(|resizer| resizer.resize_typed(&source, &mut target, &options)).ok()?;
+        Some(Self { across: across as usize, down: down as usize, scale, rgb })
     }
 
     /// The belt's colour per cell as one picture shows it: lamps and lens shade rows and columns, so a cell is the
