@@ -140,14 +140,14 @@ fn add(a: [usize; 6], b: [usize; 6]) -> [usize; 6] {
     std::array::from_fn(|i| a[i] + b[i])
 }
 
-/// Joins parts to the items that they lie beside.
-pub(super) fn gather(mut found: Vec<Blob>) -> Vec<Blob> {
+/// Joins parts to the items that they lie beside; two that are both less than half an item are parts of one.
+pub(super) fn gather(mut found: Vec<Blob>, outlines: &Outlines) -> Vec<Blob> {
     found.sort_by_key(|blob| Reverse(blob.area));
     let mut items: Vec<Blob> = Vec::with_capacity(found.len());
     for part in found {
         let apart = |a: [usize; 2], b: [usize; 2]| a[0].saturating_sub(b[1]).max(b[0].saturating_sub(a[1]));
         let beside = |item: &&mut Blob| {
-            part.area * PART <= item.area
+            (part.area * PART <= item.area || outlines.small(part.outline()) && outlines.small(item.outline()))
                 && apart([part.left, part.right], [item.left, item.right]) <= REACH
                 && apart([part.top, part.bottom], [item.top, item.bottom]) <= REACH
         };

@@ -97,7 +97,7 @@ pub fn find(picture: &Picture) -> Vec<Region> {
         .map(|(pixel, belt)| Mark::of(pixel, belt, config.threshold))
         .collect();
     let min_area = (config.min_area * (across * down) as f32) as usize;
-    let found = gather(blobs(&marked, across, down, min_area.max(1)));
+    let found = gather(blobs(&marked, across, down, min_area.max(1)), &Outlines::default());
     let mut regions = Vec::with_capacity(found.len());
     for blob in found {
         let belt = mean_belt(&ground, &blob, across);
@@ -164,7 +164,7 @@ impl Locator {
         }
         let marked = self.mark(&cells);
         let min_area = (self.config.min_area * (cells.across * cells.down) as f32) as usize;
-        let found = gather(blobs(&marked, cells.across, cells.down, min_area.max(1)));
+        let found = gather(blobs(&marked, cells.across, cells.down, min_area.max(1)), &self.outlines);
         let matched = self.follow(&found, captured, cells.across);
         let speed = self.motion.speed();
         let mut items = Vec::new();
