@@ -650,7 +650,7 @@ fn a_webhook_is_signed_and_tried_again_with_the_same_id_until_its_time_is_over()
     std::fs::write(&secret, "correct horse battery\n").unwrap();
     let mut hook = receiver(port, "correct horse battery", &[]);
     let output = format!(
-        "kind = 'webhook'\nurl = 'http://127.0.0.1:{port}/gate'\nsecret_file = '{}'\ntolerance = '2s'\n\
+        "kind = 'webhook'\nurl = 'http://127.0.0.1:{port}/gate'\nsecret_file = '{}'\ntolerance = '5s'\n\
          on_late = 'stop_line'",
         secret.display()
     );
@@ -675,10 +675,10 @@ fn a_webhook_is_signed_and_tried_again_with_the_same_id_until_its_time_is_over()
     ejector.act(&verdict(5, Action::Reject), Instant::now(), None);
     thread::sleep(Duration::from_millis(300));
     hook = receiver(port, "correct horse battery", &[]);
-    until("it is taken", Duration::from_secs(5), || of("acknowledged") == 6);
+    until("it is taken", Duration::from_secs(8), || of("acknowledged") == 6);
     drop(hook);
     ejector.act(&verdict(6, Action::Divert), Instant::now(), None);
-    until("it is late", Duration::from_secs(5), || of("failed") + of("unacknowledged") == 1);
+    until("it is late", Duration::from_secs(10), || of("failed") + of("unacknowledged") == 1);
     hook = receiver(port, "correct horse battery", &[]);
     until("the stop is taken", Duration::from_secs(8), || hook.count("took stop_line ") == 1);
     let taken = || metrics.line_acknowledged.with_label_values(&["webhook", "stop_line"]).get();
