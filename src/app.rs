@@ -370,7 +370,7 @@ fn start_line(
     metrics.begin_camera(&name);
     let on_event = {
         let (name, view) = (name.clone(), view.clone());
-        let outage = CameraOutage::new(line.recorder.clone(), &name);
+        let outage = CameraOutage::new(line.recorder.clone(), line.ejector.clone(), &name);
         move |event: CameraEvent| match event {
             CameraEvent::Frame => {
                 outage.seen();
@@ -405,15 +405,23 @@ fn start_line(
         }
     };
     let (sink, stopped) = (frames.clone(), stop_cameras.clone());
-    let camera = thread::Builder::new().name(format!("camera-{name}")).spawn(move || {
+    let camera = vital(format!("camera-{name}"), move || {
         priority::set(priority::BELT);
         camera::run(&config, &sink, &stopped, &on_event);
     })?;
     let (line, view, stopped) = (line.clone(), view.clone(), stop.clone());
-    let inspector = thread::Builder::new()
-        .name(format!("line-{name}"))
-        .spawn(move || inspect::run(&line, &view, &frames, &stopped))?;
+    let inspector = vital(format!("line-{name}"), move || inspect::run(&line, &view, &frames, &stopped))?;
     Ok([camera, inspector])
+}
+
+/// A thread without which items pass unjudged. One that panics ends the process, after the panic's own words: the PLC misses
+/// the heartbeat, and systemd starts the service anew.
+fn vital(name: String, work: impl FnOnce() + Send + 'static) -> std::io::Result<thread::JoinHandle<()>> {
+    thread::Builder::new().name(name).spawn(|| {
+        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err() {
+            std::process::abort();
+        }
+    })
 }
 
 async fn told_to_stop() {

@@ -320,18 +320,39 @@ fn what_the_sensor_saw_is_matched_to_the_verdicts_and_the_speed_is_the_encoders(
     let captured = Instant::now();
     ejector.act(&verdict(12, Action::Reject), captured, None);
     until("the command is there", Duration::from_secs(2), || plc.count("register 7 ") == 13);
-    let took = plc.said("register 7 14").first().map(|at| *at - captured).unwrap();
+    let took = plc.said("register 7 13").first().map(|at| *at - captured).unwrap();
     println!("at half the speed the command came after {took:?}");
     assert!((200..260).contains(&took.as_millis()), "{took:?} instead of 200 ms");
-    // A belt that stands has no moment, nor has one whose speed nobody tells.
+    // The belt stands while an item is on its way, a second at this speed: the command waits for it.
+    plc.tell("speed 5 100");
+    until("the speed is read", Duration::from_secs(5), || metrics.belt_speed.get() == 0.1);
+    ejector.act(&verdict(13, Action::Reject), Instant::now(), None);
     plc.tell("speed 5 0");
     until("the speed is read", Duration::from_secs(5), || metrics.belt_speed.get() == 0.0);
-    ejector.act(&verdict(13, Action::Reject), Instant::now(), None);
+    thread::sleep(Duration::from_millis(1200));
+    assert_eq!(plc.count("register 7 "), 13, "the item has not come yet");
+    plc.tell("speed 5 1000");
+    until("the command is there", Duration::from_secs(2), || plc.count("register 7 ") == 14);
+    // A service that starts anew does not write what stands there already.
+    running.close();
+    let (ejector, running) = Ejector::start(toml::from_str(&text).unwrap(), &metrics, |_| {}).unwrap();
+    until("its command is there", Duration::from_secs(5), || {
+        ejector.act(&verdict(14, Action::Reject), Instant::now(), None); // late as long as nobody has read the speed
+        thread::sleep(Duration::from_millis(300));
+        plc.count("register 7 ") > 14
+    });
+    assert_eq!(plc.count("register 7 15"), 1);
+    // A belt that stands has no moment, nor has one whose speed nobody tells.
+    let lost = metrics.eject_commands.with_label_values(&["modbus", "no_moment"]);
+    let before = lost.get();
+    plc.tell("speed 5 0");
+    until("the speed is read", Duration::from_secs(5), || metrics.belt_speed.get() == 0.0);
+    ejector.act(&verdict(15, Action::Reject), Instant::now(), None);
     drop(plc);
     thread::sleep(Duration::from_millis(2300));
-    ejector.act(&verdict(14, Action::Reject), Instant::now(), None);
+    ejector.act(&verdict(16, Action::Reject), Instant::now(), None);
     running.close();
-    assert_eq!(metrics.eject_commands.with_label_values(&["modbus", "no_moment"]).get(), 2);
+    assert_eq!(lost.get(), before + 2);
 }
 
 /// Mosquitto on `port`, and a client that prints everything below `plant/`; `None` where they are not installed.

@@ -69,6 +69,9 @@ struct Setting {
     /// Steps of each training.
     #[arg(long, default_value_t = 1500)]
     steps: usize,
+    /// Steps of Hinton's teacher, which dropout and moved digits make slow to learn [default: as the others].
+    #[arg(long)]
+    teacher_steps: Option<usize>,
     /// Units per hidden layer: Lee's net, or Hinton's teacher [default: 5000 or 1200].
     #[arg(long)]
     units: Option<usize>,
@@ -164,6 +167,7 @@ fn unpack(path: &Path, header: usize) -> anyhow::Result<Vec<u8>> {
 struct Lesson<'a> {
     name: String,
     net: &'a Net,
+    steps: usize,
     views: &'a Views<'a>,
     labeled: &'a [usize],
     unlabeled: &'a [usize],
@@ -176,8 +180,8 @@ impl Lesson<'_> {
     fn learn(&self, setting: &Setting, mnist: &Mnist, method: &dyn Method) -> anyhow::Result<Model> {
         let plan = Plan {
             cut: 1, // block 0 makes digits gray; these are
-            steps: setting.steps,
-            pass: (setting.steps / 10).max(1),
+            steps: self.steps,
+            pass: (self.steps / 10).max(1),
             batch: self.batch,
             lr: self.lr,
             schedule: Schedule::HalfCosine,
@@ -238,6 +242,7 @@ fn lee(setting: &Setting, mnist: &Mnist) -> anyhow::Result<serde_json::Value> {
                 let lesson = Lesson {
                     name: format!("{name} {count} {seed}"),
                     net: &net,
+                    steps: setting.steps,
                     views: &views,
                     labeled: &labeled,
                     unlabeled: &unlabeled,
@@ -278,6 +283,7 @@ fn hinton(setting: &Setting, mnist: &Mnist) -> anyhow::Result<serde_json::Value>
         let lesson = |name: &str, net, views, labeled, lr| Lesson {
             name: format!("{name} {seed}"),
             net,
+            steps: setting.steps,
             views,
             labeled,
             unlabeled: &[],
@@ -286,7 +292,11 @@ fn hinton(setting: &Setting, mnist: &Mnist) -> anyhow::Result<serde_json::Value>
             seed,
         };
         let labels = Supervised::balanced(0.0, &mnist.labels, 10);
-        let teacher = lesson("teacher", &large, &jittered, training, 0.1).learn(setting, mnist, &labels)?;
+        let teacher = Lesson {
+            steps: setting.teacher_steps.unwrap_or(setting.steps),
+            ..lesson("teacher", &large, &jittered, training, 0.1)
+        };
+        let teacher = teacher.learn(setting, mnist, &labels)?;
         let alone = lesson("alone", &small, &plain, training, 0.1).learn(setting, mnist, &labels)?;
         let everyone: Vec<usize> = (0..mnist.labels.len()).collect();
         let answers = Tensor::from_slice(&logits(&teacher, &plain, &everyone).concat()).view([-1, 10]);

@@ -1,10 +1,10 @@
-//! When a camera or its judging fails and when it works again, told to the record once each.
+//! When a camera or its judging fails and when it works again, told to the record, and to the gates, once each.
 //!
 //! Invariant: telling never blocks; a single late item is no outage.
 
 use std::{cell::Cell, collections::HashMap};
 
-use super::record::Recorder;
+use super::{eject::Ejector, record::Recorder};
 use crate::{
     domain::{Source, Verdict},
     store::Event,
@@ -16,20 +16,24 @@ const IN_A_ROW: u64 = 3;
 /// One camera as its thread sees it.
 pub struct CameraOutage {
     recorder: Recorder,
+    ejector: Option<Ejector>,
     camera: String,
     lost: Cell<bool>,
 }
 
 impl CameraOutage {
     /// A camera that is neither lost nor back yet.
-    pub fn new(recorder: Recorder, camera: &str) -> Self {
-        Self { recorder, camera: camera.into(), lost: Cell::new(false) }
+    pub fn new(recorder: Recorder, ejector: Option<Ejector>, camera: &str) -> Self {
+        Self { recorder, ejector, camera: camera.into(), lost: Cell::new(false) }
     }
 
     /// It cannot be opened, stopped sending or is frozen.
     pub fn lost(&self, why: &str) {
         if !self.lost.replace(true) {
             self.recorder.event(Event::CameraLost { camera: self.camera.clone(), why: why.into() });
+            if let Some(ejector) = &self.ejector {
+                ejector.blind(&self.camera, why);
+            }
         }
     }
 

@@ -2,14 +2,16 @@
 
 use std::time::Instant;
 
-use super::Outlet;
+use tokio::sync::mpsc;
+
+use super::{Command, Outlet};
 
 /// Runs for ever.
-pub(super) async fn run(mut outlet: Outlet) {
+pub(super) async fn run(mut outlet: Outlet, mut commands: mpsc::Receiver<Command>) {
     outlet.connected(true);
     loop {
         tokio::select! {
-            command = outlet.commands.recv() => {
+            command = commands.recv() => {
                 let Some(command) = command else { return };
                 let late = Instant::now().saturating_duration_since(command.due);
                 tracing::info!(

@@ -31,6 +31,7 @@ mod webhook;
 
 pub use modbus::Modbus;
 pub use mqtt::Mqtt;
+use webhook::Hook;
 pub use webhook::Webhook;
 
 /// Commands that may wait for one output. At 800 items a minute more than a few means that it hangs.
@@ -244,13 +245,13 @@ pub struct Asked {
     pub why: String,
 }
 
-/// What an output is given.
+/// What an output is given, besides its commands.
+#[derive(Clone)]
 struct Outlet {
     index: usize,
     /// Tells the commands of this run of the service from those of another.
     boot: i64,
     output: Settings,
-    commands: mpsc::Receiver<Command>,
     asked: watch::Receiver<Asked>,
     /// How much of that was acknowledged.
     done: Asked,
@@ -332,7 +333,6 @@ pub fn start(
             index,
             boot,
             output: output.clone(),
-            commands,
             asked: asked.clone(),
             done: Asked::default(),
             sensing: sensing.clone(),
@@ -341,17 +341,17 @@ pub fn start(
         };
         outlet.connected(false);
         tasks.push(match output {
-            Settings::Modbus(modbus) => runtime.spawn(modbus::run(modbus, outlet)),
+            Settings::Modbus(modbus) => runtime.spawn(modbus::run(modbus, outlet, commands)),
             Settings::Mqtt(mqtt) => {
                 let options = mqtt.options().map_err(io::Error::other)?;
-                runtime.spawn(mqtt::run(mqtt, options, outlet))
+                runtime.spawn(mqtt::run(mqtt, options, outlet, commands))
             }
             Settings::Webhook(webhook) => {
                 let secret = webhook.secret().map_err(io::Error::other)?;
                 let client = webhook::client(&webhook).map_err(io::Error::other)?;
-                runtime.spawn(webhook::run(webhook, client, secret, outlet))
+                runtime.spawn(webhook::run(Hook { settings: webhook, client, secret }, outlet, commands))
             }
-            Settings::Log {} => runtime.spawn(log::run(outlet)),
+            Settings::Log {} => runtime.spawn(log::run(outlet, commands)),
         });
     }
     let thread = thread::Builder::new().name("outputs".into()).spawn(move || {

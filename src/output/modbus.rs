@@ -4,13 +4,15 @@
 //! this process dies, when the network does, and while a stop is asked for that the PLC has not taken.
 //!
 //! Invariants: a connection whose answer did not come or made no sense is closed, so that no answer is ever taken for
-//! another's; a raised coil is lowered again, after a broken connection too.
+//! another's; a raised coil is lowered again, after a broken connection too; a gate's register never keeps its value when a
+//! command is written, whoever wrote it before.
 
-use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use serde::Deserialize;
 use tokio::{
     net::TcpStream,
+    sync::mpsc,
     time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at},
 };
 use tokio_modbus::{
@@ -103,13 +105,15 @@ struct Plc {
     pause: Duration,
     /// Raised coils and when each is to be lowered.
     raised: Vec<(Instant, u16)>,
+    /// What each gate's register was last set to, and by which command.
+    registers: BTreeMap<u16, (u64, u16)>,
     beats: u16,
     /// The sensors: gate, input, and whether it was on at the last look.
     sensors: Vec<(Arc<str>, u16, bool)>,
 }
 
 /// Runs until the commands' sender is gone.
-pub(super) async fn run(settings: Modbus, outlet: Outlet) {
+pub(super) async fn run(settings: Modbus, outlet: Outlet, mut commands: mpsc::Receiver<Command>) {
     let mut beat = interval(settings.every);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut poll = interval(settings.poll);
@@ -122,6 +126,7 @@ pub(super) async fn run(settings: Modbus, outlet: Outlet) {
         connect_at: Instant::now(),
         pause: Duration::ZERO,
         raised: Vec::new(),
+        registers: BTreeMap::new(),
         beats: 0,
         sensors,
     };
@@ -136,7 +141,7 @@ pub(super) async fn run(settings: Modbus, outlet: Outlet) {
                 }
                 plc.ask_line().await;
             }
-            command = plc.outlet.commands.recv() => {
+            command = commands.recv() => {
                 let Some(command) = command else { break };
                 let result = plc.command(&command).await;
                 plc.outlet.report(command.id, result);
@@ -146,6 +151,7 @@ pub(super) async fn run(settings: Modbus, outlet: Outlet) {
             _ = poll.tick(), if connected && !plc.sensors.is_empty() => plc.look().await,
         }
     }
+    plc.ask_line().await;
     // No gate stays open behind us; `outputs` waits for this a moment.
     while let Some(lower) = plc.raised.iter().map(|(at, _)| *at).min() {
         sleep_until(lower).await;
@@ -176,14 +182,27 @@ impl Plc {
 
     async fn fire(&mut self, command: &Command, until: Instant) -> Result<(), Failed> {
         if let Some(register) = command.target.register {
-            // The PLC acts on each change, and a repeated write changes nothing.
-            return self.set_register(register, (command.id % 65_535) as u16 + 1, until).await;
+            let value = self.next_value(register, command.id, until).await?;
+            return self.set_register(register, value, until).await;
         }
         let Some(coil) = command.target.coil else { return Err(Failed::Refused("the gate has no coil".into())) };
         self.raised.retain(|(_, raised)| *raised != coil);
         // Owed from now on: a write whose answer is lost may have raised it all the same.
         self.raised.push((Instant::now() + self.settings.pulse, coil));
         self.set_coil(coil, true, until).await
+    }
+
+    /// What to write into a gate's register: the PLC acts on each change, so it is another than what stands there, which
+    /// an earlier run of this service may have left; a command that is tried again changes nothing more.
+    async fn next_value(&mut self, register: u16, command: u64, until: Instant) -> Result<u16, Failed> {
+        let last = match self.registers.get(&register) {
+            Some(&(id, value)) if id == command => return Ok(value),
+            Some(&(_, value)) => value,
+            None => self.read_register(register, until).await?,
+        };
+        let value = last % u16::MAX + 1; // never 0, which a PLC starts with
+        self.registers.insert(register, (command, value));
+        Ok(value)
     }
 
     /// Lowers the coils whose time is over.
@@ -296,6 +315,16 @@ impl Plc {
             Ok(written.and(read).map(|read| read.first() == Some(&on)))
         })
         .await
+    }
+
+    async fn read_register(&mut self, register: u16, until: Instant) -> Result<u16, Failed> {
+        let mut value = 0;
+        let talk = async |context: &mut Context| {
+            let read = context.read_holding_registers(register, 1).await?;
+            Ok(read.map(|read| read.first().map(|read| value = *read).is_some()))
+        };
+        self.exchange(until, talk).await?;
+        Ok(value)
     }
 
     async fn set_register(&mut self, register: u16, value: u16, until: Instant) -> Result<(), Failed> {

@@ -194,14 +194,19 @@ impl Session {
 }
 
 /// Runs until the commands' sender is gone.
-pub(super) async fn run(settings: Mqtt, options: MqttOptions, mut outlet: Outlet) {
+pub(super) async fn run(
+    settings: Mqtt,
+    options: MqttOptions,
+    mut outlet: Outlet,
+    mut commands: mpsc::Receiver<Command>,
+) {
     let (mut pause, mut birth, mut before) = (Duration::ZERO, 0u8, "no answer yet".to_owned());
     loop {
         let mut options = options.clone();
         options.set_last_will(settings.will(birth));
         let mut session = Session::start(options, pause, birth, before.clone());
         birth = birth.wrapping_add(1);
-        let why = talk(&settings, &mut outlet, &mut session).await;
+        let why = talk(&settings, &mut outlet, &mut commands, &mut session).await;
         session.poller.abort();
         pause = if session.connected { PAUSES[0] } else { (pause * 2).clamp(PAUSES[0], PAUSES[1]) };
         let Some(why) = why else { return };
@@ -222,9 +227,20 @@ pub(super) async fn run(settings: Mqtt, options: MqttOptions, mut outlet: Outlet
     }
 }
 
-/// Passes everything on until the connection ends; why it did, or `None` when the service stops.
-async fn talk(settings: &Mqtt, outlet: &mut Outlet, session: &mut Session) -> Option<String> {
+/// Passes everything on until the connection ends; why it did, or `None` when the service stops and the broker has all
+/// that it was sent.
+async fn talk(
+    settings: &Mqtt,
+    outlet: &mut Outlet,
+    commands: &mut mpsc::Receiver<Command>,
+    session: &mut Session,
+) -> Option<String> {
+    let mut closing = false;
     loop {
+        let owed = outlet.open().is_some() || !session.queued.is_empty() || !session.in_flight.is_empty();
+        if closing && !(session.connected && owed) {
+            return None;
+        }
         tokio::select! {
             biased;
             event = session.events.recv() => match event {
@@ -237,11 +253,11 @@ async fn talk(settings: &Mqtt, outlet: &mut Outlet, session: &mut Session) -> Op
                 outlet.asked.borrow_and_update();
                 ask_line(settings, outlet, session);
             }
-            command = outlet.commands.recv() => {
-                let command = command?;
-                if let Err(why) = fire(settings, outlet, session, &command) {
+            command = commands.recv(), if !closing => match command {
+                Some(command) => if let Err(why) = fire(settings, outlet, session, &command) {
                     outlet.report(command.id, Err(why));
-                }
+                },
+                None => closing = true,
             }
         }
     }

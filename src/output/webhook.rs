@@ -17,9 +17,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, timeout, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
 
-use super::{Outlet, tls::Tls};
+use super::{Command, Outlet, tls::Tls};
 
 /// One attempt may take this long.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -70,70 +74,109 @@ pub(super) fn client(settings: &Webhook) -> Result<Client, String> {
     Ok(legacy::Client::builder(TokioExecutor::new()).build(connector))
 }
 
-/// Runs until the commands' sender is gone.
-pub(super) async fn run(settings: Webhook, client: Client, secret: Vec<u8>, mut outlet: Outlet) {
-    let (mut pause, mut again) = (Duration::ZERO, Instant::now());
-    loop {
-        let asked = outlet.open();
-        tokio::select! {
-            biased;
-            changed = outlet.asked.changed() => {
-                if changed.is_err() {
-                    return;
+/// Where requests go, and what signs them.
+pub(super) struct Hook {
+    pub settings: Webhook,
+    pub client: Client,
+    pub secret: Vec<u8>,
+}
+
+/// Runs until the commands' sender is gone and what was asked of the line is acknowledged.
+pub(super) async fn run(hook: Hook, outlet: Outlet, mut commands: mpsc::Receiver<Command>) {
+    let closing = CancellationToken::new();
+    let deliver_all = async {
+        while let Some(command) = commands.recv().await {
+            let result = match outlet.message(&command) {
+                Ok(body) => hook.deliver(command.give_up.into(), &body).await,
+                Err(why) => Err(why),
+            };
+            outlet.connected(result.is_ok());
+            outlet.report(command.id, result);
+        }
+        closing.cancel();
+    };
+    // Side by side: a stop must not wait behind a command that is tried again and again.
+    tokio::join!(deliver_all, hook.ask_line(outlet.clone(), &closing));
+}
+
+impl Hook {
+    /// Passes on what is asked of the line until it is acknowledged; returns when nothing is open while `closing`.
+    async fn ask_line(&self, mut outlet: Outlet, closing: &CancellationToken) {
+        let mut pause = PAUSES[0];
+        loop {
+            outlet.asked.borrow_and_update();
+            let Some((action, upto)) = outlet.open() else {
+                pause = PAUSES[0];
+                tokio::select! {
+                    () = closing.cancelled() => return,
+                    changed = outlet.asked.changed() => match changed {
+                        Ok(()) => continue,
+                        Err(_) => return,
+                    },
                 }
-                outlet.asked.borrow_and_update();
-                (pause, again) = (Duration::ZERO, Instant::now());
-            }
-            () = sleep_until(again), if asked.is_some() => {
-                let Some((action, upto)) = asked else { continue };
-                let body = json!({ "event": action.name(), "times": upto, "why": outlet.asked.borrow().why });
-                let id = format!("{}-{}-{upto}", outlet.boot, action.name());
-                match post(&client, &settings, &secret, &id, &body).await {
-                    Ok(()) => outlet.acknowledge(action, upto),
-                    Err(Failed::Refused(why) | Failed::Again(why)) => {
-                        tracing::error!("{} is not acknowledged: {why}", action.name());
-                        outlet.connected(false);
+            };
+            let body = json!({ "event": action.name(), "times": upto, "why": outlet.asked.borrow().why });
+            let id = format!("{}-{}-{upto}", outlet.boot, action.name());
+            match self.post(&id, &body).await {
+                Ok(()) => outlet.acknowledge(action, upto),
+                Err(Failed::Refused(why) | Failed::Again(why)) => {
+                    tracing::error!("{} is not acknowledged: {why}", action.name());
+                    outlet.connected(false);
+                    // What is asked anew is not kept waiting.
+                    if let Ok(Err(_)) = timeout(pause, outlet.asked.changed()).await {
+                        sleep(pause).await;
                     }
+                    pause = (pause * 2).min(PAUSES[1]);
                 }
-                pause = (pause * 2).clamp(PAUSES[0], PAUSES[1]);
-                again = Instant::now() + pause;
-            }
-            command = outlet.commands.recv() => {
-                let Some(command) = command else { return };
-                let result = match outlet.message(&command) {
-                    Ok(body) => deliver(&client, &settings, &secret, command.give_up.into(), &body).await,
-                    Err(why) => Err(why),
-                };
-                outlet.connected(result.is_ok());
-                outlet.report(command.id, result);
             }
         }
     }
-}
 
-/// Posts until it is taken, refused, or too late.
-async fn deliver(
-    client: &Client,
-    settings: &Webhook,
-    secret: &[u8],
-    until: Instant,
-    body: &Value,
-) -> Result<(), String> {
-    let id = body["id"].as_str().unwrap_or_default();
-    let mut pause = PAUSES[0];
-    loop {
-        let attempt = tokio::time::timeout_at(until, post(client, settings, secret, id, body)).await;
-        let why = match attempt {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(Failed::Refused(why))) => return Err(why),
-            Ok(Err(Failed::Again(why))) => why,
-            Err(_) => return Err("no answer in time".into()),
-        };
-        if Instant::now() + pause >= until {
-            return Err(why);
+    /// Posts until it is taken, refused, or too late.
+    async fn deliver(&self, until: Instant, body: &Value) -> Result<(), String> {
+        let id = body["id"].as_str().unwrap_or_default();
+        let mut pause = PAUSES[0];
+        loop {
+            let why = match timeout_at(until, self.post(id, body)).await {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(Failed::Refused(why))) => return Err(why),
+                Ok(Err(Failed::Again(why))) => why,
+                Err(_) => return Err("no answer in time".into()),
+            };
+            if Instant::now() + pause >= until {
+                return Err(why);
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(PAUSES[1]);
         }
-        sleep(pause).await;
-        pause = (pause * 2).min(PAUSES[1]);
+    }
+
+    /// One attempt.
+    async fn post(&self, id: &str, body: &Value) -> Result<(), Failed> {
+        let body = body.to_string();
+        let seconds = OffsetDateTime::now_utc().unix_timestamp();
+        let signature = hmac_sha256(&self.secret, format!("{seconds}.{body}").as_bytes());
+        let signature: String = signature.iter().map(|byte| format!("{byte:02x}")).collect();
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(&self.settings.url)
+            .header(CONTENT_TYPE, "application/json")
+            .header("Beltsight-Id", id)
+            .header("Beltsight-Signature", format!("t={seconds},v1={signature}"))
+            .body(Full::from(body))
+            .map_err(|e| Failed::Refused(e.to_string()))?;
+        // The answer's body is never read: its status says all.
+        let status = match timeout(ANSWER, self.client.request(request)).await {
+            Ok(Ok(answer)) => answer.status(),
+            Ok(Err(e)) => return Err(Failed::Again(in_full(&e))),
+            Err(_) => return Err(Failed::Again("the webhook does not answer".into())),
+        };
+        if status.is_success() {
+            return Ok(());
+        }
+        let why = format!("the webhook answers {status}");
+        let again = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS].contains(&status);
+        Err(if again || status.is_server_error() { Failed::Again(why) } else { Failed::Refused(why) })
     }
 }
 
@@ -142,33 +185,6 @@ enum Failed {
     Refused(String),
     /// It may go better next time.
     Again(String),
-}
-
-async fn post(client: &Client, settings: &Webhook, secret: &[u8], id: &str, body: &Value) -> Result<(), Failed> {
-    let body = body.to_string();
-    let seconds = OffsetDateTime::now_utc().unix_timestamp();
-    let signature = hmac_sha256(secret, format!("{seconds}.{body}").as_bytes());
-    let signature: String = signature.iter().map(|byte| format!("{byte:02x}")).collect();
-    let request = Request::builder()
-        .method(Method::POST)
-        .uri(&settings.url)
-        .header(CONTENT_TYPE, "application/json")
-        .header("Beltsight-Id", id)
-        .header("Beltsight-Signature", format!("t={seconds},v1={signature}"))
-        .body(Full::from(body))
-        .map_err(|e| Failed::Refused(e.to_string()))?;
-    // The answer's body is never read: its status says all.
-    let status = match timeout(ANSWER, client.request(request)).await {
-        Ok(Ok(answer)) => answer.status(),
-        Ok(Err(e)) => return Err(Failed::Again(in_full(&e))),
-        Err(_) => return Err(Failed::Again("the webhook does not answer".into())),
-    };
-    if status.is_success() {
-        return Ok(());
-    }
-    let why = format!("the webhook answers {status}");
-    let again = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS].contains(&status);
-    Err(if again || status.is_server_error() { Failed::Again(why) } else { Failed::Refused(why) })
 }
 
 /// An error with what led to it: the outermost alone does not say that a certificate was refused.
@@ -195,8 +211,76 @@ fn hmac_sha256(key: &[u8], message: &[u8]) -> [u8; 32] {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use std::sync::Arc;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
+    use crate::{
+        domain::Action,
+        line::verdict::tests::verdict,
+        metrics::Metrics,
+        output::{Asked, Settings, Subject, Target},
+    };
+
+    /// Takes stops and answers 503 to everything else; its port.
+    async fn busy_receiver() -> u16 {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let (mut request, mut part) = (Vec::new(), [0; 1024]);
+                while !request.ends_with(b"}") {
+                    let read = stream.read(&mut part).await.unwrap();
+                    request.extend_from_slice(&part[..read]);
+                }
+                let stop = String::from_utf8_lossy(&request).contains(r#""event":"stop_line""#);
+                let status = if stop { "200 OK" } else { "503 Service Unavailable" };
+                let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        port
+    }
+
+    #[tokio::test]
+    async fn a_stop_does_not_wait_behind_a_command_that_is_tried_again_and_again() {
+        let settings = Webhook {
+            url: format!("http://127.0.0.1:{}/", busy_receiver().await),
+            tls: Tls::default(),
+            secret_file: PathBuf::new(),
+        };
+        let (asking, asked) = tokio::sync::watch::channel(Asked::default());
+        let metrics = Metrics::new().unwrap();
+        let outlet = Outlet {
+            index: 0,
+            boot: 0,
+            output: Settings::Webhook(settings.clone()),
+            asked,
+            done: Asked::default(),
+            sensing: Vec::new(),
+            tell: Arc::new(|_| ()),
+            metrics: metrics.clone(),
+        };
+        let (commands, received) = mpsc::channel(1);
+        let hook = Hook { client: client(&settings).unwrap(), settings, secret: vec![7; 16] };
+        let running = tokio::spawn(run(hook, outlet, received));
+        let due = std::time::Instant::now();
+        let target = Target { coil: None, register: None };
+        let subject = Arc::new(Subject::new("out".into(), &verdict(Action::Reject)));
+        let command = Command { id: 1, target, due, give_up: due + Duration::from_secs(20), subject };
+        commands.send(command).await.unwrap();
+        sleep(Duration::from_millis(200)).await;
+        asking.send_modify(|asked| asked.stop = 1);
+        let taken = metrics.line_acknowledged.with_label_values(&["webhook", "stop_line"]);
+        while taken.get() == 0 {
+            assert!(due.elapsed() < Duration::from_secs(10), "the stop waits behind the command");
+            sleep(Duration::from_millis(10)).await;
+        }
+        running.abort();
+    }
 
     #[test]
     fn signatures_are_those_of_rfc_4231() {

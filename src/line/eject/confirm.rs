@@ -72,6 +72,12 @@ impl Reconciler {
         None
     }
 
+    /// The gate will hit the item at `hit` instead: the belt runs otherwise than it did.
+    pub fn moved(&mut self, subject: &Arc<Subject>, hit: Instant) {
+        let passes = hit + self.sensor.after;
+        self.expected.iter_mut().filter(|(_, s)| Arc::ptr_eq(s, subject)).for_each(|(at, _)| *at = passes);
+    }
+
     /// The sensor saw something at `at`: it confirms the nearest expected item within the window.
     pub fn pulse(&mut self, at: Instant) -> Outcome {
         let off = |expected: Instant| if at > expected { at - expected } else { expected - at };

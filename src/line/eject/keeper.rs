@@ -32,6 +32,8 @@ pub(super) enum Message {
     Report(Report),
     /// The sensor after the gate of this index saw something.
     Pulse(usize, Instant),
+    /// The belt runs at so many m/s, without its sign, where that is measured.
+    Speed(f64, Instant),
     /// End when everything has ended.
     Stop,
 }
@@ -70,7 +72,29 @@ impl Outcomes {
         });
         self.metrics.eject_commands.with_label_values(&[name, why.name()]).inc();
         self.metrics.eject_late_actions.with_label_values(&[on_late.name()]).inc();
-        let Some(action) = on_late.asks() else { return };
+        if let Some(action) = on_late.asks() {
+            let Subject { gate, camera, track, .. } = subject;
+            self.ask(action, format!("{} at gate {gate}: {camera} {track}", why.name()));
+        }
+    }
+
+    /// Nobody looks at the belt before `camera`'s gates: every output's `on_late`, once each.
+    pub fn blind(&self, camera: &str, why: &str) {
+        let mut actions: Vec<OnLate> = Vec::new();
+        for (_, on_late) in &*self.outputs {
+            if !actions.contains(on_late) {
+                actions.push(*on_late);
+            }
+        }
+        for on_late in actions {
+            tracing::error!(camera, on_late = on_late.name(), "items pass this camera's gates unjudged: {why}");
+            if let Some(action) = on_late.asks() {
+                self.ask(action, format!("camera {camera} is lost: {why}"));
+            }
+        }
+    }
+
+    fn ask(&self, action: LineAction, why: String) {
         for (able, _) in self.outputs.iter().filter(|(output, _)| output.can(action)) {
             self.metrics.line_asked.with_label_values(&[able.name(), action.name()]).inc();
         }
@@ -79,7 +103,7 @@ impl Outcomes {
                 LineAction::StopLine => asked.stop += 1,
                 LineAction::Divert => asked.divert += 1,
             }
-            asked.why = format!("{} at gate {}: {} {}", why.name(), subject.gate, subject.camera, subject.track);
+            asked.why = why;
         });
     }
 
@@ -114,6 +138,8 @@ pub(super) struct Keeper {
     senders: Vec<mpsc::Sender<Command>>,
     gates: Vec<Watched>,
     outcomes: Outcomes,
+    /// The belt's last measured speed in m/s, without its sign.
+    speed: Option<f64>,
 }
 
 impl Keeper {
@@ -123,7 +149,7 @@ impl Keeper {
             delay: gate.delay,
             sensor: gate.confirm.map(|sensor| Reconciler::new(sensor, settings.queue)),
         });
-        Self { plan, senders, gates: gates.collect(), outcomes }
+        Self { plan, senders, gates: gates.collect(), outcomes, speed: None }
     }
 
     /// Runs until told to stop and nothing is left, or five seconds have passed since.
@@ -154,6 +180,10 @@ impl Keeper {
                     if let Some(Watched { name, sensor: Some(sensor), .. }) = self.gates.get_mut(gate) {
                         self.outcomes.confirmed(&sensor.pulse(at), name);
                     }
+                }
+                Ok(Message::Speed(speed, at)) => {
+                    self.speed = Some(speed);
+                    self.retime(at);
                 }
                 Ok(Message::Stop) => last = Some(Instant::now() + LAST_ORDERS),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -203,6 +233,17 @@ impl Keeper {
             self.outcomes.confirmed(&outcome, &gate.name);
         }
         self.plan.add(order, Instant::now());
+        self.retime(Instant::now()); // the speed may have changed since the order was reckoned
+    }
+
+    /// Lets what waits come by at the speed that the belt has had since `at`.
+    fn retime(&mut self, at: Instant) {
+        let Some(speed) = self.speed else { return };
+        for (gate, subject, hit) in self.plan.retime(speed, at) {
+            if let Some(sensor) = &mut self.gates[gate].sensor {
+                sensor.moved(&subject, hit);
+            }
+        }
     }
 
     fn reported(&mut self, report: Report) {

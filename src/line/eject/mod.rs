@@ -3,8 +3,8 @@
 //! This is quality rejection, not a safety function: nobody's hand may depend on it.
 //!
 //! Invariants: every reject and every divert ends as exactly one command per output, acknowledged in time or late; a
-//! late one is logged, counted, and leads to what `on_late` says; `act` never waits; a speed that was measured long ago
-//! is no speed.
+//! late one is logged, counted, and leads to what `on_late` says; so does a camera that no longer sees its belt; `act` never
+//! waits; a speed that was measured long ago is no speed; where it is measured, what waits follows the belt.
 
 use std::{
     io,
@@ -35,7 +35,7 @@ mod plan;
 pub use confirm::Sensor;
 pub use gate::{Gate, OnLate, Outlet, Settings, Speed};
 use keeper::{Keeper, Message, Outcomes};
-use plan::{Late, Order, Plan};
+use plan::{Late, Order, Pace, Plan};
 
 /// A measured speed counts this long.
 const SPEED_COUNTS: Duration = Duration::from_secs(2);
@@ -147,9 +147,12 @@ impl Ejector {
             return;
         };
         let (gate, name) = &self.0.gates[index];
-        let due = verdict.region.and_then(|region| gate.due(captured, region, self.speed(gate, seen)?));
+        let speed = self.speed(gate, seen);
+        let due = verdict.region.and_then(|region| gate.due(captured, region, speed?));
+        let measured = speed.filter(|_| self.0.measured.is_some() && gate.speed != Speed::Seen);
+        let pace = measured.map(|speed| Pace { speed: speed.abs(), delay: gate.delay });
         let subject = Arc::new(Subject::new(name.clone(), verdict));
-        let order = Order { gate: index, target: gate.target, due, subject: subject.clone() };
+        let order = Order { gate: index, target: gate.target, due, pace, subject: subject.clone() };
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
             self.0.messages.try_send(Message::Order(order))
         {
@@ -159,6 +162,13 @@ impl Ejector {
             if gate.confirm.is_some() {
                 self.0.outcomes.confirmed(&confirm::Outcome::Missed(subject), name);
             }
+        }
+    }
+
+    /// A camera is lost or frozen, so that items come to its gates unjudged: as if each were late. Never waits.
+    pub fn blind(&self, camera: &str, why: &str) {
+        if self.0.gates.iter().any(|(gate, _)| gate.camera == camera) {
+            self.0.outcomes.blind(camera, why);
         }
     }
 
@@ -207,6 +217,10 @@ impl Ejector {
                 }
                 if let Some(measured) = &self.0.measured {
                     *measured.lock().unwrap_or_else(PoisonError::into_inner) = Some((metres_per_second, at));
+                    if metres_per_second.is_finite() {
+                        // One that finds no place is made good by the next.
+                        drop(self.0.messages.try_send(Message::Speed(metres_per_second.abs(), at)));
+                    }
                 }
             }
         }

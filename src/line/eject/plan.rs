@@ -21,9 +21,23 @@ pub struct Order {
     pub target: Target,
     /// When the command must leave; `None` where nothing tells.
     pub due: Option<Instant>,
+    /// How the item comes to the gate, where the belt's speed is measured; `None` where it is believed to be steady.
+    pub pace: Option<Pace>,
     /// The item.
     pub subject: Arc<Subject>,
 }
+
+/// What an order's due time was reckoned with.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// The belt's speed in m/s, without its sign.
+    pub speed: f64,
+    /// From the command to the moment when the gate has moved.
+    pub delay: Duration,
+}
+
+/// A standing belt, in m/s: what lies on it comes in years, and in time again when the belt runs on.
+const STANDING: f64 = 1e-9;
 
 /// Why a command is late.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,6 +147,32 @@ impl Plan {
         self.next += 1;
     }
 
+    /// The belt runs at `speed` m/s (without its sign) from `now` on: what waits comes by when its way is done. The items
+    /// whose moment at the gate that changes, each with its gate and the new moment.
+    pub fn retime(&mut self, speed: f64, now: Instant) -> Vec<(usize, Arc<Subject>, Instant)> {
+        let speed = speed.max(STANDING);
+        let mut moved = Vec::new();
+        let mut dues = BTreeMap::new();
+        for (&id, (order, _)) in &mut self.orders {
+            let (Some(due), Some(pace)) = (&mut order.due, &mut order.pace) else { continue };
+            let before = std::mem::replace(&mut pace.speed, speed).max(STANDING);
+            let left = (*due + pace.delay).saturating_duration_since(now);
+            if before == speed || left.is_zero() {
+                continue; // what is at the gate is no longer held back
+            }
+            let comes = Duration::from_secs_f64(left.as_secs_f64() * before / speed);
+            // The command leaves at once where the gate's own delay is all that is left.
+            *due = now + comes.saturating_sub(pace.delay);
+            dues.insert(id, *due);
+            moved.push((order.gate, order.subject.clone(), now + comes));
+        }
+        if !moved.is_empty() {
+            let new = |(due, id)| (dues.get(&id).copied().unwrap_or(due), id);
+            self.waiting = self.waiting.drain().map(|Reverse(waiting)| Reverse(new(waiting))).collect();
+        }
+        moved
+    }
+
     fn late_everywhere(&mut self, why: &Late, order: &Order) {
         let late = |output| Step::Late(output, why.clone(), order.subject.clone());
         self.steps.extend((0..self.tolerances.len()).map(late));
@@ -220,6 +260,7 @@ mod tests {
             gate: 0,
             target: Target { coil: Some(0), register: None },
             due,
+            pace: None,
             subject: Arc::new(Subject::new("out".into(), &verdict)),
         }
     }
@@ -261,6 +302,29 @@ mod tests {
             Step::Send(..) => None,
         });
         assert_eq!(late.collect::<Vec<_>>(), [(2, Late::QueueFull), (3, Late::NoMoment)]);
+    }
+
+    #[test]
+    fn what_waits_follows_the_belt_when_it_slows_stands_and_runs_on() {
+        let start = Instant::now();
+        let mut plan = Plan::new(8, vec![8 * MS, 8 * MS]);
+        let pace = Some(Pace { speed: 1.0, delay: 20 * MS });
+        plan.add(Order { pace, ..order(Some(start + 980 * MS), 1) }, start); // a metre at 1 m/s, less the delay
+        plan.add(order(Some(start + 9000 * MS), 2), start); // of a belt whose speed nobody measures
+        // (after ms, m/s, at the gate after ms): 800 mm are left, then 600, then 600 again.
+        let hour = 3_600_000;
+        for (after, speed, hit) in [(200, 0.5, 1800), (600, 0.0, u64::MAX), (hour, 2.0, hour + 300)] {
+            let moved = plan.retime(speed, start + Duration::from_millis(after));
+            let [(0, subject, at)] = &moved[..] else { panic!("{moved:?}") };
+            assert_eq!(subject.track, 1);
+            let at = (*at - start).as_secs_f64() * 1e3;
+            assert!(hit == u64::MAX && at > 1e10 || (at - hit as f64).abs() < 0.1, "{at} for {hit}");
+        }
+        assert!(plan.retime(2.0, start + Duration::from_millis(hour)).is_empty(), "the speed is the same");
+        let steps = plan.steps(start + Duration::from_millis(hour + 279));
+        assert!(steps.iter().all(|step| !matches!(step, Step::Send(_, command) if command.subject.track == 1)));
+        let steps = plan.steps(start + Duration::from_millis(hour + 281));
+        assert!(matches!(&steps[..], [Step::Send(0, command), Step::Send(1, _)] if command.subject.track == 1));
     }
 
     #[test]

@@ -162,3 +162,23 @@ fn accepted_items_move_nothing_and_every_other_verdict_ends_in_the_counts() {
         |event: &Event| matches!(event, Event::EjectLate { gate, led_to, .. } if gate == "out" && led_to == "alarm");
     assert!(told.len() == 2 && told.iter().all(late), "{told:?}");
 }
+
+#[test]
+fn a_camera_that_sees_nothing_is_as_bad_as_a_late_command_and_one_without_gates_is_not() {
+    let plc = "[[output]]
+        kind = 'modbus'
+        address = '127.0.0.1:1'
+        pulse = '30ms'
+        heartbeat = 100
+        stop_line = 3
+        tolerance = '8ms'
+        on_late = 'stop_line'";
+    let settings: Settings = toml::from_str(&format!("{TEXT}\n{plc}\n{plc}")).unwrap(); // asked once, not once per output
+    let metrics = Metrics::new().unwrap();
+    let (ejector, _received) = Ejector::new(&settings, &metrics, Arc::new(|event| panic!("{event:?}")));
+    ejector.blind("elsewhere", "frozen");
+    assert_eq!(*ejector.0.outcomes.asked.borrow(), Asked::default());
+    ejector.blind("belt", "frozen");
+    let asked = Asked { stop: 1, divert: 0, why: "camera belt is lost: frozen".into() };
+    assert_eq!(*ejector.0.outcomes.asked.borrow(), asked);
+}
