@@ -434,6 +434,8 @@ async fn two_lines_in_one_service_keep_to_themselves() {
     assert!(!cameras.to_string().contains("geheim"), "{cameras}");
     let log = service.0.log();
     assert!(log.contains("camera lost") && !log.contains("geheim"), "{log}");
+    let blind: Vec<&str> = log.lines().filter(|line| line.contains("gates unjudged")).collect();
+    assert!(matches!(&blind[..], [line] if line.contains("line-3") && line.contains("alarm")), "{blind:?}");
     assert_eq!(reqwest::get(format!("{}/readyz", service.0.url)).await.unwrap().status(), 200);
 
     // Each gate moves for its own camera.
