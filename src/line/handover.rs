@@ -58,6 +58,12 @@ impl Handover {
         self.changed.notify_all();
     }
 
+    /// Whether no frame comes any more and none waits.
+    pub fn over(&self) -> bool {
+        let inside = self.lock();
+        inside.closed && inside.frames.is_empty()
+    }
+
     /// Frames waiting now, for the queue-length metric.
     pub fn waiting(&self) -> usize {
         self.lock().frames.len()
@@ -114,5 +120,15 @@ mod tests {
         handover.close();
         assert_eq!(taker.join().unwrap(), (Some(7), true));
         assert!(start.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn it_is_over_when_it_is_closed_and_what_waited_is_taken() {
+        let handover = Handover::default();
+        handover.put(frame(1));
+        assert!(!handover.over());
+        handover.close();
+        assert!(!handover.over(), "a frame waits");
+        assert!(handover.take(Duration::ZERO).is_some() && handover.over());
     }
 }

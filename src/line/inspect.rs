@@ -70,7 +70,7 @@ type Look = Result<oneshot::Receiver<Scored>, Fault>;
 /// Judged items of the last seconds, and when they were judged.
 type Shown = Arc<Mutex<Vec<(Instant, Verdict)>>>;
 
-/// Runs until `stop`; meant for a thread of its own.
+/// Runs until `stop`, or until the camera has ended for good; meant for a thread of its own.
 pub fn run(line: &Line, view: &Arc<View>, frames: &Handover, stop: &CancellationToken) {
     let camera = &*view.camera;
     priority::set(priority::BELT);
@@ -80,7 +80,7 @@ pub fn run(line: &Line, view: &Arc<View>, frames: &Handover, stop: &Cancellation
     // Where the further looks at an item go, by its track.
     let mut open: BTreeMap<u64, mpsc::Sender<Look>> = BTreeMap::new();
     let mut last_live = None;
-    while !stop.is_cancelled() {
+    while !stop.is_cancelled() && !frames.over() {
         let Some(frame) = frames.take(Duration::from_millis(100)) else { continue };
         let started = Instant::now();
         let picture = match decode(&frame.raw) {
