@@ -102,6 +102,9 @@ pub struct Lineage {
     /// The teacher's version, if it was distilled.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub teacher: Option<String>,
+    /// Folds of cross-validation, if there were any: the network itself then learned from every picture.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folds: Option<usize>,
 }
 
 /// Why a model folder is refused.

@@ -44,7 +44,8 @@ pub struct Command {
         default_value = "supervised,pseudo-label,thresholded-pseudo-label,noisy-student,fixmatch"
     )]
     methods: Vec<String>,
-    /// Seeds 1 to this one; a seed chooses the labeled pictures and all that is random in training.
+    /// Seeds 1 to this one; a seed chooses the labeled pictures, the order and dropout. Views and initial weights are the
+    /// same for all of them.
     #[arg(long, default_value_t = 3)]
     seeds: u64,
     /// Distil every student of the first seeds, this many, into --student.
@@ -114,6 +115,9 @@ pub struct Results {
     pub network: String,
     /// Settings of every method that ran.
     pub methods: Vec<Recipe>,
+    /// All other settings that a cell depends on.
+    #[serde(default)]
+    pub setting: serde_json::Value,
     /// Seconds for views and trunk, shared by all cells.
     pub preparing_seconds: f64,
     /// One per method, number of labels and seed.
@@ -135,8 +139,8 @@ pub struct Cell {
     pub seconds: f64,
     /// Pseudo-labels used, as a share of those made, over the run.
     pub coverage: Vec<f64>,
-    /// Share of the used ones that was right, over the run.
-    pub precision: Vec<f64>,
+    /// Share of the used ones that was right, over the run; `None` where none was used.
+    pub precision: Vec<Option<f64>>,
     /// The small student distilled from it.
     pub distilled: Option<Distilled>,
 }
@@ -166,6 +170,20 @@ impl Score {
     pub fn mean_corruption_error(&self) -> f64 {
         let all: Vec<f64> = self.corrupted.values().flatten().copied().collect();
         all.iter().sum::<f64>() / all.len().max(1) as f64
+    }
+}
+
+impl Command {
+    /// What a cell depends on besides method, number of labels, seed and data.
+    fn setting(&self) -> serde_json::Value {
+        let mut setting = serde_json::json!(self);
+        for key in ["labels", "methods", "seeds", "distill"] {
+            setting.as_object_mut().map(|all| all.remove(key));
+        }
+        for key in ["data", "out", "threads", "device"] {
+            setting["options"].as_object_mut().map(|all| all.remove(key));
+        }
+        setting
     }
 }
 
@@ -201,13 +219,18 @@ pub fn run(command: &Command) -> anyhow::Result<()> {
         true => Some(serde_json::from_slice(&fs::read(&file)?)?),
         false => None,
     };
-    ensure!(
-        earlier.as_ref().is_none_or(|earlier| earlier.data_sha256 == data.sha256),
-        "{} is of other data",
-        file.display()
-    );
+    let network = format!("{} at {}, {:?} trained", setup.start.net.name, setup.start.net.input, setup.trainable);
+    let setting = command.setting();
+    if let Some(earlier) = &earlier {
+        let file = file.display();
+        ensure!(earlier.data_sha256 == data.sha256, "{file} is of other data");
+        // Results of before settings were kept have none.
+        let same = earlier.setting.is_null() || earlier.setting == setting;
+        ensure!(same && earlier.network == network, "{file} was made with other settings: use another --out");
+    }
     let missing = |each: &Labels, seed: u64, text: &String, cells: &[Cell]| {
-        !cells.iter().any(|c| c.method == *text && c.labels == *each && c.seed == seed)
+        let done = |c: &Cell| c.distilled.is_some() || seed > command.distill;
+        !cells.iter().any(|c| c.method == *text && c.labels == *each && c.seed == seed && done(c))
     };
     let all = command.labels.iter().flat_map(|each| (1..=command.seeds).map(move |seed| (each, seed)));
     if let Some(earlier) = &earlier
@@ -223,8 +246,9 @@ pub fn run(command: &Command) -> anyhow::Result<()> {
         data_sha256: data.sha256.clone(),
         pictures: (training.len(), validation.len()),
         classes: data.classes.clone(),
-        network: format!("{} at {}, {:?} trained", setup.start.net.name, setup.start.net.input, setup.trainable),
+        network,
         methods: recipes.clone(),
+        setting,
         preparing_seconds: 0.0,
         cells,
     };
@@ -276,7 +300,8 @@ pub fn run(command: &Command) -> anyhow::Result<()> {
                 Some(school) if seed <= command.distill => {
                     let everyone: Vec<usize> = (0..data.pictures.len()).collect();
                     let teacher = answers(&student, &ground, &everyone)?;
-                    Some(school.distil(command, &name, &teacher, &labeled, &unlabeled, &validation)?)
+                    let pools = Pools { labeled: &labeled, unlabeled: &unlabeled, validation: &[] };
+                    Some(school.distil(command, (&name, seed), &teacher, &pools, &validation)?)
                 }
                 _ => None,
             };
@@ -292,14 +317,16 @@ pub fn run(command: &Command) -> anyhow::Result<()> {
                     .as_ref()
                     .map_or(String::new(), |d: &Distilled| format!("; distilled {:.4}", d.score.accuracy))
             );
+            let used = || of_run.iter().filter(|m| m.coverage.is_some());
+            results.cells.retain(|c| (&c.method, c.labels, c.seed) != (text, each, seed)); // one without its distilled
             results.cells.push(Cell {
                 method: text.clone(),
                 labels: each,
                 seed,
                 score,
                 seconds,
-                coverage: of_run.iter().filter_map(|m| m.coverage).collect(),
-                precision: of_run.iter().filter_map(|m| m.precision).collect(),
+                coverage: used().filter_map(|m| m.coverage).collect(),
+                precision: used().map(|m| m.precision).collect(),
                 distilled,
             });
             results.date = time::OffsetDateTime::now_utc().format(&time::format_description::well_known::Rfc3339)?;
@@ -416,15 +443,14 @@ impl School {
     fn distil(
         &self,
         command: &Command,
-        name: &str,
+        (name, seed): (&str, u64),
         teacher: &Tensor,
-        labeled: &[usize],
-        unlabeled: &[usize],
+        pools: &Pools,
         validation: &[usize],
     ) -> anyhow::Result<Distilled> {
         let began = Instant::now();
         let recipe = Recipe::Distillation(command.softness);
-        let plan = self.options.plan(&self.setup, &recipe, labeled.len());
+        let plan = Plan { seed, ..self.options.plan(&self.setup, &recipe, pools.labeled.len()) };
         let views = self.options.views(&self.setup, 0, &[])?;
         let labels = self.setup.data.known();
         let ground = Ground {
@@ -438,8 +464,7 @@ impl School {
             out: &command.options.out,
             resume: command.options.resume,
         };
-        let pools = Pools { labeled, unlabeled, validation: &[] };
-        let student = ground.fit(&format!("distilled {name}"), &recipe, &pools)?;
+        let student = ground.fit(&format!("distilled {name}"), &recipe, pools)?;
         let seconds = began.elapsed().as_secs_f64();
         let logits = rows(&answers(&student, &ground, validation)?.to_kind(Kind::Float));
         Ok(Distilled { score: self.exam.score(&student, &logits)?, seconds })

@@ -45,10 +45,24 @@ impl Results {
         (!values.is_empty()).then(|| mean_sd(&values))
     }
 
+    /// The same in words: nothing where no cell has the value, and a lone value without a deviation, which it has none of.
+    fn shown(&self, method: &str, labels: Labels, digits: usize, value: impl Fn(&Cell) -> Option<f64>) -> String {
+        let values: Vec<f64> = self.of(method, labels).filter_map(value).collect();
+        let (mean, sd) = mean_sd(&values);
+        match values.len() {
+            0 => String::new(),
+            1 => format!("{mean:.digits$}"),
+            _ => format!("{mean:.digits$} ± {sd:.digits$}"),
+        }
+    }
+
     /// For every method and number of labels: the fewest labels with which supervised learning is as accurate.
     fn bought(&self) -> Vec<String> {
         let accuracy = |method: &str, labels| self.spread(method, labels, |c| Some(c.score.accuracy)).map(|s| s.0);
         let mut lines = Vec::new();
+        if !self.names().contains(&"supervised") {
+            return lines;
+        }
         for labels in self.labels() {
             for method in self.names().into_iter().filter(|m| *m != "supervised") {
                 let Some(reached) = accuracy(method, labels) else { continue };
@@ -72,22 +86,17 @@ impl Results {
 /// Accuracy and corruption error per method and number of labels, in Markdown.
 pub fn table(results: &Results) -> String {
     let mut text = String::from(
-        "| labels a class | method | accuracy | error under corruption | distilled | seconds |\n|---|---|---|---|---|---|\n",
+        "| labels a class | method | accuracy | AUC, accepted or not | error under corruption | distilled | seconds |\n\
+         |---|---|---|---|---|---|---|\n",
     );
-    let show = |spread: Option<(f64, f64)>, digits: usize| {
-        let seeds = results.cells.iter().map(|c| c.seed).max().unwrap_or(0);
-        spread.map_or(String::new(), |(mean, sd)| match seeds {
-            1 => format!("{mean:.digits$}"), // one value has no deviation
-            _ => format!("{mean:.digits$} ± {sd:.digits$}"),
-        })
-    };
     for labels in results.labels() {
         for method in results.names().into_iter().filter(|method| results.of(method, labels).next().is_some()) {
-            let of = |value: fn(&Cell) -> Option<f64>, digits| show(results.spread(method, labels, value), digits);
+            let of = |value: fn(&Cell) -> Option<f64>, digits| results.shown(method, labels, digits, value);
             let _ = writeln!(
                 text,
-                "| {labels} | {method} | {} | {} | {} | {} |",
+                "| {labels} | {method} | {} | {} | {} | {} | {} |",
                 of(|c| Some(c.score.accuracy), 4),
+                of(|c| c.score.auc, 4),
                 of(|c| Some(c.score.mean_corruption_error()), 4),
                 of(|c| c.distilled.as_ref().map(|d| d.score.accuracy), 4),
                 of(|c| Some(c.seconds), 1),
@@ -107,7 +116,7 @@ pub fn render(results: &Results) -> anyhow::Result<String> {
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
          <title>Learning methods compared</title><style>{STYLE}</style><main><h1>Learning methods compared</h1>\
          <p class=\"quiet\">{}. {} training pictures, {} held out (one fixed share; groups stay whole), {} classes, {seeds} \
-         seed(s): each chooses the labeled pictures and all that is random in training. {}, {}. \
+         seed(s): each chooses the labeled pictures, the order and dropout. {}, {}. \
          Data snapshot <code>{}</code></p>",
         escape(&results.network),
         results.pictures.0,
@@ -135,7 +144,7 @@ pub fn render(results: &Results) -> anyhow::Result<String> {
     let curves = curves.map(|n| pseudo_labels(results, n)).collect::<anyhow::Result<String>>()?;
     section("Pseudo-labels over the run: share that was right (thick), share that was used (thin)", &curves);
     let robust: String = results.labels().into_iter().map(|n| robustness(results, n)).collect();
-    section("Error on damaged pictures, mean over five strengths", &robust);
+    section("Error on damaged pictures: mean over five strengths, and below it each of them", &robust);
     let settings = escape(&serde_json::to_string_pretty(&results.methods)?);
     section("Settings", &format!("<p><code>{}</code></p><pre>{settings}</pre>", escape(&results.command)));
     page += "</main></html>\n";
@@ -223,13 +232,13 @@ fn html_table(results: &Results) -> String {
 
 /// Coverage (thin) and precision (thick) over the run, mean over seeds.
 fn pseudo_labels(results: &Results, labels: Labels) -> anyhow::Result<String> {
-    let mean_over_seeds = |method: &str, values: fn(&Cell) -> &Vec<f64>| -> Vec<(f64, f64)> {
-        let runs: Vec<&Vec<f64>> = results.of(method, labels).map(values).filter(|v| !v.is_empty()).collect();
+    let mean_over_seeds = |method: &str, values: fn(&Cell) -> Vec<Option<f64>>| -> Vec<(f64, f64)> {
+        let runs: Vec<Vec<Option<f64>>> = results.of(method, labels).map(values).filter(|v| !v.is_empty()).collect();
         let length = runs.iter().map(|v| v.len()).min().unwrap_or(0);
         (0..length)
-            .map(|i| {
-                let mean = runs.iter().map(|v| v[i]).sum::<f64>() / runs.len() as f64;
-                ((i + 1) as f64 / length as f64, mean)
+            .filter_map(|i| {
+                let there: Vec<f64> = runs.iter().filter_map(|v| v[i]).collect();
+                (!there.is_empty()).then(|| ((i + 1) as f64 / length as f64, mean_sd(&there).0))
             })
             .collect()
     };
@@ -245,7 +254,7 @@ fn pseudo_labels(results: &Results, labels: Labels) -> anyhow::Result<String> {
             .map_err(plot)?;
         chart.configure_mesh().light_line_style(WHITE).x_desc("share of the run").draw().map_err(plot)?;
         for (i, method) in results.names().into_iter().enumerate() {
-            let precision = mean_over_seeds(method, |c| &c.precision);
+            let precision = mean_over_seeds(method, |c| c.precision.clone());
             if precision.is_empty() {
                 continue;
             }
@@ -255,7 +264,7 @@ fn pseudo_labels(results: &Results, labels: Labels) -> anyhow::Result<String> {
                 .map_err(plot)?
                 .label(method)
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 14, y)], thick));
-            let coverage = mean_over_seeds(method, |c| &c.coverage);
+            let coverage = mean_over_seeds(method, |c| c.coverage.iter().copied().map(Some).collect());
             chart.draw_series(LineSeries::new(coverage, colour(i).stroke_width(1))).map_err(plot)?;
         }
         chart
@@ -275,19 +284,25 @@ fn robustness(results: &Results, labels: Labels) -> String {
     let mut body = String::new();
     for method in results.names() {
         let row = |whose: &str, score: fn(&Cell) -> Option<&Score>| -> String {
-            let cell = |value: &dyn Fn(&Score) -> f64| {
-                let spread = results.spread(method, labels, |c| score(c).map(value));
-                spread.map_or(String::from("<td></td>"), |(mean, sd)| format!("<td>{mean:.3} ± {sd:.3}</td>"))
-            };
+            let shown =
+                |value: &dyn Fn(&Score) -> f64, digits| results.shown(method, labels, digits, |c| score(c).map(value));
             if results.of(method, labels).all(|c| score(c).is_none()) {
                 return String::new();
             }
             let cells: String = names
                 .iter()
-                .map(|name| cell(&|s: &Score| s.corrupted.get(*name).map_or(0.0, |e| e.iter().sum::<f64>() / 5.0)))
+                .map(|name| {
+                    let errors = |s: &Score| s.corrupted.get(*name).copied().unwrap_or_default();
+                    let mean = shown(&|s| errors(s).iter().sum::<f64>() / 5.0, 3);
+                    let each = |strength: usize| {
+                        let spread = results.spread(method, labels, |c| score(c).map(|s| errors(s)[strength]));
+                        spread.map_or(String::new(), |(mean, _)| format!("{mean:.2} "))
+                    };
+                    format!("<td>{mean}<br><small>{}</small></td>", (0..5).map(each).collect::<String>().trim_end())
+                })
                 .collect();
-            let all = cell(&Score::mean_corruption_error);
-            format!("<tr><th>{}{whose}</th>{cells}{all}</tr>", escape(method))
+            let all = shown(&Score::mean_corruption_error, 3);
+            format!("<tr><th>{}{whose}</th>{cells}<td>{all}</td></tr>", escape(method))
         };
         body += &row("", |c| Some(&c.score));
         body += &row(", distilled", |c| c.distilled.as_ref().map(|d| &d.score));
@@ -309,7 +324,7 @@ mod tests {
             score: Score { accuracy, auc: None, corrupted: [("blur".to_string(), [0.1, 0.2, 0.3, 0.4, 0.5])].into() },
             seconds: 1.0,
             coverage: vec![0.5],
-            precision: vec![0.9],
+            precision: vec![Some(0.9)],
             distilled: None,
         };
         Results {
@@ -321,6 +336,7 @@ mod tests {
             classes: vec!["a".into(), "b".into()],
             network: "n".into(),
             methods: vec![],
+            setting: serde_json::Value::Null,
             preparing_seconds: 0.0,
             cells: accuracies.iter().map(cell).collect(),
         }
@@ -346,7 +362,15 @@ mod tests {
     fn the_page_shows_every_method() {
         let page = render(&results(&[("supervised", 4, 0.7), ("<b>", 4, 0.8)])).unwrap_or_default();
         assert!(page.contains("supervised") && page.contains("&lt;b&gt;") && !page.contains("<b>"));
-        assert!(page.contains("0.300"), "mean of the five strengths");
+        assert!(page.contains("0.300<br>") && page.contains("0.10 0.20 0.30 0.40 0.50"), "mean and the five strengths");
+        assert!(!page.contains("±"), "one seed has no deviation");
+        let two = results(&[("supervised", 4, 0.7), ("supervised", 4, 0.9)]);
+        assert!(table(&two).contains("0.8000 ± 0.1414"), "{}", table(&two));
+    }
+
+    #[test]
+    fn without_supervised_learning_nothing_is_said_of_it() {
+        assert!(results(&[("fixmatch", 4, 0.7)]).bought().is_empty());
     }
 
     #[test]

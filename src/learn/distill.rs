@@ -76,6 +76,8 @@ pub struct Taught {
     pub logits: Tensor,
     bytes: u64,
     milliseconds: f64,
+    /// Why its accuracy, and the student's, may be too good here.
+    doubt: Option<String>,
 }
 
 impl Teacher {
@@ -116,14 +118,25 @@ impl Teacher {
                 manifest.classes.join(", "),
                 classes.join(", ")
             );
-            let lineage = &manifest.lineage;
-            if lineage.seed != options.seed || lineage.data_sha256 != setup.data.sha256 {
-                eprintln!(
-                    "note: the teacher {} learned from other data or with another --seed, so it may have seen pictures \
-                     that are held out here: the scorecard may flatter",
-                    self.name
-                );
+        }
+        // Held-out pictures that the teacher learned from are learned through it.
+        let lineage = self.manifest.as_ref().map(|manifest| &manifest.lineage);
+        let doubt = match lineage {
+            None => Some("says nothing of what it learned from"),
+            Some(lineage) if lineage.folds.is_some() => Some("learned from every picture after cross-validation"),
+            Some(lineage) if lineage.seed != options.seed || lineage.data_sha256 != setup.data.sha256 => {
+                Some("learned from other data or with another --seed")
             }
+            Some(_) => None,
+        };
+        let doubt = doubt.map(|what| {
+            let name = &self.name;
+            format!(
+                "The teacher {name} {what}: it may know pictures that are held out here, and the scorecard may flatter."
+            )
+        });
+        if let Some(doubt) = &doubt {
+            eprintln!("note: {doubt}");
         }
         let side = self.classifier.side() as u32;
         let mut pictures = dataset::read(&options.data)?.load(side)?;
@@ -145,7 +158,7 @@ impl Teacher {
         println!("teacher {} labeled {} pictures in {:.1} s", self.name, pictures.len(), began.elapsed().as_secs_f64());
         let milliseconds = median_ms(|| self.classifier.run(&pictures[..1]).map(|_| ()))?;
         let logits = Tensor::from_slice(&logits).view([-1, classes.len() as i64]);
-        Ok(Taught { name: self.name.clone(), logits, bytes: self.bytes, milliseconds })
+        Ok(Taught { name: self.name.clone(), logits, bytes: self.bytes, milliseconds, doubt })
     }
 }
 
@@ -154,6 +167,8 @@ impl Teacher {
 pub struct Gain {
     /// Teacher, then the student in float32, then in int8.
     pub rows: Vec<Row>,
+    /// Why the accuracies may be too good.
+    pub doubt: Option<String>,
 }
 
 /// Size, speed and accuracy of one network.
@@ -203,7 +218,7 @@ impl Taught {
                 accuracy: (precision == "float32").then_some(held_out.pooled.accuracy),
             });
         }
-        Ok(Gain { rows: table })
+        Ok(Gain { rows: table, doubt: self.doubt.clone() })
     }
 }
 

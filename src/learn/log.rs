@@ -66,8 +66,8 @@ impl Tally {
         let Some(claims) = &loss.claims else { return };
         self.unlabeled += unlabeled.len() as f64;
         let (kept, classes) = (to_host(&claims.kept).1, to_host(&claims.classes).1);
-        for ((&picture, class), _) in unlabeled.iter().zip(classes).zip(kept).filter(|(_, kept)| *kept > 0.0) {
-            self.kept += 1.0;
+        for ((&picture, class), kept) in unlabeled.iter().zip(classes).zip(kept).filter(|(_, kept)| *kept > 0.0) {
+            self.kept += f64::from(kept);
             if let Some(truth) = labels[picture] {
                 self.checked += 1.0;
                 self.right += f64::from(u8::from(class as usize == truth));

@@ -139,7 +139,8 @@ impl Model {
     pub fn blocks(&self, x: &Tensor, blocks: Range<usize>, mut noise: Option<&mut Noise>) -> Tensor {
         let x = x.to_device(self.device());
         let mut x = if blocks.start == 0 { self.normalise(&x) } else { x };
-        let depth = self.net.blocks.len() as f64;
+        let residual = |upto: usize| self.net.blocks[..upto].iter().filter(|block| block.skip).count() as f64;
+        let depth = residual(self.net.blocks.len());
         for index in blocks.clone() {
             let block = &self.net.blocks[index];
             if let Some(noise) = noise.as_deref_mut().filter(|_| block.dropout > 0.0) {
@@ -153,7 +154,8 @@ impl Model {
                 x = self.conv(&x, conv, noise.is_some());
             }
             if let Some(noise) = noise.as_deref_mut().filter(|noise| block.skip && noise.survival < 1.0) {
-                x = noise.skip(&x, 1.0 - (index + 1) as f64 / depth * (1.0 - noise.survival));
+                // Huang et al. 2016, eq. 4: linear over the residual blocks.
+                x = noise.skip(&x, 1.0 - residual(index + 1) / depth * (1.0 - noise.survival));
             }
             if block.skip {
                 x += match &block.shortcut {

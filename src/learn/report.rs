@@ -257,7 +257,10 @@ fn bought(gain: &Gain) -> String {
             )
         })
         .collect();
-    format!("<table><tr><th></th><th>ONNX file</th><th>one picture</th><th>accuracy, held out</th></tr>{rows}</table>")
+    let doubt = gain.doubt.as_ref().map_or(String::new(), |doubt| format!("<p>{}</p>", escape(doubt)));
+    format!(
+        "<table><tr><th></th><th>ONNX file</th><th>one picture</th><th>accuracy, held out</th></tr>{rows}</table>{doubt}"
+    )
 }
 
 fn mistakes(validation: &Validation, data: &Dataset) -> anyhow::Result<String> {

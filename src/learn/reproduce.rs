@@ -1,6 +1,6 @@
 //! `reproduce`: the experiments of the papers, on MNIST (train set only: 10,000 digits of it are held out).
 //!
-//! Invariant: the held-out digits are neither trained on nor used to choose anything.
+//! Invariant: the held-out digits are neither trained on nor used to choose anything in a run.
 
 use std::{
     fs,
@@ -291,7 +291,8 @@ fn hinton(setting: &Setting, mnist: &Mnist) -> anyhow::Result<serde_json::Value>
             lr,
             seed,
         };
-        let labels = Supervised::balanced(0.0, &mnist.labels, 10);
+        let taught: Vec<usize> = training.iter().map(|&i| mnist.labels[i]).collect();
+        let labels = Supervised::balanced(0.0, &taught, 10);
         let teacher = Lesson {
             steps: setting.teacher_steps.unwrap_or(setting.steps),
             ..lesson("teacher", &large, &jittered, training, 0.1)

@@ -1,6 +1,6 @@
 //! Noisy Student's rounds (Xie et al. 2020, arXiv:1911.04252, algorithm 1).
 
-use std::time::Instant;
+use std::{collections::BTreeSet, time::Instant};
 
 use anyhow::ensure;
 use beltsight::nets as architectures;
@@ -67,8 +67,12 @@ pub fn noisy_student(ground: &Ground, name: &str, settings: &Rounds, pools: &Poo
             kept.len()
         );
         ensure!(!kept.is_empty(), "round {round}: the teacher is sure of no picture; lower --threshold");
-        let student =
-            NoisyStudent { teacher: table(&probabilities, pools.unlabeled, ground, settings.hard), ratio: settings.mu };
+        let distinct: BTreeSet<usize> = kept.iter().copied().collect();
+        let student = NoisyStudent {
+            teacher: table(&probabilities, pools.unlabeled, ground, settings.hard),
+            ratio: settings.mu,
+            kept: distinct.len() as f64 / pools.unlabeled.len() as f64,
+        };
         let plan = Plan { dropout: settings.dropout, survival: settings.survival, ..ground.plan.clone() };
         let start = grown(settings, round, ground)?;
         let pools = Pools { unlabeled: &kept, ..*pools };

@@ -256,7 +256,7 @@ impl Options {
             },
             survival: 1.0,
             seed: self.seed,
-            identity: serde_json::json!([recipe, setup.data.sha256, self.label_smoothing]).to_string(),
+            identity: serde_json::json!([recipe, setup.data.sha256, self.label_smoothing, self.views]).to_string(),
         }
     }
 

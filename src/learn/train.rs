@@ -52,7 +52,8 @@ pub fn run(options: &Options, splits: &Splits, recipe: &Recipe, teacher: Option<
         "{} learns from unlabeled pictures: give --unlabeled, or --labels to use only some of the labels",
         recipe.name()
     );
-    let plan = options.plan(&setup, recipe, data::split(&fold_of, 0).0.len());
+    let (labeled, _) = pools(&setup, splits, options.seed, &data::split(&fold_of, 0).0)?;
+    let plan = options.plan(&setup, recipe, labeled.len());
     fs::create_dir_all(&options.out).with_context(|| options.out.display().to_string())?;
     let config = serde_json::json!({ "options": options, "splits": splits, "recipe": recipe, "plan": plan,
         "accept": accept, "started_from": setup.started_from, "version": env!("CARGO_PKG_VERSION") });
@@ -109,6 +110,7 @@ pub fn run(options: &Options, splits: &Splits, recipe: &Recipe, teacher: Option<
             seed: options.seed,
             command: std::env::args().collect::<Vec<_>>().join(" "),
             teacher: taught.as_ref().map(|t| t.name.clone()),
+            folds: splits.folds,
         },
         scorecard: validation.pooled.clone(),
     };

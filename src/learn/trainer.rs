@@ -137,9 +137,10 @@ pub fn train(
     let mut sgd = Sgd::new(&weights, plan.weight_decay);
     let mut ema = Ema::new(&weights, &buffers, plan.ema);
     let checkpoint = desk.out.join("checkpoints").join(format!("{}.safetensors", desk.run.replace(' ', "-")));
+    let identity = identity(plan, material, &model);
     let mut done = 0;
     if desk.resume && checkpoint.is_file() {
-        done = load(&checkpoint, plan, material, &model, &sgd, &ema)?;
+        done = load(&checkpoint, &identity, &model, &sgd, &ema)?;
     }
     log::forget(desk.out, desk.run, done)?;
 
@@ -190,7 +191,7 @@ pub fn train(
             }
             let stop = done < total && (desk.stop)(done);
             if stop || done == total || saved.elapsed() > SAVE_EVERY {
-                save(&checkpoint, plan, material, &model, &sgd, &ema, done)?;
+                save(&checkpoint, &identity, &model, &sgd, &ema, done)?;
                 saved = Instant::now();
             }
             if stop {
@@ -283,20 +284,16 @@ fn bar(run: &str, total: usize, done: usize) -> ProgressBar {
     bar
 }
 
-/// What a checkpoint must agree with: the plan and the pictures trained on.
-fn identity(plan: &Plan, material: &Material) -> String {
-    serde_json::json!([plan, material.labeled, material.unlabeled]).to_string()
+/// What a checkpoint must agree with: the plan, the pictures trained on, and the network at the start, its frozen trunk
+/// included.
+fn identity(plan: &Plan, material: &Material, start: &Model) -> String {
+    // Rounded: with other threads the last digits of an adapted trunk differ.
+    let sum = |value: &Tensor| (value.sum(tch::Kind::Double).double_value(&[]) * 100.0).round();
+    let sums: Vec<f64> = start.params.values().map(sum).collect();
+    serde_json::json!([plan, material.labeled, material.unlabeled, start.net.name, start.net.input, sums]).to_string()
 }
 
-fn save(
-    path: &Path,
-    plan: &Plan,
-    material: &Material,
-    model: &Model,
-    sgd: &Sgd,
-    ema: &Ema,
-    done: usize,
-) -> Result<(), TrainError> {
+fn save(path: &Path, identity: &str, model: &Model, sgd: &Sgd, ema: &Ema, done: usize) -> Result<(), TrainError> {
     fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
     let mut state = Weights::new();
     for (name, average) in ema.moving() {
@@ -306,21 +303,14 @@ fn save(
     for (name, v) in &sgd.momentum.parts {
         state.insert(format!("momentum:{name}"), to_host(v));
     }
-    let metadata = [("step".into(), done.to_string()), ("run".into(), identity(plan, material))];
+    let metadata = [("step".into(), done.to_string()), ("run".into(), identity.to_string())];
     Ok(weights::write(path, &state, HashMap::from(metadata))?)
 }
 
-fn load(
-    path: &Path,
-    plan: &Plan,
-    material: &Material,
-    model: &Model,
-    sgd: &Sgd,
-    ema: &Ema,
-) -> Result<usize, TrainError> {
+fn load(path: &Path, identity: &str, model: &Model, sgd: &Sgd, ema: &Ema) -> Result<usize, TrainError> {
     let (state, metadata) = weights::read(path)?;
     let other = || TrainError::OtherRun(path.into());
-    if metadata.get("run") != Some(&identity(plan, material)) {
+    if metadata.get("run").map(String::as_str) != Some(identity) {
         return Err(other());
     }
     let put = |prefix: &str, name: &str, into: &Tensor| {

@@ -63,7 +63,8 @@ pub struct Loss {
 pub struct Claims {
     /// Class per unlabeled picture, int64 `[unlabeled]`.
     pub classes: Tensor,
-    /// 1 where it was used, 0 where it was not trusted, float `[unlabeled]`.
+    /// 1 where it was used, 0 where it was not trusted, float `[unlabeled]`; the share that is used where only those come
+    /// that are.
     pub kept: Tensor,
 }
 

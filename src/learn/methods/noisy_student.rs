@@ -14,6 +14,8 @@ pub struct NoisyStudent {
     pub teacher: Tensor,
     /// Unlabeled pictures per labeled one.
     pub ratio: usize,
+    /// Share of the pool that the filter kept, for the log.
+    pub kept: f64,
 }
 
 impl Method for NoisyStudent {
@@ -30,7 +32,7 @@ impl Method for NoisyStudent {
         Loss {
             total: &labeled + &unlabeled,
             parts: vec![("labeled", labeled), ("unlabeled", unlabeled)],
-            claims: Some(Claims { kept: Tensor::ones_like(&classes).to_kind(tch::Kind::Float), classes }),
+            claims: Some(Claims { kept: Tensor::ones_like(&classes).to_kind(tch::Kind::Float) * self.kept, classes }),
         }
     }
 }
@@ -77,7 +79,8 @@ mod tests {
 
     #[test]
     fn the_loss_is_the_sum_of_two_means() {
-        let method = NoisyStudent { teacher: Tensor::from_slice(&[0f32, 0.0, 0.75, 0.25]).view([2, 2]), ratio: 1 };
+        let method =
+            NoisyStudent { teacher: Tensor::from_slice(&[0f32, 0.0, 0.75, 0.25]).view([2, 2]), ratio: 1, kept: 0.5 };
         let loss = method.loss(&seen(&[[0.0, 0.0]], &[0], &[&[[3f32.ln(), 0.0]]], &[0, 1]));
         let entropy = -(0.75 * 0.75f64.ln() + 0.25 * 0.25f64.ln());
         assert!((value(&loss.total) - (2f64.ln() + entropy)).abs() < 1e-6);
