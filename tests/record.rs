@@ -16,6 +16,7 @@ use std::{
 };
 
 use beltsight::{
+    api::Settings,
     domain::{Picture, Source, Verdict},
     pixels,
     store::{Announcement, Event, Page, Store, verify},
@@ -23,6 +24,7 @@ use beltsight::{
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
 use served::{Served, configured, shipped};
+use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 use tokio_stream::StreamExt;
 
 /// The shipped student over a busy simulated belt.
@@ -195,15 +197,35 @@ async fn a_lot_is_opened_counted_closed_reviewed_and_exported() {
     let html = text(format!("/lots/{first}/export.html")).await.text().await.unwrap();
     assert!(html.contains("K-17 &lt;Lachs&gt;") && !html.contains("<Lachs>"), "what people typed is escaped");
     assert!(html.contains("Signed off<br>Bo") && html.contains("whole and unchanged"));
+    assert!(html.contains("Entries 1 to "), "what was verified is said: {html}");
 
     let store = server.store.folder().to_str().unwrap();
     let (well, printed) = beltsight(&["record", "export", "--store", store, "--lot", "=K-18", "--format", "csv"]);
     assert!(well && printed.contains(r#",lot_closed,"#), "{printed}");
     let (well, printed) = beltsight(&["record", "verify", "--store", store]);
     assert!(well && printed.contains("whole and unchanged"), "{printed}");
+
+    let options = SqliteConnectOptions::new().filename(server.store.folder().join("verdicts.sqlite"));
+    let mut forger = SqliteConnection::connect_with(&options).await.unwrap();
+    let forgery = format!(
+        "DROP TRIGGER verdicts_stay;
+         UPDATE verdicts SET body = json_set(body, '$.camera', 'x') WHERE id = (SELECT max(id) FROM verdicts WHERE lot = {first})"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(forgery)).execute(&mut forger).await.unwrap();
+    let html = text(format!("/lots/{first}/export.html")).await.text().await.unwrap();
+    assert!(html.contains("is BROKEN") && html.contains("verdict 7 was changed"), "{html}");
     std::fs::write(server.store.folder().join("record.pub"), "00".repeat(32)).unwrap();
     let (well, printed) = beltsight(&["record", "verify", "--store", store]);
     assert!(!well, "another key: {printed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lots_page_is_had_however_long_it_takes() {
+    let server = common::start_with(Settings { deadline: Duration::ZERO, ..Settings::default() }).await;
+    let lot = server.store.begin_lot("K-17", "Ada").await.unwrap();
+    let status = async |path: String| server.client.get(server.url.clone() + &path).send().await.unwrap().status();
+    assert_eq!(status(format!("/lots/{lot}")).await, 503, "the deadline of everything else");
+    assert_eq!(status(format!("/lots/{lot}/export.html")).await, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

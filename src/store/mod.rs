@@ -43,7 +43,7 @@ pub use queue::{Ask, Order, Queue, WINDOW, hash_share};
 pub use retention::{Removed, Retention};
 pub use signer::{KeyError, PUBLIC, SECRET};
 pub use verdicts::{Counts, MAX_PAGE, Page};
-pub use verify::{Finding, Kept, Verification, verify, verify_pictures};
+pub use verify::{Finding, Kept, LotVerification, Verification, verify, verify_lot, verify_pictures};
 
 /// The database's name in the store's folder.
 const DATABASE: &str = "verdicts.sqlite";
