@@ -2,7 +2,8 @@
 //! the parts of it that hold the lot.
 //!
 //! Invariant: nothing is written, no secret is needed, and a broken record gives findings, never a panic or an error.
-//! It works beside a running service: what is verified is the record up to the head at the start.
+//! It works beside a running service: what is verified is the record up to the head at the start, and what retention
+//! removes meanwhile is no finding.
 
 use std::{fmt, path::Path, sync::Arc};
 
@@ -10,7 +11,7 @@ use ed25519_dalek::VerifyingKey;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use sqlx::{
-    Row,
+    Row, SqliteExecutor,
     sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions, SqliteRow},
 };
 use tokio::task::JoinSet;
@@ -167,16 +168,24 @@ async fn connect(folder: &Path) -> Result<SqlitePool, sqlx::Error> {
     SqlitePoolOptions::new().max_connections(READERS).connect_with(options).await
 }
 
+/// Place and hash of the head, if it is signed.
+async fn signed_head(
+    from: impl SqliteExecutor<'_>,
+    key: &VerifyingKey,
+) -> Result<Option<(i64, [u8; 32])>, sqlx::Error> {
+    let row = sqlx::query("SELECT seq, hash, time, signature FROM head").fetch_optional(from).await?;
+    let head = row.and_then(|row| read_mark(&row, 0)).filter(|mark| mark.signed("head", key));
+    Ok(head.map(|mark| (mark.seq, mark.hash)))
+}
+
 async fn verify_around(pool: &SqlitePool, key: &VerifyingKey, lot: &Lot) -> Result<LotVerification, sqlx::Error> {
     let mut findings = Vec::new();
     // One state: else an entry that is written meanwhile would stand behind the head.
     let mut state = pool.begin().await?;
-    let row = sqlx::query("SELECT seq, hash, time, signature FROM head").fetch_optional(&mut *state).await?;
-    let head = row.and_then(|row| read_mark(&row, 0)).filter(|mark| mark.signed("head", key));
-    let (head, head_hash) = head.map_or((0, [0; 32]), |mark| (mark.seq, mark.hash));
-    if head == 0 {
+    let (head, head_hash) = signed_head(&mut *state, key).await?.unwrap_or_else(|| {
         findings.push(finding(0, "the head is not signed by this key"));
-    }
+        (0, [0; 32])
+    });
     // Verdicts that waited for the store stand a little behind the lot's closing.
     let last: Option<i64> = sqlx::query_scalar(
         "SELECT seq FROM record WHERE seq >= ? AND verdict = (SELECT max(id) FROM verdicts WHERE lot = ?)
@@ -339,7 +348,7 @@ fn read_mark(row: &SqliteRow, from: usize) -> Option<Read> {
     })
 }
 
-/// Entries of `parts`, several chunks side by side; otherwise as [`verify_chunk`].
+/// Verifies `parts` up to `head`: what is wrong, and how many verdicts up to `removed_to` are gone.
 async fn verify_parts(
     pool: &SqlitePool,
     key: &VerifyingKey,
@@ -347,37 +356,75 @@ async fn verify_parts(
     head: (i64, [u8; 32]),
     removed_to: i64,
 ) -> Result<(Vec<Finding>, i64), sqlx::Error> {
+    let mut found = verify_chunks(pool, key, parts, head, removed_to).await?;
+    if !found.missing.is_empty() {
+        // Retention may have gone on since `removed_to` was read. It tells so in the same step, behind `head`: that is
+        // believed if it is whole and signed too.
+        let now = signed_head(pool, key).await?.unwrap_or(head);
+        let told = sqlx::query_scalar(
+            "SELECT coalesce(max(json_extract(body, '$.to')), 0) FROM record
+             WHERE verdict IS NULL AND kind = 'verdicts_removed' AND seq > ? AND seq <= ?",
+        );
+        let removed_to: i64 = told.bind(head.0).bind(now.0).fetch_one(pool).await.unwrap_or(0);
+        let since = verify_chunks(pool, key, &[(head.0 + 1, now.0)], now, removed_to).await?;
+        found.findings.extend(since.findings);
+        found.missing.retain(|(_, id)| *id > removed_to);
+        let missing = found.missing.iter().map(|(seq, id)| finding(*seq, format!("verdict {id} is gone")));
+        found.findings.extend(missing);
+    }
+    Ok((found.findings, found.gone))
+}
+
+/// What verifying some entries found.
+#[derive(Default)]
+struct Found {
+    findings: Vec<Finding>,
+    /// How many verdicts are gone that had been removed by retention.
+    gone: i64,
+    /// Place and id of the other verdicts that are gone.
+    missing: Vec<(i64, i64)>,
+}
+
+/// [`verify_chunk`] for all chunks of `parts`, several side by side.
+async fn verify_chunks(
+    pool: &SqlitePool,
+    key: &VerifyingKey,
+    parts: &[(i64, i64)],
+    head: (i64, [u8; 32]),
+    removed_to: i64,
+) -> Result<Found, sqlx::Error> {
     let key = Arc::new(*key);
     let mut chunks = parts.iter().flat_map(|&(from, to)| {
         (from..=to).step_by(CHUNK as usize).map(move |from| (from, from.saturating_add(CHUNK - 1).min(to)))
     });
-    let (mut tasks, mut findings, mut gone) = (JoinSet::new(), Vec::new(), 0);
+    let (mut tasks, mut all) = (JoinSet::new(), Found::default());
     loop {
         for chunk in chunks.by_ref().take(READERS as usize - tasks.len()) {
             tasks.spawn(verify_chunk(pool.clone(), key.clone(), chunk, head, removed_to));
         }
         let Some(done) = tasks.join_next().await else { break };
-        let (found, missing) = done.map_err(|e| sqlx::Error::Io(std::io::Error::other(e)))??;
-        findings.extend(found);
-        gone += missing;
-        if findings.len() > 100 * TOLD {
+        let found = done.map_err(|e| sqlx::Error::Io(std::io::Error::other(e)))??;
+        all.findings.extend(found.findings);
+        all.gone += found.gone;
+        all.missing.extend(found.missing);
+        if all.findings.len() > 100 * TOLD {
             break; // enough to say that it is broken
         }
     }
-    Ok((findings, gone))
+    Ok(all)
 }
 
-/// Entries `from` to `to` with their verdicts and checkpoints; `head` is the signed place and hash. What is wrong, and
-/// how many verdicts up to `removed_to` are gone.
+/// Entries `from` to `to` with their verdicts and checkpoints; `head` is the signed place and hash, and verdicts up to
+/// `removed_to` may be gone.
 async fn verify_chunk(
     pool: SqlitePool,
     key: Arc<VerifyingKey>,
     (from, to): (i64, i64),
     (head, head_hash): (i64, [u8; 32]),
     removed_to: i64,
-) -> Result<(Vec<Finding>, i64), sqlx::Error> {
+) -> Result<Found, sqlx::Error> {
     let mut connection = pool.acquire().await?;
-    let (mut findings, mut gone) = (Vec::new(), 0);
+    let Found { mut findings, mut gone, mut missing } = Found::default();
     let marks =
         sqlx::query("SELECT seq, hash, time, signature FROM checkpoints WHERE seq BETWEEN ? AND ? ORDER BY seq")
             .bind(from)
@@ -429,7 +476,7 @@ async fn verify_chunk(
         if let Some(id) = verdict {
             match document {
                 None if id <= removed_to => gone += 1,
-                None => findings.push(finding(seq, format!("verdict {id} is gone"))),
+                None => missing.push((seq, id)),
                 Some(document) if Sha256::digest(document)[..] != *body => {
                     findings.push(finding(seq, format!("verdict {id} was changed")));
                 }
@@ -447,7 +494,7 @@ async fn verify_chunk(
         }
         previous = hash;
         if findings.len() > TOLD {
-            return Ok((findings, gone));
+            return Ok(Found { findings, gone, missing });
         }
     }
     if expected <= to {
@@ -456,7 +503,7 @@ async fn verify_chunk(
     if marks.next().is_some() {
         findings.push(finding(to, "a checkpoint stands where none belongs"));
     }
-    Ok((findings, gone))
+    Ok(Found { findings, gone, missing })
 }
 
 #[cfg(test)]
@@ -685,6 +732,33 @@ mod tests {
             verify_lot(folder.path(), &lot).await.unwrap().findings[1],
             finding(0, "the head is not signed by this key")
         );
+    }
+
+    #[tokio::test]
+    async fn what_retention_removes_meanwhile_is_no_finding_but_one_more_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).await.unwrap();
+        let (second, now) = (std::time::Duration::from_secs(1), time::OffsetDateTime::now_utc());
+        let of = |time| crate::domain::Verdict { time, ..verdict(Action::Accept) };
+        store.insert(&vec![of(now - second * 9); 3000]).await.unwrap();
+        store.insert(&vec![of(now); 100]).await.unwrap();
+        let pool = connect(folder.path()).await.unwrap();
+        let key = public_key(&folder.path().join(PUBLIC)).unwrap();
+        // Here a verification has read the head, and that nothing was removed.
+        let head = signed_head(&pool, &key).await.unwrap().unwrap();
+        let found = async || verify_parts(&pool, &key, &[(1, head.0)], head, 0).await.unwrap().0;
+        let rules = crate::store::Retention { verdicts: second * 5, ..Default::default() };
+        assert_eq!(store.retain(&rules, now).await.unwrap().verdicts, 3000);
+        store.insert(&vec![of(now); 100]).await.unwrap();
+        assert_eq!(found().await, []);
+        let mut forger = forge(folder.path()).await;
+        run(&mut forger, "DELETE FROM verdicts WHERE id = 3050".into()).await;
+        assert_eq!(found().await, [finding(3051, "verdict 3050 is gone")]);
+        // What retention says is believed only where it is whole.
+        let more =
+            "UPDATE record SET body = replace(CAST(body AS TEXT), '3000', '9000') WHERE seq > 3102 AND verdict IS NULL";
+        assert_eq!(run(&mut forger, more.into()).await, 1);
+        assert_eq!(found().await, [finding(3103, "its hash does not fit it and the entry before")]);
     }
 
     #[tokio::test(flavor = "multi_thread")]
