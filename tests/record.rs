@@ -19,12 +19,13 @@ use beltsight::{
     api::Settings,
     domain::{Picture, Source, Verdict},
     pixels,
-    store::{Announcement, Event, Page, Store, verify},
+    store::{Announcement, Event, Page, Retention, Store, verify},
 };
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
 use served::{Served, configured, shipped};
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
+use time::OffsetDateTime;
 use tokio_stream::StreamExt;
 
 /// The shipped student over a busy simulated belt.
@@ -217,6 +218,45 @@ async fn a_lot_is_opened_counted_closed_reviewed_and_exported() {
     std::fs::write(server.store.folder().join("record.pub"), "00".repeat(32)).unwrap();
     let (well, printed) = beltsight(&["record", "verify", "--store", store]);
     assert!(!well, "another key: {printed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_retention_took_from_a_lot_is_said_on_its_page_and_in_its_csv() {
+    let server = common::start().await;
+    let judge = async |n: u32, all: u64| {
+        for seed in 0..n {
+            assert_eq!(server.post("/classify", common::jpeg(40, seed)).await.status(), 200);
+        }
+        server.recorded(all).await;
+    };
+    let lot = server.store.begin_lot("K-17", "").await.unwrap();
+    judge(4, 4).await;
+    server.store.add_label(2, Some("salmon"), "Ada", OffsetDateTime::now_utc()).await.unwrap(); // stays
+    server.store.end_lot("").await.unwrap();
+    let next = server.store.begin_lot("K-18", "").await.unwrap();
+    let limit = OffsetDateTime::now_utc();
+    judge(2, 6).await;
+    let rules = Retention { verdicts: Duration::from_secs(3600), ..Retention::default() };
+    server.store.retain(&rules, limit + Duration::from_secs(3600)).await.unwrap();
+
+    let text = async |lot: i64, form: &str| {
+        let url = format!("{}/lots/{lot}/export.{form}", server.url);
+        server.client.get(url).send().await.unwrap().text().await.unwrap()
+    };
+    let html = text(lot, "html").await;
+    assert!(
+        html.contains("<b>3 verdicts that were recorded while this lot was open were removed by retention"),
+        "{html}"
+    );
+    assert!(html.contains("<b>1</b>items judged") && html.contains("whole and unchanged"), "{html}");
+    let csv = text(lot, "csv").await;
+    let rows: Vec<_> = csv::Reader::from_reader(csv.as_bytes()).records().map(Result::unwrap).collect();
+    let told: Vec<_> = rows.iter().filter(|row| row[1].starts_with("verdict")).map(|row| (&row[1], &row[3])).collect();
+    let gone = "verdict_gone";
+    assert_eq!(told, [(gone, "1"), ("verdict", "2"), (gone, "3"), (gone, "4")]);
+    assert!(rows.iter().all(|row| row[15].len() == 64), "each with its hash");
+    assert!(!text(next, "html").await.contains("removed by retention (before"), "nothing of that one was");
+    assert_eq!(server.get(&format!("/lots/{next}")).await["removed"], serde_json::Value::Null);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -41,6 +41,15 @@ fn write(html: &mut String, report: &Report, taken_off: &[Verdict], verified: &L
     if !verified.findings.is_empty() {
         writeln!(html, "<p class=bad><b>The record that this page was read from is BROKEN; see its end.</b></p>")?;
     }
+    if let Some(removed) = &report.removed {
+        writeln!(
+            html,
+            "<p class=bad><b>{} verdicts that were recorded while this lot was open were removed by retention (before \
+             {}).</b> All counts and lists below are of what is left; the lot's CSV names each that is gone.</p>",
+            removed.verdicts,
+            moment(removed.before)
+        )?;
+    }
     let counts = report.counts;
     let share = |n: u64| if counts.verdicts == 0 { 0.0 } else { 100.0 * n as f64 / counts.verdicts as f64 };
     writeln!(html, "<div class=tiles>")?;
@@ -273,6 +282,9 @@ fn chain(html: &mut String, report: &Report, verified: &LotVerification) -> std:
             writeln!(html, "<li>entry {}: {}", f.entry, escape(&f.what))?;
         }
         writeln!(html, "</ul>")?;
+    }
+    if verified.removed > 0 {
+        writeln!(html, "<p>{} verdicts in them were removed by retention; their entries stand.</p>", verified.removed)?;
     }
     writeln!(
         html,

@@ -112,6 +112,17 @@ pub struct Tally {
     pub verdicts: i64,
 }
 
+/// Verdicts of a lot that retention has removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct RemovedOf {
+    /// How many entries between its opening and closing hold a verdict that is gone.
+    pub verdicts: i64,
+    /// When retention last removed some (RFC 3339).
+    #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = "date-time")]
+    pub before: OffsetDateTime,
+}
+
 impl Store {
     /// The newest lots, newest first.
     ///
@@ -156,6 +167,30 @@ impl Store {
             Ok(Tally { action, class, model, thresholds, verdicts })
         };
         rows.into_iter().map(tally).collect()
+    }
+
+    /// How many verdicts between a lot's opening and closing retention has removed.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`], [`StoreError::Record`].
+    pub async fn removed_of(&self, lot: &Lot) -> Result<Option<RemovedOf>, StoreError> {
+        let mut connection = self.database.acquire().await?;
+        let last = chain::last_of(&mut connection, &["verdicts_removed"]).await?;
+        let Some(Entry { time: before, event: Event::VerdictsRemoved { to, .. }, .. }) = last else { return Ok(None) };
+        // Most lots are younger than what was removed last: their first verdict tells, without looking at all of them.
+        let verdicts: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM record r
+             WHERE (SELECT verdict FROM record WHERE seq > ? AND verdict IS NOT NULL ORDER BY seq LIMIT 1) <= ?
+               AND r.seq BETWEEN ? AND ? AND r.verdict <= ? AND NOT EXISTS (SELECT 1 FROM verdicts WHERE id = r.verdict)",
+        )
+        .bind(lot.lot)
+        .bind(to)
+        .bind(lot.lot)
+        .bind(lot.closed_at.unwrap_or(i64::MAX))
+        .bind(to)
+        .fetch_one(&mut *connection)
+        .await?;
+        Ok((verdicts > 0).then_some(RemovedOf { verdicts, before }))
     }
 
     /// Reviews a closed lot that has no corrective action open.
@@ -213,10 +248,12 @@ fn gather(events: &[Entry]) -> Vec<Lot> {
 pub struct LotEntry {
     /// Its place.
     pub seq: i64,
-    /// `verdict`, or the event's kind.
+    /// `verdict`, `verdict_gone`, or the event's kind.
     pub kind: String,
-    /// When the picture was taken or the event happened (RFC 3339).
+    /// When the picture was taken or the event happened (RFC 3339); empty for a verdict that is gone.
     pub time: String,
+    /// The verdict's number, if it is or was one.
+    pub id: Option<i64>,
     /// The verdict, if it is one.
     pub verdict: Option<Verdict>,
     /// The event as JSON, if it is one.
@@ -227,7 +264,7 @@ pub struct LotEntry {
 
 impl Store {
     /// Entries of `lot` after the place `after` and up to `end`, in order: its verdicts, the events between its opening
-    /// and closing, and the events that name it.
+    /// and closing, those of verdicts there that are gone, and the events that name it.
     ///
     /// # Errors
     /// [`StoreError::Database`], [`StoreError::Row`].
@@ -237,7 +274,7 @@ impl Store {
             "SELECT r.seq, r.verdict, CAST(r.body AS BLOB), r.hash, r.kind, v.body
              FROM record r LEFT JOIN verdicts v ON v.id = r.verdict
              WHERE r.seq > ? AND r.seq <= ?
-               AND (v.lot = ? OR (r.verdict IS NULL AND (r.seq BETWEEN ? AND ? OR r.lot = ?)))
+               AND (v.lot = ? OR (v.id IS NULL AND r.seq BETWEEN ? AND ?) OR (r.verdict IS NULL AND r.lot = ?))
              ORDER BY r.seq LIMIT ?",
         )
         .bind(after)
@@ -251,16 +288,21 @@ impl Store {
         .await?;
         let read = |(seq, id, body, hash, kind, document): Row| {
             let hash = hex(&hash);
-            let Some(id) = id else {
+            let Some(number) = id else {
                 let details = String::from_utf8_lossy(&body).into_owned();
                 let time = chain::entry(seq, &details)?.time.format(&Rfc3339).unwrap_or_default();
-                return Ok(LotEntry { seq, kind: kind.unwrap_or_default(), time, verdict: None, details, hash });
+                return Ok(LotEntry { seq, kind: kind.unwrap_or_default(), time, id, verdict: None, details, hash });
             };
-            let read: Result<Verdict, _> = serde_json::from_str(&document.unwrap_or_default());
-            let verdict = Verdict { id, ..read.map_err(|e| StoreError::Row { id, why: e.to_string() })? };
+            let (details, id) = (String::new(), Some(number));
+            let Some(document) = document else {
+                let (kind, time) = ("verdict_gone".into(), String::new());
+                return Ok(LotEntry { seq, kind, time, id, verdict: None, details, hash });
+            };
+            let read: Result<Verdict, _> = serde_json::from_str(&document);
+            let unreadable = |e: serde_json::Error| StoreError::Row { id: number, why: e.to_string() };
+            let verdict = Verdict { id: number, ..read.map_err(unreadable)? };
             let time = verdict.time.format(&Rfc3339).unwrap_or_default();
-            let details = String::new();
-            Ok(LotEntry { seq, kind: "verdict".into(), time, verdict: Some(verdict), details, hash })
+            Ok(LotEntry { seq, kind: "verdict".into(), time, id, verdict: Some(verdict), details, hash })
         };
         rows.into_iter().map(read).collect()
     }

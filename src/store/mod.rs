@@ -38,7 +38,7 @@ pub use challenges::{Announcement, Challenge, CorrectiveAction};
 pub use event::{Entry, Event};
 pub use frames::frame_key;
 pub use labels::{ItemPage, Label, LabelPage, LabeledItem};
-pub use lots::{Lot, LotEntry, SignOff, Tally};
+pub use lots::{Lot, LotEntry, RemovedOf, SignOff, Tally};
 pub use queue::{Ask, Order, Queue, WINDOW, hash_share};
 pub use retention::{Removed, Retention};
 pub use signer::{KeyError, PUBLIC, SECRET};

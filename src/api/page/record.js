@@ -87,6 +87,7 @@ function flaws(report) {
   const tell = (n, one, many) => (n ? [`${n} ${n === 1 ? one : many}`] : []);
   return [
     ...tell(report.outages.length, "interval not fully inspected", "intervals not fully inspected"),
+    ...tell(report.removed?.verdicts, "verdict removed by retention", "verdicts removed by retention"),
     ...tell(report.not_recorded, "verdict not recorded", "verdicts not recorded"),
     ...tell(report.eject_late, "late command to a gate", "late commands to a gate"),
     ...tell(report.rejects_missed, "reject not seen to leave", "rejects not seen to leave"),
