@@ -17,7 +17,7 @@ use std::{
 
 use beltsight::{
     api::Settings,
-    domain::{Picture, Source, Verdict},
+    domain::{Action, Decision, Picture, Source, Verdict},
     pixels,
     store::{Announcement, Event, Page, Retention, Store, verify},
 };
@@ -272,6 +272,8 @@ async fn a_lots_page_is_had_however_long_it_takes() {
 async fn a_challenge_is_announced_and_a_corrective_action_closed_by_name() {
     let server = common::start().await;
     post(&server, "/challenges", json!({ "camera": "belt", "piece": "shoe", "within_s": 0 }), 400).await;
+    let nowhere = post(&server, "/challenges", json!({ "camera": "bell", "piece": "shoe" }), 400).await;
+    assert_eq!(nowhere["detail"], "there is no camera `bell`; there are: belt");
     let announced = json!({ "camera": "belt", "piece": "shoe", "within_s": 0.01, "by": "Ada" });
     let number = post(&server, "/challenges", announced, 201).await["challenge"].clone();
     assert_eq!(server.get("/challenges").await[0]["found"], serde_json::Value::Null, "not decided yet");
@@ -324,6 +326,7 @@ async fn the_page_of_lots_opens_closes_and_signs_off_and_shows_what_waits() {
         challenge: 1,
         cause: "challenge test 1 (cod) was not found on belt".into(),
         last_good: None,
+        lots: vec![lot],
     };
     server.store.append(missed).await.unwrap();
     page.until("document.querySelectorAll('#waiting .action').length === 1");
@@ -335,6 +338,16 @@ async fn the_page_of_lots_opens_closes_and_signs_off_and_shows_what_waits() {
     if let Some(folder) = std::env::var_os("BELTSIGHT_SHOTS") {
         page.picture(&Path::new(&folder).join("record.png"));
     }
+
+    // The test's piece is taken off, or the lot could not be signed off.
+    let asked = &server.store.challenges(None).await.unwrap()[0];
+    let rejected = server.store.verdicts(Page { limit: 1, ..Page::default() }).await.unwrap().remove(0);
+    let decision = Decision { action: Action::Reject, ..rejected.decision.clone() };
+    let (time, camera) = (asked.announced, "belt".into());
+    let piece = Verdict { lot: None, source: Source::Belt, time, camera, decision, ..rejected };
+    server.store.insert(&[piece]).await.unwrap();
+    assert_eq!(server.store.decide_challenge(asked, time).await.unwrap(), Some(true));
+    page.until("document.querySelectorAll('#waiting .challenge').length === 0");
 
     // What is half written outlasts the page's asking anew.
     page.click("#waiting .action input");

@@ -203,13 +203,15 @@ fn actions(html: &mut String, actions: &[CorrectiveAction]) -> std::fmt::Result 
     if actions.is_empty() {
         return writeln!(html, "<p class=muted>None.</p>");
     }
-    table(html, &["opened", "cause", "in doubt since", "closed", "what was done"])?;
+    table(html, &["opened", "cause", "in doubt since", "lots", "closed", "what was done"])?;
     for a in actions {
         let closed = a.closed.map_or("<b class=bad>open</b>".into(), |at| format!("{}{}", moment(at), by(&a.by)));
         let since = a.last_good.map_or("the beginning: no challenge was ever found".into(), moment);
+        let lots: Vec<_> = a.lots.iter().map(i64::to_string).collect();
+        let lots = lots.join(", ");
         writeln!(
             html,
-            "<tr><td class=time>{}<td>No. {}: {}<td>{since}<td>{closed}<td>{}",
+            "<tr><td class=time>{}<td>No. {}: {}<td>{since}<td>{lots}<td>{closed}<td>{}",
             moment(a.opened),
             a.action,
             escape(&a.cause),

@@ -20,6 +20,7 @@ use tokio_stream::StreamExt;
 use super::{
     Lot, StoreError,
     chain::{CHECKPOINT, link, seed},
+    lots::NAMED,
     signer::{Mark, PUBLIC, hex, public_key, unhex},
 };
 use crate::model::sha256;
@@ -196,10 +197,7 @@ async fn verify_around(pool: &SqlitePool, key: &VerifyingKey, lot: &Lot) -> Resu
     .fetch_optional(&mut *state)
     .await?;
     let last = lot.closed_at.unwrap_or(head).max(last.unwrap_or(0)).max(lot.lot);
-    let later: Vec<i64> = sqlx::query_scalar("SELECT seq FROM record WHERE verdict IS NULL AND lot = ?")
-        .bind(lot.lot)
-        .fetch_all(&mut *state)
-        .await?;
+    let later: Vec<i64> = sqlx::query_scalar(NAMED).bind(lot.lot).bind(lot.lot).fetch_all(&mut *state).await?;
     let removal: Option<(i64, i64)> = sqlx::query_as(
         "SELECT seq, json_extract(body, '$.to') FROM record WHERE verdict IS NULL AND kind = 'verdicts_removed'
          ORDER BY seq DESC LIMIT 1",
