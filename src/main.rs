@@ -651,10 +651,10 @@ async fn record(command: RecordCmd) -> Result<ExitCode> {
             }
         }
         Form::Html => {
-            let verified = store::verify(&folder, None, None).await?;
             let items = export::taken_off(&store, lot.lot).await?;
             let report = export::Report::read(&store, lot).await?;
-            out.write_all(export::page(&report, &items, Some(&verified)).as_bytes())?;
+            let verified = store::verify_lot(&folder, &report.lot).await?; // last, so that it covers what was read
+            out.write_all(export::page(&report, &items, &verified).as_bytes())?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -16,13 +16,16 @@ use std::{
 };
 
 use beltsight::{
-    domain::{Picture, Source, Verdict},
+    api::Settings,
+    domain::{Action, Decision, Picture, Source, Verdict},
     pixels,
-    store::{Announcement, Event, Page, Store, verify},
+    store::{Announcement, Event, Page, Retention, Store, verify},
 };
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
 use served::{Served, configured, shipped};
+use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
+use time::OffsetDateTime;
 use tokio_stream::StreamExt;
 
 /// The shipped student over a busy simulated belt.
@@ -195,21 +198,82 @@ async fn a_lot_is_opened_counted_closed_reviewed_and_exported() {
     let html = text(format!("/lots/{first}/export.html")).await.text().await.unwrap();
     assert!(html.contains("K-17 &lt;Lachs&gt;") && !html.contains("<Lachs>"), "what people typed is escaped");
     assert!(html.contains("Signed off<br>Bo") && html.contains("whole and unchanged"));
+    assert!(html.contains("Entries 1 to "), "what was verified is said: {html}");
 
     let store = server.store.folder().to_str().unwrap();
     let (well, printed) = beltsight(&["record", "export", "--store", store, "--lot", "=K-18", "--format", "csv"]);
     assert!(well && printed.contains(r#",lot_closed,"#), "{printed}");
     let (well, printed) = beltsight(&["record", "verify", "--store", store]);
     assert!(well && printed.contains("whole and unchanged"), "{printed}");
+
+    let options = SqliteConnectOptions::new().filename(server.store.folder().join("verdicts.sqlite"));
+    let mut forger = SqliteConnection::connect_with(&options).await.unwrap();
+    let forgery = format!(
+        "DROP TRIGGER verdicts_stay;
+         UPDATE verdicts SET body = json_set(body, '$.camera', 'x') WHERE id = (SELECT max(id) FROM verdicts WHERE lot = {first})"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(forgery)).execute(&mut forger).await.unwrap();
+    let html = text(format!("/lots/{first}/export.html")).await.text().await.unwrap();
+    assert!(html.contains("is BROKEN") && html.contains("verdict 7 was changed"), "{html}");
     std::fs::write(server.store.folder().join("record.pub"), "00".repeat(32)).unwrap();
     let (well, printed) = beltsight(&["record", "verify", "--store", store]);
     assert!(!well, "another key: {printed}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_retention_took_from_a_lot_is_said_on_its_page_and_in_its_csv() {
+    let server = common::start().await;
+    let judge = async |n: u32, all: u64| {
+        for seed in 0..n {
+            assert_eq!(server.post("/classify", common::jpeg(40, seed)).await.status(), 200);
+        }
+        server.recorded(all).await;
+    };
+    let lot = server.store.begin_lot("K-17", "").await.unwrap();
+    judge(4, 4).await;
+    server.store.add_label(2, Some("salmon"), "Ada", OffsetDateTime::now_utc()).await.unwrap(); // stays
+    server.store.end_lot("").await.unwrap();
+    let next = server.store.begin_lot("K-18", "").await.unwrap();
+    let limit = OffsetDateTime::now_utc();
+    judge(2, 6).await;
+    let rules = Retention { verdicts: Duration::from_secs(3600), ..Retention::default() };
+    server.store.retain(&rules, limit + Duration::from_secs(3600)).await.unwrap();
+
+    let text = async |lot: i64, form: &str| {
+        let url = format!("{}/lots/{lot}/export.{form}", server.url);
+        server.client.get(url).send().await.unwrap().text().await.unwrap()
+    };
+    let html = text(lot, "html").await;
+    assert!(
+        html.contains("<b>3 verdicts that were recorded while this lot was open were removed by retention"),
+        "{html}"
+    );
+    assert!(html.contains("<b>1</b>items judged") && html.contains("whole and unchanged"), "{html}");
+    let csv = text(lot, "csv").await;
+    let rows: Vec<_> = csv::Reader::from_reader(csv.as_bytes()).records().map(Result::unwrap).collect();
+    let told: Vec<_> = rows.iter().filter(|row| row[1].starts_with("verdict")).map(|row| (&row[1], &row[3])).collect();
+    let gone = "verdict_gone";
+    assert_eq!(told, [(gone, "1"), ("verdict", "2"), (gone, "3"), (gone, "4")]);
+    assert!(rows.iter().all(|row| row[15].len() == 64), "each with its hash");
+    assert!(!text(next, "html").await.contains("removed by retention (before"), "nothing of that one was");
+    assert_eq!(server.get(&format!("/lots/{next}")).await["removed"], serde_json::Value::Null);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lots_page_is_had_however_long_it_takes() {
+    let server = common::start_with(Settings { deadline: Duration::ZERO, ..Settings::default() }).await;
+    let lot = server.store.begin_lot("K-17", "Ada").await.unwrap();
+    let status = async |path: String| server.client.get(server.url.clone() + &path).send().await.unwrap().status();
+    assert_eq!(status(format!("/lots/{lot}")).await, 503, "the deadline of everything else");
+    assert_eq!(status(format!("/lots/{lot}/export.html")).await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_challenge_is_announced_and_a_corrective_action_closed_by_name() {
     let server = common::start().await;
     post(&server, "/challenges", json!({ "camera": "belt", "piece": "shoe", "within_s": 0 }), 400).await;
+    let nowhere = post(&server, "/challenges", json!({ "camera": "bell", "piece": "shoe" }), 400).await;
+    assert_eq!(nowhere["detail"], "there is no camera `bell`; there are: belt");
     let announced = json!({ "camera": "belt", "piece": "shoe", "within_s": 0.01, "by": "Ada" });
     let number = post(&server, "/challenges", announced, 201).await["challenge"].clone();
     assert_eq!(server.get("/challenges").await[0]["found"], serde_json::Value::Null, "not decided yet");
@@ -262,6 +326,7 @@ async fn the_page_of_lots_opens_closes_and_signs_off_and_shows_what_waits() {
         challenge: 1,
         cause: "challenge test 1 (cod) was not found on belt".into(),
         last_good: None,
+        lots: vec![lot],
     };
     server.store.append(missed).await.unwrap();
     page.until("document.querySelectorAll('#waiting .action').length === 1");
@@ -273,6 +338,16 @@ async fn the_page_of_lots_opens_closes_and_signs_off_and_shows_what_waits() {
     if let Some(folder) = std::env::var_os("BELTSIGHT_SHOTS") {
         page.picture(&Path::new(&folder).join("record.png"));
     }
+
+    // The test's piece is taken off, or the lot could not be signed off.
+    let asked = &server.store.challenges(None).await.unwrap()[0];
+    let rejected = server.store.verdicts(Page { limit: 1, ..Page::default() }).await.unwrap().remove(0);
+    let decision = Decision { action: Action::Reject, ..rejected.decision.clone() };
+    let (time, camera) = (asked.announced, "belt".into());
+    let piece = Verdict { lot: None, source: Source::Belt, time, camera, decision, ..rejected };
+    server.store.insert(&[piece]).await.unwrap();
+    assert_eq!(server.store.decide_challenge(asked, time).await.unwrap(), Some(true));
+    page.until("document.querySelectorAll('#waiting .challenge').length === 0");
 
     // What is half written outlasts the page's asking anew.
     page.click("#waiting .action input");

@@ -68,8 +68,13 @@ pub(super) async fn announce(
     if !(within_s > 0.0 && within_s <= LONGEST) {
         return Err(ApiError::Malformed(format!("`within_s` must be more than 0 and at most {LONGEST}")));
     }
+    let camera = text("camera", &new.camera, TEXT)?;
+    if !api.cameras.iter().any(|view| *view.camera == *camera) {
+        let known: Vec<_> = api.cameras.iter().map(|view| &*view.camera).collect();
+        return Err(ApiError::Malformed(format!("there is no camera `{camera}`; there are: {}", known.join(", "))));
+    }
     let said = Announcement {
-        camera: text("camera", &new.camera, TEXT)?,
+        camera,
         piece: text("piece", &new.piece, TEXT)?,
         class: new.class,
         within_s,

@@ -19,14 +19,14 @@ use super::{
 };
 use crate::{
     export::{Csv, Report, page, taken_off},
-    store::{Lot, verify},
+    store::{Lot, verify_lot},
 };
 
 /// Most lots in an answer.
 const LISTED: usize = 500;
 /// Longest name, in characters.
 const NAME: usize = 200;
-/// One page at a time: each verifies the whole record, and the belt comes first.
+/// One page at a time: each verifies its lot's part of the record, and the belt comes first.
 static PAGES: Semaphore = Semaphore::const_new(1);
 
 /// A lot to be opened.
@@ -183,7 +183,7 @@ pub(super) async fn csv(State(api): State<Api>, Path(lot): Path<String>) -> Resu
         .map_err(|e| ApiError::Internal(e.to_string()))
 }
 
-/// A lot as a page to print; the whole record is verified for it.
+/// A lot as a page to print; the part of the record that holds the lot is verified for it.
 #[utoipa::path(get, path = "/lots/{lot}/export.html", tag = "record",
     params(("lot" = i64, Path, description = "Its number")),
     responses((status = 200, content_type = "text/html", body = String), (status = 404, body = Problem),
@@ -191,13 +191,13 @@ pub(super) async fn csv(State(api): State<Api>, Path(lot): Path<String>) -> Resu
 pub(super) async fn html(State(api): State<Api>, Path(lot): Path<String>) -> Result<Response<Body>, ApiError> {
     let lot = find(&api, &lot).await?;
     let _alone = PAGES.try_acquire().map_err(|_| ApiError::Busy)?;
-    let verified = verify(api.store.folder(), None, None).await?;
     let items = taken_off(&api.store, lot.lot).await?;
     let report = Report::read(&api.store, lot).await?;
+    let verified = verify_lot(api.store.folder(), &report.lot).await?; // last, so that it covers what was read
     Response::builder()
         .header(header::CONTENT_TYPE, "text/html; charset=utf-8")
         .header(header::CACHE_CONTROL, "no-store")
-        .body(page(&report, &items, Some(&verified)).into())
+        .body(page(&report, &items, &verified).into())
         .map_err(|e| ApiError::Internal(e.to_string()))
 }
 

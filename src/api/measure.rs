@@ -19,9 +19,9 @@ pub(super) async fn measure(State(api): State<Api>, request: Request, next: Next
     let started = Instant::now();
     let matched = request.extensions().get::<MatchedPath>().cloned();
     let route = matched.as_ref().map_or("other", MatchedPath::as_str);
-    // A stream is answered when its head is; loading a model takes as long as it takes.
-    let loads = ["/load", "/promote", "/rollback"].iter().any(|end| route.ends_with(end));
-    let response = if loads {
+    // A stream is answered when its head is; loading a model and verifying a lot take as long as they take.
+    let long = ["/load", "/promote", "/rollback", "/export.html"].iter().any(|end| route.ends_with(end));
+    let response = if long {
         next.run(request).await
     } else {
         match tokio::time::timeout(api.0.settings.deadline, next.run(request)).await {

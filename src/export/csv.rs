@@ -1,4 +1,5 @@
-//! A lot as CSV: every entry of it, verdicts and events, with the hashes that hold them.
+//! A lot as CSV: every entry of it, verdicts and events, with the hashes that hold them. Of a verdict that retention
+//! removed there is its number, of the kind `verdict_gone`.
 //!
 //! Invariant: read and written a page at a time, so a lot of any size costs the same memory.
 
@@ -69,14 +70,15 @@ impl Csv {
 }
 
 fn row(entry: LotEntry) -> [String; 16] {
-    let LotEntry { seq, kind, time, verdict, details, hash } = entry;
+    let LotEntry { seq, kind, time, id, verdict, details, hash } = entry;
     let Some(v) = verdict else {
         let empty = String::new;
+        let id = id.map(|id| id.to_string()).unwrap_or_default();
         return [
             seq.to_string(),
             kind,
             time,
-            empty(),
+            id,
             empty(),
             empty(),
             empty(),

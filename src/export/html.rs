@@ -9,23 +9,18 @@ use time::{OffsetDateTime, UtcOffset};
 use super::{LISTED, Report};
 use crate::{
     domain::{Action, Verdict},
-    store::{Challenge, CorrectiveAction, Verification},
+    store::{Challenge, CorrectiveAction, LotVerification},
 };
 
-/// The page about a lot. `verified`: what verifying the whole record found; `None` when it was not verified.
-pub fn page(report: &Report, taken_off: &[Verdict], verified: Option<&Verification>) -> String {
+/// The page about a lot. `verified`: what verifying the parts of the record that hold it found.
+pub fn page(report: &Report, taken_off: &[Verdict], verified: &LotVerification) -> String {
     let mut html = String::new();
     // Writing into a string cannot fail.
     let _ = write(&mut html, report, taken_off, verified);
     html
 }
 
-fn write(
-    html: &mut String,
-    report: &Report,
-    taken_off: &[Verdict],
-    verified: Option<&Verification>,
-) -> std::fmt::Result {
+fn write(html: &mut String, report: &Report, taken_off: &[Verdict], verified: &LotVerification) -> std::fmt::Result {
     let lot = &report.lot;
     let name = escape(&lot.name);
     writeln!(html, "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Lot {name}</title>")?;
@@ -43,8 +38,17 @@ fn write(
     }
     writeln!(html, "</div><div class=\"stamp {class}\">{stamp}</div></header>")?;
 
-    if verified.is_some_and(|v| !v.findings.is_empty()) {
+    if !verified.findings.is_empty() {
         writeln!(html, "<p class=bad><b>The record that this page was read from is BROKEN; see its end.</b></p>")?;
+    }
+    if let Some(removed) = &report.removed {
+        writeln!(
+            html,
+            "<p class=bad><b>{} verdicts that were recorded while this lot was open were removed by retention (before \
+             {}).</b> All counts and lists below are of what is left; the lot's CSV names each that is gone.</p>",
+            removed.verdicts,
+            moment(removed.before)
+        )?;
     }
     let counts = report.counts;
     let share = |n: u64| if counts.verdicts == 0 { 0.0 } else { 100.0 * n as f64 / counts.verdicts as f64 };
@@ -199,13 +203,15 @@ fn actions(html: &mut String, actions: &[CorrectiveAction]) -> std::fmt::Result 
     if actions.is_empty() {
         return writeln!(html, "<p class=muted>None.</p>");
     }
-    table(html, &["opened", "cause", "in doubt since", "closed", "what was done"])?;
+    table(html, &["opened", "cause", "in doubt since", "lots", "closed", "what was done"])?;
     for a in actions {
         let closed = a.closed.map_or("<b class=bad>open</b>".into(), |at| format!("{}{}", moment(at), by(&a.by)));
         let since = a.last_good.map_or("the beginning: no challenge was ever found".into(), moment);
+        let lots: Vec<_> = a.lots.iter().map(i64::to_string).collect();
+        let lots = lots.join(", ");
         writeln!(
             html,
-            "<tr><td class=time>{}<td>No. {}: {}<td>{since}<td>{closed}<td>{}",
+            "<tr><td class=time>{}<td>No. {}: {}<td>{since}<td>{lots}<td>{closed}<td>{}",
             moment(a.opened),
             a.action,
             escape(&a.cause),
@@ -260,32 +266,37 @@ fn sign_off(html: &mut String, report: &Report) -> std::fmt::Result {
     writeln!(html, "<div class=sign><div>name</div><div>date</div><div>signature</div></div>")
 }
 
-fn chain(html: &mut String, report: &Report, verified: Option<&Verification>) -> std::fmt::Result {
+fn chain(html: &mut String, report: &Report, verified: &LotVerification) -> std::fmt::Result {
     let lot = &report.lot;
     let to = lot.closed_at.map_or("now".into(), |at| at.to_string());
+    let parts: Vec<_> = verified.parts.iter().map(|(from, to)| format!("{from} to {to}")).collect();
+    let parts = parts.join(", ");
     writeln!(html, "<h2>Where this comes from</h2><div class=chain>")?;
-    match verified {
-        Some(v) if v.findings.is_empty() => writeln!(
+    if verified.findings.is_empty() {
+        writeln!(
             html,
-            "<p><b class=good>The record was verified: whole and unchanged.</b> {} entries, {} verdicts, {} checkpoints, \
-             every hash and signature.</p>",
-            v.entries, v.verdicts, v.checkpoints
-        )?,
-        Some(v) => {
-            writeln!(html, "<p><b class=bad>The record is BROKEN:</b></p><ul>")?;
-            for f in &v.findings {
-                writeln!(html, "<li>entry {}: {}", f.entry, escape(&f.what))?;
-            }
-            writeln!(html, "</ul>")?;
+            "<p><b class=good>Entries {parts} were verified: whole and unchanged.</b> Every hash and verdict, and the \
+             signatures at both ends of each part. They hold this lot and what was said of it later.</p>"
+        )?;
+    } else {
+        writeln!(html, "<p><b class=bad>Entries {parts} were verified, and the record is BROKEN:</b></p><ul>")?;
+        for f in &verified.findings {
+            writeln!(html, "<li>entry {}: {}", f.entry, escape(&f.what))?;
         }
-        None => writeln!(html, "<p class=open>The record was not verified for this page.</p>")?,
+        writeln!(html, "</ul>")?;
     }
+    if verified.removed > 0 {
+        writeln!(html, "<p>{} verdicts in them were removed by retention; their entries stand.</p>", verified.removed)?;
+    }
+    writeln!(
+        html,
+        "<p class=muted>The rest was not verified for this page, nor was what it says of models and downtime from entries \
+         before these: <code>beltsight record verify</code> verifies all.</p>"
+    )?;
     let from = lot.lot;
     writeln!(html, "<p>The lot stands in the record from entry {from} to {to}. The newest entry and its hash:</p>")?;
     writeln!(html, "<p><code>{}:{}</code></p>", report.head, report.head_hash)?;
-    if let Some(v) = verified {
-        writeln!(html, "<p>public key <code>{}</code></p>", v.public_key)?;
-    }
+    writeln!(html, "<p>public key <code>{}</code></p>", verified.public_key)?;
     writeln!(
         html,
         "<p class=muted>To check later that nothing up to here was replaced: <code>beltsight record verify --store FOLDER \

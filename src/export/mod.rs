@@ -14,7 +14,7 @@ pub use self::{
 };
 use crate::{
     domain::{Action, Thresholds, Verdict},
-    store::{Challenge, CorrectiveAction, Counts, Entry, Event, Lot, Page, Store, StoreError, Tally},
+    store::{Challenge, CorrectiveAction, Counts, Entry, Event, Lot, Page, RemovedOf, Store, StoreError, Tally},
 };
 
 /// Rejected and diverted items listed on the page; the CSV has all.
@@ -25,6 +25,8 @@ pub const LISTED: usize = 1000;
 pub struct Report {
     /// The lot.
     pub lot: Lot,
+    /// Verdicts of it that retention has removed; counts and tallies are of what is left. `null` for none.
+    pub removed: Option<RemovedOf>,
     /// Its verdicts by action.
     pub counts: Counts,
     /// Its verdicts by action, class, model and thresholds, most first.
@@ -116,6 +118,7 @@ impl Report {
             rejects_missed: events.iter().filter(|entry| matches!(entry.event, Event::RejectMissed { .. })).count(),
             challenges: store.challenges(Some(lot.lot)).await?,
             corrective_actions: store.corrective_actions(Some(lot.lot)).await?,
+            removed: store.removed_of(&lot).await?,
             lot,
             counts,
             tallies,

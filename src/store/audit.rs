@@ -100,7 +100,7 @@ mod tests {
         assert_eq!(store.deeds(None, 2).await.unwrap(), [deed(5), deed(4)]);
         assert_eq!(store.deeds(Some(4), 100).await.unwrap(), [deed(3), deed(2), deed(1)]);
         for change in ["DELETE FROM audit WHERE id = 3", "UPDATE audit SET name = 'adam'"] {
-            let refused = sqlx::query(change).execute(&store.database).await.unwrap_err().to_string();
+            let refused = sqlx::query(change).execute(&store.writer).await.unwrap_err().to_string();
             assert!(refused.contains("append-only"), "{refused}");
         }
         assert_eq!(store.deeds(None, 100).await.unwrap().len(), 5);

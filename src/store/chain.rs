@@ -337,8 +337,8 @@ mod tests {
         let checkpoints: Vec<i64> =
             sqlx::query_scalar("SELECT seq FROM checkpoints").fetch_all(&store.database).await.unwrap();
         assert_eq!(checkpoints, [1024]);
-        assert!(sqlx::query("DELETE FROM record WHERE seq = 1503").execute(&store.database).await.is_err());
-        assert!(sqlx::query("UPDATE verdicts SET body = '{}' WHERE id = 1").execute(&store.database).await.is_err());
+        assert!(sqlx::query("DELETE FROM record WHERE seq = 1503").execute(&store.writer).await.is_err());
+        assert!(sqlx::query("UPDATE verdicts SET body = '{}' WHERE id = 1").execute(&store.writer).await.is_err());
     }
 
     #[tokio::test]
@@ -347,7 +347,7 @@ mod tests {
         let store = Store::open(folder.path()).await.unwrap();
         store.insert(&[verdict(Action::Reject), verdict(Action::Reject)]).await.unwrap();
         sqlx::raw_sql("DROP TRIGGER record_is_kept; DELETE FROM record WHERE seq = 3")
-            .execute(&store.database)
+            .execute(&store.writer)
             .await
             .unwrap();
         store.close().await;
@@ -369,7 +369,7 @@ mod tests {
         let store = Store::open(folder.path()).await.unwrap();
         store.insert(&vec![verdict(Action::Accept); 5]).await.unwrap();
         let back = "DROP TRIGGER record_is_kept; DELETE FROM record; DELETE FROM head";
-        sqlx::raw_sql(back).execute(&store.database).await.unwrap();
+        sqlx::raw_sql(back).execute(&store.writer).await.unwrap();
         store.close().await;
         for file in [SECRET, crate::store::PUBLIC] {
             std::fs::remove_file(folder.path().join(file)).unwrap();

@@ -73,8 +73,10 @@ pub struct CorrectiveAction {
     #[serde(with = "time::serde::rfc3339")]
     #[schema(value_type = String, format = "date-time")]
     pub opened: OffsetDateTime,
-    /// The lot it concerns.
+    /// The lot that was open when the challenge was announced.
     pub lot: Option<i64>,
+    /// The lots that are in doubt: all that were open since the last challenge that was found.
+    pub lots: Vec<i64>,
     /// The challenge that was missed.
     pub challenge: i64,
     /// What happened, in words.
@@ -114,18 +116,20 @@ impl Store {
         Ok(gather_challenges(&self.events(&["challenge", "challenge_result"], lot).await?))
     }
 
-    /// Corrective actions, oldest first; `lot`: only those that concern it.
+    /// Corrective actions, oldest first; `lot`: only those that put it in doubt.
     ///
     /// # Errors
     /// [`StoreError::Database`], [`StoreError::Record`].
     pub async fn corrective_actions(&self, lot: Option<i64>) -> Result<Vec<CorrectiveAction>, StoreError> {
         let mut actions: Vec<CorrectiveAction> = Vec::new();
-        for Entry { seq, time, event } in self.events(&["corrective_opened", "corrective_closed"], lot).await? {
+        for Entry { seq, time, event } in self.events(&["corrective_opened", "corrective_closed"], None).await? {
             match event {
-                Event::CorrectiveOpened { lot, challenge, cause, last_good } => actions.push(CorrectiveAction {
+                Event::CorrectiveOpened { lot, challenge, cause, last_good, lots } => actions.push(CorrectiveAction {
                     action: seq,
                     opened: time,
                     lot,
+                    // An older record names only the one.
+                    lots: if lots.is_empty() { lot.into_iter().collect() } else { lots },
                     challenge,
                     cause,
                     last_good,
@@ -141,6 +145,7 @@ impl Store {
                 _ => {}
             }
         }
+        actions.retain(|action| lot.is_none_or(|lot| action.lots.contains(&lot)));
         Ok(actions)
     }
 
@@ -156,7 +161,8 @@ impl Store {
         if found.closed.is_some() {
             return Err(StoreError::Refused(format!("corrective action {action} is closed already")));
         }
-        self.append(Event::CorrectiveClosed { action, lot: found.lot, done: done.into(), by: by.into() }).await?;
+        let CorrectiveAction { lot, lots, .. } = found;
+        self.append(Event::CorrectiveClosed { action, lot, lots, done: done.into(), by: by.into() }).await?;
         Ok(())
     }
 
@@ -198,9 +204,11 @@ impl Store {
         };
         let mut bodies = vec![chain::event(result)?];
         if !found {
-            let last_good = self.challenges(None).await?.into_iter().rev();
-            let last_good =
-                last_good.filter(|c| c.camera == asked.camera && c.found == Some(true)).map(|c| c.announced);
+            let before = self.challenges(None).await?.into_iter().rev().filter(|c| c.challenge < asked.challenge);
+            let good = before.into_iter().find(|c| c.camera == asked.camera && c.found == Some(true));
+            let since = good.as_ref().map_or(0, |c| c.challenge);
+            let open_since = self.lots(usize::MAX).await?.into_iter().rev();
+            let open_since = open_since.filter(|lot| lot.closed_at.is_none_or(|closed| closed > since));
             let saw = match passed.len() {
                 0 => "no item was seen".into(),
                 n => format!("none of the {n} items seen was taken off for it"),
@@ -212,7 +220,8 @@ impl Store {
                     "the challenge piece \"{}\" on {} was not taken off the belt: {saw}",
                     asked.piece, asked.camera
                 ),
-                last_good: last_good.max(),
+                last_good: good.map(|c| c.announced),
+                lots: open_since.map(|lot| lot.lot).collect(),
             })?);
         }
         let mut transaction = self.begin().await?;
@@ -310,13 +319,49 @@ mod tests {
         assert_eq!(actions.len(), 1);
         assert_eq!((actions[0].challenge, actions[0].last_good), (missed.challenge, Some(good.announced)));
 
+        // Lots that were closed before the last good one are in no doubt, those in between are.
+        let between = store.begin_lot("B", "").await.unwrap();
         store.end_lot("").await.unwrap();
+        let again = announce(&store, None).await;
+        let far = again.announced + seconds(60);
+        assert_eq!(store.decide_challenge(&again, far).await.unwrap(), Some(false));
+        assert_eq!(store.corrective_actions(None).await.unwrap()[1].lots, [lot, between]);
+        let doubtful = store.corrective_actions(Some(between)).await.unwrap();
+        assert_eq!((doubtful.len(), doubtful[0].lot), (1, None), "it was closed, and no lot was open");
+        let good = announce(&store, None).await;
+        item(&store, Action::Reject, "cod", good.announced + seconds(1)).await;
+        assert_eq!(store.decide_challenge(&good, far).await.unwrap(), Some(true));
+        let last = announce(&store, None).await;
+        assert_eq!(store.decide_challenge(&last, last.announced + seconds(60)).await.unwrap(), Some(false));
+        assert_eq!(store.corrective_actions(None).await.unwrap()[2].lots, Vec::<i64>::new());
+
         let refused = |outcome: Result<(), StoreError>| matches!(outcome, Err(StoreError::Refused(_)));
         assert!(refused(store.sign_off(lot, "Bo", "").await), "not while a corrective action is open");
         let action = actions[0].action;
         store.close_corrective_action(action, "checked the lot by hand", "Ada").await.unwrap();
         assert!(refused(store.close_corrective_action(action, "again", "Ada").await));
+        assert!(refused(store.sign_off(lot, "Bo", "").await), "not while another one names it");
+        store.close_corrective_action(doubtful[0].action, "checked both", "Ada").await.unwrap();
         store.sign_off(lot, "Bo", "fine").await.unwrap();
         assert_eq!(store.lot(lot).await.unwrap().unwrap().signed_off[0].name, "Bo");
+        // Its entries are the lot's too, wherever they stand.
+        let closed = store.lot(between).await.unwrap().unwrap();
+        let kinds: Vec<String> =
+            store.lot_entries(&closed, 0, i64::MAX, 99).await.unwrap().into_iter().map(|e| e.kind).collect();
+        assert_eq!(kinds, ["lot_opened", "lot_closed", "corrective_opened", "corrective_closed"]);
+    }
+
+    #[tokio::test]
+    async fn a_lot_is_not_signed_off_before_its_challenges_are_decided() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).await.unwrap();
+        let lot = store.begin_lot("A", "Ada").await.unwrap();
+        let asked = announce(&store, None).await;
+        store.end_lot("").await.unwrap();
+        let Err(StoreError::Refused(why)) = store.sign_off(lot, "Bo", "").await else { panic!("it was signed off") };
+        assert_eq!(why, format!("challenge test {} of lot A is not decided yet", asked.challenge));
+        item(&store, Action::Reject, "cod", asked.announced).await;
+        assert_eq!(store.decide_challenge(&asked, asked.announced).await.unwrap(), Some(true));
+        store.sign_off(lot, "Bo", "").await.unwrap();
     }
 }

@@ -139,7 +139,7 @@ pub enum Event {
     },
     /// Something must be put right; its number is this entry's place.
     CorrectiveOpened {
-        /// The lot it concerns.
+        /// The lot that was open when the challenge was announced.
         lot: Option<i64>,
         /// The challenge that was missed.
         challenge: i64,
@@ -148,6 +148,9 @@ pub enum Event {
         /// When a challenge was last found on that camera: what passed since is in doubt. `None`: never.
         #[serde(default, with = "time::serde::rfc3339::option")]
         last_good: Option<OffsetDateTime>,
+        /// The lots that are in doubt: all that were open since then.
+        #[serde(default)]
+        lots: Vec<i64>,
     },
     /// It was put right.
     CorrectiveClosed {
@@ -155,6 +158,9 @@ pub enum Event {
         action: i64,
         /// The lot it concerned.
         lot: Option<i64>,
+        /// The lots that were in doubt.
+        #[serde(default)]
+        lots: Vec<i64>,
         /// What was done, in words.
         done: String,
         /// Who did it.

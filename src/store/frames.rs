@@ -109,7 +109,7 @@ impl Store {
              SELECT frame, max(id) FROM verdicts WHERE frame = ? GROUP BY frame",
         )
         .bind(key)
-        .execute(&self.database)
+        .execute(&self.writer)
         .await?;
         match self.frames.delete(&path).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),

@@ -104,7 +104,7 @@ impl Store {
             .bind(class)
             .bind(by)
             .bind(timestamp(at)?)
-            .execute(&self.database)
+            .execute(&self.writer)
             .await?;
         let (id, class, by) = (done.last_insert_rowid(), class.map(str::to_owned), by.to_owned());
         Ok(Label { id, verdict, class, by, at, withdrawn: false, current: true })
@@ -124,7 +124,7 @@ impl Store {
         .bind(by)
         .bind(timestamp(at)?)
         .bind(id)
-        .execute(&self.database)
+        .execute(&self.writer)
         .await?;
         if done.rows_affected() == 0 {
             return Ok(None);
@@ -334,7 +334,7 @@ mod tests {
         assert!(store.add_label(2, Some("cod"), "anna", now()).await.is_err(), "there is no verdict 2");
         store.add_label(1, Some("cod"), "anna", now()).await.unwrap();
         for sql in ["DELETE FROM labels", "UPDATE labels SET class = 'bass'"] {
-            let refused = sqlx::query(sql).execute(&store.database).await.unwrap_err();
+            let refused = sqlx::query(sql).execute(&store.writer).await.unwrap_err();
             assert!(refused.to_string().contains("only added"), "{refused}");
         }
         assert_eq!(store.verdict(1).await.unwrap().unwrap().id, 1);

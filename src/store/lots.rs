@@ -16,6 +16,11 @@ use super::{
 };
 use crate::domain::{Action, Verdict};
 
+/// The places of the events that name a lot, which is bound twice. Each half has an index; with OR there would be none.
+pub(super) const NAMED: &str = "SELECT seq FROM record WHERE verdict IS NULL AND lot = ? UNION
+    SELECT seq FROM record WHERE verdict IS NULL AND kind IN ('corrective_opened', 'corrective_closed')
+        AND EXISTS (SELECT 1 FROM json_each(body, '$.lots') WHERE value = ?)";
+
 impl Store {
     /// The number of the open lot: the place of its opening in the record.
     pub fn open_lot(&self) -> Option<i64> {
@@ -112,6 +117,17 @@ pub struct Tally {
     pub verdicts: i64,
 }
 
+/// Verdicts of a lot that retention has removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct RemovedOf {
+    /// How many entries between its opening and closing hold a verdict that is gone.
+    pub verdicts: i64,
+    /// When retention last removed some (RFC 3339).
+    #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = "date-time")]
+    pub before: OffsetDateTime,
+}
+
 impl Store {
     /// The newest lots, newest first.
     ///
@@ -158,7 +174,31 @@ impl Store {
         rows.into_iter().map(tally).collect()
     }
 
-    /// Reviews a closed lot that has no corrective action open.
+    /// How many verdicts between a lot's opening and closing retention has removed.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`], [`StoreError::Record`].
+    pub async fn removed_of(&self, lot: &Lot) -> Result<Option<RemovedOf>, StoreError> {
+        let mut connection = self.database.acquire().await?;
+        let last = chain::last_of(&mut connection, &["verdicts_removed"]).await?;
+        let Some(Entry { time: before, event: Event::VerdictsRemoved { to, .. }, .. }) = last else { return Ok(None) };
+        // Most lots are younger than what was removed last: their first verdict tells, without looking at all of them.
+        let verdicts: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM record r
+             WHERE (SELECT verdict FROM record WHERE seq > ? AND verdict IS NOT NULL ORDER BY seq LIMIT 1) <= ?
+               AND r.seq BETWEEN ? AND ? AND r.verdict <= ? AND NOT EXISTS (SELECT 1 FROM verdicts WHERE id = r.verdict)",
+        )
+        .bind(lot.lot)
+        .bind(to)
+        .bind(lot.lot)
+        .bind(lot.closed_at.unwrap_or(i64::MAX))
+        .bind(to)
+        .fetch_one(&mut *connection)
+        .await?;
+        Ok((verdicts > 0).then_some(RemovedOf { verdicts, before }))
+    }
+
+    /// Reviews a closed lot whose challenges are decided and that no open corrective action puts in doubt.
     ///
     /// # Errors
     /// [`StoreError::Refused`] with the reason, [`StoreError::Database`].
@@ -168,9 +208,14 @@ impl Store {
         if found.closed.is_none() {
             return refuse(format!("lot {} is still open", found.name));
         }
+        // Looked at first: a miss is recorded in one step with its corrective action, which is then seen below.
+        let challenges = self.challenges(Some(lot)).await?;
+        if let Some(running) = challenges.iter().find(|challenge| challenge.found.is_none()) {
+            return refuse(format!("challenge test {} of lot {} is not decided yet", running.challenge, found.name));
+        }
         let open: Vec<_> = self.corrective_actions(Some(lot)).await?;
         if let Some(action) = open.iter().find(|action| action.closed.is_none()) {
-            return refuse(format!("corrective action {} of lot {} is open", action.action, found.name));
+            return refuse(format!("corrective action {} about lot {} is open", action.action, found.name));
         }
         self.append(Event::SignedOff { lot, name: name.into(), remark: remark.into() }).await?;
         Ok(())
@@ -213,10 +258,12 @@ fn gather(events: &[Entry]) -> Vec<Lot> {
 pub struct LotEntry {
     /// Its place.
     pub seq: i64,
-    /// `verdict`, or the event's kind.
+    /// `verdict`, `verdict_gone`, or the event's kind.
     pub kind: String,
-    /// When the picture was taken or the event happened (RFC 3339).
+    /// When the picture was taken or the event happened (RFC 3339); empty for a verdict that is gone.
     pub time: String,
+    /// The verdict's number, if it is or was one.
+    pub id: Option<i64>,
     /// The verdict, if it is one.
     pub verdict: Option<Verdict>,
     /// The event as JSON, if it is one.
@@ -227,40 +274,47 @@ pub struct LotEntry {
 
 impl Store {
     /// Entries of `lot` after the place `after` and up to `end`, in order: its verdicts, the events between its opening
-    /// and closing, and the events that name it.
+    /// and closing, those of verdicts there that are gone, and the events that name it.
     ///
     /// # Errors
     /// [`StoreError::Database`], [`StoreError::Row`].
     pub async fn lot_entries(&self, lot: &Lot, after: i64, end: i64, limit: u32) -> Result<Vec<LotEntry>, StoreError> {
         type Row = (i64, Option<i64>, Vec<u8>, Vec<u8>, Option<String>, Option<String>);
-        let rows: Vec<Row> = sqlx::query_as(
+        let query = format!(
             "SELECT r.seq, r.verdict, CAST(r.body AS BLOB), r.hash, r.kind, v.body
              FROM record r LEFT JOIN verdicts v ON v.id = r.verdict
              WHERE r.seq > ? AND r.seq <= ?
-               AND (v.lot = ? OR (r.verdict IS NULL AND (r.seq BETWEEN ? AND ? OR r.lot = ?)))
-             ORDER BY r.seq LIMIT ?",
-        )
-        .bind(after)
-        .bind(end)
-        .bind(lot.lot)
-        .bind(lot.lot)
-        .bind(lot.closed_at.unwrap_or(end))
-        .bind(lot.lot)
-        .bind(limit)
-        .fetch_all(&self.database)
-        .await?;
+               AND (v.lot = ? OR (v.id IS NULL AND r.seq BETWEEN ? AND ?) OR r.seq IN ({NAMED}))
+             ORDER BY r.seq LIMIT ?"
+        );
+        let rows: Vec<Row> = sqlx::query_as(sqlx::AssertSqlSafe(query))
+            .bind(after)
+            .bind(end)
+            .bind(lot.lot)
+            .bind(lot.lot)
+            .bind(lot.closed_at.unwrap_or(end))
+            .bind(lot.lot)
+            .bind(lot.lot)
+            .bind(limit)
+            .fetch_all(&self.database)
+            .await?;
         let read = |(seq, id, body, hash, kind, document): Row| {
             let hash = hex(&hash);
-            let Some(id) = id else {
+            let Some(number) = id else {
                 let details = String::from_utf8_lossy(&body).into_owned();
                 let time = chain::entry(seq, &details)?.time.format(&Rfc3339).unwrap_or_default();
-                return Ok(LotEntry { seq, kind: kind.unwrap_or_default(), time, verdict: None, details, hash });
+                return Ok(LotEntry { seq, kind: kind.unwrap_or_default(), time, id, verdict: None, details, hash });
             };
-            let read: Result<Verdict, _> = serde_json::from_str(&document.unwrap_or_default());
-            let verdict = Verdict { id, ..read.map_err(|e| StoreError::Row { id, why: e.to_string() })? };
+            let (details, id) = (String::new(), Some(number));
+            let Some(document) = document else {
+                let (kind, time) = ("verdict_gone".into(), String::new());
+                return Ok(LotEntry { seq, kind, time, id, verdict: None, details, hash });
+            };
+            let read: Result<Verdict, _> = serde_json::from_str(&document);
+            let unreadable = |e: serde_json::Error| StoreError::Row { id: number, why: e.to_string() };
+            let verdict = Verdict { id: number, ..read.map_err(unreadable)? };
             let time = verdict.time.format(&Rfc3339).unwrap_or_default();
-            let details = String::new();
-            Ok(LotEntry { seq, kind: "verdict".into(), time, verdict: Some(verdict), details, hash })
+            Ok(LotEntry { seq, kind: "verdict".into(), time, id, verdict: Some(verdict), details, hash })
         };
         rows.into_iter().map(read).collect()
     }

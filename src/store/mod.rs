@@ -38,15 +38,17 @@ pub use challenges::{Announcement, Challenge, CorrectiveAction};
 pub use event::{Entry, Event};
 pub use frames::frame_key;
 pub use labels::{ItemPage, Label, LabelPage, LabeledItem};
-pub use lots::{Lot, LotEntry, SignOff, Tally};
+pub use lots::{Lot, LotEntry, RemovedOf, SignOff, Tally};
 pub use queue::{Ask, Order, Queue, WINDOW, hash_share};
 pub use retention::{Removed, Retention};
 pub use signer::{KeyError, PUBLIC, SECRET};
 pub use verdicts::{Counts, MAX_PAGE, Page};
-pub use verify::{Finding, Kept, Verification, verify, verify_pictures};
+pub use verify::{Finding, Kept, LotVerification, Verification, verify, verify_lot, verify_pictures};
 
 /// The database's name in the store's folder.
 const DATABASE: &str = "verdicts.sqlite";
+/// Connections that read for everybody.
+const READERS: u32 = 3;
 /// How long a reader or writer waits for another one's lock.
 const BUSY: Duration = Duration::from_secs(5);
 
@@ -123,7 +125,10 @@ impl StoreError {
 #[derive(Clone)]
 pub struct Store {
     folder: Arc<Path>,
+    /// To read.
     database: SqlitePool,
+    /// One connection, to write: however much is read, recording goes on.
+    writer: SqlitePool,
     /// Device and inode of the database's file.
     file: (u64, u64),
     frames: Arc<LocalFileSystem>,
@@ -151,8 +156,8 @@ impl Store {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Normal)
             .busy_timeout(BUSY);
-        let database = SqlitePoolOptions::new()
-            .max_connections(4) // one writes, three read
+        let writer = SqlitePoolOptions::new()
+            .max_connections(1)
             .acquire_timeout(BUSY)
             // After some errors, a full disk among them, SQLite has ended a transaction that sqlx believes open.
             .before_acquire(|connection, _| {
@@ -162,10 +167,17 @@ impl Store {
             .connect_with(options.clone())
             .await
             .map_err(|e| refuse(e.to_string()))?;
-        database.set_connect_options(options.create_if_missing(false));
+        let options = options.create_if_missing(false);
+        writer.set_connect_options(options.clone());
         let file = file(folder).await.map_err(|e| refuse(e.to_string()))?;
-        migrations().run(&database).await.map_err(|e| refuse(e.to_string()))?;
-        let mut transaction = database.begin_with("BEGIN IMMEDIATE").await?;
+        migrations().run(&writer).await.map_err(|e| refuse(e.to_string()))?;
+        let database = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .acquire_timeout(BUSY)
+            .connect_with(options.read_only(true))
+            .await
+            .map_err(|e| refuse(e.to_string()))?;
+        let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await?;
         let has_record = chain::tail(&mut transaction).await?.is_some();
         let has_key = folder.join(SECRET).exists();
         let signer = if has_record || has_key { signer::Signer::open(folder) } else { signer::Signer::make(folder) }?;
@@ -176,6 +188,7 @@ impl Store {
         Ok(Self {
             folder: folder.into(),
             database,
+            writer,
             file,
             frames: Arc::new(frames),
             window: Arc::default(),
@@ -200,7 +213,8 @@ impl Store {
         let file = file(folder).await.map_err(|e| refuse(e.to_string()))?;
         let frames = Arc::new(frames);
         let (window, lot) = (Arc::default(), Arc::default());
-        Ok(Self { folder: folder.into(), database, file, frames, window, signer: None, lot })
+        let writer = database.clone(); // it can't write either
+        Ok(Self { folder: folder.into(), database, writer, file, frames, window, signer: None, lot })
     }
 
     /// Where it is.
@@ -224,12 +238,13 @@ impl Store {
     /// A transaction that holds the write lock from its start.
     async fn begin(&self) -> Result<SqliteTransaction<'static>, StoreError> {
         self.there().await?;
-        Ok(self.database.begin_with("BEGIN IMMEDIATE").await?)
+        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
     }
 
     /// Closes the database after the work in progress; the write-ahead log is folded in.
     pub async fn close(&self) {
         self.database.close().await;
+        self.writer.close().await; // last, for only it can fold the log in
     }
 }
 
@@ -237,4 +252,27 @@ impl Store {
 async fn file(folder: &Path) -> std::io::Result<(u64, u64)> {
     let found = tokio::fs::metadata(folder.join(DATABASE)).await?;
     Ok((found.dev(), found.ino()))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn while_readers_hold_every_connection_of_theirs_the_record_grows() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).await.unwrap();
+        let mut held = Vec::new();
+        for _ in 0..READERS {
+            let mut reader = store.database.begin().await.unwrap();
+            sqlx::query("SELECT count(*) FROM record").fetch_one(&mut *reader).await.unwrap();
+            held.push(reader);
+        }
+        let append = store.append(Event::Stopped);
+        let written = tokio::time::timeout(Duration::from_secs(1), append).await;
+        assert_eq!(written.expect("it had to wait for them").unwrap(), 2);
+        drop(held);
+        assert_eq!(store.head().await.unwrap().0, 2, "what was written is read");
+    }
 }

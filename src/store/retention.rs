@@ -289,7 +289,7 @@ mod tests {
         let found = verify(folder.path(), None, None).await.unwrap();
         assert_eq!((found.findings.len(), found.verdicts, found.removed), (0, 5, 2), "{found}");
         // One more taken away is no retention.
-        sqlx::query("DELETE FROM verdicts WHERE id = 4").execute(&store.database).await.unwrap();
+        sqlx::query("DELETE FROM verdicts WHERE id = 4").execute(&store.writer).await.unwrap();
         assert!(!verify(folder.path(), None, None).await.unwrap().findings.is_empty());
     }
 }

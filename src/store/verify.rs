@@ -1,7 +1,9 @@
-//! Whether a record is whole and unchanged: every entry, every verdict it holds, every signature.
+//! Whether a record is whole and unchanged: every entry, every verdict it holds, every signature; or, for a lot's page,
+//! the parts of it that hold the lot.
 //!
 //! Invariant: nothing is written, no secret is needed, and a broken record gives findings, never a panic or an error.
-//! It works beside a running service: what is verified is the record up to the head at the start.
+//! It works beside a running service: what is verified is the record up to the head at the start, and what retention
+//! removes meanwhile is no finding.
 
 use std::{fmt, path::Path, sync::Arc};
 
@@ -9,15 +11,16 @@ use ed25519_dalek::VerifyingKey;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use sqlx::{
-    Row,
+    Row, SqliteExecutor,
     sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions, SqliteRow},
 };
 use tokio::task::JoinSet;
 use tokio_stream::StreamExt;
 
 use super::{
-    StoreError,
+    Lot, StoreError,
     chain::{CHECKPOINT, link, seed},
+    lots::NAMED,
     signer::{Mark, PUBLIC, hex, public_key, unhex},
 };
 use crate::model::sha256;
@@ -70,6 +73,20 @@ impl fmt::Display for Verification {
     }
 }
 
+/// What was found in the parts of the record that hold a lot.
+#[derive(Clone, Debug)]
+pub struct LotVerification {
+    /// First and last entry of each part, in order. Each begins with a signed checkpoint or the record, and ends with a
+    /// signed checkpoint or the signed head.
+    pub parts: Vec<(i64, i64)>,
+    /// Verdicts in them whose document was removed by retention.
+    pub removed: i64,
+    /// The public key that they were verified with.
+    pub public_key: String,
+    /// What is wrong, by place in the record, 20 at most; empty for whole parts.
+    pub findings: Vec<Finding>,
+}
+
 /// Something wrong with a record.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Finding {
@@ -111,14 +128,8 @@ impl std::str::FromStr for Kept {
 pub async fn verify(folder: &Path, key: Option<&Path>, kept: Option<&Kept>) -> Result<Verification, StoreError> {
     let beside = folder.join(PUBLIC);
     let key = public_key(key.unwrap_or(&beside))?;
-    let path = folder.join("verdicts.sqlite");
     let refuse = |e: sqlx::Error| StoreError::Open { path: folder.into(), why: e.to_string() };
-    let options = SqliteConnectOptions::new()
-        .filename(path)
-        .read_only(true)
-        .busy_timeout(super::BUSY)
-        .row_buffer_size(ROW_BUFFER);
-    let pool = SqlitePoolOptions::new().max_connections(READERS).connect_with(options).await.map_err(refuse)?;
+    let pool = connect(folder).await.map_err(refuse)?;
     let mut found = verify_all(&pool, &key).await.map_err(refuse)?;
     if let Some(kept) = kept {
         let now: Option<Vec<u8>> = sqlx::query_scalar("SELECT hash FROM record WHERE seq = ?")
@@ -132,6 +143,92 @@ pub async fn verify(folder: &Path, key: Option<&Path>, kept: Option<&Kept>) -> R
     }
     pool.close().await;
     Ok(found)
+}
+
+/// Verifies the parts of the record in `folder` that hold `lot`, with the public key beside it: the lot itself, what was
+/// said of it later, and the newest word of retention, by which a verdict may be gone. What it costs depends on the lot,
+/// not on the record.
+///
+/// # Errors
+/// Only when there is nothing to verify: no readable database or key.
+pub async fn verify_lot(folder: &Path, lot: &Lot) -> Result<LotVerification, StoreError> {
+    let key = public_key(&folder.join(PUBLIC))?;
+    let refuse = |e: sqlx::Error| StoreError::Open { path: folder.into(), why: e.to_string() };
+    let pool = connect(folder).await.map_err(refuse)?;
+    let found = verify_around(&pool, &key, lot).await.map_err(refuse)?;
+    pool.close().await;
+    Ok(found)
+}
+
+async fn connect(folder: &Path) -> Result<SqlitePool, sqlx::Error> {
+    let options = SqliteConnectOptions::new()
+        .filename(folder.join(super::DATABASE))
+        .read_only(true)
+        .busy_timeout(super::BUSY)
+        .row_buffer_size(ROW_BUFFER);
+    SqlitePoolOptions::new().max_connections(READERS).connect_with(options).await
+}
+
+/// Place and hash of the head, if it is signed.
+async fn signed_head(
+    from: impl SqliteExecutor<'_>,
+    key: &VerifyingKey,
+) -> Result<Option<(i64, [u8; 32])>, sqlx::Error> {
+    let row = sqlx::query("SELECT seq, hash, time, signature FROM head").fetch_optional(from).await?;
+    let head = row.and_then(|row| read_mark(&row, 0)).filter(|mark| mark.signed("head", key));
+    Ok(head.map(|mark| (mark.seq, mark.hash)))
+}
+
+async fn verify_around(pool: &SqlitePool, key: &VerifyingKey, lot: &Lot) -> Result<LotVerification, sqlx::Error> {
+    let mut findings = Vec::new();
+    // One state: else an entry that is written meanwhile would stand behind the head.
+    let mut state = pool.begin().await?;
+    let (head, head_hash) = signed_head(&mut *state, key).await?.unwrap_or_else(|| {
+        findings.push(finding(0, "the head is not signed by this key"));
+        (0, [0; 32])
+    });
+    // Verdicts that waited for the store stand a little behind the lot's closing.
+    let last: Option<i64> = sqlx::query_scalar(
+        "SELECT seq FROM record WHERE seq >= ? AND verdict = (SELECT max(id) FROM verdicts WHERE lot = ?)
+         ORDER BY seq LIMIT 1",
+    )
+    .bind(lot.lot)
+    .bind(lot.lot)
+    .fetch_optional(&mut *state)
+    .await?;
+    let last = lot.closed_at.unwrap_or(head).max(last.unwrap_or(0)).max(lot.lot);
+    let later: Vec<i64> = sqlx::query_scalar(NAMED).bind(lot.lot).bind(lot.lot).fetch_all(&mut *state).await?;
+    let removal: Option<(i64, i64)> = sqlx::query_as(
+        "SELECT seq, json_extract(body, '$.to') FROM record WHERE verdict IS NULL AND kind = 'verdicts_removed'
+         ORDER BY seq DESC LIMIT 1",
+    )
+    .fetch_optional(&mut *state)
+    .await?;
+    state.rollback().await?;
+
+    let (removal, removed_to) = removal.unzip();
+    let mut spans = vec![(lot.lot, last)];
+    spans.extend(later.into_iter().chain(removal).map(|seq| (seq, seq)));
+    spans.sort_unstable();
+    let end = spans.iter().map(|span| span.1).fold(head, i64::max);
+    let mut parts: Vec<(i64, i64)> = Vec::new();
+    for (first, last) in spans {
+        if first < 1 {
+            findings.push(finding(first, "stands before the record"));
+        }
+        // The checkpoint before them is verified too: both ends are signed.
+        let from = ((first - 1) / CHECKPOINT * CHECKPOINT).max(1);
+        let to = ((last - 1) / CHECKPOINT + 1).saturating_mul(CHECKPOINT).min(end);
+        match parts.last_mut() {
+            Some(part) if part.1 >= from => part.1 = part.1.max(to),
+            _ => parts.push((from, to)),
+        }
+    }
+    let (found, removed) = verify_parts(pool, key, &parts, (head, head_hash), removed_to.unwrap_or(0)).await?;
+    findings.extend(found);
+    findings.sort();
+    findings.truncate(TOLD);
+    Ok(LotVerification { parts, removed, public_key: hex(key.as_bytes()), findings })
 }
 
 async fn verify_all(pool: &SqlitePool, key: &VerifyingKey) -> Result<Verification, sqlx::Error> {
@@ -184,27 +281,9 @@ async fn verify_all(pool: &SqlitePool, key: &VerifyingKey) -> Result<Verificatio
         findings.push(finding(0, format!("{marks} checkpoints instead of {}", seq / CHECKPOINT)));
     }
 
-    let mut tasks = JoinSet::new();
-    let mut gone = 0;
-    let mut next = 1;
     // The last place is looked at too when it lies beyond the head, so that what was appended is told by place.
-    let end = seq.max(last);
-    let shared = Arc::new(*key);
-    while next <= end || !tasks.is_empty() {
-        while next <= end && tasks.len() < READERS as usize {
-            let to = next.saturating_add(CHUNK - 1).min(end);
-            tasks.spawn(verify_chunk(pool.clone(), shared.clone(), (next, to), (seq, hash), removed_to));
-            next = to.saturating_add(1);
-        }
-        if let Some(done) = tasks.join_next().await {
-            let (found, missing) = done.map_err(|e| sqlx::Error::Io(std::io::Error::other(e)))??;
-            findings.extend(found);
-            gone += missing;
-            if findings.len() > 100 * TOLD {
-                break; // enough to say that it is broken
-            }
-        }
-    }
+    let (found, gone) = verify_parts(pool, key, &[(1, seq.max(last))], (seq, hash), removed_to).await?;
+    findings.extend(found);
     if findings.is_empty() && gone != removed {
         findings.push(finding(0, format!("{gone} verdicts are gone, but retention removed {removed}")));
     }
@@ -267,17 +346,83 @@ fn read_mark(row: &SqliteRow, from: usize) -> Option<Read> {
     })
 }
 
-/// Entries `from` to `to` with their verdicts and checkpoints; `head` is the signed place and hash. What is wrong, and
-/// how many verdicts up to `removed_to` are gone.
+/// Verifies `parts` up to `head`: what is wrong, and how many verdicts up to `removed_to` are gone.
+async fn verify_parts(
+    pool: &SqlitePool,
+    key: &VerifyingKey,
+    parts: &[(i64, i64)],
+    head: (i64, [u8; 32]),
+    removed_to: i64,
+) -> Result<(Vec<Finding>, i64), sqlx::Error> {
+    let mut found = verify_chunks(pool, key, parts, head, removed_to).await?;
+    if !found.missing.is_empty() {
+        // Retention may have gone on since `removed_to` was read. It tells so in the same step, behind `head`: that is
+        // believed if it is whole and signed too.
+        let now = signed_head(pool, key).await?.unwrap_or(head);
+        let told = sqlx::query_scalar(
+            "SELECT coalesce(max(json_extract(body, '$.to')), 0) FROM record
+             WHERE verdict IS NULL AND kind = 'verdicts_removed' AND seq > ? AND seq <= ?",
+        );
+        let removed_to: i64 = told.bind(head.0).bind(now.0).fetch_one(pool).await.unwrap_or(0);
+        let since = verify_chunks(pool, key, &[(head.0 + 1, now.0)], now, removed_to).await?;
+        found.findings.extend(since.findings);
+        found.missing.retain(|(_, id)| *id > removed_to);
+        let missing = found.missing.iter().map(|(seq, id)| finding(*seq, format!("verdict {id} is gone")));
+        found.findings.extend(missing);
+    }
+    Ok((found.findings, found.gone))
+}
+
+/// What verifying some entries found.
+#[derive(Default)]
+struct Found {
+    findings: Vec<Finding>,
+    /// How many verdicts are gone that had been removed by retention.
+    gone: i64,
+    /// Place and id of the other verdicts that are gone.
+    missing: Vec<(i64, i64)>,
+}
+
+/// [`verify_chunk`] for all chunks of `parts`, several side by side.
+async fn verify_chunks(
+    pool: &SqlitePool,
+    key: &VerifyingKey,
+    parts: &[(i64, i64)],
+    head: (i64, [u8; 32]),
+    removed_to: i64,
+) -> Result<Found, sqlx::Error> {
+    let key = Arc::new(*key);
+    let mut chunks = parts.iter().flat_map(|&(from, to)| {
+        (from..=to).step_by(CHUNK as usize).map(move |from| (from, from.saturating_add(CHUNK - 1).min(to)))
+    });
+    let (mut tasks, mut all) = (JoinSet::new(), Found::default());
+    loop {
+        for chunk in chunks.by_ref().take(READERS as usize - tasks.len()) {
+            tasks.spawn(verify_chunk(pool.clone(), key.clone(), chunk, head, removed_to));
+        }
+        let Some(done) = tasks.join_next().await else { break };
+        let found = done.map_err(|e| sqlx::Error::Io(std::io::Error::other(e)))??;
+        all.findings.extend(found.findings);
+        all.gone += found.gone;
+        all.missing.extend(found.missing);
+        if all.findings.len() > 100 * TOLD {
+            break; // enough to say that it is broken
+        }
+    }
+    Ok(all)
+}
+
+/// Entries `from` to `to` with their verdicts and checkpoints; `head` is the signed place and hash, and verdicts up to
+/// `removed_to` may be gone.
 async fn verify_chunk(
     pool: SqlitePool,
     key: Arc<VerifyingKey>,
     (from, to): (i64, i64),
     (head, head_hash): (i64, [u8; 32]),
     removed_to: i64,
-) -> Result<(Vec<Finding>, i64), sqlx::Error> {
+) -> Result<Found, sqlx::Error> {
     let mut connection = pool.acquire().await?;
-    let (mut findings, mut gone) = (Vec::new(), 0);
+    let Found { mut findings, mut gone, mut missing } = Found::default();
     let marks =
         sqlx::query("SELECT seq, hash, time, signature FROM checkpoints WHERE seq BETWEEN ? AND ? ORDER BY seq")
             .bind(from)
@@ -329,7 +474,7 @@ async fn verify_chunk(
         if let Some(id) = verdict {
             match document {
                 None if id <= removed_to => gone += 1,
-                None => findings.push(finding(seq, format!("verdict {id} is gone"))),
+                None => missing.push((seq, id)),
                 Some(document) if Sha256::digest(document)[..] != *body => {
                     findings.push(finding(seq, format!("verdict {id} was changed")));
                 }
@@ -347,7 +492,7 @@ async fn verify_chunk(
         }
         previous = hash;
         if findings.len() > TOLD {
-            return Ok((findings, gone));
+            return Ok(Found { findings, gone, missing });
         }
     }
     if expected <= to {
@@ -356,7 +501,7 @@ async fn verify_chunk(
     if marks.next().is_some() {
         findings.push(finding(to, "a checkpoint stands where none belongs"));
     }
-    Ok((findings, gone))
+    Ok(Found { findings, gone, missing })
 }
 
 #[cfg(test)]
@@ -538,6 +683,80 @@ mod tests {
                 return;
             }
         }
+    }
+
+    #[tokio::test]
+    async fn a_lot_is_verified_between_the_checkpoints_around_it_however_long_the_record() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).await.unwrap();
+        store.insert(&vec![verdict(Action::Accept); 3000]).await.unwrap();
+        let number = store.begin_lot("A", "").await.unwrap(); // entry 3,002
+        let of_it = crate::domain::Verdict { lot: Some(number), ..verdict(Action::Reject) };
+        store.insert(&vec![of_it.clone(); 5]).await.unwrap();
+        store.end_lot("").await.unwrap();
+        store.insert(&vec![verdict(Action::Accept); 60]).await.unwrap();
+        let late = store.insert(&[of_it]).await.unwrap()[0]; // entry 3,069
+        store.insert(&vec![verdict(Action::Accept); 3000]).await.unwrap();
+        store.sign_off(number, "Bo", "").await.unwrap(); // entry 6,070
+        store.insert(&vec![verdict(Action::Accept); 2000]).await.unwrap();
+        let lot = store.lot(number).await.unwrap().unwrap();
+        store.close().await;
+        let found = verify_lot(folder.path(), &lot).await.unwrap();
+        assert_eq!(found.findings, []);
+        // From the checkpoint before the lot to the one after it, and those around the sign-off.
+        assert_eq!(found.parts, [(2048, 3072), (5120, 6144)]);
+
+        let mut forger = forge(folder.path()).await;
+        run(&mut forger, "UPDATE verdicts SET body = replace(body, 'accept', 'reject') WHERE id IN (9, 4000)".into())
+            .await;
+        assert_eq!(verify_lot(folder.path(), &lot).await.unwrap().findings, [], "that is not of the lot");
+        assert_eq!(verify(folder.path(), None, None).await.unwrap().findings.len(), 2);
+        run(&mut forger, format!("UPDATE verdicts SET body = replace(body, 'reject', 'accept') WHERE id = {late}"))
+            .await;
+        let found = verify_lot(folder.path(), &lot).await.unwrap().findings;
+        assert_eq!(found, [finding(3069, format!("verdict {late} was changed"))]);
+        run(&mut forger, "UPDATE record SET body = replace(CAST(body AS TEXT), 'Bo', 'Di') WHERE seq = 6070".into())
+            .await;
+        assert_eq!(verify_lot(folder.path(), &lot).await.unwrap().findings.len(), 2, "who signed it off");
+        run(&mut forger, "DELETE FROM checkpoints WHERE seq = 2048".into()).await;
+        let found = verify_lot(folder.path(), &lot).await.unwrap().findings;
+        assert!(found.contains(&finding(2048, "its checkpoint is missing or wrong")), "{found:?}");
+        run(&mut forger, format!("UPDATE record SET seq = -1 WHERE seq = {}", lot.closed_at.unwrap())).await;
+        let moved = Lot { closed_at: None, ..lot.clone() };
+        let found = verify_lot(folder.path(), &moved).await.unwrap().findings;
+        assert_eq!(found[0], finding(-1, "stands before the record"));
+        run(&mut forger, "DELETE FROM head".into()).await;
+        assert_eq!(
+            verify_lot(folder.path(), &lot).await.unwrap().findings[1],
+            finding(0, "the head is not signed by this key")
+        );
+    }
+
+    #[tokio::test]
+    async fn what_retention_removes_meanwhile_is_no_finding_but_one_more_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).await.unwrap();
+        let (second, now) = (std::time::Duration::from_secs(1), time::OffsetDateTime::now_utc());
+        let of = |time| crate::domain::Verdict { time, ..verdict(Action::Accept) };
+        store.insert(&vec![of(now - second * 9); 3000]).await.unwrap();
+        store.insert(&vec![of(now); 100]).await.unwrap();
+        let pool = connect(folder.path()).await.unwrap();
+        let key = public_key(&folder.path().join(PUBLIC)).unwrap();
+        // Here a verification has read the head, and that nothing was removed.
+        let head = signed_head(&pool, &key).await.unwrap().unwrap();
+        let found = async || verify_parts(&pool, &key, &[(1, head.0)], head, 0).await.unwrap().0;
+        let rules = crate::store::Retention { verdicts: second * 5, ..Default::default() };
+        assert_eq!(store.retain(&rules, now).await.unwrap().verdicts, 3000);
+        store.insert(&vec![of(now); 100]).await.unwrap();
+        assert_eq!(found().await, []);
+        let mut forger = forge(folder.path()).await;
+        run(&mut forger, "DELETE FROM verdicts WHERE id = 3050".into()).await;
+        assert_eq!(found().await, [finding(3051, "verdict 3050 is gone")]);
+        // What retention says is believed only where it is whole.
+        let more =
+            "UPDATE record SET body = replace(CAST(body AS TEXT), '3000', '9000') WHERE seq > 3102 AND verdict IS NULL";
+        assert_eq!(run(&mut forger, more.into()).await, 1);
+        assert_eq!(found().await, [finding(3103, "its hash does not fit it and the entry before")]);
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -87,6 +87,7 @@ function flaws(report) {
   const tell = (n, one, many) => (n ? [`${n} ${n === 1 ? one : many}`] : []);
   return [
     ...tell(report.outages.length, "interval not fully inspected", "intervals not fully inspected"),
+    ...tell(report.removed?.verdicts, "verdict removed by retention", "verdicts removed by retention"),
     ...tell(report.not_recorded, "verdict not recorded", "verdicts not recorded"),
     ...tell(report.eject_late, "late command to a gate", "late commands to a gate"),
     ...tell(report.rejects_missed, "reject not seen to leave", "rejects not seen to leave"),
@@ -136,9 +137,9 @@ function lotRow(lot, report, blocking) {
   return item;
 }
 
-function actionRow(action, lot) {
+function actionRow(action, lots) {
   const item = element("li", undefined, "action");
-  item.append(element("p", `Corrective action ${action.action}${lot ? ", lot " + lot : ""}: ${action.cause}`));
+  item.append(element("p", `Corrective action ${action.action}${lots.length ? ", lots " + lots.join(", ") : ""}: ${action.cause}`));
   const good = action.last_good ? `last found ${when(action.last_good)}` : "never found before";
   item.append(element("p", `Since ${when(action.opened)}; a challenge test was ${good}`, "soft"));
   const form = element("form");
@@ -190,13 +191,13 @@ async function draw() {
     $("close").hidden = !open;
 
     fill($("lots"), listed.map((lot) => {
-      const blocking = due.filter((action) => action.lot === lot.lot).map((action) => action.action);
+      const blocking = due.filter((action) => action.lots.includes(lot.lot)).map((action) => action.action);
       return row(`lot ${lot.lot}`, [lot, about(lot)?.counts, flaws(about(lot)), blocking], () => lotRow(lot, about(lot), blocking));
     }));
     $("none").hidden = lots.length > 0;
     $("more").hidden = lots.length <= shown;
     const waiting = [
-      ...due.map((one) => row(`action ${one.action}`, one, () => actionRow(one, names.get(one.lot)))),
+      ...due.map((one) => row(`action ${one.action}`, one, () => actionRow(one, one.lots.map((lot) => names.get(lot) ?? lot)))),
       ...challenges.filter((one) => one.found === null).map((one) => row(`challenge ${one.challenge}`, one, () => challengeRow(one))),
     ];
     fill($("waiting"), waiting);
