@@ -120,11 +120,25 @@ fn a_teacher_of_another_size_is_distilled_and_one_of_other_classes_refused() {
     assert!(said.contains("teacher teacher") && said.contains("student, int8"), "{said}");
     let lineage = Manifest::read(&out.join("model")).unwrap().lineage;
     assert_eq!((lineage.method.as_str(), lineage.teacher.as_deref()), ("distillation", Some("teacher")));
-    assert!(fs::read_to_string(out.join("report.html")).unwrap().contains("What distilling bought"));
+    let page = |run: &Path| fs::read_to_string(run.join("report.html")).unwrap();
+    assert!(page(&out).contains("What distilling bought") && !page(&out).contains("may flatter"));
 
-    // The same network as a bare ONNX file from anywhere.
+    // The same network as a bare ONNX file from anywhere: what it learned from is not known.
     let bare = teacher.join("model/student.onnx").display().to_string();
-    succeeds(&[&["distill", "--teacher", &bare][..], &SMALL].concat(), &data, &folder.path().join("bare"));
+    let student = folder.path().join("bare");
+    succeeds(&[&["distill", "--teacher", &bare][..], &SMALL].concat(), &data, &student);
+    assert!(page(&student).contains("says nothing of what it learned from"));
+
+    // One that learned from everything in the end, and its student again with another teacher's checkpoints.
+    let crossed = folder.path().join("crossed");
+    succeeds(&[&["train", "supervised", "--folds", "2"][..], &SMALL].concat(), &data, &crossed);
+    let crossed = crossed.display().to_string();
+    let options = [&["distill", "--teacher", &crossed][..], &SMALL].concat();
+    let refused = beltsight(&[&options[..], &["--resume"]].concat(), &data, &student);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("made with other settings"), "{said}");
+    succeeds(&options, &data, &student);
+    assert!(page(&student).contains("learned from every picture"));
 
     let other = folder.path().join("other");
     fs::create_dir_all(other.join("a")).unwrap();
@@ -190,6 +204,17 @@ fn a_comparison_writes_its_page_and_goes_on_where_it_was() {
     assert!(fs::read_to_string(out.join("comparison.html")).unwrap().contains("Error on damaged pictures"));
     succeeds(&[&all[..], &["--resume"]].concat(), &data, &out);
     assert_eq!(results()["cells"], first["cells"], "nothing is trained twice");
+    let refused = beltsight(&[&all[..], &["--resume", "--lr", "0.001"]].concat(), &data, &out);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("made with other settings"), "{said}");
+
+    // What was not distilled is now.
+    let out = folder.path().join("later");
+    succeeds(&[&options[..], &distil[2..], &SMALL].concat(), &data, &out);
+    succeeds(&[&all[..], &["--resume"]].concat(), &data, &out);
+    let later: Value = serde_json::from_slice(&fs::read(out.join("results.json")).unwrap()).unwrap();
+    let cells = later["cells"].as_array().unwrap();
+    assert!(cells.len() == 2 && cells.iter().all(|cell| cell["distilled"].is_object()), "{later}");
 }
 
 /// Two labels' worth of Lee's experiment on real digits, so small that only its plumbing is shown.
