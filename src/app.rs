@@ -393,6 +393,9 @@ fn start_line(
                 tracing::warn!(camera = &*name, "a frame was refused: {why}");
                 metrics.frames_dropped.with_label_values(&[&name, "driver"]).inc();
             }
+            CameraEvent::Skipped(frames) => {
+                metrics.frames_dropped.with_label_values(&[&name, "driver"]).inc_by(frames.into())
+            }
             CameraEvent::Opened => tracing::info!(camera = &*name, "camera opened"),
             CameraEvent::Lost(why) => {
                 tracing::warn!(camera = &*name, "camera lost: {why}");

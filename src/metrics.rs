@@ -109,7 +109,7 @@ impl All {
         for of in ["brightness", "sharpness"] {
             self.optics.with_label_values(&[camera, of]);
         }
-        for reason in ["stale", "driver", "damaged", "frozen"] {
+        for reason in ["stale", "driver", "damaged", "frozen", "size"] {
             self.frames_dropped.with_label_values(&[camera, reason]);
         }
     }

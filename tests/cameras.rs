@@ -359,6 +359,30 @@ async fn a_frozen_camera_counts_as_lost_in_metrics_and_record() {
     assert!(first.starts_with("frozen") && second.contains("no whole picture"), "{told:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn pictures_of_another_width_than_the_gates_were_measured_in_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, width) in [("a", 320), ("b", 160), ("c", 320)] {
+        let jpeg = pixels::encode_jpeg(&Picture::filled(width, 90, [90, 100, 110]), 90).unwrap();
+        std::fs::create_dir_all(folder.path().join("pictures")).unwrap();
+        std::fs::write(folder.path().join(format!("pictures/{name}.jpg")), jpeg).unwrap();
+    }
+    let config = format!(
+        "[[camera]]\nname = 'line-1'\nsource = 'folder'\npath = '{}'\nframe_rate = 20.0\n[[eject.gate]]\nname = 'out'\n\
+         camera = 'line-1'\nactions = ['reject', 'divert']\nspeed = '1m/s'\nscale = '1mm/px'\nwidth = 320\n\
+         distance = '500mm'\n[[eject.output]]\nkind = 'log'\ntolerance = '8ms'\non_late = 'alarm'\n",
+        folder.path().join("pictures").display()
+    );
+    let service = Service::start(folder.path(), &config);
+    let refused = "beltsight_frames_dropped_total{camera=\"line-1\",reason=\"size\"}";
+    service.until(refused, |frames| frames >= 3.0).await;
+    let taken = service.metric("beltsight_frames_total{camera=\"line-1\"}").await.unwrap();
+    let refused = service.metric(refused).await.unwrap();
+    assert!(2.0 * refused < taken, "{refused} of {taken}: every third one");
+    let log = service.0.log();
+    assert!(log.contains("160 pixels wide, not 320") && log.contains("gates unjudged"), "{log}");
+}
+
 /// Two belts, one with salmon alone and one without any, each with a gate; and a camera that is not there.
 const LINES: &str = "
 [[camera]]

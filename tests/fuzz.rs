@@ -308,11 +308,60 @@ fn a_small_file_that_unpacks_to_much_is_refused_before_it_does() {
     }
 }
 
+/// A gate for a camera, in a configuration.
+fn gate(camera: &str) -> String {
+    format!(
+        "[[eject.gate]]\nname = '{camera}'\ncamera = '{camera}'\nactions = ['reject', 'divert']\nspeed = '1.25m/s'\n\
+         scale = '2.1mm/px'\nwidth = 640\ndistance = '900mm'\ndelay = '25ms'\nregister = 7\n\
+         confirm = {{ input = 2, after = '150ms', window = '30ms' }}\n"
+    )
+}
+
+/// One output of each kind.
+const EJECT: &str = "
+[[eject.output]]
+kind = 'log'
+tolerance = '8ms'
+on_late = 'alarm'
+[[eject.output]]
+kind = 'modbus'
+address = '10.0.0.5:502'
+unit = 1
+pulse = '50ms'
+heartbeat = 100
+every = '250ms'
+speed = 5
+lot = 20
+poll = '10ms'
+stop_line = 3
+divert = 4
+tolerance = '8ms'
+on_late = 'stop_line'
+[[eject.output]]
+kind = 'mqtt'
+host = '10.0.0.6'
+port = 8883
+topic = 'plant/line-1'
+client = 'beltsight'
+sparkplug = { group = 'plant', node = 'line-1' }
+user = 'line'
+tolerance = '20ms'
+on_late = 'divert'
+[[eject.output]]
+kind = 'webhook'
+url = 'https://gate.example/gate'
+secret_file = '/etc/beltsight/webhook'
+tolerance = '30s'
+on_late = 'alarm'
+";
+
 #[test]
 fn no_configuration_and_no_file_of_tokens_panics() {
     let shipped = include_str!("../deploy/beltsight.toml").to_string()
-        + "\n[[camera]]\nname = 'a'\nsource = 'usb'\ndevice = '0'\nwidth = 1\nheight = 1\nframe_rate = 30\ntimeout = '1s'"
-        + "\n[[camera]]\nname = 'b'\nsource = 'folder'\npath = 'p'\nframe_rate = 2.0\n";
+        + "\n[[camera]]\nname = 'a'\nsource = 'usb'\ndevice = '0'\nformat = 'YUYV'\nwidth = 1\nheight = 1\nframe_rate = 30\ntimeout = '1s'"
+        + "\n[[camera]]\nname = 'b'\nsource = 'folder'\npath = 'p'\nframe_rate = 2.0\n"
+        + &["belt", "a", "b"].map(gate).concat()
+        + EJECT;
     let folder = tempfile::tempdir().unwrap();
     let (config, access) = (folder.path().join("config.toml"), folder.path().join("tokens.toml"));
     for role in Role::ALL {
@@ -340,6 +389,8 @@ fn no_configuration_and_no_file_of_tokens_panics() {
         "'1/0'",
         "0.0000000001",
     ];
+    std::fs::write(&config, &shipped).unwrap();
+    Config::read(&config).unwrap();
     let mut random = ChaCha8Rng::seed_from_u64(11);
     let start = Instant::now();
     let (mut tried, mut taken) = (0, 0);
@@ -348,7 +399,7 @@ fn no_configuration_and_no_file_of_tokens_panics() {
             // One key gets a value of another kind.
             let mut lines: Vec<String> = shipped.lines().map(String::from).collect();
             let at = random.random_range(0..lines.len());
-            if let Some((key, _)) = lines[at].clone().split_once('=') {
+            if let Some((key, _)) = lines[at].clone().split_once('=').filter(|(key, _)| !key.starts_with('#')) {
                 lines[at] = format!("{key}= {}", values.choose(&mut random).unwrap());
             }
             lines.join("\n").into_bytes()

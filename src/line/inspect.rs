@@ -80,6 +80,8 @@ pub fn run(line: &Line, view: &Arc<View>, frames: &Handover, stop: &Cancellation
     // Where the further looks at an item go, by its track.
     let mut open: BTreeMap<u64, mpsc::Sender<Look>> = BTreeMap::new();
     let mut last_live = None;
+    let mut width = line.ejector.as_ref().and_then(|ejector| ejector.width(camera));
+    let mut refused = false;
     while !stop.is_cancelled() && !frames.over() {
         let Some(frame) = frames.take(Duration::from_millis(100)) else { continue };
         let started = Instant::now();
@@ -93,6 +95,19 @@ pub fn run(line: &Line, view: &Arc<View>, frames: &Handover, stop: &Cancellation
                 continue;
             }
         };
+        // Gates reckon millimetres from pixels: in pictures of another width they would move at the wrong ones.
+        if let Some(ejector) = &line.ejector {
+            let (wanted, wide) = (*width.get_or_insert(picture.width), picture.width);
+            if wide != wanted {
+                line.metrics.frames_dropped.with_label_values(&[camera, "size"]).inc();
+                if !refused {
+                    ejector.blind(camera, &format!("its pictures are {wide} pixels wide, not {wanted}"));
+                }
+                refused = true;
+                continue;
+            }
+            refused = false;
+        }
         let decode_ms = ms(started.elapsed());
         let located = Instant::now();
         let items = locator.look(&picture, frame.captured);

@@ -166,6 +166,8 @@ pub enum Event {
     Dropped,
     /// A frame was refused; the camera goes on.
     BadFrame(String),
+    /// So many frames never left the driver, by its own count.
+    Skipped(u32),
     /// The camera cannot be opened or stopped sending; it is tried again.
     Lost(String),
     /// The camera has sent the very same picture for longer than this, and goes on with it. Frames are handed over

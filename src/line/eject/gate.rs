@@ -48,6 +48,8 @@ pub struct Gate {
     /// What a pixel is on the belt, `"2.1mm/px"`.
     #[serde(deserialize_with = "millimetres_per_pixel")]
     pub scale: f64,
+    /// Width in pixels of the pictures for which `scale` holds; others are refused. Absent: the first picture's.
+    pub width: Option<u32>,
     /// From the picture's left edge to the gate, `"900mm"`, towards larger x; below 0 for a gate left of the picture.
     #[serde(deserialize_with = "millimetres")]
     pub distance: f64,
@@ -179,6 +181,9 @@ impl Settings {
             }
             if gate.actions.contains(&Action::Accept) {
                 return Err(format!("eject.gate {name}: accepted items stay on the belt"));
+            }
+            if self.gate.iter().any(|g| g.camera == gate.camera && g.width != gate.width) {
+                return Err(format!("eject.gate {name}: width is another one than at the camera's other gate"));
             }
             if self.gate.iter().filter(|g| g.name == *name).count() > 1 {
                 return Err(format!("two gates are named {name}"));

@@ -172,6 +172,11 @@ impl Ejector {
         }
     }
 
+    /// The width in pixels of the pictures that `camera`'s gates were measured in, where the configuration says it.
+    pub fn width(&self, camera: &str) -> Option<u32> {
+        self.0.gates.iter().find(|(gate, _)| gate.camera == camera)?.0.width
+    }
+
     /// The belt's speed at a gate in m/s; `None` where it should be measured and is not.
     fn speed(&self, gate: &Gate, seen: Option<f32>) -> Option<f64> {
         let Speed::Told(told) = gate.speed else { return seen.map(|pixels| f64::from(pixels) * gate.scale / 1e3) };

@@ -160,6 +160,7 @@ impl Locator {
             self.size = (picture.width, picture.height);
             (self.scale, self.across) = (cells.scale, cells.across);
             self.belt.clear();
+            self.unjudged += self.tracks.iter().filter(|t| t.looks == 0 && !t.swallowed).count() as u64;
             self.tracks.clear();
         }
         let marked = self.mark(&cells);

@@ -2,7 +2,8 @@
 //!
 //! nokhwa's own waits for ever on a stalled camera, hands on frames that the driver flagged as bad, and JPEGs with an
 //! older frame's bytes after their end; this one has a deadline for every frame, cuts frames to the length that was
-//! filled, refuses flagged ones, and refuses a format that the device does not deliver exactly.
+//! filled, refuses flagged ones, and refuses a size or format that the device does not deliver exactly. A frame rate may
+//! be off by less than one, since many are fractions: 29.97, 12.5.
 
 use std::{
     borrow::Cow,
@@ -26,6 +27,7 @@ use nokhwa::{
 use v4l::{
     Device, Format, FourCC,
     buffer::{Flags, Type},
+    fraction::Fraction,
     io::{mmap::Stream, traits::CaptureStream},
     video::{Capture, capture::Parameters},
 };
@@ -78,6 +80,19 @@ fn four_cc(format: FrameFormat) -> Option<FourCC> {
     }
 }
 
+/// What the camera has taken for `asked` frames a second; `None` where it does not tell.
+///
+/// # Errors
+/// When that is another rate, in words.
+fn rate_near(interval: Fraction, asked: u32) -> Result<Option<f64>, String> {
+    if interval.numerator == 0 {
+        return Ok(None);
+    }
+    let rate = f64::from(interval.denominator) / f64::from(interval.numerator);
+    let near = (rate - f64::from(asked)).abs() < 1.0 && rate > 0.0;
+    near.then_some(Some(rate)).ok_or_else(|| format!("the camera offers {rate:.2} frames a second"))
+}
+
 fn unreadable(property: &str, error: impl ToString) -> NokhwaError {
     NokhwaError::GetPropertyError { property: property.into(), error: error.to_string() }
 }
@@ -115,9 +130,14 @@ impl CaptureBackendTrait for Backend {
         let rate = Capture::set_params(&self.device, &Parameters::with_fps(wanted.frame_rate()))
             .map_err(|error| refused(error.to_string()))?
             .interval;
-        if rate.denominator != wanted.frame_rate() * rate.numerator {
-            return Err(refused(format!("the camera offers a frame every {rate} s")));
-        }
+        let (asked, rate) = (wanted.frame_rate(), rate_near(rate, wanted.frame_rate()).map_err(refused)?);
+        let rate = rate.map_or("a rate that it does not tell".into(), |rate| format!("{rate:.2} frames/s"));
+        tracing::info!(
+            "{} sends {}x{} {code} at {rate}, asked for {asked}",
+            self.info.human_name(),
+            got.width,
+            got.height
+        );
         self.format = wanted;
         Ok(())
     }
@@ -213,5 +233,21 @@ impl CaptureBackendTrait for Backend {
     fn stop_stream(&mut self) -> Result<(), NokhwaError> {
         self.stream = None;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_may_be_a_fraction_and_no_other() {
+        let near = |numerator, denominator, asked| rate_near(Fraction::new(numerator, denominator), asked);
+        assert_eq!(near(1, 30, 30), Ok(Some(30.0)));
+        assert_eq!(near(2, 25, 12), Ok(Some(12.5)));
+        assert_eq!(near(1001, 30_000, 30).map(|rate| rate.map(|rate| (rate * 100.0) as u32)), Ok(Some(2997)));
+        assert_eq!(near(0, 0, 30), Ok(None));
+        assert_eq!(near(1, 15, 30), Err("the camera offers 15.00 frames a second".into()));
+        assert!(near(1, 0, 1).is_err() && near(1, 31, 30).is_err());
     }
 }

@@ -103,6 +103,9 @@ fn drain(
         let step = last.map_or(1, |last| count.wrapping_sub(last).max(1));
         last = Some(count);
         *sequence += u64::from(step - 1);
+        if step > 1 {
+            outlet.tell(Event::Skipped(step - 1));
+        }
         match taken.map_err(|error| error.to_string()).and_then(|buffer| Ok((picture(&buffer, wanted)?, buffer))) {
             Ok((raw, buffer)) => outlet.shot(*sequence, captured(buffer.capture_timestamp()), raw),
             Err(why) => outlet.tell(Event::BadFrame(why)),
