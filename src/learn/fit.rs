@@ -57,7 +57,7 @@ impl Recipe {
     /// The kinds of views that it shows.
     pub fn views(&self) -> &'static [View] {
         match self {
-            Recipe::NoisyStudent(_) => &[View::Weak, View::Noisy],
+            Recipe::NoisyStudent(_) => &[View::Noisy],
             Recipe::FixMatch(_) => &[View::Weak, View::Strong],
             _ => &[View::Weak],
         }

@@ -84,6 +84,10 @@ struct Setting {
     /// Threads [default: all cores].
     #[arg(long)]
     threads: Option<usize>,
+    /// Go on from the checkpoints in the output folder.
+    #[arg(long)]
+    #[serde(skip)]
+    resume: bool,
 }
 
 /// Runs the command.
@@ -201,7 +205,7 @@ impl Lesson<'_> {
             validation: &[],
         };
         let stop = |_: usize| interrupt::requested();
-        let desk = Desk { run: &self.name, out: &setting.out, resume: false, stop: &stop };
+        let desk = Desk { run: &self.name, out: &setting.out, resume: setting.resume, stop: &stop };
         Ok(trainer::train(Model::random(self.net, 10, self.seed), &plan, &material, method, &desk)?)
     }
 }
@@ -302,9 +306,8 @@ fn hinton(setting: &Setting, mnist: &Mnist) -> anyhow::Result<serde_json::Value>
         let everyone: Vec<usize> = (0..mnist.labels.len()).collect();
         let answers = Tensor::from_slice(&logits(&teacher, &plain, &everyone).concat()).view([-1, 10]);
         let distillation = Distillation { teacher: answers, softness };
-        // T² raises the gradient of the first steps, so the rate is lower.
-        let distilled = lesson("distilled", &small, &plain, training, 0.03).learn(setting, mnist, &distillation)?;
-        let blind = lesson("without-3", &small, &plain, &without, 0.03).learn(setting, mnist, &distillation)?;
+        let distilled = lesson("distilled", &small, &plain, training, 0.1).learn(setting, mnist, &distillation)?;
+        let blind = lesson("without-3", &small, &plain, &without, 0.1).learn(setting, mnist, &distillation)?;
 
         let misses = |model: &Model, bias| wrong(&logits(model, &plain, &mnist.held_out), mnist, &mnist.held_out, bias);
         let choosing = logits(&blind, &plain, for_bias);

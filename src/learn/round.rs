@@ -16,7 +16,7 @@ use crate::{
     },
     nets::{Model, rows},
     trainer::Plan,
-    views::{Views, through_trunk},
+    views::{View, Views, through_trunk},
 };
 
 /// Settings of the rounds.
@@ -52,8 +52,11 @@ pub struct Rounds {
 /// The trainer's; when the teacher is sure of no picture; when students are to grow over a frozen trunk.
 pub fn noisy_student(ground: &Ground, name: &str, settings: &Rounds, pools: &Pools) -> anyhow::Result<Model> {
     let taught: Vec<usize> = pools.labeled.iter().filter_map(|&i| ground.labels[i]).collect();
-    let supervised = Supervised::balanced(ground.label_smoothing, &taught, ground.classes);
-    let mut teacher = ground.train(&format!("{name} teacher"), ground.start, &ground.plan, &supervised, pools)?;
+    // The first teacher learns with noise too (algorithm 1, step 1).
+    let supervised =
+        Supervised { view: View::Noisy, ..Supervised::balanced(ground.label_smoothing, &taught, ground.classes) };
+    let noised = Plan { dropout: settings.dropout, survival: settings.survival, ..ground.plan.clone() };
+    let mut teacher = ground.train(&format!("{name} teacher"), ground.start, &noised, &supervised, pools)?;
     for round in 1..=settings.rounds {
         // The teacher sees plain pictures and has no noise: its labels are as good as it can make them.
         let began = Instant::now();
@@ -73,13 +76,12 @@ pub fn noisy_student(ground: &Ground, name: &str, settings: &Rounds, pools: &Poo
             ratio: settings.mu,
             kept: distinct.len() as f64 / pools.unlabeled.len() as f64,
         };
-        let plan = Plan { dropout: settings.dropout, survival: settings.survival, ..ground.plan.clone() };
         let start = grown(settings, round, ground)?;
         let pools = Pools { unlabeled: &kept, ..*pools };
         teacher = ground.train(
             &format!("{name} round {round}"),
             start.as_ref().unwrap_or(ground.start),
-            &plan,
+            &noised,
             &student,
             &pools,
         )?;

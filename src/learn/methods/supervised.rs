@@ -13,6 +13,8 @@ pub struct Supervised {
     pub smoothing: f64,
     /// w: weight per class, `[classes]`.
     pub class_weights: Tensor,
+    /// How pictures are shown.
+    pub view: View,
 }
 
 impl Supervised {
@@ -24,13 +26,13 @@ impl Supervised {
                 n => labels.len() as f32 / (classes * n) as f32,
             })
             .collect();
-        Self { smoothing, class_weights: Tensor::from_slice(&weights) }
+        Self { smoothing, class_weights: Tensor::from_slice(&weights), view: View::Weak }
     }
 }
 
 impl Method for Supervised {
     fn wanted(&self) -> Wanted {
-        Wanted { labeled: View::Weak, unlabeled: &[], ratio: 0, guesses: false }
+        Wanted { labeled: self.view, unlabeled: &[], ratio: 0, guesses: false }
     }
 
     /// `−Σᵢ w(yᵢ) Σ_c q_c log p_c / Σᵢ w(yᵢ)` with `q = (1 − ε) · onehot(y) + ε / classes`.
@@ -53,7 +55,7 @@ mod tests {
     #[test]
     fn label_smoothing_has_the_value_of_the_formula() {
         // softmax(ln 3, ln 1) = 0.75, 0.25
-        let method = Supervised { smoothing: 0.1, class_weights: Tensor::from_slice(&[1f32; 2]) };
+        let method = Supervised { smoothing: 0.1, ..Supervised::balanced(0.0, &[0, 1], 2) };
         let found = value(&method.loss(&seen(&[[3f32.ln(), 0.0]], &[0], &[], &[0])).total);
         let wanted = -(0.95 * 0.75f64.ln() + 0.05 * 0.25f64.ln());
         assert!((found - wanted).abs() < 1e-6, "{found} instead of {wanted}");
