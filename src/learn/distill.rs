@@ -13,7 +13,7 @@ use anyhow::{Context, bail, ensure};
 use beltsight::{
     dataset,
     engine::{Classifier, Device, Engine},
-    model::{MANIFEST, Manifest},
+    model::{MANIFEST, Manifest, sha256},
     scorecard::argmax,
 };
 use clap::Args;
@@ -64,6 +64,7 @@ pub fn run(command: &Command) -> anyhow::Result<()> {
 pub struct Teacher {
     name: String,
     bytes: u64,
+    sha256: String,
     classifier: Classifier,
     manifest: Option<Manifest>,
 }
@@ -74,6 +75,8 @@ pub struct Taught {
     pub name: String,
     /// Logits `[pictures, classes]` of every plain picture.
     pub logits: Tensor,
+    /// Hash of its ONNX file.
+    pub sha256: String,
     bytes: u64,
     milliseconds: f64,
     /// Why its accuracy, and the student's, may be too good here.
@@ -102,7 +105,7 @@ impl Teacher {
         let mean = three(mean).context("--teacher-mean")?;
         let classifier = Classifier::open(&onnx, mean, three(std).context("--teacher-std")?)
             .with_context(|| path.display().to_string())?;
-        Ok(Self { name, bytes: onnx.len() as u64, classifier, manifest })
+        Ok(Self { name, bytes: onnx.len() as u64, sha256: sha256(&onnx), classifier, manifest })
     }
 
     /// Its logits for every picture of `setup`, read again at its own input side.
@@ -158,7 +161,14 @@ impl Teacher {
         println!("teacher {} labeled {} pictures in {:.1} s", self.name, pictures.len(), began.elapsed().as_secs_f64());
         let milliseconds = median_ms(|| self.classifier.run(&pictures[..1]).map(|_| ()))?;
         let logits = Tensor::from_slice(&logits).view([-1, classes.len() as i64]);
-        Ok(Taught { name: self.name.clone(), logits, bytes: self.bytes, milliseconds, doubt })
+        Ok(Taught {
+            name: self.name.clone(),
+            logits,
+            sha256: self.sha256.clone(),
+            bytes: self.bytes,
+            milliseconds,
+            doubt,
+        })
     }
 }
 

@@ -115,9 +115,7 @@ impl Ground<'_> {
             Recipe::NoisyStudent(settings) => round::noisy_student(self, name, settings, pools),
             Recipe::Distillation(softness) => {
                 let teacher = self.teacher.context("there is no teacher to distil")?.shallow_clone();
-                let answers = teacher.abs().sum(tch::Kind::Double).double_value(&[]); // another teacher's are others
-                let plan = Plan { identity: format!("{} {answers:.1}", self.plan.identity), ..self.plan.clone() };
-                Ok(self.train(name, self.start, &plan, &Distillation { teacher, softness: *softness }, pools)?)
+                Ok(self.train(name, self.start, &self.plan, &Distillation { teacher, softness: *softness }, pools)?)
             }
         }
     }

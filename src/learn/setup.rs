@@ -1,9 +1,9 @@
 //! What every command of this program needs before it can train: options, pictures, a network to start from, views.
 
-use std::path::PathBuf;
+use std::{fs, path::PathBuf};
 
 use anyhow::{Context, bail, ensure};
-use beltsight::nets as architectures;
+use beltsight::{model::sha256, nets as architectures};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -126,6 +126,8 @@ pub struct Setup {
     pub start: Model,
     /// Where its weights come from.
     pub started_from: String,
+    /// Hash of their file; none for random ones.
+    start_sha256: Option<String>,
     /// Which part will be trained.
     pub trainable: Trainable,
     /// Whether its trunk is pretrained.
@@ -172,6 +174,7 @@ impl Options {
         };
         let start = start.on(device::open(&self.device)?);
         let pretrained = path.is_some();
+        let start_sha256 = path.as_ref().map(fs::read).transpose()?.map(|bytes| sha256(&bytes));
         // Where a file should be and is not, whole training from noise would be hours for a bad student.
         let meant_for_head = pretrained || net.name == weights::PUBLISHED;
         let trainable = self.trainable.unwrap_or(if meant_for_head { Trainable::Head } else { Trainable::All });
@@ -184,7 +187,7 @@ impl Options {
         }
         let started_from = path.map_or("random weights".into(), |path| path.display().to_string());
         println!("{} starts from {started_from}", net.name);
-        Ok(Setup { data, start, started_from, trainable, pretrained })
+        Ok(Setup { data, start, started_from, start_sha256, trainable, pretrained })
     }
 
     /// With `--adapt`: fits the trunk's statistics to at most [`ADAPT_PICTURES`] of `training` and of the unlabeled
@@ -256,7 +259,15 @@ impl Options {
             },
             survival: 1.0,
             seed: self.seed,
-            identity: serde_json::json!([recipe, setup.data.sha256, self.label_smoothing, self.views]).to_string(),
+            identity: serde_json::json!([
+                recipe,
+                setup.data.sha256,
+                setup.start_sha256,
+                self.adapt,
+                self.label_smoothing,
+                self.views
+            ])
+            .to_string(),
         }
     }
 

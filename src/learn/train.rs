@@ -60,6 +60,11 @@ pub fn run(options: &Options, splits: &Splits, recipe: &Recipe, teacher: Option<
     weights::write_atomically(&options.out.join("config.json"), serde_json::to_string_pretty(&config)?.as_bytes())?;
 
     let taught = teacher.map(|teacher| teacher.teach(options, &setup)).transpose()?;
+    let plan_for = |labeled: usize| {
+        let mut plan = options.plan(&setup, recipe, labeled); // passes are counted over what is labeled
+        plan.identity.extend(taught.iter().map(|teacher| teacher.sha256.as_str()));
+        plan
+    };
     let views = options.views(&setup, plan.cut, recipe.views())?;
     let labels = data.known();
     let mut ground = Ground {
@@ -80,7 +85,7 @@ pub fn run(options: &Options, splits: &Splits, recipe: &Recipe, teacher: Option<
         let name = if splits.folds.is_some() { format!("fold {}", fold + 1) } else { "final".into() };
         let (labeled, unlabeled) = pools(&setup, splits, options.seed, &training)?;
         let pools = Pools { labeled: &labeled, unlabeled: &unlabeled, validation: &validation };
-        ground.plan = options.plan(&setup, recipe, labeled.len()); // passes are counted over what is labeled
+        ground.plan = plan_for(labeled.len());
         let student = ground.fit(&name, recipe, &pools)?;
         let logits = ground.logits(&student, &validation);
         held_out.extend(validation.iter().zip(logits).map(|(&picture, row)| (picture, fold, row)));
@@ -92,7 +97,7 @@ pub fn run(options: &Options, splits: &Splits, recipe: &Recipe, teacher: Option<
         let all: Vec<usize> = (0..data.files.len()).collect();
         let (labeled, unlabeled) = pools(&setup, splits, options.seed, &all)?;
         let pools = Pools { labeled: &labeled, unlabeled: &unlabeled, validation: &[] };
-        ground.plan = options.plan(&setup, recipe, labeled.len());
+        ground.plan = plan_for(labeled.len());
         last = Some((ground.fit("final", recipe, &pools)?, labeled.len()));
     }
     let (model, labeled) = last.context("no fold was trained")?;
