@@ -102,6 +102,10 @@ async fn run(config: Config) -> Result<()> {
         loading: Mutex::new(()),
     });
 
+    // Before the store: where another service is, its record is left alone.
+    let listener = TcpListener::bind(listen).await.with_context(|| {
+        format!("{listen} can't be listened on: is another service there? Choose another server.listen")
+    })?;
     let store = Store::open(&config.store.folder).await?;
     if let Err(e) = record_start(&store).await {
         // The line goes on without a store, so it starts without one too; what is lost is counted.
@@ -115,12 +119,7 @@ async fn run(config: Config) -> Result<()> {
     let (recorder, writer) =
         Recorder::start(store.clone(), &config.record, metrics.clone(), recorded.clone(), stop_recording.clone());
 
-    let belt = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .thread_name("belt")
-        .on_thread_start(|| priority::set(priority::BELT))
-        .enable_time()
-        .build()?;
+    let belt = Belt::start()?;
     let gate_recorder = recorder.clone();
     let (ejector, ejecting) = config
         .eject
@@ -137,7 +136,7 @@ async fn run(config: Config) -> Result<()> {
         metrics: metrics.clone(),
         deadline: config.line.deadline,
         locate: config.locate.clone(),
-        waiting: belt.handle().clone(),
+        waiting: belt.handle.clone(),
         background: tokio::runtime::Handle::current(),
     };
     let stop_cameras = Arc::new(AtomicBool::new(false));
@@ -185,9 +184,6 @@ async fn run(config: Config) -> Result<()> {
     tokio::spawn(retain(store.clone(), config.retention, metrics.clone(), stop.clone()));
     tokio::spawn(count_labels(store.clone(), metrics.clone(), stop.clone()));
     let following = tokio::spawn(follow(registry, swapper, stop.clone()));
-    let listener = TcpListener::bind(listen).await.with_context(|| {
-        format!("{listen} can't be listened on: is another service there? Choose another server.listen")
-    })?;
     // Scripts and tests wait for this line.
     let scheme = if tls.is_some() { "https" } else { "http" };
     tracing::info!("listening on {scheme}://{}", listener.local_addr()?);
@@ -213,7 +209,7 @@ async fn run(config: Config) -> Result<()> {
     for worker in workers {
         let _ = tokio::task::spawn_blocking(move || worker.join()).await;
     }
-    belt.shutdown_background();
+    drop(belt);
     if let Some(ejecting) = ejecting {
         let _ = tokio::task::spawn_blocking(move || ejecting.close()).await; // what was ordered is still done
     }
@@ -338,6 +334,33 @@ async fn retain(store: Store, rules: Retention, metrics: Metrics, stop: Cancella
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(RETAIN) => {}
+        }
+    }
+}
+
+/// The runtime in which the belt's verdicts are waited for. One may not be dropped by a task, as an error on the way up
+/// would: it is shut down instead.
+struct Belt {
+    handle: tokio::runtime::Handle,
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+impl Belt {
+    fn start() -> std::io::Result<Self> {
+        let belt = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("belt")
+            .on_thread_start(|| priority::set(priority::BELT))
+            .enable_time()
+            .build()?;
+        Ok(Self { handle: belt.handle().clone(), runtime: Some(belt) })
+    }
+}
+
+impl Drop for Belt {
+    fn drop(&mut self) {
+        if let Some(belt) = self.runtime.take() {
+            belt.shutdown_background();
         }
     }
 }

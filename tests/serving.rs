@@ -330,3 +330,24 @@ fn the_prometheus_of_the_compose_file_is_let_in_with_its_token() {
     }
     assert!(got(&format!("{}/metrics", service.url)).contains("unauthorized"), "without the token it is not");
 }
+
+#[test]
+fn what_keeps_the_service_from_starting_is_said_in_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = start(folder.path(), "").unwrap();
+    let address = first.url.trim_start_matches("http://");
+    let second = folder.path().join("second");
+    std::fs::create_dir(&second).unwrap();
+    let config = configured(&second, &shipped(), "", "");
+    let text = std::fs::read_to_string(&config).unwrap().replace("127.0.0.1:0", address);
+    std::fs::write(&config, text).unwrap();
+    let said = Served::start(&config, &[]).err().unwrap();
+    assert!(said.contains("is another service there?") && !said.contains("panicked"), "{said}");
+    assert!(!second.join("data").exists(), "the store is left alone");
+
+    let eject = "[[camera]]\nname = 'belt'\nsource = 'simulated'\nbelt = { seed = 1 }\n[[eject.gate]]\nname = 'out'\ncamera = 'belt'\n\
+                 actions = ['reject', 'divert']\nspeed = '1m/s'\nscale = '1mm/px'\ndistance = '500mm'\n[[eject.output]]\n\
+                 kind = 'webhook'\nurl = 'http://127.0.0.1:9/'\nsecret_file = 'nowhere'\ntolerance = '1s'\non_late = 'alarm'\n";
+    let said = Served::start(&configured(&second, &shipped(), "", eject), &[]).err().unwrap();
+    assert!(said.contains("nowhere can't be read") && !said.contains("panicked"), "{said}");
+}

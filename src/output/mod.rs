@@ -325,35 +325,46 @@ pub fn start(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let tell: Arc<dyn Fn(Told) + Send + Sync> = Arc::new(tell);
     let boot = OffsetDateTime::now_utc().unix_timestamp();
-    let (mut senders, mut tasks) = (Vec::new(), Vec::new());
-    for (index, output) in outputs.into_iter().enumerate() {
-        let (sender, commands) = mpsc::channel(QUEUE);
-        senders.push(sender);
-        let outlet = Outlet {
-            index,
-            boot,
-            output: output.clone(),
-            asked: asked.clone(),
-            done: Asked::default(),
-            sensing: sensing.clone(),
-            tell: tell.clone(),
-            metrics: metrics.clone(),
-        };
-        outlet.connected(false);
-        tasks.push(match output {
-            Settings::Modbus(modbus) => runtime.spawn(modbus::run(modbus, outlet, commands)),
-            Settings::Mqtt(mqtt) => {
-                let options = mqtt.options().map_err(io::Error::other)?;
-                runtime.spawn(mqtt::run(mqtt, options, outlet, commands))
-            }
-            Settings::Webhook(webhook) => {
-                let secret = webhook.secret().map_err(io::Error::other)?;
-                let client = webhook::client(&webhook).map_err(io::Error::other)?;
-                runtime.spawn(webhook::run(Hook { settings: webhook, client, secret }, outlet, commands))
-            }
-            Settings::Log {} => runtime.spawn(log::run(outlet, commands)),
-        });
-    }
+    let mut senders = Vec::new();
+    let begin = || {
+        let mut tasks = Vec::new();
+        for (index, output) in outputs.into_iter().enumerate() {
+            let (sender, commands) = mpsc::channel(QUEUE);
+            senders.push(sender);
+            let outlet = Outlet {
+                index,
+                boot,
+                output: output.clone(),
+                asked: asked.clone(),
+                done: Asked::default(),
+                sensing: sensing.clone(),
+                tell: tell.clone(),
+                metrics: metrics.clone(),
+            };
+            outlet.connected(false);
+            tasks.push(match output {
+                Settings::Modbus(modbus) => runtime.spawn(modbus::run(modbus, outlet, commands)),
+                Settings::Mqtt(mqtt) => {
+                    let options = mqtt.options().map_err(io::Error::other)?;
+                    runtime.spawn(mqtt::run(mqtt, options, outlet, commands))
+                }
+                Settings::Webhook(webhook) => {
+                    let secret = webhook.secret().map_err(io::Error::other)?;
+                    let client = webhook::client(&webhook).map_err(io::Error::other)?;
+                    runtime.spawn(webhook::run(Hook { settings: webhook, client, secret }, outlet, commands))
+                }
+                Settings::Log {} => runtime.spawn(log::run(outlet, commands)),
+            });
+        }
+        Ok(tasks)
+    };
+    let tasks = match begin() {
+        Ok(tasks) => tasks,
+        Err(e) => {
+            runtime.shutdown_background(); // a task may not drop one
+            return Err(e);
+        }
+    };
     let thread = thread::Builder::new().name("outputs".into()).spawn(move || {
         on_start();
         runtime.block_on(async {
