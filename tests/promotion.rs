@@ -294,7 +294,8 @@ async fn a_challenge_missed_in_probation_takes_the_student_back_at_once() {
     let config = folder.path().join("beltsight.toml");
     let text = format!(
         "[server]\nlisten = '127.0.0.1:0'\n[model]\nroot = '{}'\ndevice = 'cpu'\n[store]\nfolder = '{}'\n\
-         [rounds]\nprobation = '4s'\n[rounds.gate]\nshadow_items = 0\n",
+         [rounds]\nprobation = '4s'\n[rounds.gate]\nshadow_items = 0\n\
+         [[camera]]\nname = 'belt'\nsource = 'mjpeg'\nurl = 'http://127.0.0.1:9/'\n",
         root.display(),
         store.display(),
     );
@@ -316,7 +317,7 @@ async fn a_challenge_missed_in_probation_takes_the_student_back_at_once() {
         }
     };
     until("/rounds", &["now", "probation"], &json!("round-0001")).await;
-    // Nothing passes a camera, so the piece is missed; what is announced in probation counts, also when it is decided
+    // The camera is not there, so the piece is missed; what is announced in probation counts, also when it is decided
     // only after the four seconds.
     let piece = json!({"camera": "belt", "piece": "trout dummy", "within_s": 3.0, "by": "Ada"}).to_string();
     assert_eq!(client.post(format!("{url}/challenges")).body(piece).send().await.unwrap().status(), 201);
