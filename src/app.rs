@@ -203,7 +203,7 @@ async fn run(config: Config) -> Result<()> {
     learning.await?;
     stop_cameras.store(true, Ordering::Relaxed);
     for thread in threads {
-        let _ = tokio::task::spawn_blocking(move || thread.join()).await; // a panicked camera must not keep us
+        let _ = tokio::task::spawn_blocking(move || thread.join()).await; // one that panicked has ended the process
     }
     infer.stop();
     for worker in workers {

@@ -82,8 +82,13 @@ pub fn run(line: &Line, view: &Arc<View>, frames: &Handover, stop: &Cancellation
     let mut last_live = None;
     let mut width = line.ejector.as_ref().and_then(|ejector| ejector.width(camera));
     let mut refused = false;
-    while !stop.is_cancelled() && !frames.over() {
-        let Some(frame) = frames.take(Duration::from_millis(100)) else { continue };
+    while !stop.is_cancelled() {
+        let Some(frame) = frames.take(Duration::from_millis(100)) else {
+            if frames.over() {
+                return; // else this would turn round and round
+            }
+            continue;
+        };
         let started = Instant::now();
         let picture = match decode(&frame.raw) {
             Ok(picture) => picture,

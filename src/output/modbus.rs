@@ -5,7 +5,7 @@
 //!
 //! Invariants: a connection whose answer did not come or made no sense is closed, so that no answer is ever taken for
 //! another's; a raised coil is lowered again, after a broken connection too; a gate's register never keeps its value when a
-//! command is written, whoever wrote it before.
+//! command is written, also where an earlier run of this service left it.
 
 use std::{collections::BTreeMap, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
