@@ -35,6 +35,12 @@ pub struct Metric {
     pub waiting: f64,
     /// Share of the time spent in the backward pass.
     pub backward: f64,
+    /// Share of the time spent making pseudo-labels; a teacher's, made before the first step, belong to the first line.
+    #[serde(default)] // lines of before it was kept
+    pub labeling: f64,
+    /// How long all that took.
+    #[serde(default)]
+    pub seconds: f64,
 }
 
 /// Sums since the last line of the log.
@@ -53,6 +59,8 @@ pub struct Tally {
     pub waiting: Duration,
     /// Time spent in backward passes.
     pub backward: Duration,
+    /// Time spent making pseudo-labels.
+    pub labeling: Duration,
 }
 
 impl Tally {
@@ -76,7 +84,8 @@ impl Tally {
     }
 }
 
-/// The line that sums `tally` up: at `step` of `run`, `pass` steps a line; `checked` is validation loss and accuracy.
+/// The line that sums `tally` up, which `took` this long: at `step` of `run`, `pass` steps a line; `checked` is validation
+/// loss and accuracy.
 pub fn line(
     tally: Tally,
     took: Duration,
@@ -100,6 +109,8 @@ pub fn line(
         pictures_per_second: tally.shown as f64 / seconds,
         waiting: tally.waiting.as_secs_f64() / seconds,
         backward: tally.backward.as_secs_f64() / seconds,
+        labeling: tally.labeling.as_secs_f64() / seconds,
+        seconds,
     }
 }
 

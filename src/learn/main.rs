@@ -124,7 +124,21 @@ fn run(command: Command) -> anyhow::Result<()> {
     train::run(&run.options, &run.splits, &recipe, None)
 }
 
+/// Keeps the memory of freed tensors for the next ones: by default glibc gives every large one back to the kernel, which
+/// then clears its pages anew at every operation. Measured on `small` at 64², one thread: 362 instead of 252 views a
+/// second.
+#[allow(unsafe_code)] // a call that takes integers only
+fn keep_freed_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: mallopt only sets parameters; no other thread runs yet.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_MAX, 0);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, -1);
+    }
+}
+
 fn main() -> ExitCode {
+    keep_freed_memory();
     let cli = Cli::parse();
     interrupt::listen();
     match run(cli.command) {

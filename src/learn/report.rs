@@ -220,7 +220,7 @@ fn confusion(card: &Scorecard) -> String {
     format!("<div class=\"scroll\">{table}</table></div>")
 }
 
-/// Where the time of each run went: the mean over its lines.
+/// Where the time of each run went.
 fn speed(metrics: &[Metric]) -> String {
     let mut runs: Vec<&str> = metrics.iter().map(|m| m.run.as_str()).collect();
     runs.dedup();
@@ -228,18 +228,22 @@ fn speed(metrics: &[Metric]) -> String {
         .into_iter()
         .map(|run| {
             let of_run: Vec<&Metric> = metrics.iter().filter(|m| m.run == run).collect();
-            let mean = |value: fn(&Metric) -> f64| of_run.iter().map(|m| value(m)).sum::<f64>() / of_run.len() as f64;
+            let seconds: f64 = of_run.iter().map(|m| m.seconds).sum();
+            let mean = |value: fn(&Metric) -> f64| {
+                of_run.iter().map(|m| value(m) * m.seconds).sum::<f64>() / seconds.max(1e-9)
+            };
             format!(
-                "<tr><th>{}</th><td>{:.0}</td><td>{:.1} %</td><td>{:.1} %</td></tr>",
+                "<tr><th>{}</th><td>{:.0}</td><td>{:.1} %</td><td>{:.1} %</td><td>{:.1} %</td></tr>",
                 escape(run),
                 mean(|m| m.pictures_per_second),
                 100.0 * mean(|m| m.backward),
-                100.0 * mean(|m| m.waiting)
+                100.0 * mean(|m| m.waiting),
+                100.0 * mean(|m| m.labeling)
             )
         })
         .collect();
     format!(
-        "<table><tr><th></th><th>views/s</th><th>time in backward</th><th>waiting for views</th></tr>{rows}</table>"
+        "<table><tr><th></th><th>views/s</th><th>time in backward</th><th>waiting for views</th><th>making pseudo-labels</th></tr>{rows}</table>"
     )
 }
 

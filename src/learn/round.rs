@@ -63,10 +63,11 @@ pub fn noisy_student(ground: &Ground, name: &str, settings: &Rounds, pools: &Poo
         let logits = answers(&teacher, ground, pools.unlabeled)?;
         let probabilities = rows(&logits.softmax(1, Kind::Float));
         let kept = filter_and_balance(pools.unlabeled, &probabilities, settings.threshold);
+        let labeling = began.elapsed();
         println!(
             "{name} round {round}: {} pictures labeled in {:.1} s, {} kept and balanced",
             pools.unlabeled.len(),
-            began.elapsed().as_secs_f64(),
+            labeling.as_secs_f64(),
             kept.len()
         );
         ensure!(!kept.is_empty(), "round {round}: the teacher is sure of no picture; lower --threshold");
@@ -75,6 +76,7 @@ pub fn noisy_student(ground: &Ground, name: &str, settings: &Rounds, pools: &Poo
             teacher: table(&probabilities, pools.unlabeled, ground, settings.hard),
             ratio: settings.mu,
             kept: distinct.len() as f64 / pools.unlabeled.len() as f64,
+            labeling,
         };
         let start = grown(settings, round, ground)?;
         let pools = Pools { unlabeled: &kept, ..*pools };

@@ -157,7 +157,9 @@ pub fn train(
     };
     let (first, total) = (done, plan.steps);
     let bar = bar(desk.run, total, done);
-    let (mut saved, mut began, mut tally) = (Instant::now(), Instant::now(), Tally::default());
+    let labeling = if done == 0 { method.labeling() } else { Duration::ZERO };
+    let (mut saved, mut began, mut tally) = (Instant::now(), Instant::now() - labeling, Tally::default());
+    tally.labeling = labeling;
     std::thread::scope(|scope| {
         let (ahead, shown) = std::sync::mpsc::sync_channel(2);
         scope.spawn(move || (first..total).map(|step| feed.show(step)).try_for_each(|next| ahead.send(next)));
@@ -165,7 +167,7 @@ pub fn train(
             let waited = Instant::now();
             let Ok(shown) = shown.recv() else { break }; // only when drawing panicked; the scope passes that on
             tally.waiting += waited.elapsed();
-            let loss = look(&model, plan, material, method, &shown, done);
+            let loss = look(&model, plan, material, method, &shown, done, &mut tally.labeling);
             let backward = Instant::now();
             let gradient = weights.gradient(&loss.total);
             tally.backward += backward.elapsed();
@@ -206,8 +208,16 @@ pub fn train(
 }
 
 /// One pass of everything shown through the network, and the method's loss: BatchNorm sees labeled and unlabeled views
-/// together.
-fn look(model: &Model, plan: &Plan, material: &Material, method: &dyn Method, shown: &Shown, step: usize) -> Loss {
+/// together. `labeling` grows by the time that guesses took.
+fn look(
+    model: &Model,
+    plan: &Plan,
+    material: &Material,
+    method: &dyn Method,
+    shown: &Shown,
+    step: usize,
+    labeling: &mut Duration,
+) -> Loss {
     let wanted = method.wanted();
     let batch = match (&shown.drawn, material.views) {
         (Some(drawn), Views::Fresh(camera)) => to_tensor(drawn, camera.side),
@@ -225,8 +235,11 @@ fn look(model: &Model, plan: &Plan, material: &Material, method: &dyn Method, sh
     let unlabeled: Vec<usize> = shown.unlabeled.iter().map(|p| p.picture).collect();
     let (head, each) = (labeled.len() as i64, unlabeled.len() as i64);
     let guesses = wanted.guesses.then(|| {
+        let began = Instant::now();
         let first = batch.narrow(0, head, each);
-        no_grad(|| model.forward(&first, plan.cut, None).1)
+        let guesses = no_grad(|| model.forward(&first, plan.cut, None).1);
+        *labeling += began.elapsed();
+        guesses
     });
     let views = (0..wanted.unlabeled.len() as i64).map(|view| logits.narrow(0, head + view * each, each)).collect();
     method.loss(&Seen {
@@ -356,7 +369,7 @@ mod tests {
             seed: 4,
             identity: String::new(),
         };
-        let method = FixMatch { threshold: 0.5, lambda: 1.0, mu: 2 };
+        let method = FixMatch { threshold: 0.5, lambda: 1.0, mu: 2, align: false };
         let run = |out: &Path, resume: bool, stop: &dyn Fn(usize) -> bool| {
             let desk = Desk { run: "final", out, resume, stop };
             train(Model::random(&net, 2, 8), &plan, &material, &method, &desk)

@@ -20,6 +20,10 @@ pub struct FixMatch {
     /// μ: unlabeled pictures per labeled one in a step.
     #[arg(long, default_value_t = 7)]
     pub mu: usize,
+    /// Make every class about as frequent among the targets (distribution alignment): for pictures whose classes are.
+    #[arg(long)]
+    #[serde(default)]
+    pub align: bool,
 }
 
 impl Method for FixMatch {
@@ -28,10 +32,17 @@ impl Method for FixMatch {
     }
 
     /// `mean CE(y_l, f(x_l)) + λ_u · mean over ALL unlabeled of 1[max q ≥ τ] · CE(argmax q, f(strong))`,
-    /// `q = softmax f(weak)` without gradient.
+    /// `q = softmax f(weak)` without gradient. Aligned, q is divided by its mean over the step's pictures and scaled to sum
+    /// 1 again (§2.5; Berthelot et al. 2020, arXiv:1911.09785 §3.1, whose mean is over 128 steps and who aim at the labels'
+    /// frequencies, where this aims at equal ones).
     fn loss(&self, seen: &Seen) -> Loss {
         let (weak, strong) = (seen.views[0].detach(), &seen.views[1]);
-        let (confidence, guess) = weak.softmax(1, Kind::Float).max_dim(1, false);
+        let mut q = weak.softmax(1, Kind::Float);
+        if self.align {
+            q = &q / q.mean_dim(0i64, true, Kind::Float);
+            q = &q / q.sum_dim_intlist(1i64, true, Kind::Float);
+        }
+        let (confidence, guess) = q.max_dim(1, false);
         let kept = confidence.ge(self.threshold).to_kind(Kind::Float);
         let labeled = mean(&cross_entropy(&seen.logits, &seen.targets));
         let unlabeled = mean(&(cross_entropy(strong, &guess) * &kept));
@@ -49,7 +60,7 @@ mod tests {
     use super::*;
     use crate::methods::testing::{seen, value};
 
-    const PAPER: FixMatch = FixMatch { threshold: 0.95, lambda: 1.0, mu: 7 };
+    const PAPER: FixMatch = FixMatch { threshold: 0.95, lambda: 1.0, mu: 7, align: false };
 
     #[test]
     fn masked_pictures_stay_in_the_denominator_and_targets_come_from_the_weak_view() {
@@ -63,6 +74,21 @@ mod tests {
         let claims = loss.claims.unwrap();
         assert_eq!(Vec::<i64>::try_from(&claims.classes).unwrap(), [0, 0, 1]);
         assert_eq!(Vec::<f32>::try_from(&claims.kept).unwrap(), [1.0, 0.0, 1.0]);
+    }
+
+    #[test]
+    fn aligned_targets_leave_the_class_that_swallows_the_others() {
+        // q = (0.9, 0.1) and (0.7, 0.3), of mean (0.8, 0.2): 0.9 / 0.8 : 0.1 / 0.2 and 0.7 / 0.8 : 0.3 / 0.2.
+        let weak = [[9f32.ln(), 0.0], [(7f32 / 3.0).ln(), 0.0]];
+        let method = FixMatch { threshold: 0.6, align: true, ..PAPER };
+        let claims = method.loss(&seen(&[[0.0, 0.0]], &[1], &[&weak, &weak], &[0, 1, 2])).claims.unwrap();
+        assert_eq!(Vec::<i64>::try_from(&claims.classes).unwrap(), [0, 1]);
+        let sure =
+            |threshold| FixMatch { threshold, ..method }.loss(&seen(&[[0.0, 0.0]], &[1], &[&weak, &weak], &[0, 1, 2]));
+        // Sure to 9 / 13 = 0.692 and 12 / 19 = 0.632.
+        for (threshold, kept) in [(0.63, [1.0, 1.0]), (0.64, [1.0, 0.0]), (0.7, [0.0, 0.0])] {
+            assert_eq!(Vec::<f32>::try_from(&sure(threshold).claims.unwrap().kept).unwrap(), kept);
+        }
     }
 
     #[test]

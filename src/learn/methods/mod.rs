@@ -9,6 +9,8 @@ pub mod noisy_student;
 pub mod pseudo_label;
 pub mod supervised;
 
+use std::time::Duration;
+
 use tch::{Kind, Tensor};
 
 use crate::views::View;
@@ -74,6 +76,10 @@ pub trait Method {
     fn wanted(&self) -> Wanted;
     /// Its loss for one step.
     fn loss(&self, seen: &Seen) -> Loss;
+    /// How long a teacher took, before the first step, to make the labels that it brings along; for the log.
+    fn labeling(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// Cross-entropy per picture `[n]` of logits `[n, classes]` with classes int64 `[n]`.

@@ -2,6 +2,8 @@
 //! larger learns from labels and pseudo-labels with noise (strong views, dropout, stochastic depth). The rounds are in
 //! [`crate::round`].
 
+use std::time::Duration;
+
 use tch::Tensor;
 
 use super::{Claims, Loss, Method, Seen, Wanted, cross_entropy, mean, rows_of, soft_cross_entropy};
@@ -16,6 +18,8 @@ pub struct NoisyStudent {
     pub ratio: usize,
     /// Share of the pool that the filter kept, for the log.
     pub kept: f64,
+    /// How long the teacher took, for the log.
+    pub labeling: Duration,
 }
 
 impl Method for NoisyStudent {
@@ -34,6 +38,10 @@ impl Method for NoisyStudent {
             parts: vec![("labeled", labeled), ("unlabeled", unlabeled)],
             claims: Some(Claims { kept: Tensor::ones_like(&classes).to_kind(tch::Kind::Float) * self.kept, classes }),
         }
+    }
+
+    fn labeling(&self) -> Duration {
+        self.labeling
     }
 }
 
@@ -79,8 +87,8 @@ mod tests {
 
     #[test]
     fn the_loss_is_the_sum_of_two_means() {
-        let method =
-            NoisyStudent { teacher: Tensor::from_slice(&[0f32, 0.0, 0.75, 0.25]).view([2, 2]), ratio: 1, kept: 0.5 };
+        let teacher = Tensor::from_slice(&[0f32, 0.0, 0.75, 0.25]).view([2, 2]);
+        let method = NoisyStudent { teacher, ratio: 1, kept: 0.5, labeling: Duration::ZERO };
         let loss = method.loss(&seen(&[[0.0, 0.0]], &[0], &[&[[3f32.ln(), 0.0]]], &[0, 1]));
         let entropy = -(0.75 * 0.75f64.ln() + 0.25 * 0.25f64.ln());
         assert!((value(&loss.total) - (2f64.ln() + entropy)).abs() < 1e-6);
