@@ -139,7 +139,7 @@ impl Ground<'_> {
         pools: &Pools,
     ) -> Result<Model, TrainError> {
         let everyone = [pools.labeled, pools.unlabeled].concat();
-        let scaled = self.views.standardised(&everyone);
+        let scaled = self.views.standardised(&everyone, method.wanted().labeled);
         let views = scaled.as_ref().map_or(self.views, |(views, _)| views);
         let Pools { labeled, unlabeled, validation } = *pools;
         let material = Material { views, labels: self.labels, labeled, unlabeled, validation };

@@ -199,12 +199,12 @@ impl<'a> Views<'a> {
         self.batch(View::Plain, &picks)
     }
 
-    /// Cached embeddings scaled to mean 0 and deviation 1 over the weak views of `pictures`, and the scale.
+    /// Cached embeddings scaled to mean 0 and deviation 1 over the views of `pictures` that are `shown`, and the scale.
     ///
     /// Only embeddings `[n, features]` can be scaled: other views come back as `None`.
-    pub fn standardised(&self, pictures: &[usize]) -> Option<(Views<'a>, Scale)> {
+    pub fn standardised(&self, pictures: &[usize], shown: View) -> Option<(Views<'a>, Scale)> {
         let Views::Cached(banks) = self else { return None };
-        let bank = banks.get(&View::Weak).or(banks.get(&View::Plain))?;
+        let bank = banks.get(&shown)?;
         if bank.values.dim() != 2 {
             return None;
         }
@@ -257,7 +257,8 @@ mod tests {
         model.params.insert("head.weight".into(), Tensor::randn([3, 128], float));
         let raw = Tensor::randn([6, 128], float) * 3.0 + 1.0;
         let bank = Bank { values: raw.shallow_clone(), each: 1 };
-        let (scaled, scale) = Views::Cached([(View::Plain, bank)].into()).standardised(&[0, 1, 2, 3]).unwrap();
+        let (scaled, scale) =
+            Views::Cached([(View::Plain, bank)].into()).standardised(&[0, 1, 2, 3], View::Plain).unwrap();
         let wanted = model.head(&scaled.plain(&[4, 5]), None);
         scale.fold_into(&mut model);
         let found = model.head(&raw.narrow(0, 4, 2), None);
