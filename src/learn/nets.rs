@@ -37,13 +37,14 @@ impl Noise {
     }
 
     fn keep(&mut self, like: &Tensor, count: usize, keep: f64) -> Tensor {
-        // In bulk: a wide layer needs more than a million draws a step.
+        // In bulk, and compared in libtorch: a wide layer needs more than a million draws a step.
         let mut draws = vec![0; 8 * count];
         self.rng.fill_bytes(&mut draws);
-        let (scale, below) = ((1.0 / keep) as f32, (keep * 2f64.powi(64)) as u64);
-        let kept = |draw: &[u8; 8]| if u64::from_le_bytes(*draw) < below { scale } else { 0.0 };
-        let mask: Vec<f32> = draws.as_chunks::<8>().0.iter().map(kept).collect();
-        Tensor::from_slice(&mask).to_device(like.device())
+        let below = (keep * 2f64.powi(64)) as u64;
+        // libtorch has signed numbers only: with its highest bit turned, an unsigned one keeps its place in the order.
+        let signed = |unsigned: u64| (unsigned ^ 1 << 63) as i64;
+        let draws = Tensor::from_data_size(&draws, &[count as i64], Kind::Int64).bitwise_xor(signed(0));
+        (draws.lt(signed(below)).to_kind(Kind::Float) / keep).to_device(like.device())
     }
 }
 
@@ -319,6 +320,26 @@ mod tests {
         let halves = model.blocks(&model.blocks(&x, 0..3, None), 3..end, None);
         assert_eq!(whole.size(), [2, 128]);
         assert_eq!(rows(&whole), rows(&halves));
+    }
+
+    #[test]
+    fn noise_keeps_its_share_and_the_mean() {
+        let mut noise = Noise { rng: generator(1, 2, 3), dropout: 0.0, survival: 1.0 };
+        let ones = Tensor::ones([100_000], (Kind::Float, Device::Cpu));
+        for keep in [0.2, 0.5, 0.8, 1.0] {
+            let kept = noise.drop(&ones, 1.0 - keep);
+            let share = kept.gt(0.0).to_kind(Kind::Float).mean(Kind::Float).double_value(&[]);
+            assert!((share - keep).abs() < 0.007, "{keep}: {share}"); // over four standard errors
+            assert!((kept.max().double_value(&[]) - 1.0 / keep).abs() < 1e-5);
+        }
+        // The draws of the generator, read as unsigned numbers.
+        let (mut rng, mut bytes) = (generator(1, 2, 3), [0; 64]);
+        rng.fill_bytes(&mut bytes);
+        let wanted: Vec<bool> =
+            bytes.as_chunks::<8>().0.iter().map(|draw| u64::from_le_bytes(*draw) < 1 << 63).collect();
+        let mut noise = Noise { rng: generator(1, 2, 3), dropout: 0.0, survival: 1.0 };
+        let found = Vec::<f32>::try_from(noise.drop(&ones.narrow(0, 0, 8), 0.5)).unwrap();
+        assert_eq!(found, wanted.iter().map(|&kept| if kept { 2.0 } else { 0.0 }).collect::<Vec<_>>());
     }
 
     #[test]
