@@ -39,7 +39,8 @@ impl Method for FixMatch {
         let (weak, strong) = (seen.views[0].detach(), &seen.views[1]);
         let mut q = weak.softmax(1, Kind::Float);
         if self.align {
-            q = &q / q.mean_dim(0i64, true, Kind::Float);
+            // A class that float32 rounds to 0 everywhere stays at 0 instead of making every target a NaN, which is dropped.
+            q = &q / q.mean_dim(0i64, true, Kind::Float).clamp_min(f64::from(f32::MIN_POSITIVE));
             q = &q / q.sum_dim_intlist(1i64, true, Kind::Float);
         }
         let (confidence, guess) = q.max_dim(1, false);
@@ -89,6 +90,15 @@ mod tests {
         for (threshold, kept) in [(0.63, [1.0, 1.0]), (0.64, [1.0, 0.0]), (0.7, [0.0, 0.0])] {
             assert_eq!(Vec::<f32>::try_from(&sure(threshold).claims.unwrap().kept).unwrap(), kept);
         }
+    }
+
+    #[test]
+    fn a_class_that_no_picture_could_be_does_not_spoil_the_alignment() {
+        let views = [[0.0, 200.0], [0.0, 200.0]];
+        let method = FixMatch { align: true, ..PAPER };
+        let claims = method.loss(&seen(&[[0.0, 0.0]], &[1], &[&views, &views], &[0, 1, 2])).claims.unwrap();
+        assert_eq!(Vec::<i64>::try_from(&claims.classes).unwrap(), [1, 1]);
+        assert_eq!(Vec::<f32>::try_from(&claims.kept).unwrap(), [1.0, 1.0]);
     }
 
     #[test]
