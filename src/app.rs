@@ -32,7 +32,6 @@ use crate::{
     api::{self, Api},
     config::Config,
     domain::Verdict,
-    engine,
     line::{
         camera::{self, Event as CameraEvent},
         challenge,
@@ -48,9 +47,9 @@ use crate::{
         swap::{self, Swapper},
     },
     metrics::Metrics,
-    promote::registry::Registry,
     rounds::keeper,
     store::{Event, Retention, Store, StoreError},
+    student::{engine, registry::Registry},
     tokens::Tokens,
 };
 

@@ -14,10 +14,10 @@ use serde::Deserialize;
 
 use crate::{
     api,
-    engine::Device,
     line::{camera, challenge, eject, infer, locate, record},
     rounds,
     store::Retention,
+    student::engine::Device,
 };
 
 /// Most pictures in which an item is looked at.

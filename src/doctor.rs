@@ -3,9 +3,11 @@
 use std::path::Path;
 
 use crate::{
-    engine::{self, Device, Engine},
-    model::{self, Manifest},
-    nets,
+    network,
+    student::{
+        engine::{self, Device, Engine},
+        manifest::{self, Manifest},
+    },
 };
 
 /// One checked thing.
@@ -41,8 +43,8 @@ fn runtime() -> Result<String, String> {
 
 /// Runs a tiny network, because a provider that registers may still fail to run.
 fn provider(device: Device) -> Result<String, String> {
-    let net = nets::small(32);
-    let onnx = crate::onnx::export(&net, &crate::onnx::blank_weights(&net, 2), 2).map_err(|e| e.to_string())?;
+    let net = network::small(32);
+    let onnx = network::onnx::export(&net, &network::onnx::blank_weights(&net, 2), 2).map_err(|e| e.to_string())?;
     let mut engine = Engine::open(&onnx, device, 1).map_err(|e| e.to_string())?;
     crate::line::infer::warm_up(&mut engine, 1).map_err(|e| e.to_string())?;
     Ok("runs".into())
@@ -50,7 +52,7 @@ fn provider(device: Device) -> Result<String, String> {
 
 fn newest_model(root: &Path) -> Result<String, String> {
     let mend = "train one with `beltsight train supervised --data DIR --out DIR`";
-    let folders = model::list(root).map_err(|e| format!("{}: {e}; {mend}", root.display()))?;
+    let folders = manifest::list(root).map_err(|e| format!("{}: {e}; {mend}", root.display()))?;
     let names: Vec<String> = folders
         .iter()
         .map(|folder| match Manifest::read(folder).and_then(|m| m.onnx(folder, &m.serve).map(|_| m)) {

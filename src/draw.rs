@@ -13,7 +13,7 @@ use crate::{
     belt::{Belt, BeltConfig, BeltError, Species},
     domain::{Picture, Region},
     line::locate::{LocateConfig, Locator},
-    pixels::{self, CROP_MARGIN, PixelError},
+    picture::pixels::{self, CROP_MARGIN, PixelError},
 };
 
 /// Items drawn from one belt; the next belt has other colours, lamps and dirt.

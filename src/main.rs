@@ -12,9 +12,12 @@ use anyhow::{Context, Result, bail};
 use beltsight::{
     app, bench,
     config::Config,
-    dataset, doctor, draw, engine, evaluate, export, labels, learner, model, probe,
-    promote::registry::Registry,
-    reference, rounds, store,
+    doctor, draw, export, labels,
+    picture::dataset,
+    probe,
+    rounds::{self, learner},
+    store,
+    student::{engine, evaluate, manifest, reference, registry::Registry},
     tokens::{self, Role},
 };
 use clap::{Parser, Subcommand};
@@ -533,12 +536,12 @@ fn models(command: ModelsCmd, root: &Path) -> Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
     match command {
         ModelsCmd::Show { version } => {
-            let manifest = model::Manifest::read(&root.join(version))?;
+            let manifest = manifest::Manifest::read(&root.join(version))?;
             println!("{}", toml::to_string_pretty(&manifest)?);
         }
         ModelsCmd::Reference { version, data } => {
             let folder = root.join(version);
-            let pictures = dataset::read(&data)?.load(model::Manifest::read(&folder)?.input.side)?;
+            let pictures = dataset::read(&data)?.load(manifest::Manifest::read(&folder)?.input.side)?;
             let reference = reference::write(&folder, &pictures)?;
             println!("{} centres, edge {:.4}", reference.centres.len(), reference.edge);
         }
@@ -557,8 +560,8 @@ fn models(command: ModelsCmd, root: &Path) -> Result<ExitCode> {
             println!("{} serves again", registry.rollback(&order.by, &order.why)?);
         }
         ModelsCmd::List => {
-            for folder in model::list(root).with_context(|| root.display().to_string())? {
-                let m = model::Manifest::read(&folder)?;
+            for folder in manifest::list(root).with_context(|| root.display().to_string())? {
+                let m = manifest::Manifest::read(&folder)?;
                 let accuracy = m.scorecard.map_or("-".into(), |s| format!("{:.4}", s.accuracy));
                 println!(
                     "{:<24} {:<8} {:>4} px  {} classes  accuracy {accuracy}  {}",
@@ -573,10 +576,10 @@ fn models(command: ModelsCmd, root: &Path) -> Result<ExitCode> {
         ModelsCmd::Verify { version } => {
             let folders = match version {
                 Some(version) => vec![root.join(version)],
-                None => model::list(root).with_context(|| root.display().to_string())?,
+                None => manifest::list(root).with_context(|| root.display().to_string())?,
             };
             for folder in folders {
-                let precisions: Vec<String> = match model::Manifest::read(&folder) {
+                let precisions: Vec<String> = match manifest::Manifest::read(&folder) {
                     Ok(m) => m.files.into_keys().collect(),
                     Err(e) => {
                         println!("REFUSED  {e}");
@@ -668,7 +671,7 @@ async fn measure(command: BenchCmd) -> Result<()> {
             bench::classify::run(bench::classify::Plan { model, device, pictures, span, rounds, python }).await?;
         }
         BenchCmd::Precision { model, data, device } => {
-            let manifest = model::Manifest::read(&model)?;
+            let manifest = manifest::Manifest::read(&model)?;
             let pictures = dataset::read(&data)?.load(manifest.input.side)?;
             if pictures.is_empty() {
                 bail!("no pictures in {}", data.display());

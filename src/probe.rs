@@ -16,7 +16,7 @@ use crate::{
         camera::{self, Event},
         handover::Handover,
     },
-    pixels,
+    picture::pixels,
 };
 
 /// Looks through the camera `name` of the configuration for `span`; `save` gets the last picture.

@@ -13,13 +13,15 @@ use std::{
 use beltsight::{
     api::Settings,
     domain::Source,
-    engine::{Device, Engine},
     line::{
         infer::{self, Infer},
         swap,
     },
     metrics::Metrics,
-    model::MANIFEST,
+    student::{
+        engine::{Device, Engine},
+        manifest::MANIFEST,
+    },
 };
 use common::{CLASSES, SIDE, jpeg, picture, start, start_with, test_model_folder};
 use serde_json::{Value, json};
@@ -393,7 +395,7 @@ async fn a_broken_model_is_refused_in_words_while_the_old_one_serves() {
     let onnx = std::fs::read(cut.join("student.onnx")).unwrap();
     std::fs::write(cut.join("student.onnx"), &onnx[..onnx.len() / 2]).unwrap();
     let text = std::fs::read_to_string(cut.join(MANIFEST)).unwrap();
-    let (old, new) = (beltsight::model::sha256(&onnx), beltsight::model::sha256(&onnx[..onnx.len() / 2]));
+    let (old, new) = (beltsight::domain::hash::sha256(&onnx), beltsight::domain::hash::sha256(&onnx[..onnx.len() / 2]));
     std::fs::write(cut.join(MANIFEST), text.replace(&old, &new)).unwrap(); // so that the graph itself is looked at
 
     let words =

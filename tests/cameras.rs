@@ -24,7 +24,7 @@ use beltsight::{
         camera::{self, CameraConfig, Event as CameraEvent},
         handover::Handover,
     },
-    pixels,
+    picture::pixels,
     store::{Entry, Event, Store},
 };
 #[cfg(any(feature = "rtsp", feature = "gige"))]

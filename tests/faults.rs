@@ -17,7 +17,7 @@ use std::{
 
 use beltsight::{
     domain::{Picture, Verdict},
-    pixels,
+    picture::pixels,
     store::{Event, Page, Store, verify},
 };
 use served::{Served, configured, shipped};

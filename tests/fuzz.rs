@@ -14,7 +14,7 @@ use std::{
 use beltsight::{
     api::TABLE,
     config::Config,
-    pixels::{self, Limits},
+    picture::pixels::{self, Limits},
     tokens::{self, Role},
 };
 use common::{jpeg, picture, start};

@@ -9,9 +9,8 @@ mod common;
 use std::{collections::HashSet, path::Path, process::Command};
 
 use beltsight::{
-    dataset,
     domain::{Action, ClassScore, Decision, Picture, Reason, Region, Source, Timings, Verdict},
-    pixels,
+    picture::{dataset, pixels},
     store::{Store, frame_key},
     tokens::{self, Role},
 };

@@ -8,7 +8,11 @@ use std::{
     process::{Command, Output},
 };
 
-use beltsight::{draw, engine::Device, line::swap, model::Manifest};
+use beltsight::{
+    draw,
+    line::swap,
+    student::{engine::Device, manifest::Manifest},
+};
 use serde_json::Value;
 
 const SMALL: [&str; 8] = ["--net", "small", "--input", "32", "--steps", "8", "--batch", "8"];

@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used)]
 
 use beltsight::{
-    engine::{Device, Engine, Outputs, Trunk, softmax},
-    nets::{self, Activation, Block, Conv, Net, Norm},
-    onnx::{self, Tensor, Weights},
+    network::{
+        self, Activation, Block, Conv, Net, Norm,
+        onnx::{self, Tensor, Weights},
+    },
+    student::engine::{Device, Engine, Outputs, Trunk, softmax},
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -174,8 +176,8 @@ fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
 
 #[test]
 fn onnx_runtime_computes_what_the_definition_computes() {
-    let named = nets::NAMES.map(|name| nets::by_name(name, Some(32)).unwrap());
-    for net in named.into_iter().chain([nets::digits(&[40, 30], 0.5)]) {
+    let named = network::NAMES.map(|name| network::by_name(name, Some(32)).unwrap());
+    for net in named.into_iter().chain([network::digits(&[40, 30], 0.5)]) {
         let name = net.name;
         let weights = random_weights(&net, 7);
         let pictures = pictures(3, net.input, 8);
@@ -197,7 +199,7 @@ fn onnx_runtime_computes_what_the_definition_computes() {
 
 #[test]
 fn a_trunk_and_the_rest_make_the_whole() {
-    let net = nets::small(32);
+    let net = network::small(32);
     let weights = random_weights(&net, 7);
     let pictures = pictures(3, 32, 8);
     let blocks = net.blocks.len();
@@ -212,7 +214,7 @@ fn a_trunk_and_the_rest_make_the_whole() {
 
 #[test]
 fn every_batch_size_gives_the_same_rows() {
-    let net = nets::small(32);
+    let net = network::small(32);
     let weights = random_weights(&net, 1);
     let pictures = pictures(5, 32, 2);
     let int8 = onnx::quantize(&net, &weights, CLASSES, &pictures).unwrap();
@@ -226,7 +228,7 @@ fn every_batch_size_gives_the_same_rows() {
 
 #[test]
 fn a_padded_session_gives_the_rows_that_were_asked_for() {
-    let net = nets::small(32);
+    let net = network::small(32);
     let bytes = onnx::export(&net, &random_weights(&net, 1), CLASSES).unwrap();
     let pictures = pictures(5, 32, 2);
     let plain = run(&bytes, &pictures, 5);
@@ -244,7 +246,7 @@ fn a_padded_session_gives_the_rows_that_were_asked_for() {
 
 #[test]
 fn int8_keeps_the_answers_of_float32() {
-    let net = nets::small(64);
+    let net = network::small(64);
     let weights = random_weights(&net, 3);
     let (seen, unseen) = (pictures(32, 64, 4), pictures(100, 64, 5));
     let float = run(&onnx::export(&net, &weights, CLASSES).unwrap(), &unseen, 10);
@@ -266,7 +268,7 @@ fn int8_keeps_the_answers_of_float32() {
 
 #[test]
 fn weights_that_do_not_fit_are_named() {
-    let net = nets::small(32);
+    let net = network::small(32);
     let weights = random_weights(&net, 1);
     let refusal = |change: &dyn Fn(&mut Weights)| {
         let mut changed = weights.clone();
@@ -287,7 +289,7 @@ fn weights_that_do_not_fit_are_named() {
 
 #[test]
 fn a_cut_file_is_refused_in_words() {
-    let net = nets::small(32);
+    let net = network::small(32);
     let bytes = onnx::export(&net, &random_weights(&net, 1), CLASSES).unwrap();
     for cut in [0, bytes.len() / 3, bytes.len() - 1] {
         let refusal = Engine::open(&bytes[..cut], Device::Cpu, 1).err().map(|e| e.to_string()).unwrap_or_default();

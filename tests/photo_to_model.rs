@@ -3,7 +3,11 @@
 
 use std::{path::Path, process::Command};
 
-use beltsight::{draw, engine::Device, evaluate::evaluate, line::swap, model::Manifest};
+use beltsight::{
+    draw,
+    line::swap,
+    student::{engine::Device, evaluate::evaluate, manifest::Manifest},
+};
 
 /// `beltsight train supervised`, small enough for a test; returns the manifest it wrote.
 fn train(data: &Path, out: &Path) -> Manifest {

@@ -14,9 +14,11 @@ use std::{
 };
 
 use beltsight::{
-    model::{Lineage, Manifest},
-    promote::gate::{self, Check, Ruling},
-    rounds::{End, Folder, Outcome, Plan},
+    rounds::{
+        End, Folder, Outcome, Plan,
+        gate::{self, Check, Ruling},
+    },
+    student::manifest::{Lineage, Manifest},
     tokens::{self, Role},
 };
 use browser::{Browser, Page};

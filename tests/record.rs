@@ -18,7 +18,7 @@ use std::{
 use beltsight::{
     api::Settings,
     domain::{Action, Decision, Picture, Source, Verdict},
-    pixels,
+    picture::pixels,
     store::{Announcement, Event, Page, Retention, Store, verify},
 };
 use rand::{RngExt, SeedableRng};

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use beltsight::{domain::Picture, pixels};
+use beltsight::{domain::Picture, picture::pixels};
 use common::{CLASSES, test_model_folder};
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};

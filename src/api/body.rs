@@ -13,7 +13,7 @@ use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 use tokio_stream::StreamExt;
 
 use super::{Api, error::ApiError};
-use crate::pixels::PixelError;
+use crate::picture::pixels::PixelError;
 
 /// Most bytes of an order, a label and the like.
 const MAX_JSON: usize = 1 << 20;

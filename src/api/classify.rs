@@ -24,7 +24,7 @@ use crate::{
         observe::{faulted, observe},
         verdict::{Origin, assemble},
     },
-    pixels::{self, Limits, PixelError},
+    picture::pixels::{self, Limits, PixelError},
 };
 
 /// Most items judged in one picture; more are refused, because dropping some in silence would let them pass.

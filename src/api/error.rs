@@ -14,8 +14,12 @@ use utoipa::ToSchema;
 
 use super::access::Denied;
 use crate::{
-    domain::Fault, line::swap::LoadError, model::ModelError, pixels::PixelError, promote::registry::RegistryError,
-    rounds::keeper::OrderError, store::StoreError,
+    domain::Fault,
+    line::swap::LoadError,
+    picture::pixels::PixelError,
+    rounds::keeper::OrderError,
+    store::StoreError,
+    student::{manifest::ModelError, registry::RegistryError},
 };
 
 /// Why a request was not answered as asked.

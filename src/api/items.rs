@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     domain::Action,
-    pixels::{self, Limits, PixelError},
+    picture::pixels::{self, Limits, PixelError},
     store::{ItemPage, LabeledItem},
 };
 

@@ -47,9 +47,9 @@ use crate::{
     domain::Verdict,
     line::{eject::Ejector, infer::Infer, live::View, record::Recorder, swap::Swapper},
     metrics::Metrics,
-    promote::registry::Registry,
     rounds::keeper::Handle,
     store::Store,
+    student::registry::Registry,
     tokens::Tokens,
 };
 pub use access::{Caller, Denied, Rule, TABLE};

@@ -15,9 +15,9 @@ use super::{
     Api, Caller, blocking, body,
     error::{ApiError, Problem},
 };
-use crate::{
-    model::{self, Lineage, Manifest},
-    promote::registry::RegistryError,
+use crate::student::{
+    manifest::{self, Lineage, Manifest},
+    registry::RegistryError,
 };
 
 /// A model folder.
@@ -49,7 +49,7 @@ pub struct Models {
     versions: Vec<Version>,
     /// Every change of the serving student, the oldest first.
     #[schema(value_type = Vec<Object>)]
-    history: Vec<crate::promote::registry::Entry>,
+    history: Vec<crate::student::registry::Entry>,
 }
 
 /// One student: where it comes from and what it is worth.
@@ -219,6 +219,6 @@ async fn take_over(api: Api, version: String, by: String, why: String) -> Result
 /// Names of the model folders; only these can be loaded, so no path leaves the root.
 fn folders(api: &Api) -> Result<Vec<String>, ApiError> {
     let root = &api.swapper.root;
-    let listed = model::list(root).map_err(|e| ApiError::Internal(format!("{}: {e}", root.display())))?;
+    let listed = manifest::list(root).map_err(|e| ApiError::Internal(format!("{}: {e}", root.display())))?;
     Ok(listed.into_iter().filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())).collect())
 }

@@ -16,11 +16,11 @@ use super::{
     models::Version,
 };
 use crate::{
-    model::Manifest,
     rounds::{
         End, Folder, Outcome, Plan,
         keeper::{Order, Status},
     },
+    student::manifest::Manifest,
 };
 
 /// Most rounds in an answer; the newest.
@@ -60,7 +60,7 @@ pub struct Round {
     accuracy: Option<[f64; 2]>,
     /// Every check of the gate.
     #[schema(value_type = Vec<Object>)]
-    checks: Vec<crate::promote::gate::Check>,
+    checks: Vec<crate::rounds::gate::Check>,
 }
 
 /// Who orders it.

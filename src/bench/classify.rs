@@ -14,9 +14,11 @@ use serde::Serialize;
 use super::{client, machine, quantile};
 use crate::{
     domain::ms,
-    engine::{Device, Engine, cores, stack},
-    model::Manifest,
-    pixels,
+    picture::pixels,
+    student::{
+        engine::{Device, Engine, cores, stack},
+        manifest::Manifest,
+    },
 };
 
 /// What `beltsight bench classify` measures.

@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 
 use crate::{
     belt::{Belt, BeltConfig},
-    pixels,
+    picture::pixels,
 };
 
 /// JPEG quality, as cameras have it.

@@ -17,7 +17,7 @@ use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::model::Manifest;
+use crate::student::manifest::Manifest;
 
 /// Where the figures were measured: processor, cores allowed, date.
 pub fn machine() -> String {
@@ -30,7 +30,7 @@ pub fn machine() -> String {
         })
         .unwrap_or_else(|| "unknown processor".into());
     let today = time::OffsetDateTime::now_utc().date();
-    format!("{processor}, {} cores allowed, {today}", crate::engine::cores())
+    format!("{processor}, {} cores allowed, {today}", crate::student::engine::cores())
 }
 
 /// The value below which a share `q` of the sorted durations lies; zero when there are none.

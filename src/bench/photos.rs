@@ -24,10 +24,10 @@ use super::{
     machine,
 };
 use crate::{
-    dataset::{self, Sample},
-    evaluate::evaluate,
-    learner,
+    picture::dataset::{self, Sample},
+    rounds::learner,
     store::frame_key,
+    student::evaluate::evaluate,
 };
 
 /// Every so many groups of pictures one is kept for the examination.

@@ -6,9 +6,9 @@ use std::{path::Path, time::Instant};
 
 use anyhow::{Context as _, ensure};
 
-use crate::{
+use crate::student::{
     engine::{Device, Engine, Outputs, softmax, stack},
-    model::Manifest,
+    manifest::Manifest,
 };
 
 /// Batch sizes measured.

@@ -24,11 +24,11 @@ use super::{
 };
 use crate::{
     belt::{BeltConfig, Change, Species},
-    dataset,
     domain::{Action, Verdict, ms},
     draw,
-    evaluate::evaluate,
-    learner,
+    picture::dataset,
+    rounds::learner,
+    student::evaluate::evaluate,
 };
 
 /// Labels that the oracle gives before a round.

@@ -2,6 +2,8 @@
 //!
 //! Invariant: no I/O and no framework here.
 
+pub mod hash;
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -180,7 +182,7 @@ pub struct Card {
     pub reference: Option<Arc<Reference>>,
 }
 
-/// What lamp and lens make of an item's picture; see `crate::pixels::optics`.
+/// What lamp and lens make of an item's picture; see `crate::picture::pixels::optics`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Optics {
     /// Mean luma, 0 (black) to 1 (white).
@@ -198,7 +200,7 @@ pub struct Spread {
     pub deviation: f32,
 }
 
-/// What a model was trained on, as its own embeddings show it; see `crate::reference`.
+/// What a model was trained on, as its own embeddings show it; see `crate::student::reference`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Reference {

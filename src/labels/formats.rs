@@ -6,7 +6,7 @@
 use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use crate::{snapshot::group, store::LabeledItem};
+use crate::{rounds::snapshot::group, store::LabeledItem};
 
 /// One label outside the store.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,10 +14,9 @@ pub use formats::{Said, Wrong, from_csv, from_label_studio, to_csv, to_label_stu
 
 use crate::{
     config::Config,
-    model::Manifest,
-    promote::registry::Registry,
-    snapshot::{self, Limits},
+    rounds::snapshot::{self, Limits},
     store::{ItemPage, LabeledItem, MAX_PAGE, Store},
+    student::{manifest::Manifest, registry::Registry},
 };
 
 /// What to do with labels.

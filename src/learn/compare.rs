@@ -7,8 +7,8 @@ use std::{collections::BTreeMap, fs, path::Path, time::Instant};
 
 use anyhow::{Context, ensure};
 use beltsight::{
-    corrupt::{CORRUPTIONS, corrupt},
-    scorecard::{Scorecard, argmax},
+    picture::corrupt::{CORRUPTIONS, corrupt},
+    student::scorecard::{Scorecard, argmax},
 };
 use clap::{Args, Parser};
 use rayon::prelude::*;
@@ -476,7 +476,7 @@ pub fn machine(device: Device) -> String {
     let read = |path: &str| fs::read_to_string(Path::new(path)).unwrap_or_default();
     let info = read("/proc/cpuinfo");
     let model = info.lines().find_map(|l| l.strip_prefix("model name")).and_then(|l| l.split(':').nth(1));
-    let cores = beltsight::engine::cores();
+    let cores = beltsight::student::engine::cores();
     let gpu = match device {
         Device::Cuda(number) => device::gpu(number),
         _ => "no GPU used".into(),

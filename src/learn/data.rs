@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use anyhow::ensure;
-use beltsight::dataset;
+use beltsight::picture::dataset;
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
@@ -65,7 +65,7 @@ impl Dataset {
     pub fn add_unlabeled(&mut self, root: &Path, side: u32) -> anyhow::Result<()> {
         let list = dataset::read_unlabeled(root)?;
         self.pictures.extend(list.load(side)?);
-        self.sha256 = beltsight::model::sha256(format!("{}\n{}\n", self.sha256, list.hash()?).as_bytes());
+        self.sha256 = beltsight::domain::hash::sha256(format!("{}\n{}\n", self.sha256, list.hash()?).as_bytes());
         Ok(())
     }
 

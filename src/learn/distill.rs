@@ -11,10 +11,13 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use beltsight::{
-    dataset,
-    engine::{Classifier, Device, Engine},
-    model::{MANIFEST, Manifest, sha256},
-    scorecard::argmax,
+    domain::hash::sha256,
+    picture::dataset,
+    student::{
+        engine::{Classifier, Device, Engine},
+        manifest::{MANIFEST, Manifest},
+        scorecard::argmax,
+    },
 };
 use clap::Args;
 use serde::Serialize;

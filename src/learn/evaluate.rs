@@ -4,7 +4,7 @@
 
 use beltsight::{
     domain::Thresholds,
-    scorecard::{self, Scorecard},
+    student::scorecard::{self, Scorecard},
 };
 use serde::{Deserialize, Serialize};
 

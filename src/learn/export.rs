@@ -5,7 +5,10 @@
 use std::{collections::HashMap, path::Path};
 
 use anyhow::{Context, ensure};
-use beltsight::{domain::Thresholds, model::Lineage, scorecard::Scorecard};
+use beltsight::{
+    domain::Thresholds,
+    student::{manifest::Lineage, scorecard::Scorecard},
+};
 
 use crate::{nets::Model, weights};
 
@@ -24,7 +27,7 @@ pub struct Student {
     pub scorecard: Scorecard,
 }
 
-/// Writes `weights.safetensors`, names as in `beltsight::nets`; its metadata says what the network is.
+/// Writes `weights.safetensors`, names as in `beltsight::network`; its metadata says what the network is.
 ///
 /// # Errors
 /// When the file can't be written, or what it holds gives other probabilities for `pictures` than the network does.

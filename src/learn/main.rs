@@ -7,7 +7,7 @@
 //! | [`setup`], [`device`] | options, pictures, the network to start from and where it is trained |
 //! | [`data`] | labeled and unlabeled pictures, splits that keep groups whole |
 //! | [`augment`], [`views`] | weak and strong views; cached outputs of a frozen trunk |
-//! | [`nets`], [`weights`] | libtorch runs `beltsight::nets`; safetensors |
+//! | [`nets`], [`weights`] | libtorch runs `beltsight::network`; safetensors |
 //! | [`methods`] | one method per file: what it sees, and its loss |
 //! | [`fit`], [`round`] | one student by a recipe; Noisy Student's rounds |
 //! | [`optim`], [`trainer`] | SGD, schedule, moving average; the loop, checkpoints, resume |

@@ -7,11 +7,14 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context, ensure};
 use beltsight::{
-    engine::{Device, Engine, softmax},
-    model::{File, Input, Manifest, sha256},
-    onnx::{self, Tensor},
-    reference,
-    scorecard::argmax,
+    domain::hash::sha256,
+    network::onnx::{self, Tensor},
+    student::{
+        engine::{Device, Engine, softmax},
+        manifest::{File, Input, Manifest},
+        reference,
+        scorecard::argmax,
+    },
 };
 
 use crate::export::Student;

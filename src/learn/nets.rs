@@ -1,11 +1,11 @@
-//! Runs a [`beltsight::nets::Net`] in libtorch.
+//! Runs a [`beltsight::network::Net`] in libtorch.
 //!
 //! Invariant: the architecture is never named here; every size, stride and padding comes from the description that the
 //! ONNX exporter reads too.
 
 use std::{collections::BTreeMap, ops::Range};
 
-use beltsight::nets::{Activation, Block, Conv, GRAY, LEAK, Net, Norm};
+use beltsight::network::{Activation, Block, Conv, GRAY, LEAK, Net, Norm};
 use rand::{Rng, RngExt};
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor, no_grad};
@@ -59,7 +59,7 @@ pub type Params = BTreeMap<String, Tensor>;
 pub struct Model {
     /// The description.
     pub net: Net,
-    /// Weights and BatchNorm buffers, named as in `beltsight::nets`.
+    /// Weights and BatchNorm buffers, named as in `beltsight::network`.
     pub params: Params,
 }
 
@@ -306,13 +306,13 @@ pub fn from_host((shape, values): &(Vec<usize>, Vec<f32>)) -> Tensor {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use beltsight::nets;
+    use beltsight::network;
 
     use super::*;
 
     #[test]
     fn cutting_the_network_in_two_changes_nothing() {
-        let model = Model::random(&nets::by_name("small", None).unwrap(), 3, 5);
+        let model = Model::random(&network::by_name("small", None).unwrap(), 3, 5);
         let picture: Vec<u8> = (0..64 * 64 * 3).map(|i| (i * 7 % 256) as u8).collect();
         let x = to_batch(&[&picture, &picture], 64);
         let end = model.net.blocks.len();
@@ -344,7 +344,7 @@ mod tests {
 
     #[test]
     fn adapting_sets_the_statistics_of_the_first_layer_to_those_of_the_pictures() {
-        let mut model = Model::random(&nets::by_name("small", Some(32)).unwrap(), 2, 5);
+        let mut model = Model::random(&network::by_name("small", Some(32)).unwrap(), 2, 5);
         let before = model.shallow_clone();
         let pictures: Vec<Vec<u8>> =
             (0..128).map(|p| (0..32 * 32 * 3).map(|i| ((i * (p + 3)) % 200) as u8).collect()).collect();
@@ -360,7 +360,7 @@ mod tests {
 
     #[test]
     fn a_trunk_of_another_shape_is_refused_by_name() {
-        let net = nets::by_name("small", None).unwrap();
+        let net = network::by_name("small", None).unwrap();
         let mut weights = Model::random(&net, 3, 5).weights();
         weights.insert("top.weight".into(), (vec![1], vec![0.0]));
         assert!(Model::pretrained(&net, 3, &weights).unwrap_err().contains("`top.weight` has shape [1]"));
@@ -368,7 +368,7 @@ mod tests {
 
     #[test]
     fn normalising_gives_what_the_description_says() {
-        let model = Model::random(&nets::efficientnet_lite0(32), 2, 1);
+        let model = Model::random(&network::efficientnet_lite0(32), 2, 1);
         let x = model.normalise(&to_batch(&[&[255u8; 32 * 32 * 3]], 32));
         assert_eq!(x.size(), [1, 3, 32, 32]);
         assert!((x.double_value(&[0, 2, 31, 31]) - 1.0).abs() < 1e-6); // (255 − 127) / 128

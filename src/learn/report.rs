@@ -8,8 +8,8 @@ use anyhow::{Context, anyhow};
 use base64::Engine as _;
 use beltsight::{
     domain::Picture,
-    pixels,
-    scorecard::{Bin, Scorecard, argmax, reliability},
+    picture::pixels,
+    student::scorecard::{Bin, Scorecard, argmax, reliability},
 };
 use plotters::prelude::*;
 

@@ -10,8 +10,8 @@ use std::{
 
 use anyhow::{Context, ensure};
 use beltsight::{
-    nets::{Net, digits},
-    scorecard::argmax,
+    network::{Net, digits},
+    student::scorecard::argmax,
 };
 use clap::{Args, Subcommand};
 use rand::seq::SliceRandom;

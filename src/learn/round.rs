@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Instant};
 
 use anyhow::ensure;
-use beltsight::nets as architectures;
+use beltsight::network as architectures;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
@@ -113,7 +113,7 @@ fn table(probabilities: &[Vec<f32>], pool: &[usize], ground: &Ground, hard: bool
     for (row, &picture) in probabilities.iter().zip(pool) {
         let place = &mut table[picture * ground.classes..(picture + 1) * ground.classes];
         if hard {
-            place[beltsight::scorecard::argmax(row)] = 1.0;
+            place[beltsight::student::scorecard::argmax(row)] = 1.0;
         } else {
             place.copy_from_slice(row);
         }

@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf};
 
 use anyhow::{Context, bail, ensure};
-use beltsight::{model::sha256, nets as architectures};
+use beltsight::{domain::hash::sha256, network as architectures};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;

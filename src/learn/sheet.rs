@@ -5,9 +5,11 @@
 use anyhow::Context;
 use base64::Engine as _;
 use beltsight::{
-    corrupt::{CORRUPTIONS, corrupt},
     domain::Picture,
-    pixels,
+    picture::{
+        corrupt::{CORRUPTIONS, corrupt},
+        pixels,
+    },
 };
 
 use crate::augment::{OPERATIONS, Strong, Weak, generator, strong, weak};

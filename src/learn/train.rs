@@ -5,7 +5,10 @@
 use std::{fs, time::Instant};
 
 use anyhow::{Context, ensure};
-use beltsight::{domain::Thresholds, model::Lineage, scorecard::Scorecard};
+use beltsight::{
+    domain::Thresholds,
+    student::{manifest::Lineage, scorecard::Scorecard},
+};
 use clap::Args;
 use serde::Serialize;
 

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use beltsight::scorecard::argmax;
+use beltsight::student::scorecard::argmax;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 use tch::{Tensor, no_grad};
@@ -340,14 +340,14 @@ fn load(path: &Path, identity: &str, model: &Model, sgd: &Sgd, ema: &Ema) -> Res
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use beltsight::nets;
+    use beltsight::network;
 
     use super::*;
     use crate::{augment::Weak, methods::fixmatch::FixMatch, views::Camera};
 
     #[test]
     fn a_resumed_run_ends_with_the_weights_of_an_unbroken_one() {
-        let net = nets::by_name("small", Some(32)).unwrap();
+        let net = network::by_name("small", Some(32)).unwrap();
         let pictures: Vec<Vec<u8>> =
             (0..12).map(|p| (0..32 * 32 * 3).map(|i| (i * (p % 2 * 6 + 7) % 256) as u8).collect()).collect();
         let labels: Vec<Option<usize>> = (0..12).map(|p| Some(p % 2)).collect();
@@ -390,7 +390,7 @@ mod tests {
 
     #[test]
     fn a_frozen_block_does_not_move_and_its_statistics_neither() {
-        let net = nets::by_name("small", Some(32)).unwrap();
+        let net = network::by_name("small", Some(32)).unwrap();
         let model = Model::random(&net, 2, 8);
         let (trained, buffers) = moving(&model, net.blocks.len() - 1);
         assert_eq!(trained, ["head.bias", "head.weight", "top.bn.bias", "top.bn.weight", "top.weight"]);

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use beltsight::{engine::Trunk, onnx};
+use beltsight::{network::onnx, student::engine::Trunk};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor, no_grad};
@@ -244,7 +244,7 @@ impl Scale {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use beltsight::nets;
+    use beltsight::network;
     use tch::{Device, Kind};
 
     use super::*;
@@ -253,7 +253,7 @@ mod tests {
     fn a_folded_head_says_the_same_of_raw_embeddings() {
         tch::manual_seed(1);
         let float = (Kind::Float, Device::Cpu);
-        let mut model = Model::random(&nets::by_name("small", None).unwrap(), 3, 1);
+        let mut model = Model::random(&network::by_name("small", None).unwrap(), 3, 1);
         model.params.insert("head.weight".into(), Tensor::randn([3, 128], float));
         let raw = Tensor::randn([6, 128], float) * 3.0 + 1.0;
         let bank = Bank { values: raw.shallow_clone(), each: 1 };
@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn cached_views_are_the_frozen_part_of_the_same_views() {
-        let model = Model::random(&nets::by_name("small", None).unwrap(), 3, 1);
+        let model = Model::random(&network::by_name("small", None).unwrap(), 3, 1);
         let pictures: Vec<Vec<u8>> =
             (0..3).map(|p| (0..64 * 64 * 3).map(|i| ((i * 7 + p * 40) % 256) as u8).collect()).collect();
         let camera = Camera { pictures: &pictures, side: 64, weak: Weak::PHOTO, seed: 9 };

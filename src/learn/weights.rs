@@ -10,7 +10,7 @@ use std::{
 
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
-/// Shape and row-major values by name; names as in `beltsight::nets`.
+/// Shape and row-major values by name; names as in `beltsight::network`.
 pub type Weights = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
 /// Why weights can't be read or written.

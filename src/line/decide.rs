@@ -5,7 +5,7 @@
 
 use crate::{
     domain::{Action, Card, Decision, Fault, Reason, Scores},
-    scorecard::argmax,
+    student::scorecard::argmax,
 };
 
 /// Decides about one item.

@@ -26,9 +26,9 @@ use tokio::sync::oneshot;
 
 use crate::{
     domain::{Card, Fault, Scored, Scores, Source, Timings, ms},
-    engine::{Engine, EngineError, softmax, stack},
     line::{priority, shadow::Looked},
     metrics::Metrics,
+    student::engine::{Engine, EngineError, softmax, stack},
 };
 
 /// How the worker behaves.

@@ -33,7 +33,7 @@ use crate::{
         verdict::{Origin, assemble, mean},
     },
     metrics::Metrics,
-    pixels::{self, Limits},
+    picture::pixels::{self, Limits},
 };
 
 /// How long an item's box stays on the live picture.

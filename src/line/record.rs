@@ -23,12 +23,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    domain::{Card, Raw, Source, Verdict},
-    line::outage::Faults,
-    line::sample::{self, Quotas},
+    domain::{Card, Raw, Source, Verdict, hash::sha256},
+    line::{
+        outage::Faults,
+        sample::{self, Quotas},
+    },
     metrics::Metrics,
-    model::sha256,
-    pixels,
+    picture::pixels,
     store::{Event, Store, StoreError, frame_key},
 };
 

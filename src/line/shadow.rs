@@ -13,10 +13,12 @@ use std::{
 
 use crate::{
     domain::{Action, Card, Picture, Scores},
-    engine::{Device, softmax},
     line::{decide::decide, infer::Infer, priority, swap},
-    model::ModelError,
-    pixels,
+    picture::pixels,
+    student::{
+        engine::{Device, softmax},
+        manifest::ModelError,
+    },
 };
 
 /// Items that may wait for the candidate.

@@ -9,10 +9,12 @@ use std::{
 
 use crate::{
     domain::Card,
-    engine::{Device, Engine, cores},
     line::infer::{Infer, Student, warm_up},
     metrics::Metrics,
-    model::{Manifest, ModelError},
+    student::{
+        engine::{Device, Engine, cores},
+        manifest::{Manifest, ModelError},
+    },
 };
 
 /// Opens the model in `folder`, checks hash, classes and input side against the graph, and warms it up with batches of 1
@@ -49,7 +51,7 @@ pub fn open(
     }
     let path = folder.join(&manifest.files[served].name);
     let refuse = |source| ModelError::Engine { path: path.clone(), source };
-    let wrong = |why: String| ModelError::Manifest { path: folder.join(crate::model::MANIFEST), why };
+    let wrong = |why: String| ModelError::Manifest { path: folder.join(crate::student::manifest::MANIFEST), why };
     if engine.classes() != manifest.classes.len() {
         let (graph, listed) = (engine.classes(), manifest.classes.len());
         return Err(wrong(format!("`classes` names {listed} classes, the graph has {graph}")));

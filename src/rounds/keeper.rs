@@ -35,11 +35,9 @@ use crate::{
         swap::{LoadError, Swapper},
     },
     metrics::Metrics,
-    promote::{
-        gate::{self, Ruling},
-        registry::{Registry, RegistryError},
-    },
+    rounds::gate::{self, Ruling},
     store::Store,
+    student::registry::{Registry, RegistryError},
 };
 
 /// How often it looks at everything.

@@ -12,9 +12,13 @@
 //!
 //! Invariant: a file or folder under its final name is whole, so a round that was killed goes on by being run again.
 
+pub mod exam;
+pub mod gate;
 pub mod keeper;
+pub mod learner;
 mod probation;
 pub mod run;
+pub mod snapshot;
 mod window;
 
 use std::{
@@ -25,7 +29,7 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::promote::gate::{Limits, Ruling};
+use crate::rounds::gate::{Limits, Ruling};
 
 /// Exit status of `beltsight round` when it can go on by being run again (EX_TEMPFAIL of sysexits.h).
 pub const AGAIN: u8 = 75;

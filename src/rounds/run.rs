@@ -14,12 +14,14 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::{Folder, Plan};
 use crate::{
-    dataset::{self, Dataset, Sample},
-    exam, learner,
-    model::{Manifest, sha256},
-    promote::gate,
-    snapshot::{self, snapshot},
+    domain::hash::sha256,
+    picture::dataset::{self, Dataset, Sample},
+    rounds::{
+        exam, gate, learner,
+        snapshot::{self, snapshot},
+    },
     store::Store,
+    student::manifest::Manifest,
 };
 
 /// Times that a label of the store is listed beside the data set that training always sees: thirty among eight hundred

@@ -8,7 +8,7 @@ use object_store::{ObjectStore, ObjectStoreExt, path::Path};
 use time::{Date, OffsetDateTime};
 
 use super::{Store, StoreError};
-use crate::model::sha256;
+use crate::domain::hash::sha256;
 
 /// A frame on the disk.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -23,7 +23,7 @@ use super::{
     lots::NAMED,
     signer::{Mark, PUBLIC, hex, public_key, unhex},
 };
-use crate::model::sha256;
+use crate::domain::hash::sha256;
 
 /// Entries read by one task.
 const CHUNK: i64 = 16_384;

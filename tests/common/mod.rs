@@ -11,8 +11,7 @@ use std::{
 
 use beltsight::{
     api::{self, Api, Limits, Parts, Settings},
-    domain::{Picture, Thresholds, Verdict},
-    engine::Device,
+    domain::{Picture, Thresholds, Verdict, hash::sha256},
     line::{
         infer::{self, Infer},
         live::View,
@@ -20,13 +19,18 @@ use beltsight::{
         swap::{self, Swapper},
     },
     metrics::Metrics,
-    model::{File, Input, Lineage, Manifest, sha256},
-    nets::{self, Net},
-    onnx::{Tensor, Weights, export},
-    pixels::encode_jpeg,
-    promote::registry::Registry,
+    network::{
+        self, Net,
+        onnx::{Tensor, Weights, export},
+    },
+    picture::pixels::encode_jpeg,
     rounds::{self, keeper},
     store::Store,
+    student::{
+        engine::Device,
+        manifest::{File, Input, Lineage, Manifest},
+        registry::Registry,
+    },
     tokens::Tokens,
 };
 use tempfile::TempDir;
@@ -68,7 +72,7 @@ pub fn weights(net: &Net, seed: u64) -> Weights {
 pub fn test_model_folder(root: &Path, version: &str, seed: u64) -> PathBuf {
     let folder = root.join(version);
     std::fs::create_dir_all(&folder).unwrap();
-    let net = nets::small(SIDE as usize);
+    let net = network::small(SIDE as usize);
     let onnx = export(&net, &weights(&net, seed), CLASSES.len()).unwrap();
     std::fs::write(folder.join("student.onnx"), &onnx).unwrap();
     let file = File {

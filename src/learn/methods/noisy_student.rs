@@ -54,7 +54,7 @@ pub fn filter_and_balance(pool: &[usize], teacher: &[Vec<f32>], threshold: f32) 
     let classes = teacher.first().map_or(0, Vec::len);
     let mut named: Vec<Vec<(f32, usize)>> = vec![Vec::new(); classes];
     for (&picture, row) in pool.iter().zip(teacher) {
-        let class = beltsight::scorecard::argmax(row);
+        let class = beltsight::student::scorecard::argmax(row);
         if row[class] >= threshold {
             named[class].push((row[class], picture));
         }

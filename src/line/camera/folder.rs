@@ -10,7 +10,7 @@ use std::{
 use super::{Event, Outlet};
 use crate::{
     domain::Raw,
-    pixels::{self, Limits},
+    picture::pixels::{self, Limits},
 };
 
 const LOOK_AGAIN: Duration = Duration::from_secs(1);

@@ -386,7 +386,7 @@ mod tests {
     fn a_folder_plays_in_order_and_over_again() {
         let folder = tempfile::tempdir().unwrap();
         for (name, shade) in [("b.jpg", 90), ("a.jpg", 30), ("notes.txt", 0)] {
-            let jpeg = crate::pixels::encode_jpeg(&Picture::filled(16, 16, [shade; 3]), 90).unwrap();
+            let jpeg = crate::picture::pixels::encode_jpeg(&Picture::filled(16, 16, [shade; 3]), 90).unwrap();
             std::fs::write(folder.path().join(name), jpeg).unwrap();
         }
         let config = CameraConfig::Folder { name: "folder".into(), path: folder.path().into(), frame_rate: 25.0 };
@@ -394,7 +394,7 @@ mod tests {
         assert!(frames.len() >= 4, "{}", frames.len());
         for frame in frames {
             let Raw::Jpeg(bytes) = &frame.raw else { panic!("a JPEG is handed on undecoded") };
-            let shade = crate::pixels::decode(bytes, Default::default()).unwrap().at(8, 8)[0];
+            let shade = crate::picture::pixels::decode(bytes, Default::default()).unwrap().at(8, 8)[0];
             assert_eq!(shade, [30, 90][frame.sequence as usize % 2], "frame {}", frame.sequence);
         }
     }

@@ -90,7 +90,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::{domain::Picture, pixels::encode_jpeg};
+    use crate::{domain::Picture, picture::pixels::encode_jpeg};
 
     const AFTER: Duration = Duration::from_secs(10);
 

@@ -11,7 +11,7 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::output::Subject;
+use crate::line::eject::output::Subject;
 
 /// The sensor after a gate. Its pulses come as a Modbus discrete input, over MQTT, or by `POST /confirmations`.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]

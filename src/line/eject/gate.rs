@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, de::Error};
 use super::Sensor;
 use crate::{
     domain::{Action, Region},
-    output::{self, LineAction},
+    line::eject::output::{self, LineAction},
 };
 
 /// Longest way from capture to a gate that is believed; more is a wrong geometry or a standing belt.

@@ -16,8 +16,8 @@ use super::{
     plan::{Late, Order, Plan, Step},
 };
 use crate::{
+    line::eject::output::{self, Asked, Command, LineAction, Report, Subject},
     metrics::Metrics,
-    output::{self, Asked, Command, LineAction, Report, Subject},
     store::Event,
 };
 

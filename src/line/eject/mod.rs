@@ -22,14 +22,15 @@ use tokio_util::sync::CancellationToken;
 use super::{lots, priority};
 use crate::{
     domain::{Action, Verdict},
+    line::eject::output::{Asked, Command, Sensing, Subject, Told},
     metrics::Metrics,
-    output::{self, Asked, Command, Sensing, Subject, Told},
     store::Event,
 };
 
 mod confirm;
 mod gate;
 mod keeper;
+pub mod output;
 mod plan;
 
 pub use confirm::Sensor;

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::output::{Command, Subject, Target};
+use crate::line::eject::output::{Command, Subject, Target};
 
 /// A verdict that asks for a gate.
 #[derive(Clone, Debug)]

@@ -3,7 +3,10 @@ use std::collections::BTreeMap;
 use rand::{RngExt, SeedableRng};
 
 use super::{gate::tests::TEXT, *};
-use crate::{domain::Region, line::verdict::tests::verdict, output::Report};
+use crate::{
+    domain::Region,
+    line::{eject::output::Report, verdict::tests::verdict},
+};
 
 const ITEMS: u64 = 500;
 /// Cameras side by side, so that 500 items at 800 a minute each take ten seconds.

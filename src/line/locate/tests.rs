@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use super::{blob::FEW, *};
 use crate::{
     belt::{Belt, BeltConfig, Species},
-    pixels,
+    picture::pixels,
 };
 
 fn iou(a: Region, b: Region) -> f32 {

@@ -24,7 +24,7 @@ pub struct Tensor {
     pub data: Vec<f32>,
 }
 
-/// Tensors by the names that [`crate::nets`] lists.
+/// Tensors by the names that [`crate::network`] lists.
 pub type Weights = BTreeMap<String, Tensor>;
 
 /// Why weights did not become a graph.
@@ -53,12 +53,12 @@ pub enum OnnxError {
     NoPictures,
     /// Running the float graph over the calibration pictures failed.
     #[error("calibration: {0}")]
-    Calibration(#[from] crate::engine::EngineError),
+    Calibration(#[from] crate::student::engine::EngineError),
 }
 
 /// Weights of the right names and shapes that compute nothing: convolutions and head 0, BatchNorm the identity. For
 /// trying a provider out without a trained student.
-pub fn blank_weights(net: &crate::nets::Net, classes: usize) -> Weights {
+pub fn blank_weights(net: &crate::network::Net, classes: usize) -> Weights {
     let tensor =
         |shape: &[usize], value: f32| Tensor { shape: shape.to_vec(), data: vec![value; shape.iter().product()] };
     let mut weights = Weights::new();
@@ -66,7 +66,7 @@ pub fn blank_weights(net: &crate::nets::Net, classes: usize) -> Weights {
         let kernel = [conv.outputs, conv.inputs / conv.groups, conv.kernel, conv.kernel];
         weights.insert(format!("{}.weight", conv.name), tensor(&kernel, 0.0));
     }
-    for (name, width, value) in net.blocks.iter().flat_map(crate::nets::Block::norm_weights) {
+    for (name, width, value) in net.blocks.iter().flat_map(crate::network::Block::norm_weights) {
         weights.insert(name, tensor(&[width], value));
     }
     weights.insert("head.weight".into(), tensor(&[classes, net.features], 0.0));

@@ -5,7 +5,7 @@
 //! random weights 86 % against 93 %. ReLU6 bounds most ranges already, so the plain rule stays.
 
 use super::OnnxError;
-use crate::engine;
+use crate::student::engine;
 
 /// The interval that 0–255 will be spread over.
 #[derive(Clone, Copy, Debug, Default)]

@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::{
     domain::Picture,
-    pixels::{self, Limits, PixelError},
+    picture::pixels::{self, Limits, PixelError},
 };
 
 /// What happened to a picture; each gives its five strengths.

@@ -1,11 +1,13 @@
 //! Network architectures as data, so that the training interpreter (`learn::nets`) and the ONNX exporter
-//! ([`crate::onnx`]) build the same network from one description and cannot drift apart.
+//! ([`crate::network::onnx`]) build the same network from one description and cannot drift apart.
 //!
 //! Every network is: input uint8 RGB, NHWC → `(x / 255 − mean) / std` → blocks of convolutions, each with folded or
 //! live BatchNorm or a bias → global average pooling (the embedding) → dropout → one linear layer named `head`.
 //!
 //! Weight names: `<conv>.weight` of shape `[out, in / groups, k, k]`; `<conv or entry>.bn.{weight,bias,running_mean,
 //! running_var}` or `<conv>.bias` of shape `[out]`; `head.weight` of shape `[classes, features]`, `head.bias` of shape `[classes]`.
+
+pub mod onnx;
 
 /// What follows a convolution's BatchNorm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

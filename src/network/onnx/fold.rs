@@ -3,7 +3,7 @@
 //! Invariant: every weight is checked (there, shape, finite) before a graph holds any of it.
 
 use super::{OnnxError, Tensor, Weights};
-use crate::nets::{Conv, Net, Norm};
+use crate::network::{Conv, Net, Norm};
 
 /// A convolution with its BatchNorm folded in.
 pub struct Folded {

@@ -19,7 +19,7 @@ use super::{
     graph::{Graph, int},
     ranges::{Range, observe},
 };
-use crate::nets::{Activation, Conv, LEAK, Net};
+use crate::network::{Activation, Conv, LEAK, Net};
 
 /// Writes `net` with `weights` as an int8 ONNX file; `calibration` holds pictures of `side * side * 3` bytes like those
 /// that will be seen. A hundred are enough: only ranges are taken from them.

@@ -11,10 +11,11 @@ use std::{
 use tokio::task::spawn_blocking;
 
 use crate::{
-    dataset::{self, DataError},
-    domain::{Source, Verdict},
-    model::sha256,
-    pixels::{self, PixelError},
+    domain::{Source, Verdict, hash::sha256},
+    picture::{
+        dataset::{self, DataError},
+        pixels::{self, PixelError},
+    },
     store::{Consensus, ItemPage, LabeledItem, MAX_PAGE, Store, StoreError, consensus},
 };
 

@@ -12,7 +12,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use crate::model::{Manifest, ModelError};
+use crate::student::manifest::{Manifest, ModelError};
 
 /// File name inside the folder of the model folders.
 pub const SERVING: &str = "serving.json";
@@ -190,8 +190,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        domain::Thresholds,
-        model::{File, Input, Lineage, sha256},
+        domain::{Thresholds, hash::sha256},
+        student::manifest::{File, Input, Lineage},
     };
 
     /// A folder with a student of a few bytes, enough for hashes.

@@ -11,7 +11,7 @@ use std::{
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use crate::pixels::{self, Limits, PixelError};
+use crate::picture::pixels::{self, Limits, PixelError};
 
 /// One labeled picture.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -203,8 +203,13 @@ impl Dataset {
         for sample in &self.samples {
             let path = self.root.join(&sample.file);
             let bytes = fs::read(&path).map_err(|e| DataError::Read { path: path.clone(), why: e.to_string() })?;
-            let line =
-                format!("{}\t{}\t{}\t{}\n", sample.file, sample.class, sample.group, crate::model::sha256(&bytes));
+            let line = format!(
+                "{}\t{}\t{}\t{}\n",
+                sample.file,
+                sample.class,
+                sample.group,
+                crate::domain::hash::sha256(&bytes)
+            );
             all.update(line);
         }
         Ok(all.finalize().iter().map(|b| format!("{b:02x}")).collect())

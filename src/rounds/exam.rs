@@ -8,14 +8,18 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::{
-    corrupt::{CORRUPTIONS, corrupt},
-    dataset::{DataError, Dataset},
     domain::{Action, Card, Scores, ms},
-    engine::{Device, Engine, EngineError, softmax},
     line::decide::decide,
-    model::{Manifest, ModelError},
-    pixels::PixelError,
-    promote::gate::{Exam, Truth},
+    picture::{
+        corrupt::{CORRUPTIONS, corrupt},
+        dataset::{DataError, Dataset},
+        pixels::PixelError,
+    },
+    rounds::gate::{Exam, Truth},
+    student::{
+        engine::{Device, Engine, EngineError, softmax},
+        manifest::{Manifest, ModelError},
+    },
 };
 
 /// Strength of the damage, of 1 to 5: visible, but a person still tells the item.

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::scorecard::{argmax, calibration_error};
+use crate::student::scorecard::{argmax, calibration_error};
 
 /// What a candidate must keep to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -6,11 +6,13 @@
 use std::{fs, path::Path};
 
 use crate::{
-    domain::{Reference, Spread},
-    engine::{Device, Engine},
-    model::{Manifest, ModelError, Named, sha256},
-    pixels,
-    scorecard::argmax,
+    domain::{Reference, Spread, hash::sha256},
+    picture::pixels,
+    student::{
+        engine::{Device, Engine},
+        manifest::{Manifest, ModelError, Named},
+        scorecard::argmax,
+    },
 };
 
 /// File name inside the model folder.

@@ -5,10 +5,7 @@ use super::{
     fold::{affine, fold, get, shape},
     graph::{Dim, Graph, float, int, ints},
 };
-use crate::{
-    nets::{Activation, Conv, Entry, LEAK, Net},
-    onnx::proto::AttributeProto,
-};
+use crate::network::{Activation, Conv, Entry, LEAK, Net, onnx::proto::AttributeProto};
 
 /// Name of the normalised picture.
 pub(super) const NORMALISED: &str = "normalised";

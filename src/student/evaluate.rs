@@ -5,10 +5,12 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::{
-    dataset,
-    engine::{Device, Engine, softmax},
-    model::Manifest,
-    scorecard::Scorecard,
+    picture::dataset,
+    student::{
+        engine::{Device, Engine, softmax},
+        manifest::Manifest,
+        scorecard::Scorecard,
+    },
 };
 
 /// Measures the file of `precision` (or the serving one) of the model in `folder` on the data set in `data`.
@@ -17,7 +19,7 @@ use crate::{
 /// simply an item that must not pass.
 ///
 /// # Errors
-/// When model or data can't be read; see [`crate::model::ModelError`] and [`dataset::DataError`].
+/// When model or data can't be read; see [`crate::student::manifest::ModelError`] and [`dataset::DataError`].
 pub fn evaluate(folder: &Path, precision: Option<&str>, data: &Path) -> Result<Scorecard> {
     let manifest = Manifest::read(folder)?;
     let onnx = manifest.onnx(folder, precision.unwrap_or(&manifest.serve))?;

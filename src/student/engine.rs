@@ -377,7 +377,7 @@ impl Classifier {
     }
 }
 
-/// A trunk: a session whose one output is `activations` (see [`crate::onnx::export_trunk`]), on the CPU.
+/// A trunk: a session whose one output is `activations` (see [`crate::network::onnx::export_trunk`]), on the CPU.
 pub struct Trunk {
     session: Session,
     side: usize,

@@ -4,18 +4,16 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::Write as _,
     fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::{
-    domain::{Card, Reference, Thresholds},
-    scorecard::Scorecard,
+    domain::{Card, Reference, Thresholds, hash::sha256},
+    student::scorecard::Scorecard,
 };
 
 /// File name of the manifest inside a model folder.
@@ -142,16 +140,8 @@ pub enum ModelError {
         /// The ONNX file.
         path: PathBuf,
         /// What ONNX Runtime said.
-        source: crate::engine::EngineError,
+        source: crate::student::engine::EngineError,
     },
-}
-
-/// SHA-256 in hexadecimal.
-pub fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}"); // writing to a String can't fail
-        text
-    })
 }
 
 impl Manifest {

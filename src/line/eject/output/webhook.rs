@@ -220,9 +220,11 @@ mod tests {
     use super::*;
     use crate::{
         domain::Action,
-        line::verdict::tests::verdict,
+        line::{
+            eject::output::{Asked, Settings, Subject, Target},
+            verdict::tests::verdict,
+        },
         metrics::Metrics,
-        output::{Asked, Settings, Subject, Target},
     };
 
     /// Takes stops and answers 503 to everything else; its port.
