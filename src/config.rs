@@ -14,8 +14,9 @@ use serde::Deserialize;
 
 use crate::{
     api,
-    line::{camera, challenge, eject, infer, locate, record},
+    line::{camera, eject, infer, locate, record},
     rounds,
+    service::tasks::challenges,
     store::Retention,
     student::engine::Device,
 };
@@ -46,7 +47,7 @@ pub struct Config {
     /// What is recorded, and how much may wait.
     pub record: record::Settings,
     /// When challenge tests are due.
-    pub challenge: challenge::Settings,
+    pub challenge: challenges::Settings,
     /// Where records are kept.
     pub store: Store,
     /// How long things are kept.

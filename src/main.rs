@@ -10,13 +10,13 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use beltsight::{
-    app, bench,
+    bench::{self, stills},
+    cli::{camera, doctor, labels},
     config::Config,
-    doctor, draw, export, labels,
+    export,
     picture::dataset,
-    probe,
     rounds::{self, learner},
-    store,
+    service, store,
     student::{engine, evaluate, manifest, reference, registry::Registry},
     tokens::{self, Role},
 };
@@ -450,7 +450,7 @@ fn main() -> ExitCode {
 
 fn run(command: Cmd) -> Result<ExitCode> {
     match command {
-        Cmd::Serve { config } => app::serve(Config::read(&config)?)?,
+        Cmd::Serve { config } => service::serve(Config::read(&config)?)?,
         Cmd::Doctor { config } => return examine(&Config::read(&config)?),
         Cmd::Models { command, root } => return models(command, &root),
         Cmd::Tokens { command, config } => access(command, &Config::read(&config)?.tokens())?,
@@ -470,9 +470,9 @@ fn run(command: Cmd) -> Result<ExitCode> {
             let card = evaluate::evaluate(&model, precision.as_deref(), &data)?;
             if json { println!("{}", serde_json::to_string_pretty(&card)?) } else { print!("{card}") }
         }
-        Cmd::Belt { command: BeltCmd::Draw { out, items, seed } } => draw::write(&out, seed, items)?,
+        Cmd::Belt { command: BeltCmd::Draw { out, items, seed } } => stills::write(&out, seed, items)?,
         Cmd::Camera { command: CameraCmd::Probe { config, camera, seconds, save } } => {
-            probe::run(&Config::read(&config)?, &camera, Duration::from_secs(seconds), save.as_deref())?;
+            camera::run(&Config::read(&config)?, &camera, Duration::from_secs(seconds), save.as_deref())?;
         }
         Cmd::Train(arguments) => return Err(learn("train", &arguments)),
         Cmd::Distill(arguments) => return Err(learn("distill", &arguments)),

@@ -108,7 +108,7 @@ async fn every_described_route_has_a_rule_and_every_other_method_is_refused() {
     for (route, item) in document["paths"].as_object().unwrap() {
         for method in item.as_object().unwrap().keys() {
             let ruled = TABLE.iter().any(|r| r.route == route && r.method == method);
-            assert!(ruled, "give {method} {route} a line in TABLE of src/api/access.rs");
+            assert!(ruled, "give {method} {route} a line in TABLE of src/api/http/access.rs");
         }
     }
     let admin = &one_each(&server)["admin"];

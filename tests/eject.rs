@@ -13,8 +13,9 @@ use std::{
 
 use beltsight::{
     domain::{Action, Verdict},
-    line::{eject::Ejector, lots},
+    line::eject::Ejector,
     metrics::Metrics,
+    service::tasks::lots,
     store::{Event, Store},
 };
 use rand::{RngExt, SeedableRng};

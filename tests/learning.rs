@@ -9,7 +9,7 @@ use std::{
 };
 
 use beltsight::{
-    draw,
+    bench::stills,
     line::swap,
     student::{engine::Device, manifest::Manifest},
 };
@@ -38,7 +38,7 @@ fn succeeds(arguments: &[&str], data: &Path, out: &Path) -> String {
 fn drawn(items: usize) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
-    draw::write(&data, 5, items).unwrap();
+    stills::write(&data, 5, items).unwrap();
     (folder, data)
 }
 

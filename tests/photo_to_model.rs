@@ -4,7 +4,7 @@
 use std::{path::Path, process::Command};
 
 use beltsight::{
-    draw,
+    bench::stills,
     line::swap,
     student::{engine::Device, evaluate::evaluate, manifest::Manifest},
 };
@@ -27,7 +27,7 @@ fn train(data: &Path, out: &Path) -> Manifest {
 fn the_same_seed_gives_the_same_student_and_it_serves() {
     let folder = tempfile::tempdir().unwrap();
     let (data, a, b) = (folder.path().join("data"), folder.path().join("a"), folder.path().join("b"));
-    draw::write(&data, 5, 120).unwrap();
+    stills::write(&data, 5, 120).unwrap();
     let (first, second) = (train(&data, &a), train(&data, &b));
     assert_eq!(first.scorecard, second.scorecard);
     for precision in ["float32", "int8"] {

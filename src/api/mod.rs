@@ -3,32 +3,11 @@
 //! Invariant: work is admitted before its body is kept or looked at, so that overload costs next to nothing; every wait
 //! is bounded by [`Settings`]; no handler decodes or opens a model on the async threads.
 
-mod access;
-mod audit;
-mod body;
-mod browser;
-mod challenges;
-mod classify;
-mod confirmations;
-mod decoders;
 mod error;
-mod frames;
-mod health;
-mod items;
-mod labels;
-mod live;
-mod login;
-mod lots;
-mod measure;
-mod models;
+mod http;
 mod openapi;
 mod page;
-mod rounds;
-mod serve;
-mod streams;
-mod tensors;
-mod v2;
-mod verdicts;
+mod resources;
 
 use std::{sync::Arc, time::Duration};
 
@@ -52,11 +31,16 @@ use crate::{
     student::registry::Registry,
     tokens::Tokens,
 };
-pub use access::{Caller, Denied, Rule, TABLE};
-use decoders::Decoders;
 pub use error::{ApiError, Problem};
-pub use labels::LabelSettings;
-pub use serve::{Limits, Peer, Tls, TlsError, serve};
+use http::{access, decoders::Decoders, login, measure};
+pub use http::{
+    access::{Caller, Denied, Rule, TABLE},
+    serve::{Limits, Peer, Tls, TlsError, serve},
+};
+pub use resources::labels::LabelSettings;
+use resources::{
+    audit, challenges, classify, confirmations, frames, health, items, labels, live, lots, models, rounds, v2, verdicts,
+};
 
 /// Limits of the HTTP API.
 #[derive(Clone, Debug, Deserialize)]

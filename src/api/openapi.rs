@@ -4,8 +4,13 @@ use axum::Json;
 use utoipa::OpenApi;
 
 use super::{
-    audit, challenges, classify, confirmations, error::Problem, frames, health, items, labels, live, login, lots,
-    models, page, rounds, v2, verdicts,
+    error::Problem,
+    http::login,
+    page,
+    resources::{
+        audit, challenges, classify, confirmations, frames, health, items, labels, live, lots, models, rounds, v2,
+        verdicts,
+    },
 };
 
 /// Collects what the handlers say about themselves; a test compares it with the router.

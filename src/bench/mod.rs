@@ -11,6 +11,7 @@ pub mod load;
 pub mod photos;
 pub mod precision;
 pub mod record;
+pub mod stills;
 pub mod story;
 
 use std::{fs, path::Path, time::Duration};

@@ -24,8 +24,8 @@ use super::{
 };
 use crate::{
     belt::{BeltConfig, Change, Species},
+    bench::stills,
     domain::{Action, Verdict, ms},
-    draw,
     picture::dataset,
     rounds::learner,
     student::evaluate::evaluate,
@@ -139,10 +139,10 @@ fn stills(out: &Path, seed: u64, items: usize, from: &Belts) -> Result<()> {
     // Slower than the story's belt: these need no deadline, and fewer pictures are drawn between two items.
     let slow = |belt: BeltConfig| BeltConfig { speed: 240.0, items_per_minute: 40.0, ..belt };
     match from {
-        Belts::Many => draw::write_of(out, seed * 100 + 11, items, &slow(scene(0, None)))?,
+        Belts::Many => stills::write_of(out, seed * 100 + 11, items, &slow(scene(0, None)))?,
         Belts::Own(hour) => {
             let start = Duration::from_secs(hour * 3600);
-            draw::write_one(out, &slow(scene(seed, Some(change(0.0)))), start, items)?;
+            stills::write_one(out, &slow(scene(seed, Some(change(0.0)))), start, items)?;
         }
     }
     let list = out.join("photos.csv");

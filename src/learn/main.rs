@@ -3,57 +3,35 @@
 //!
 //! | module | what lives there |
 //! |---|---|
-//! | [`train`], [`distill`], [`compare`], [`reproduce`] | the commands, start to finish |
-//! | [`setup`], [`device`] | options, pictures, the network to start from and where it is trained |
-//! | [`data`] | labeled and unlabeled pictures, splits that keep groups whole |
-//! | [`augment`], [`views`] | weak and strong views; cached outputs of a frozen trunk |
-//! | [`nets`], [`weights`] | libtorch runs `beltsight::network`; safetensors |
+//! | [`commands`] | `train`, `distill`, `compare`, `reproduce`, start to finish; the set-up that they share |
 //! | [`methods`] | one method per file: what it sees, and its loss |
-//! | [`fit`], [`round`] | one student by a recipe; Noisy Student's rounds |
-//! | [`optim`], [`trainer`] | SGD, schedule, moving average; the loop, checkpoints, resume |
-//! | [`feed`], [`log`] | what every step shows, drawn ahead; `metrics.jsonl` |
-//! | [`evaluate`] | temperature and thresholds from out-of-fold logits |
-//! | [`export`], [`model_folder`], [`report`], [`sheet`], [`compare_page`] | what a run leaves behind: weights, what serves, pages |
+//! | [`training`] | one student by a recipe; the loop, SGD, checkpoints, resume; what a finished run leaves behind |
+//! | [`pictures`] | labeled and unlabeled sets, weak and strong views, cached outputs of a frozen trunk |
+//! | [`network`] | libtorch runs `beltsight::network`; safetensors; the device |
+//! | [`pages`] | reports, comparisons and contact sheets |
 
-mod augment;
-mod compare;
-mod compare_page;
-mod data;
-mod device;
-mod distill;
-mod evaluate;
-mod export;
-mod feed;
-mod fit;
-mod interrupt;
-mod log;
+mod commands;
 mod methods;
-mod model_folder;
-mod nets;
-mod optim;
-mod report;
-mod reproduce;
-mod round;
-mod setup;
-mod sheet;
-mod train;
-mod trainer;
-mod views;
-mod weights;
+mod network;
+mod pages;
+mod pictures;
+mod training;
 
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    fit::Recipe,
+    commands::{
+        compare, distill, reproduce,
+        setup::Options,
+        train::{self, Splits},
+    },
     methods::{
         fixmatch::FixMatch,
         pseudo_label::{PseudoLabel, ThresholdedPseudoLabel},
     },
-    round::Rounds,
-    setup::Options,
-    train::Splits,
+    training::{fit::Recipe, generations::Rounds, interrupt, trainer},
 };
 
 /// Trains students for beltsight.

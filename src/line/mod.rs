@@ -13,16 +13,13 @@ pub mod infer;
 pub mod shadow;
 pub mod swap;
 
-pub mod challenge;
 pub mod decide;
 pub mod eject;
-pub mod lots;
 pub mod observe;
 pub mod verdict;
 
 pub mod live;
 pub mod record;
-pub mod sample;
 
 pub mod outage;
 pub mod priority;

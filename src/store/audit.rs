@@ -6,7 +6,10 @@
 use serde::Serialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{MAX_PAGE, Store, StoreError, chain, event::Event};
+use super::{
+    MAX_PAGE, Store, StoreError,
+    record::{chain, event::Event},
+};
 
 /// One change that was asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]

@@ -4,19 +4,12 @@
 //! commits, `synchronous=NORMAL`), no verdict names a frame that was not written before it, and nothing is written into
 //! a folder that was removed or moved away, where nobody would find it.
 
-mod agreement;
 mod audit;
-mod chain;
-mod challenges;
-mod event;
 mod frames;
-mod labels;
-mod lots;
-mod queue;
+pub mod labels;
+mod record;
 mod retention;
-mod signer;
 mod verdicts;
-mod verify;
 
 use std::{
     os::unix::fs::MetadataExt,
@@ -32,18 +25,24 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous},
 };
 
-pub use agreement::{Agreement, Consensus, consensus};
 pub use audit::{Deed, rfc3339};
-pub use challenges::{Announcement, Challenge, CorrectiveAction};
-pub use event::{Entry, Event};
 pub use frames::frame_key;
-pub use labels::{ItemPage, Label, LabelPage, LabeledItem};
-pub use lots::{Lot, LotEntry, RemovedOf, SignOff, Tally};
-pub use queue::{Ask, Order, Queue, WINDOW, hash_share};
+use labels::queue;
+pub use labels::{
+    ItemPage, Label, LabelPage, LabeledItem,
+    agreement::{Agreement, Consensus, consensus},
+    queue::{Ask, Order, Queue, WINDOW, hash_share},
+};
+use record::{chain, signer};
+pub use record::{
+    challenges::{Announcement, Challenge, CorrectiveAction},
+    event::{Entry, Event},
+    lots::{Lot, LotEntry, RemovedOf, SignOff, Tally},
+    signer::{KeyError, PUBLIC, SECRET},
+    verify::{Finding, Kept, LotVerification, Verification, verify, verify_lot, verify_pictures},
+};
 pub use retention::{Removed, Retention};
-pub use signer::{KeyError, PUBLIC, SECRET};
 pub use verdicts::{Counts, MAX_PAGE, Page};
-pub use verify::{Finding, Kept, LotVerification, Verification, verify, verify_lot, verify_pictures};
 
 /// The database's name in the store's folder.
 const DATABASE: &str = "verdicts.sqlite";

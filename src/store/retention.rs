@@ -12,9 +12,11 @@ use time::{Date, OffsetDateTime};
 
 use super::{
     Store, StoreError,
-    chain::{self, extend, no_head, tail},
-    event::Event,
     frames::Stored,
+    record::{
+        chain::{self, extend, no_head, tail},
+        event::Event,
+    },
 };
 
 /// Documents removed in one transaction, so that the writer waits little.

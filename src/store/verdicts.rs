@@ -9,8 +9,10 @@ use sqlx::{QueryBuilder, Sqlite};
 
 use super::{
     Store, StoreError,
-    chain::{self, Body},
-    event::Event,
+    record::{
+        chain::{self, Body},
+        event::Event,
+    },
 };
 use crate::domain::{Action, Source, Verdict};
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::{Loss, Method, Seen, Wanted, cross_entropy, mean, rows_of};
-use crate::views::View;
+use crate::pictures::views::View;
 
 /// How much of the teacher, and how soft.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, Args)]

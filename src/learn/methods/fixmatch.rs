@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use tch::Kind;
 
 use super::{Claims, Loss, Method, Seen, Wanted, cross_entropy, mean};
-use crate::views::View;
+use crate::pictures::views::View;
 
 /// FixMatch's loss, eq. 3 and 4.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, Args)]

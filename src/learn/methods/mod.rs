@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tch::{Kind, Tensor};
 
-use crate::views::View;
+use crate::pictures::views::View;
 
 /// What a method is shown at every step.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -1,13 +1,13 @@
 //! Noisy Student (Xie et al. 2020, arXiv:1911.04252): a teacher without noise labels the pool; a student as large or
 //! larger learns from labels and pseudo-labels with noise (strong views, dropout, stochastic depth). The rounds are in
-//! [`crate::round`].
+//! [`crate::training::generations`].
 
 use std::time::Duration;
 
 use tch::Tensor;
 
 use super::{Claims, Loss, Method, Seen, Wanted, cross_entropy, mean, rows_of, soft_cross_entropy};
-use crate::views::View;
+use crate::pictures::views::View;
 
 /// The student's loss.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::{Claims, Loss, Method, Seen, Wanted, cross_entropy, mean};
-use crate::views::View;
+use crate::pictures::views::View;
 
 /// Pseudo-Label as in the paper: every guess counts, with weight α(t).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, Args)]

@@ -4,7 +4,7 @@
 use tch::{Kind, Tensor};
 
 use super::{Loss, Method, Seen, Wanted};
-use crate::views::View;
+use crate::pictures::views::View;
 
 /// The supervised loss.
 #[derive(Debug)]

@@ -19,7 +19,7 @@ use std::{
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{lots, priority};
+use super::priority;
 use crate::{
     domain::{Action, Verdict},
     line::eject::output::{Asked, Command, Sensing, Subject, Told},
@@ -41,6 +41,15 @@ use plan::{Late, Order, Pace, Plan};
 /// A measured speed counts this long.
 const SPEED_COUNTS: Duration = Duration::from_secs(2);
 
+/// Which lot is on the belt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LotOnBelt {
+    /// Its name; empty: none is.
+    pub name: String,
+    /// Who says so: the name of an output.
+    pub by: &'static str,
+}
+
 /// Takes verdicts and moves the gates; clones share it.
 #[derive(Clone)]
 pub struct Ejector(Arc<Inner>);
@@ -52,7 +61,7 @@ struct Inner {
     /// The belt's speed in m/s and when it was measured, where an output measures it.
     measured: Option<Mutex<Option<(f64, Instant)>>>,
     /// The lot on the belt, where an output tells it.
-    lot: watch::Sender<Option<lots::Told>>,
+    lot: watch::Sender<Option<LotOnBelt>>,
 }
 
 /// The threads behind an [`Ejector`].
@@ -194,7 +203,7 @@ impl Ejector {
     }
 
     /// The lot on the belt, as an output tells it; for [`lots::follow`].
-    pub fn lot(&self) -> watch::Receiver<Option<lots::Told>> {
+    pub fn lot(&self) -> watch::Receiver<Option<LotOnBelt>> {
         self.0.lot.subscribe()
     }
 
@@ -209,7 +218,7 @@ impl Ejector {
                 }
             }
             Told::Lot { name, by } => {
-                let told = Some(lots::Told { name, by });
+                let told = Some(LotOnBelt { name, by });
                 self.0.lot.send_if_modified(|lot| {
                     *lot != told && {
                         *lot = told;

@@ -1,0 +1,45 @@
+//! What every request goes through: the deadline, and the HTTP metrics in one place.
+//!
+//! Invariant: the route label is the pattern, never the path, so that its values are a closed set.
+
+use std::time::Instant;
+
+use axum::{
+    extract::{MatchedPath, Request, State},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+
+use crate::api::{
+    Api,
+    error::{ApiError, BadInput, NotLetIn, Refused},
+};
+
+pub(in crate::api) async fn measure(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let matched = request.extensions().get::<MatchedPath>().cloned();
+    let route = matched.as_ref().map_or("other", MatchedPath::as_str);
+    // A stream is answered when its head is; loading a model and verifying a lot take as long as they take.
+    let long = ["/load", "/promote", "/rollback", "/export.html"].iter().any(|end| route.ends_with(end));
+    let response = if long {
+        next.run(request).await
+    } else {
+        match tokio::time::timeout(api.0.settings.deadline, next.run(request)).await {
+            Ok(response) => response,
+            Err(_) => ApiError::Deadline.into_response(),
+        }
+    };
+    let metrics = &api.metrics;
+    metrics.http_requests.with_label_values(&[route, response.status().as_str()]).inc();
+    metrics.http_seconds.with_label_values(&[route]).observe(started.elapsed().as_secs_f64());
+    if let Some(BadInput(kind)) = response.extensions().get() {
+        metrics.bad_input.with_label_values(&[kind]).inc();
+    }
+    if let Some(NotLetIn(reason)) = response.extensions().get() {
+        metrics.access_refused.with_label_values(&[reason]).inc();
+    }
+    if response.extensions().get::<Refused>().is_some() {
+        metrics.refused.with_label_values(&[route]).inc();
+    }
+    response
+}

@@ -1,0 +1,123 @@
+//! `/challenges` and `/corrective-actions`: known wrong pieces sent through, and what followed from a missed one.
+
+use axum::{
+    Extension, Json,
+    extract::{Path, Request, State},
+    http::StatusCode,
+};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::lots::{text, who};
+use crate::{
+    api::{
+        Api, Caller,
+        error::{ApiError, Problem},
+        http::body,
+    },
+    store::{Announcement, Challenge, CorrectiveAction},
+};
+
+/// Longest text, in characters.
+const TEXT: usize = 500;
+/// Longest time that a piece may take, in seconds.
+const LONGEST: f64 = 600.0;
+
+/// A known wrong piece that is about to be sent through.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewChallenge {
+    /// The camera it will pass.
+    camera: String,
+    /// What it is, in words.
+    piece: String,
+    /// Only an item that is taken for this class counts as found; absent: any item that is rejected or diverted.
+    class: Option<String>,
+    /// It passes within this many seconds, at most 600; 30 if absent.
+    within_s: Option<f64>,
+    /// Who sends it.
+    #[serde(default)]
+    by: String,
+}
+
+/// The number of a challenge.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ChallengeNumber {
+    /// Its number.
+    challenge: i64,
+}
+
+/// How something was put right.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Correction {
+    /// What was done.
+    done: String,
+    /// Who did it.
+    by: String,
+}
+
+/// Announces a challenge. It is decided by the items that pass the camera in that time: found when one is rejected or
+/// diverted; a missed one opens a corrective action.
+#[utoipa::path(post, path = "/challenges", tag = "record", request_body = NewChallenge,
+    responses((status = 201, body = ChallengeNumber), (status = 400, body = Problem), (status = 503, body = Problem)))]
+pub(in crate::api) async fn announce(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<(StatusCode, Json<ChallengeNumber>), ApiError> {
+    let new: NewChallenge = body::json(&api, request).await?;
+    let within_s = new.within_s.unwrap_or(30.0);
+    if !(within_s > 0.0 && within_s <= LONGEST) {
+        return Err(ApiError::Malformed(format!("`within_s` must be more than 0 and at most {LONGEST}")));
+    }
+    let camera = text("camera", &new.camera, TEXT)?;
+    if !api.cameras.iter().any(|view| *view.camera == *camera) {
+        let known: Vec<_> = api.cameras.iter().map(|view| &*view.camera).collect();
+        return Err(ApiError::Malformed(format!("there is no camera `{camera}`; there are: {}", known.join(", "))));
+    }
+    let said = Announcement {
+        camera,
+        piece: text("piece", &new.piece, TEXT)?,
+        class: new.class,
+        within_s,
+        by: who(&caller, &new.by),
+    };
+    let challenge = api.store.challenge(said).await?;
+    Ok((StatusCode::CREATED, Json(ChallengeNumber { challenge })))
+}
+
+/// All challenges, newest first.
+#[utoipa::path(get, path = "/challenges", tag = "record",
+    responses((status = 200, body = Vec<Challenge>), (status = 503, body = Problem)))]
+pub(in crate::api) async fn list(State(api): State<Api>) -> Result<Json<Vec<Challenge>>, ApiError> {
+    let mut all = api.store.challenges(None).await?;
+    all.reverse();
+    Ok(Json(all))
+}
+
+/// All corrective actions, newest first.
+#[utoipa::path(get, path = "/corrective-actions", tag = "record",
+    responses((status = 200, body = Vec<CorrectiveAction>), (status = 503, body = Problem)))]
+pub(in crate::api) async fn actions(State(api): State<Api>) -> Result<Json<Vec<CorrectiveAction>>, ApiError> {
+    let mut all = api.store.corrective_actions(None).await?;
+    all.reverse();
+    Ok(Json(all))
+}
+
+/// Says that something was put right.
+#[utoipa::path(post, path = "/corrective-actions/{action}/close", tag = "record", request_body = Correction,
+    params(("action" = i64, Path, description = "Its number")),
+    responses((status = 204), (status = 409, body = Problem), (status = 503, body = Problem)))]
+pub(in crate::api) async fn close(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(action): Path<String>,
+    request: Request,
+) -> Result<StatusCode, ApiError> {
+    let correction: Correction = body::json(&api, request).await?;
+    let number = action.parse().map_err(|_| ApiError::NotFound(format!("there is no corrective action {action}")))?;
+    let (done, by) = (text("done", &correction.done, TEXT)?, who(&caller, &text("by", &correction.by, TEXT)?));
+    api.store.close_corrective_action(number, &done, &by).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,137 @@
+//! `POST /classify`: a picture in, a verdict for each item out.
+//!
+//! Invariant: doubt is an answer, not an error: an item that can't be accepted gets a verdict that says so.
+
+use std::{sync::Arc, time::Instant};
+
+use axum::{
+    Json,
+    extract::{Query, Request, State, rejection::QueryRejection},
+};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+
+use crate::{
+    api::{
+        Api,
+        error::{ApiError, Problem},
+        http::body,
+    },
+    domain::{Raw, Region, Source, Timings, Verdict, ms},
+    line::{
+        locate,
+        observe::{faulted, observe},
+        verdict::{Origin, assemble},
+    },
+    picture::pixels::{self, Limits, PixelError},
+};
+
+/// Most items judged in one picture; more are refused, because dropping some in silence would let them pass.
+const MAX_ITEMS: usize = 32;
+/// JPEG magic: such bodies are kept as they came.
+const JPEG: [u8; 2] = [0xff, 0xd8];
+
+/// How a picture is to be judged.
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub struct Options {
+    /// Find several items in the picture and judge each; otherwise the picture as a whole is one item.
+    locate: bool,
+}
+
+/// The answer: one verdict an item, empty when `locate` found none.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Classified {
+    /// The model that judged, `name@hash-prefix`.
+    pub model: String,
+    /// One verdict an item. Their `id` is 0: they are recorded after the answer.
+    pub verdicts: Vec<Verdict>,
+}
+
+/// A decoded upload, cut for the network.
+struct Prepared {
+    items: Vec<(Option<Region>, Vec<u8>)>,
+    raw: Raw,
+    timings: Timings,
+}
+
+/// Judges the items of a picture.
+#[utoipa::path(post, path = "/classify", params(Options), tag = "classify",
+    request_body(content((Vec<u8> = "image/jpeg"), (Vec<u8> = "image/png"), (Vec<u8> = "image/webp"),
+        (Vec<u8> = "multipart/form-data")), description = "A picture, or a form whose first file is one"),
+    responses((status = 200, body = Classified), (status = 400, body = Problem), (status = 413, body = Problem),
+        (status = 415, body = Problem), (status = 422, body = Problem), (status = 429, body = Problem),
+        (status = 503, body = Problem)))]
+pub(in crate::api) async fn classify(
+    State(api): State<Api>,
+    options: Result<Query<Options>, QueryRejection>,
+    mut request: Request,
+) -> Result<Json<Classified>, ApiError> {
+    let arrived = Instant::now();
+    let wall = OffsetDateTime::now_utc();
+    let Query(options) = options.map_err(|e| ApiError::Malformed(e.body_text()))?;
+    let permit = body::admit(&api, &mut request).await?;
+    let bytes = body::picture(&api, request).await?;
+    let side = api.infer.card().side;
+    let prepared = api.0.decoders.run(permit.clone(), move || prepare(bytes, options.locate, side)).await??;
+
+    let deadline = arrived + api.0.settings.deadline;
+    let fault = |fault| {
+        faulted(&api.metrics, Source::Http, "", &fault);
+        ApiError::Fault(fault)
+    };
+    let mut waiting = Vec::with_capacity(prepared.items.len());
+    for (region, pixels) in prepared.items {
+        waiting.push((region, api.infer.submit(pixels, Source::Http, deadline).map_err(fault)?));
+    }
+    let mut judged = Vec::with_capacity(waiting.len());
+    for (region, answer) in waiting {
+        let scored = answer.await.map_err(|_| ApiError::Internal("the inference worker is gone".into()))?;
+        if let Err(e) = &scored.scores {
+            return Err(fault(e.clone()));
+        }
+        let origin = Origin {
+            source: Source::Http,
+            camera: "".into(),
+            track: 0,
+            region,
+            several: false,
+            wall,
+            truth: None,
+            optics: None,
+        };
+        let timings = Timings { total_ms: ms(arrived.elapsed()), ..prepared.timings };
+        judged.push((assemble(origin, &scored, timings), scored.model));
+    }
+    let mut verdicts = Vec::with_capacity(judged.len());
+    for (verdict, card) in judged {
+        observe(&api.metrics, &verdict, None);
+        api.recorder.record(verdict.clone(), card, Some(prepared.raw.clone()));
+        verdicts.push(verdict);
+    }
+    let model = verdicts.first().map_or_else(|| api.infer.card().label.clone(), |v| v.model.clone());
+    Ok(Json(Classified { model, verdicts }))
+}
+
+/// Decodes, finds the items and cuts each to `side × side`; runs on a decode thread.
+fn prepare(bytes: Bytes, several: bool, side: u32) -> Result<Prepared, PixelError> {
+    let started = Instant::now();
+    let picture = pixels::decode(&bytes, Limits::default())?;
+    let decoded = Instant::now();
+    let regions = if several { locate::find(&picture).into_iter().map(Some).collect() } else { vec![None] };
+    if regions.len() > MAX_ITEMS {
+        let words = format!("{} items were found in the picture; at most {MAX_ITEMS} are judged", regions.len());
+        return Err(PixelError::Unsupported(words));
+    }
+    let mut items = Vec::with_capacity(regions.len());
+    for region in regions {
+        let square = region.map(|r| pixels::square_around(r, pixels::CROP_MARGIN, picture.width, picture.height));
+        items.push((region, pixels::fit(&picture, square, side)?));
+    }
+    let timings = Timings { decode_ms: ms(decoded - started), locate_ms: ms(decoded.elapsed()), ..Timings::default() };
+    let raw = if bytes.starts_with(&JPEG) { Raw::Jpeg(bytes) } else { Raw::Rgb(Arc::new(picture)) };
+    Ok(Prepared { items, raw, timings })
+}

@@ -1,0 +1,55 @@
+//! `GET /healthz`, `/readyz`, `/metrics`: for orchestrators and Prometheus.
+
+use axum::{
+    Json,
+    extract::State,
+    http::{StatusCode, header},
+    response::IntoResponse,
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::api::Api;
+
+/// Whether the service takes work, and with what.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Readiness {
+    /// True when it does.
+    pub ready: bool,
+    /// The serving model, `name@hash-prefix`.
+    pub model: String,
+    /// `float32` or `int8`.
+    pub precision: String,
+    /// ONNX Runtime's execution provider: `cpu`, `cuda` or `tensorrt`.
+    pub provider: &'static str,
+    /// CPU cores that the process may use.
+    pub cores: usize,
+}
+
+/// Answers while the process lives.
+#[utoipa::path(get, path = "/healthz", tag = "health", responses((status = 200, body = String)))]
+pub(in crate::api) async fn healthz() -> &'static str {
+    "ok"
+}
+
+/// Whether the service takes work; 503 when it does not.
+#[utoipa::path(get, path = "/readyz", tag = "health",
+    responses((status = 200, body = Readiness), (status = 503, body = Readiness)))]
+pub(in crate::api) async fn readyz(State(api): State<Api>) -> (StatusCode, Json<Readiness>) {
+    let ready = *api.ready.borrow();
+    let card = api.infer.card();
+    let readiness = Readiness {
+        ready,
+        model: card.label.clone(),
+        precision: card.precision.clone(),
+        provider: api.infer.provider(),
+        cores: std::thread::available_parallelism().map_or(1, usize::from),
+    };
+    (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(readiness))
+}
+
+/// All metrics in Prometheus text format.
+#[utoipa::path(get, path = "/metrics", tag = "health", responses((status = 200, body = String)))]
+pub(in crate::api) async fn metrics(State(api): State<Api>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], api.metrics.text())
+}

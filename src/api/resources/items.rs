@@ -1,0 +1,98 @@
+//! `/items`: items whose picture was kept, with what people say about them; each item's own picture.
+
+use axum::{
+    Json,
+    body::Body,
+    extract::{Path, Query, State, rejection::QueryRejection},
+    http::{Response, header},
+};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use utoipa::ToSchema;
+
+use super::labels::page_size;
+use crate::{
+    api::{
+        Api,
+        error::{ApiError, Problem},
+    },
+    domain::Action,
+    picture::pixels::{self, Limits, PixelError},
+    store::{ItemPage, LabeledItem},
+};
+
+/// JPEG quality of an item's picture.
+const QUALITY: i32 = 92;
+
+/// Which items are wanted.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct Wanted {
+    /// Only older ones than this verdict: pass `next` of the page before.
+    before: Option<i64>,
+    /// Page size, 1 to 500; 50 if absent.
+    limit: Option<u32>,
+    /// Only this one.
+    verdict: Option<i64>,
+    /// Only those with this action.
+    action: Option<Action>,
+    /// Only those of this class: labeled so, or judged so where nobody labeled them.
+    class: Option<String>,
+    /// Only labeled ones (`true`), or only unlabeled ones (`false`).
+    labeled: Option<bool>,
+}
+
+/// A page of items, newest first.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Items {
+    /// The page.
+    items: Vec<LabeledItem>,
+    /// Pass it as `before` to get the next page; absent on the last one.
+    next: Option<i64>,
+}
+
+/// Items whose picture was kept, newest first.
+#[utoipa::path(get, path = "/items", params(Wanted), tag = "labels",
+    responses((status = 200, body = Items), (status = 400, body = Problem), (status = 503, body = Problem)))]
+pub(in crate::api) async fn list(
+    State(api): State<Api>,
+    wanted: Result<Query<Wanted>, QueryRejection>,
+) -> Result<Json<Items>, ApiError> {
+    let Query(Wanted { before, limit, verdict, action, class, labeled }) =
+        wanted.map_err(|e| ApiError::Malformed(e.body_text()))?;
+    let limit = page_size(limit)?;
+    let items = api.store.items(&ItemPage { before, limit, verdict, action, class, labeled }).await?;
+    let next = items.last().filter(|_| items.len() == limit as usize).map(|i| i.verdict.id);
+    Ok(Json(Items { items, next }))
+}
+
+/// An item's own picture, the square that the student judged.
+#[utoipa::path(get, path = "/items/{picture}", tag = "labels",
+    params(("picture" = String, Path, description = "`<verdict>.jpg`")),
+    responses((status = 200, content_type = "image/jpeg", body = Vec<u8>), (status = 404, body = Problem),
+        (status = 409, body = Problem), (status = 503, body = Problem)))]
+pub(in crate::api) async fn picture(
+    State(api): State<Api>,
+    Path(picture): Path<String>,
+) -> Result<Response<Body>, ApiError> {
+    let none = || ApiError::NotFound(format!("there is no item {picture}"));
+    let id = picture.strip_suffix(".jpg").and_then(|id| id.parse().ok()).ok_or_else(none)?;
+    let verdict = api.store.verdict(id).await?.ok_or_else(none)?;
+    let key = verdict.frame.as_ref().ok_or(ApiError::NoPicture(id))?;
+    let frame = api.store.frame(key).await?.ok_or(ApiError::NoPicture(id))?;
+    // Waits for a place instead of refusing: a gallery asks for many at once, and the request has its deadline.
+    let permit = api.0.admission.clone().acquire_owned().await.map_err(|e| ApiError::Internal(e.to_string()))?;
+    let cut = move || {
+        let frame = pixels::decode(&frame, Limits::default())?;
+        pixels::encode_jpeg(&pixels::cut_item(&frame, verdict.region), QUALITY)
+    };
+    let jpeg: Result<Vec<u8>, PixelError> = api.0.decoders.run(Arc::new(permit), cut).await?;
+    // Not the client's fault: the stored frame is broken.
+    let jpeg = jpeg.map_err(|e| ApiError::Internal(format!("frame {key}: {e}")))?;
+    Response::builder()
+        .header(header::CONTENT_TYPE, "image/jpeg")
+        .header(header::CACHE_CONTROL, "private, max-age=86400") // an id is used once, and its verdict never changes
+        .body(jpeg.into())
+        .map_err(|e| ApiError::Internal(e.to_string()))
+}

@@ -1,0 +1,209 @@
+//! `/lots`: lots of the record: open, close, count, review, export.
+//!
+//! Invariant: an answer that a lot was opened, closed or reviewed is given only after the record has it.
+
+use axum::{
+    Extension, Json,
+    body::{Body, Bytes},
+    extract::{Path, Request, State},
+    http::{Response, StatusCode, header},
+};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
+use tokio_stream::wrappers::ReceiverStream;
+use utoipa::ToSchema;
+
+use crate::{
+    api::{
+        Api, Caller,
+        error::{ApiError, Problem},
+        http::body,
+    },
+    export::{Csv, Report, page, taken_off},
+    store::{Lot, verify_lot},
+};
+
+/// Most lots in an answer.
+const LISTED: usize = 500;
+/// Longest name, in characters.
+const NAME: usize = 200;
+/// One page at a time: each verifies its lot's part of the record, and the belt comes first.
+static PAGES: Semaphore = Semaphore::const_new(1);
+
+/// A lot to be opened.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewLot {
+    /// What people call it, 1 to 200 characters.
+    name: String,
+    /// Who opens it.
+    #[serde(default)]
+    by: String,
+}
+
+/// Who closes a lot.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Closing {
+    /// Who closes it.
+    #[serde(default)]
+    by: String,
+}
+
+/// A review.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Review {
+    /// Who reviewed the lot.
+    name: String,
+    /// What they say about it.
+    #[serde(default)]
+    remark: String,
+}
+
+/// The number of a lot.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct LotNumber {
+    /// Its number.
+    lot: i64,
+}
+
+/// Text that people typed: neither empty nor endless.
+pub(in crate::api) fn text(what: &str, value: &str, longest: usize) -> Result<String, ApiError> {
+    let value = value.trim();
+    if value.is_empty() || value.chars().count() > longest {
+        return Err(ApiError::Malformed(format!("`{what}` must have 1 to {longest} characters")));
+    }
+    Ok(value.to_owned())
+}
+
+/// Who did it: what the request says, and the name of its token where there is one.
+pub(in crate::api) fn who(caller: &Caller, said: &str) -> String {
+    let said = said.trim();
+    match (caller.is_local(), said) {
+        (true, _) => said.into(),
+        (false, "") => caller.name.clone(),
+        (false, said) if said == caller.name => said.into(),
+        (false, said) => format!("{said} (token {})", caller.name),
+    }
+}
+
+/// Opens a lot; the open one before it is closed in the same step.
+#[utoipa::path(post, path = "/lots", tag = "record", request_body = NewLot,
+    responses((status = 201, body = LotNumber), (status = 400, body = Problem), (status = 503, body = Problem)))]
+pub(in crate::api) async fn open(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<(StatusCode, Json<LotNumber>), ApiError> {
+    let new: NewLot = body::json(&api, request).await?;
+    let lot = api.store.begin_lot(&text("name", &new.name, NAME)?, &who(&caller, &new.by)).await?;
+    Ok((StatusCode::CREATED, Json(LotNumber { lot })))
+}
+
+/// Closes the open lot.
+#[utoipa::path(post, path = "/lots/close", tag = "record", request_body = Closing,
+    responses((status = 200, body = LotNumber), (status = 404, body = Problem), (status = 503, body = Problem)))]
+pub(in crate::api) async fn close(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<Json<LotNumber>, ApiError> {
+    let bytes = body::whole(&api, request).await?;
+    let closing: Closing = if bytes.is_empty() {
+        Closing::default()
+    } else {
+        serde_json::from_slice(&bytes).map_err(|e| ApiError::Malformed(e.to_string()))?
+    };
+    let lot = api.store.end_lot(&who(&caller, &closing.by)).await?;
+    let lot = lot.ok_or_else(|| ApiError::NotFound("no lot is open".into()))?;
+    Ok(Json(LotNumber { lot }))
+}
+
+/// The newest 500 lots, newest first.
+#[utoipa::path(get, path = "/lots", tag = "record",
+    responses((status = 200, body = Vec<Lot>), (status = 503, body = Problem)))]
+pub(in crate::api) async fn list(State(api): State<Api>) -> Result<Json<Vec<Lot>>, ApiError> {
+    Ok(Json(api.store.lots(LISTED).await?))
+}
+
+/// What the record says about a lot.
+#[utoipa::path(get, path = "/lots/{lot}", tag = "record", params(("lot" = i64, Path, description = "Its number")),
+    responses((status = 200, body = Report), (status = 404, body = Problem), (status = 503, body = Problem)))]
+pub(in crate::api) async fn one(State(api): State<Api>, Path(lot): Path<String>) -> Result<Json<Report>, ApiError> {
+    let lot = find(&api, &lot).await?;
+    Ok(Json(Report::read(&api.store, lot).await?))
+}
+
+/// Reviews a closed lot: name and time go into the record. Refused while a corrective action of it is open.
+#[utoipa::path(post, path = "/lots/{lot}/sign-off", tag = "record", request_body = Review,
+    params(("lot" = i64, Path, description = "Its number")),
+    responses((status = 204), (status = 404, body = Problem), (status = 409, body = Problem),
+        (status = 503, body = Problem)))]
+pub(in crate::api) async fn sign_off(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(lot): Path<String>,
+    request: Request,
+) -> Result<StatusCode, ApiError> {
+    let review: Review = body::json(&api, request).await?;
+    let lot = find(&api, &lot).await?;
+    api.store.sign_off(lot.lot, &who(&caller, &text("name", &review.name, NAME)?), review.remark.trim()).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// All entries of a lot.
+#[utoipa::path(get, path = "/lots/{lot}/export.csv", tag = "record",
+    params(("lot" = i64, Path, description = "Its number")),
+    responses((status = 200, content_type = "text/csv", body = String), (status = 404, body = Problem),
+        (status = 503, body = Problem)))]
+pub(in crate::api) async fn csv(State(api): State<Api>, Path(lot): Path<String>) -> Result<Response<Body>, ApiError> {
+    let lot = find(&api, &lot).await?;
+    let file = format!("attachment; filename=\"lot-{}.csv\"", lot.lot);
+    let mut csv = Csv::new(api.store.clone(), lot).await?;
+    let (pieces, body) = tokio::sync::mpsc::channel(2);
+    tokio::spawn(async move {
+        loop {
+            let piece = match csv.next().await {
+                Ok(Some(piece)) => Ok(Bytes::from(piece)),
+                Ok(None) => return,
+                Err(e) => {
+                    tracing::error!("an export broke off: {e}");
+                    Err(std::io::Error::other(e)) // so that the client sees that it did
+                }
+            };
+            if pieces.send(piece).await.is_err() {
+                return; // the client is gone
+            }
+        }
+    });
+    Response::builder()
+        .header(header::CONTENT_TYPE, "text/csv; charset=utf-8")
+        .header(header::CONTENT_DISPOSITION, file)
+        .body(Body::from_stream(ReceiverStream::new(body)))
+        .map_err(|e| ApiError::Internal(e.to_string()))
+}
+
+/// A lot as a page to print; the part of the record that holds the lot is verified for it.
+#[utoipa::path(get, path = "/lots/{lot}/export.html", tag = "record",
+    params(("lot" = i64, Path, description = "Its number")),
+    responses((status = 200, content_type = "text/html", body = String), (status = 404, body = Problem),
+        (status = 429, body = Problem), (status = 503, body = Problem)))]
+pub(in crate::api) async fn html(State(api): State<Api>, Path(lot): Path<String>) -> Result<Response<Body>, ApiError> {
+    let lot = find(&api, &lot).await?;
+    let _alone = PAGES.try_acquire().map_err(|_| ApiError::Busy)?;
+    let items = taken_off(&api.store, lot.lot).await?;
+    let report = Report::read(&api.store, lot).await?;
+    let verified = verify_lot(api.store.folder(), &report.lot).await?; // last, so that it covers what was read
+    Response::builder()
+        .header(header::CONTENT_TYPE, "text/html; charset=utf-8")
+        .header(header::CACHE_CONTROL, "no-store")
+        .body(page(&report, &items, &verified).into())
+        .map_err(|e| ApiError::Internal(e.to_string()))
+}
+
+async fn find(api: &Api, lot: &str) -> Result<Lot, ApiError> {
+    let none = || ApiError::NotFound(format!("there is no lot {lot}; see /lots"));
+    let number = lot.parse().map_err(|_| none())?;
+    api.store.lot(number).await?.ok_or_else(none)
+}

@@ -1,0 +1,94 @@
+//! `GET /verdicts`, `/verdicts/stream`, `/verdicts/counts`: the record, in pages and live.
+
+use std::{convert::Infallible, sync::Arc};
+
+use axum::{
+    Json,
+    extract::{Query, State, rejection::QueryRejection},
+    response::sse::{Event, Sse},
+};
+use serde::{Deserialize, Serialize};
+use tokio_stream::{
+    Stream, StreamExt,
+    wrappers::{BroadcastStream, errors::BroadcastStreamRecvError},
+};
+use utoipa::ToSchema;
+
+use crate::{
+    api::{
+        Api,
+        error::{ApiError, Problem},
+        http::streams::send,
+    },
+    domain::{Action, Source, Verdict},
+    store::{Counts, MAX_PAGE, Page},
+};
+
+/// Which verdicts are wanted.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct Wanted {
+    /// Only older ones than this id: pass `next` of the page before.
+    before: Option<i64>,
+    /// Only newer ones than this id.
+    after: Option<i64>,
+    /// Page size, 1 to 500; 50 if absent.
+    limit: Option<u32>,
+    /// Only those with this action.
+    action: Option<Action>,
+    /// Only those from there.
+    source: Option<Source>,
+    /// Only those of the lot of this number.
+    lot: Option<i64>,
+}
+
+/// A page of verdicts, newest first.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Verdicts {
+    /// The page.
+    pub verdicts: Vec<Verdict>,
+    /// Pass it as `before` to get the next page; absent on the last one.
+    pub next: Option<i64>,
+}
+
+/// A page of recorded verdicts, newest first.
+#[utoipa::path(get, path = "/verdicts", params(Wanted), tag = "verdicts",
+    responses((status = 200, body = Verdicts), (status = 400, body = Problem), (status = 503, body = Problem)))]
+pub(in crate::api) async fn list(
+    State(api): State<Api>,
+    wanted: Result<Query<Wanted>, QueryRejection>,
+) -> Result<Json<Verdicts>, ApiError> {
+    let Query(wanted) = wanted.map_err(|e| ApiError::Malformed(e.body_text()))?;
+    let limit = wanted.limit.unwrap_or(50);
+    if !(1..=MAX_PAGE).contains(&limit) {
+        return Err(ApiError::Malformed(format!("`limit` must be 1 to {MAX_PAGE}, not {limit}")));
+    }
+    let Wanted { before, after, action, source, lot, .. } = wanted;
+    let verdicts = api.store.verdicts(Page { before, after, limit, action, source, lot }).await?;
+    let full = verdicts.len() == limit as usize;
+    let next = verdicts.last().filter(|_| full).map(|v| v.id);
+    Ok(Json(Verdicts { verdicts, next }))
+}
+
+/// How many verdicts are recorded, by action.
+#[utoipa::path(get, path = "/verdicts/counts", tag = "verdicts",
+    responses((status = 200, body = Counts), (status = 503, body = Problem)))]
+pub(in crate::api) async fn counts(State(api): State<Api>) -> Result<Json<Counts>, ApiError> {
+    Ok(Json(api.store.counts().await?))
+}
+
+/// Verdicts as they are recorded: server-sent events named `verdict`, with their id. A client that can't keep up skips
+/// verdicts and is told how many by an event named `skipped`; it holds nobody up.
+#[utoipa::path(get, path = "/verdicts/stream", tag = "verdicts",
+    responses((status = 200, body = Verdict, content_type = "text/event-stream"), (status = 429, body = Problem)))]
+pub(in crate::api) async fn stream(
+    State(api): State<Api>,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
+    let recorded = BroadcastStream::new(api.recorded.subscribe());
+    let event = |recorded: Result<Arc<Verdict>, _>| match recorded {
+        Ok(verdict) => Event::default().event("verdict").id(verdict.id.to_string()).json_data(&*verdict).ok(),
+        Err(BroadcastStreamRecvError::Lagged(n)) => Some(Event::default().event("skipped").data(n.to_string())),
+    };
+    send(&api, recorded.filter_map(event))
+}

@@ -1,0 +1,5 @@
+//! What a run tells people: pages of HTML and contact sheets.
+
+pub mod comparison;
+pub mod report;
+pub mod sheet;

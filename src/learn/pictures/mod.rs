@@ -1,0 +1,5 @@
+//! Pictures on their way to a network: labeled and unlabeled sets, augmentations, views.
+
+pub mod augment;
+pub mod data;
+pub mod views;

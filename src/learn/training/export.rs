@@ -1,0 +1,56 @@
+//! What a finished run leaves behind for serving and for later students.
+//!
+//! Invariant: what is on disk was read back and gave the trained network's own probabilities.
+
+use std::{collections::HashMap, path::Path};
+
+use anyhow::{Context, ensure};
+use beltsight::{
+    domain::Thresholds,
+    student::{manifest::Lineage, scorecard::Scorecard},
+};
+
+use crate::network::{model::Model, weights};
+
+/// A trained network and all that is known about it.
+#[derive(Debug)]
+pub struct Student {
+    /// The network with its averaged weights.
+    pub model: Model,
+    /// Class names in the order of the logits.
+    pub classes: Vec<String>,
+    /// Calibrated on pictures that training did not see.
+    pub thresholds: Thresholds,
+    /// Where it comes from.
+    pub lineage: Lineage,
+    /// Measured on pictures that training did not see.
+    pub scorecard: Scorecard,
+}
+
+/// Writes `weights.safetensors`, names as in `beltsight::network`; its metadata says what the network is.
+///
+/// # Errors
+/// When the file can't be written, or what it holds gives other probabilities for `pictures` than the network does.
+pub fn write_weights(student: &Student, pictures: &[&[u8]], out: &Path) -> anyhow::Result<()> {
+    let path = out.join("weights.safetensors");
+    let metadata = HashMap::from([
+        ("net".to_string(), student.model.net.name.to_string()),
+        ("input".to_string(), student.model.net.input.to_string()),
+        ("classes".to_string(), serde_json::to_string(&student.classes)?),
+        ("thresholds".to_string(), serde_json::to_string(&student.thresholds)?),
+        ("lineage".to_string(), serde_json::to_string(&student.lineage)?),
+        ("scorecard".to_string(), serde_json::to_string(&student.scorecard)?),
+    ]);
+    weights::write(&path, &student.model.weights(), metadata)?;
+    let (read, _) = weights::read(&path)?;
+    let mut again = Model::random(&student.model.net, student.classes.len(), 0);
+    for (name, value) in &mut again.params {
+        *value = crate::network::model::from_host(read.get(name).with_context(|| format!("{name} was not written"))?);
+    }
+    let temperature = f64::from(student.thresholds.temperature);
+    let (wanted, found) =
+        (student.model.probabilities(pictures, temperature), again.probabilities(pictures, temperature));
+    let apart = wanted.iter().flatten().zip(found.iter().flatten()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    ensure!(apart <= 1e-6, "{}: read back, it gives probabilities {apart} away from the trained ones", path.display());
+    Ok(())
+}

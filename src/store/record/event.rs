@@ -1,0 +1,241 @@
+//! What the record holds besides verdicts, as JSON documents with a `kind` and a `time`.
+//!
+//! Invariant: kinds and fields are only ever added, so that an old record can be read for ever.
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use crate::domain::Thresholds;
+
+/// One entry that is no verdict.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Event {
+    /// The record's first entry. Verdicts that were in the store before it follow as entries at once.
+    Began,
+    /// The service started. Since the entry before it nothing was inspected.
+    Started {
+        /// Of this program.
+        version: String,
+        /// False when the service before it did not stop in order: it crashed, was killed or lost power.
+        after_stop: bool,
+        /// The last sign of the service before it: when the entry before this one was committed.
+        #[serde(default, with = "time::serde::rfc3339::option")]
+        down_since: Option<OffsetDateTime>,
+    },
+    /// The service stopped in order.
+    Stopped,
+    /// From here on verdicts may come from this model with these thresholds.
+    Model {
+        /// As in verdicts, `name@hash-prefix`.
+        model: String,
+        /// SHA-256 of its file.
+        sha256: String,
+        /// As in verdicts: the first 12 hexadecimal digits of the SHA-256 of `thresholds` as JSON.
+        thresholds_hash: String,
+        /// In full.
+        thresholds: Thresholds,
+    },
+    /// A lot begins; its number is this entry's place.
+    LotOpened {
+        /// What people call it.
+        name: String,
+        /// Who opened it; empty where nobody said.
+        by: String,
+    },
+    /// A lot ends.
+    LotClosed {
+        /// Its number.
+        lot: i64,
+        /// Who closed it; empty where nobody said.
+        by: String,
+    },
+    /// A camera can't be opened, stopped sending or is frozen; items pass it unjudged until it is back.
+    CameraLost {
+        /// Its name.
+        camera: String,
+        /// What the camera's driver said; begins with `frozen` where it goes on sending the very same picture.
+        why: String,
+    },
+    /// A lost camera sends again, a frozen one something else.
+    CameraBack {
+        /// Its name.
+        camera: String,
+    },
+    /// A camera's items get no scores, several in a row; each was rejected.
+    Degraded {
+        /// The camera's name.
+        camera: String,
+        /// What keeps them from being scored, in words.
+        fault: String,
+    },
+    /// A camera's items are scored again.
+    Recovered {
+        /// The camera's name.
+        camera: String,
+        /// Items that had no scores.
+        items: u64,
+    },
+    /// A command to a gate was not acknowledged in time: the item may have stayed on the belt.
+    EjectLate {
+        /// The gate's name.
+        gate: String,
+        /// The item's camera.
+        camera: String,
+        /// Its track number on that camera, as in its verdict.
+        track: u64,
+        /// What should have moved the gate: `modbus`, `mqtt`, `webhook` or `log`.
+        output: String,
+        /// Why, in words.
+        why: String,
+        /// What it led to: `stop_line`, `divert` or `alarm`.
+        led_to: String,
+    },
+    /// An item that should have left the belt was not seen to by the sensor after the gate.
+    RejectMissed {
+        /// The gate's name.
+        gate: String,
+        /// The item's camera.
+        camera: String,
+        /// Its track number on that camera, as in its verdict.
+        track: u64,
+    },
+    /// Something left the belt that no verdict asked for.
+    RejectFalse {
+        /// The gate's name.
+        gate: String,
+    },
+    /// A known wrong piece is about to be sent through; its number is this entry's place.
+    Challenge {
+        /// The open lot.
+        lot: Option<i64>,
+        /// The camera it will pass.
+        camera: String,
+        /// What it is, in words.
+        piece: String,
+        /// Set: only an item that is taken for this class counts as found.
+        class: Option<String>,
+        /// It passes within this many seconds.
+        within_s: f64,
+        /// Only verdicts with a higher id decide.
+        after_verdict: i64,
+        /// Who sends it.
+        by: String,
+    },
+    /// How a challenge ended.
+    ChallengeResult {
+        /// Its number.
+        challenge: i64,
+        /// The lot that was open when it was announced.
+        lot: Option<i64>,
+        /// The camera.
+        camera: String,
+        /// Whether an item was taken off the belt that can have been the piece.
+        found: bool,
+        /// The verdict about it.
+        verdict: Option<i64>,
+        /// Items that passed the camera in the time announced.
+        items: i64,
+    },
+    /// Something must be put right; its number is this entry's place.
+    CorrectiveOpened {
+        /// The lot that was open when the challenge was announced.
+        lot: Option<i64>,
+        /// The challenge that was missed.
+        challenge: i64,
+        /// What happened, in words.
+        cause: String,
+        /// When a challenge was last found on that camera: what passed since is in doubt. `None`: never.
+        #[serde(default, with = "time::serde::rfc3339::option")]
+        last_good: Option<OffsetDateTime>,
+        /// The lots that are in doubt: all that were open since then.
+        #[serde(default)]
+        lots: Vec<i64>,
+    },
+    /// It was put right.
+    CorrectiveClosed {
+        /// Its number.
+        action: i64,
+        /// The lot it concerned.
+        lot: Option<i64>,
+        /// The lots that were in doubt.
+        #[serde(default)]
+        lots: Vec<i64>,
+        /// What was done, in words.
+        done: String,
+        /// Who did it.
+        by: String,
+    },
+    /// Somebody reviewed a closed lot.
+    SignedOff {
+        /// Its number.
+        lot: i64,
+        /// Who.
+        name: String,
+        /// What they say about it.
+        remark: String,
+    },
+    /// Somebody asked for a change over HTTP; see [`crate::store::Deed`].
+    Audit {
+        /// The token's name; `local` when no token is set.
+        name: String,
+        /// The token's role.
+        role: String,
+        /// Where the request came from.
+        address: String,
+        /// The HTTP method.
+        method: String,
+        /// The path without its query.
+        path: String,
+        /// How it was answered: the HTTP status.
+        status: u16,
+    },
+    /// Pictures whose time was over were removed.
+    PicturesRemoved {
+        /// How many.
+        pictures: u64,
+    },
+    /// Documents of verdicts whose time was over were removed; their entries stay.
+    VerdictsRemoved {
+        /// Those with ids up to this one, labeled ones excepted.
+        to: i64,
+        /// How many.
+        verdicts: u64,
+    },
+    /// What could not be recorded since the last entry of this kind; the line went on without.
+    Gap {
+        /// Verdicts.
+        verdicts: u64,
+        /// Pictures that should have been kept.
+        #[serde(default)]
+        pictures: u64,
+        /// Events of other kinds.
+        #[serde(default)]
+        events: u64,
+        /// When the first of all these was lost.
+        #[serde(default, with = "time::serde::rfc3339::option")]
+        from: Option<OffsetDateTime>,
+        /// When the last one was.
+        #[serde(default, with = "time::serde::rfc3339::option")]
+        to: Option<OffsetDateTime>,
+    },
+    /// The clock was set: times before and after this entry can't be compared.
+    ClockSet {
+        /// By how many seconds; below 0 backwards.
+        seconds: f64,
+    },
+}
+
+/// An entry as it stands in the record.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Its place in the record; 0 until it has one.
+    #[serde(skip)]
+    pub seq: i64,
+    /// When it was made.
+    #[serde(with = "time::serde::rfc3339")]
+    pub time: OffsetDateTime,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: Event,
+}

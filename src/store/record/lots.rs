@@ -1,0 +1,323 @@
+//! Lots: opened and closed by entries of the record, which is all there is of them.
+//!
+//! Invariant: at most one lot is open. A verdict belongs to the lot that was open when it was decided, so entries of a
+//! closed lot may stand a little behind its closing: they waited for the store.
+
+use std::sync::atomic::Ordering;
+
+use serde::Serialize;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use super::{
+    chain::{self, extend, no_head, tail},
+    event::{Entry, Event},
+    signer::hex,
+};
+use crate::{
+    domain::{Action, Verdict},
+    store::{Store, StoreError},
+};
+
+/// The places of the events that name a lot, which is bound twice. Each half has an index; with OR there would be none.
+pub(in crate::store) const NAMED: &str = "SELECT seq FROM record WHERE verdict IS NULL AND lot = ? UNION
+    SELECT seq FROM record WHERE verdict IS NULL AND kind IN ('corrective_opened', 'corrective_closed')
+        AND EXISTS (SELECT 1 FROM json_each(body, '$.lots') WHERE value = ?)";
+
+impl Store {
+    /// The number of the open lot: the place of its opening in the record.
+    pub fn open_lot(&self) -> Option<i64> {
+        Some(self.lot.load(Ordering::Acquire)).filter(|lot| *lot > 0)
+    }
+
+    /// Opens a lot, and closes the open one before, in one step; returns its number.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]; then nothing has changed.
+    pub async fn begin_lot(&self, name: &str, by: &str) -> Result<i64, StoreError> {
+        let opened = Event::LotOpened { name: name.into(), by: by.into() };
+        let lot = self.change_lot(by, Some(opened)).await?;
+        Ok(lot.unwrap_or(0))
+    }
+
+    /// Closes the open lot; returns its number, or `None` when none was open.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]; then nothing has changed.
+    pub async fn end_lot(&self, by: &str) -> Result<Option<i64>, StoreError> {
+        self.change_lot(by, None).await
+    }
+
+    async fn change_lot(&self, by: &str, opened: Option<Event>) -> Result<Option<i64>, StoreError> {
+        let mut transaction = self.begin().await?;
+        // Read only now: nobody else can change it while the transaction holds the write lock.
+        let open = self.open_lot();
+        let closed = open.map(|lot| Event::LotClosed { lot, by: by.into() });
+        let bodies: Vec<_> =
+            closed.into_iter().chain(opened.clone()).map(chain::event).collect::<Result<_, StoreError>>()?;
+        if bodies.is_empty() {
+            return Ok(None);
+        }
+        let tail = tail(&mut transaction).await?.ok_or_else(no_head)?;
+        let tail = extend(&mut transaction, self.signer()?, tail, &bodies).await?;
+        transaction.commit().await?;
+        let now_open = if opened.is_some() { tail.seq } else { 0 };
+        self.lot.store(now_open, Ordering::Release);
+        Ok(if opened.is_some() { Some(now_open) } else { open })
+    }
+}
+
+/// A lot, as its entries tell it.
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct Lot {
+    /// Its number: the place of its opening in the record.
+    pub lot: i64,
+    /// What people call it; several lots may share a name.
+    pub name: String,
+    /// When it was opened (RFC 3339).
+    #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = "date-time")]
+    pub opened: OffsetDateTime,
+    /// Who opened it; empty where nobody said.
+    pub opened_by: String,
+    /// When it was closed (RFC 3339); `null` while it is open.
+    #[serde(with = "time::serde::rfc3339::option")]
+    #[schema(value_type = Option<String>, format = "date-time")]
+    pub closed: Option<OffsetDateTime>,
+    /// Who closed it; empty where nobody said.
+    pub closed_by: String,
+    /// The entry that closed it.
+    pub closed_at: Option<i64>,
+    /// Who reviewed it, the last one first.
+    pub signed_off: Vec<SignOff>,
+}
+
+/// A review of a closed lot.
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct SignOff {
+    /// Who.
+    pub name: String,
+    /// When (RFC 3339).
+    #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = "date-time")]
+    pub time: OffsetDateTime,
+    /// What they said about it.
+    pub remark: String,
+}
+
+/// How many verdicts of a lot are alike.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct Tally {
+    /// What happened to them.
+    pub action: Action,
+    /// The most probable class; `null` after a fault.
+    pub class: Option<String>,
+    /// The model that judged.
+    pub model: String,
+    /// The thresholds that decided.
+    pub thresholds: String,
+    /// How many.
+    pub verdicts: i64,
+}
+
+/// Verdicts of a lot that retention has removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct RemovedOf {
+    /// How many entries between its opening and closing hold a verdict that is gone.
+    pub verdicts: i64,
+    /// When retention last removed some (RFC 3339).
+    #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = "date-time")]
+    pub before: OffsetDateTime,
+}
+
+impl Store {
+    /// The newest lots, newest first.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`], [`StoreError::Record`].
+    pub async fn lots(&self, limit: usize) -> Result<Vec<Lot>, StoreError> {
+        let events = self.events(&["lot_opened", "lot_closed", "signed_off"], None).await?;
+        Ok(gather(&events).into_iter().rev().take(limit).collect())
+    }
+
+    /// The lot of this number.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`], [`StoreError::Record`].
+    pub async fn lot(&self, lot: i64) -> Result<Option<Lot>, StoreError> {
+        Ok(gather(&self.lot_events(lot, lot).await?).pop())
+    }
+
+    /// The newest lot of this name.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`], [`StoreError::Record`].
+    pub async fn lot_named(&self, name: &str) -> Result<Option<Lot>, StoreError> {
+        Ok(self.lots(usize::MAX).await?.into_iter().find(|lot| lot.name == name))
+    }
+
+    /// A lot's verdicts, counted.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`], [`StoreError::Record`].
+    pub async fn tallies(&self, lot: i64) -> Result<Vec<Tally>, StoreError> {
+        let rows: Vec<(String, Option<String>, String, String, i64)> = sqlx::query_as(
+            "SELECT action, class, model, coalesce(json_extract(body, '$.thresholds'), ''), count(*) FROM verdicts
+             WHERE lot = ? GROUP BY 1, 2, 3, 4 ORDER BY 5 DESC",
+        )
+        .bind(lot)
+        .fetch_all(&self.database)
+        .await?;
+        let tally = |(action, class, model, thresholds, verdicts): (String, _, _, _, _)| {
+            let known = [Action::Accept, Action::Reject, Action::Divert].into_iter().find(|a| a.name() == action);
+            let action = known.ok_or_else(|| StoreError::Record(format!("there is no action `{action}`")))?;
+            Ok(Tally { action, class, model, thresholds, verdicts })
+        };
+        rows.into_iter().map(tally).collect()
+    }
+
+    /// How many verdicts between a lot's opening and closing retention has removed.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`], [`StoreError::Record`].
+    pub async fn removed_of(&self, lot: &Lot) -> Result<Option<RemovedOf>, StoreError> {
+        let mut connection = self.database.acquire().await?;
+        let last = chain::last_of(&mut connection, &["verdicts_removed"]).await?;
+        let Some(Entry { time: before, event: Event::VerdictsRemoved { to, .. }, .. }) = last else { return Ok(None) };
+        // Most lots are younger than what was removed last: their first verdict tells, without looking at all of them.
+        let verdicts: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM record r
+             WHERE (SELECT verdict FROM record WHERE seq > ? AND verdict IS NOT NULL ORDER BY seq LIMIT 1) <= ?
+               AND r.seq BETWEEN ? AND ? AND r.verdict <= ? AND NOT EXISTS (SELECT 1 FROM verdicts WHERE id = r.verdict)",
+        )
+        .bind(lot.lot)
+        .bind(to)
+        .bind(lot.lot)
+        .bind(lot.closed_at.unwrap_or(i64::MAX))
+        .bind(to)
+        .fetch_one(&mut *connection)
+        .await?;
+        Ok((verdicts > 0).then_some(RemovedOf { verdicts, before }))
+    }
+
+    /// Reviews a closed lot whose challenges are decided and that no open corrective action puts in doubt.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] with the reason, [`StoreError::Database`].
+    pub async fn sign_off(&self, lot: i64, name: &str, remark: &str) -> Result<(), StoreError> {
+        let refuse = |why: String| Err(StoreError::Refused(why));
+        let Some(found) = self.lot(lot).await? else { return refuse(format!("there is no lot {lot}")) };
+        if found.closed.is_none() {
+            return refuse(format!("lot {} is still open", found.name));
+        }
+        // Looked at first: a miss is recorded in one step with its corrective action, which is then seen below.
+        let challenges = self.challenges(Some(lot)).await?;
+        if let Some(running) = challenges.iter().find(|challenge| challenge.found.is_none()) {
+            return refuse(format!("challenge test {} of lot {} is not decided yet", running.challenge, found.name));
+        }
+        let open: Vec<_> = self.corrective_actions(Some(lot)).await?;
+        if let Some(action) = open.iter().find(|action| action.closed.is_none()) {
+            return refuse(format!("corrective action {} about lot {} is open", action.action, found.name));
+        }
+        self.append(Event::SignedOff { lot, name: name.into(), remark: remark.into() }).await?;
+        Ok(())
+    }
+}
+
+/// Lots in the order of their opening.
+fn gather(events: &[Entry]) -> Vec<Lot> {
+    let mut lots: Vec<Lot> = Vec::new();
+    for Entry { seq, time, event } in events {
+        match event {
+            Event::LotOpened { name, by } => lots.push(Lot {
+                lot: *seq,
+                name: name.clone(),
+                opened: *time,
+                opened_by: by.clone(),
+                closed: None,
+                closed_by: String::new(),
+                closed_at: None,
+                signed_off: Vec::new(),
+            }),
+            Event::LotClosed { lot, by } => {
+                if let Some(lot) = lots.iter_mut().rev().find(|l| l.lot == *lot) {
+                    (lot.closed, lot.closed_by, lot.closed_at) = (Some(*time), by.clone(), Some(*seq));
+                }
+            }
+            Event::SignedOff { lot, name, remark } => {
+                if let Some(lot) = lots.iter_mut().rev().find(|l| l.lot == *lot) {
+                    lot.signed_off.insert(0, SignOff { name: name.clone(), time: *time, remark: remark.clone() });
+                }
+            }
+            _ => {}
+        }
+    }
+    lots
+}
+
+/// An entry of a lot, to be written down.
+#[derive(Clone, Debug)]
+pub struct LotEntry {
+    /// Its place.
+    pub seq: i64,
+    /// `verdict`, `verdict_gone`, or the event's kind.
+    pub kind: String,
+    /// When the picture was taken or the event happened (RFC 3339); empty for a verdict that is gone.
+    pub time: String,
+    /// The verdict's number, if it is or was one.
+    pub id: Option<i64>,
+    /// The verdict, if it is one.
+    pub verdict: Option<Verdict>,
+    /// The event as JSON, if it is one.
+    pub details: String,
+    /// Its hash in hexadecimal digits.
+    pub hash: String,
+}
+
+impl Store {
+    /// Entries of `lot` after the place `after` and up to `end`, in order: its verdicts, the events between its opening
+    /// and closing, those of verdicts there that are gone, and the events that name it.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`], [`StoreError::Row`].
+    pub async fn lot_entries(&self, lot: &Lot, after: i64, end: i64, limit: u32) -> Result<Vec<LotEntry>, StoreError> {
+        type Row = (i64, Option<i64>, Vec<u8>, Vec<u8>, Option<String>, Option<String>);
+        let query = format!(
+            "SELECT r.seq, r.verdict, CAST(r.body AS BLOB), r.hash, r.kind, v.body
+             FROM record r LEFT JOIN verdicts v ON v.id = r.verdict
+             WHERE r.seq > ? AND r.seq <= ?
+               AND (v.lot = ? OR (v.id IS NULL AND r.seq BETWEEN ? AND ?) OR r.seq IN ({NAMED}))
+             ORDER BY r.seq LIMIT ?"
+        );
+        let rows: Vec<Row> = sqlx::query_as(sqlx::AssertSqlSafe(query))
+            .bind(after)
+            .bind(end)
+            .bind(lot.lot)
+            .bind(lot.lot)
+            .bind(lot.closed_at.unwrap_or(end))
+            .bind(lot.lot)
+            .bind(lot.lot)
+            .bind(limit)
+            .fetch_all(&self.database)
+            .await?;
+        let read = |(seq, id, body, hash, kind, document): Row| {
+            let hash = hex(&hash);
+            let Some(number) = id else {
+                let details = String::from_utf8_lossy(&body).into_owned();
+                let time = chain::entry(seq, &details)?.time.format(&Rfc3339).unwrap_or_default();
+                return Ok(LotEntry { seq, kind: kind.unwrap_or_default(), time, id, verdict: None, details, hash });
+            };
+            let (details, id) = (String::new(), Some(number));
+            let Some(document) = document else {
+                let (kind, time) = ("verdict_gone".into(), String::new());
+                return Ok(LotEntry { seq, kind, time, id, verdict: None, details, hash });
+            };
+            let read: Result<Verdict, _> = serde_json::from_str(&document);
+            let unreadable = |e: serde_json::Error| StoreError::Row { id: number, why: e.to_string() };
+            let verdict = Verdict { id: number, ..read.map_err(unreadable)? };
+            let time = verdict.time.format(&Rfc3339).unwrap_or_default();
+            Ok(LotEntry { seq, kind: "verdict".into(), time, id, verdict: Some(verdict), details, hash })
+        };
+        rows.into_iter().map(read).collect()
+    }
+}

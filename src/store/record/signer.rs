@@ -1,0 +1,116 @@
+//! The key that signs the record: `record.key` (secret, mode 0600) and `record.pub` beside the database.
+//!
+//! Invariant: a key is made only together with a record; a record whose key is gone is never continued with another.
+
+use std::{
+    fs,
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
+
+/// Name of the secret key's file in the store's folder: 64 hexadecimal digits.
+pub const SECRET: &str = "record.key";
+/// Name of the public key's file in the store's folder: 64 hexadecimal digits.
+pub const PUBLIC: &str = "record.pub";
+
+/// Why a key can't be used.
+#[derive(Debug, thiserror::Error)]
+#[error("the key {path} can't be used: {why}")]
+pub struct KeyError {
+    /// Its file.
+    pub path: PathBuf,
+    /// The system's words or ours.
+    pub why: String,
+}
+
+/// What is signed: that the record reached this entry by this time.
+pub(in crate::store) struct Mark<'a> {
+    /// `head` or `checkpoint`; one can't stand for the other.
+    pub kind: &'static str,
+    pub seq: i64,
+    pub hash: &'a [u8; 32],
+    pub time: &'a str,
+}
+
+impl Mark<'_> {
+    fn bytes(&self) -> Vec<u8> {
+        let start = format!("beltsight record {}\n", self.kind);
+        [start.as_bytes(), &self.seq.to_be_bytes(), self.hash, self.time.as_bytes()].concat()
+    }
+
+    pub(in crate::store) fn signed(&self, key: &VerifyingKey, signature: &[u8]) -> bool {
+        Signature::from_slice(signature).is_ok_and(|s| key.verify_strict(&self.bytes(), &s).is_ok())
+    }
+}
+
+pub(in crate::store) struct Signer(SigningKey);
+
+impl Signer {
+    /// Makes both files.
+    pub(in crate::store) fn make(folder: &Path) -> Result<Self, KeyError> {
+        let key = SigningKey::from_bytes(&rand::random());
+        write(&folder.join(SECRET), 0o600, key.as_bytes())?;
+        Self::open(folder)
+    }
+
+    /// Reads the secret key, and makes the public file again if it is missing.
+    pub(in crate::store) fn open(folder: &Path) -> Result<Self, KeyError> {
+        let signer = Self(SigningKey::from_bytes(&read(&folder.join(SECRET))?));
+        let public = folder.join(PUBLIC);
+        if !public.exists() {
+            write(&public, 0o644, signer.public().as_bytes())?;
+        }
+        Ok(signer)
+    }
+
+    pub(in crate::store) fn sign(&self, mark: &Mark<'_>) -> [u8; 64] {
+        self.0.sign(&mark.bytes()).to_bytes()
+    }
+
+    pub(in crate::store) fn public(&self) -> VerifyingKey {
+        self.0.verifying_key()
+    }
+}
+
+/// Reads a public key file.
+///
+/// # Errors
+/// When it is not there or no ed25519 public key.
+pub(in crate::store) fn public_key(path: &Path) -> Result<VerifyingKey, KeyError> {
+    VerifyingKey::from_bytes(&read(path)?).map_err(|e| KeyError { path: path.into(), why: e.to_string() })
+}
+
+fn write(path: &Path, mode: u32, bytes: &[u8; 32]) -> Result<(), KeyError> {
+    let file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
+    file.and_then(|mut file| {
+        writeln!(file, "{}", hex(bytes))?;
+        file.sync_all()
+    })
+    .map_err(|e| KeyError { path: path.into(), why: e.to_string() })
+}
+
+fn read(path: &Path) -> Result<[u8; 32], KeyError> {
+    let refuse = |why: String| KeyError { path: path.into(), why };
+    let text = fs::read_to_string(path).map_err(|e| refuse(e.to_string()))?;
+    unhex(text.trim()).ok_or_else(|| refuse("it must hold 64 hexadecimal digits".into()))
+}
+
+/// Lower-case hexadecimal digits.
+pub(in crate::store) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// 32 bytes out of 64 hexadecimal digits.
+pub(in crate::store) fn unhex(text: &str) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    if text.len() != 64 || !text.is_ascii() {
+        return None;
+    }
+    for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+    }
+    Some(bytes)
+}
