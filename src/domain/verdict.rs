@@ -1,0 +1,62 @@
+//! The verdict: the whole answer for one item, as it is recorded and sent to clients.
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use super::{Decision, Optics, Region, Source, Timings};
+
+/// The whole answer for one item, as it is recorded and sent to clients.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Verdict {
+    /// Rises with every recorded verdict; 0 until the store has given one.
+    pub id: i64,
+    /// When the picture was taken (RFC 3339).
+    #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = "date-time")]
+    pub time: OffsetDateTime,
+    /// Where the item came from.
+    pub source: Source,
+    /// Camera name; empty for HTTP.
+    pub camera: String,
+    /// Track number on its camera; 0 for HTTP.
+    pub track: u64,
+    /// Where the item lay in its frame, in pixels.
+    pub region: Option<Region>,
+    /// Action, reason, class.
+    #[serde(flatten)]
+    pub decision: Decision,
+    /// Probability per class name, best first.
+    pub scores: Vec<ClassScore>,
+    /// Model folder name and hash prefix, `name@0123456789ab`.
+    pub model: String,
+    /// Names the thresholds that decided: the first 12 digits of their SHA-256; empty until recorded and after a fault.
+    #[serde(default)]
+    pub thresholds: String,
+    /// The lot that was open when it was decided: the number of its first entry in the record.
+    #[serde(default)]
+    pub lot: Option<i64>,
+    /// The fault in words, if any.
+    pub fault: Option<String>,
+    /// Milliseconds spent in each stage.
+    pub timings: Timings,
+    /// Key of the stored frame, if it was kept.
+    pub frame: Option<String>,
+    /// The species that really was there, on a simulated belt.
+    pub truth: Option<String>,
+    /// Distance of the embedding from what the model was trained on: 1 is the edge of it; `None` where the model does
+    /// not say what that was.
+    #[serde(default)]
+    pub novelty: Option<f32>,
+    /// What lamp and lens made of the item's picture, as the network was given it; `None` for HTTP.
+    #[serde(default)]
+    pub optics: Option<Optics>,
+}
+
+/// One class and its probability.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ClassScore {
+    /// Class name.
+    pub class: String,
+    /// Probability, 0 to 1.
+    pub probability: f32,
+}
