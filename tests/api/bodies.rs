@@ -9,34 +9,38 @@ use std::{
 use beltsight::api::Settings;
 
 use crate::{
-    common::{jpeg, start, start_with},
+    common::{
+        pictures::jpeg,
+        server::{start, start_with},
+    },
     problem,
 };
+
+/// The beginning of an answer, which has the status.
+fn status(mut stream: TcpStream) -> String {
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_megabytes_are_refused_without_reading_them() {
     let server = start().await;
-    let mut stream = TcpStream::connect(server.address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let mut stream = server.connect();
     // Only the head is sent: an answer proves that the body was not waited for.
     write!(stream, "POST /classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 104857600\r\n\r\n").unwrap();
-    let mut answer = [0; 12];
-    stream.read_exact(&mut answer).unwrap();
-    assert_eq!(&answer, b"HTTP/1.1 413");
+    assert_eq!(status(stream), "HTTP/1.1 413");
     assert_eq!(server.bad("body_too_large"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_without_length_is_cut_at_the_limit() {
     let server = start_with(Settings { max_body: 100_000, ..Settings::default() }).await;
-    let mut stream = TcpStream::connect(server.address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let mut stream = server.connect();
     write!(stream, "POST /classify HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap();
     write!(stream, "{:x}\r\n", 110_000).unwrap();
     stream.write_all(&vec![7; 110_000]).unwrap(); // and no last chunk: the sender would go on for ever
-    let mut answer = [0; 12];
-    stream.read_exact(&mut answer).unwrap();
-    assert_eq!(&answer, b"HTTP/1.1 413");
+    assert_eq!(status(stream), "HTTP/1.1 413");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -44,7 +48,7 @@ async fn overload_is_answered_at_once_and_passes() {
     let server = start_with(Settings { max_in_flight: 2, ..Settings::default() }).await;
     let slow: Vec<TcpStream> = (0..2)
         .map(|_| {
-            let mut stream = TcpStream::connect(server.address).unwrap();
+            let mut stream = server.connect();
             write!(stream, "POST /classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nslow").unwrap();
             stream
         })
@@ -93,13 +97,8 @@ fn answer(stream: &mut BufReader<TcpStream>) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_client_can_send_to_the_end_and_keeps_its_connection() {
     let server = start_with(Settings { max_in_flight: 0, ..Settings::default() }).await;
-    let connect = || {
-        let stream = TcpStream::connect(server.address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        BufReader::new(stream)
-    };
     let half = vec![7; 200_000];
-    let mut stream = connect();
+    let mut stream = BufReader::new(server.connect());
     for _ in 0..3 {
         write!(stream.get_mut(), "POST /classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 400000\r\n\r\n")
             .unwrap();
@@ -111,7 +110,7 @@ async fn a_refused_client_can_send_to_the_end_and_keeps_its_connection() {
     write!(stream.get_mut(), "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
     assert_eq!(answer(&mut stream), "http/1.1 200 ok");
 
-    let mut never_ends = connect();
+    let mut never_ends = BufReader::new(server.connect());
     let asked = Instant::now();
     write!(never_ends.get_mut(), "POST /classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nslow")
         .unwrap();
@@ -122,10 +121,7 @@ async fn a_refused_client_can_send_to_the_end_and_keeps_its_connection() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_sends_slowly_is_cut_off_at_the_deadline() {
     let server = start_with(Settings { deadline: Duration::from_millis(300), ..Settings::default() }).await;
-    let mut stream = TcpStream::connect(server.address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let mut stream = server.connect();
     write!(stream, "POST /classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nslow").unwrap();
-    let mut answer = [0; 12];
-    stream.read_exact(&mut answer).unwrap();
-    assert_eq!(&answer, b"HTTP/1.1 503");
+    assert_eq!(status(stream), "HTTP/1.1 503");
 }

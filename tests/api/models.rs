@@ -19,7 +19,10 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::{
-    common::{SIDE, jpeg, picture, start, test_model_folder},
+    common::{
+        pictures::{jpeg, picture},
+        server::{SIDE, start, test_model_folder},
+    },
     problem,
 };
 

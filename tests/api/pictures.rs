@@ -1,11 +1,13 @@
 //! Pictures that are judged, and those that are refused.
 
-use std::io::Cursor;
-
+use image::ImageFormat;
 use serde_json::{Value, json};
 
 use crate::{
-    common::{SIDE, jpeg, picture, start},
+    common::{
+        pictures::{encoded, jpeg, picture, png, png_chunk, png_header},
+        server::{SIDE, start},
+    },
     problem,
 };
 
@@ -19,19 +21,9 @@ const CMYK: &str = concat!(
     "110100000000000000000000000000000000ffda000e040100021103110400003f00840085da001fffd9",
 );
 
-fn png(width: u32, height: u32) -> Vec<u8> {
-    let mut bytes = b"\x89PNG\r\n\x1a\n".to_vec();
-    let mut chunk = |kind: &[u8], data: &[u8]| {
-        let body = [kind, data].concat();
-        let crc = !body.iter().fold(!0u32, |crc, &byte| {
-            (0..8).fold(crc ^ u32::from(byte), |c, _| if c & 1 == 1 { c >> 1 ^ 0xedb8_8320 } else { c >> 1 })
-        });
-        bytes.extend([&(data.len() as u32).to_be_bytes()[..], &body, &crc.to_be_bytes()].concat());
-    };
-    chunk(b"IHDR", &[&width.to_be_bytes()[..], &height.to_be_bytes(), &[8, 2, 0, 0, 0]].concat());
-    chunk(b"IDAT", &[0x78, 0x9c, 0x03, 0, 0, 0, 0, 1]);
-    chunk(b"IEND", &[]);
-    bytes
+/// A PNG file without pixels that says that it has so many.
+fn without_pixels(width: u32, height: u32) -> Vec<u8> {
+    png(&[png_header(width, height), png_chunk(b"IDAT", &[0x78, 0x9c, 0x03, 0, 0, 0, 0, 1])])
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -42,10 +34,10 @@ async fn every_bad_picture_is_refused_in_words_and_counted() {
     let cases: [(&str, Vec<u8>, u16, &str); 8] = [
         ("empty", vec![], 400, "empty"),
         ("damaged", whole[..whole.len() / 2].to_vec(), 422, "damaged"),
-        ("too_large", png(60_000, 60_000), 413, "60000x60000"),
+        ("too_large", without_pixels(60_000, 60_000), 413, "60000x60000"),
         ("unknown_format", b"GIF89a\x01\x00\x01\x00\x00\x00\x00;".to_vec(), 415, "no JPEG, PNG or WebP"),
         ("unknown_format", b"a sentence about fish".to_vec(), 415, "no JPEG, PNG or WebP"),
-        ("damaged", png(4, 4), 422, "damaged"),
+        ("damaged", without_pixels(4, 4), 422, "damaged"),
         ("unsupported", cmyk, 422, "CMYK"),
         ("damaged", vec![0xff, 0xd8], 422, "damaged"),
     ];
@@ -83,8 +75,7 @@ async fn a_picture_gets_a_verdict_that_is_recorded_with_its_frame() {
         (&stored["id"], &stored["scores"], &stored["action"]),
         (&json!(1), &verdict["scores"], &verdict["action"])
     );
-    let frame = format!("{}/frames/{}", server.url, stored["frame"].as_str().unwrap());
-    let kept = server.client.get(frame).send().await.unwrap();
+    let kept = server.ask(&format!("/frames/{}", stored["frame"].as_str().unwrap())).await;
     assert_eq!(kept.headers()["content-type"], "image/jpeg");
     assert_eq!(kept.bytes().await.unwrap(), sent, "a JPEG is kept as it came");
     let action = verdict["action"].as_str().unwrap();
@@ -98,14 +89,9 @@ async fn png_webp_sixteen_bit_and_forms_are_taken() {
     let picture = picture(SIDE, 3);
     let eight = image::RgbImage::from_raw(SIDE, SIDE, picture.rgb.clone()).unwrap();
     let sixteen = image::DynamicImage::ImageRgb8(eight.clone()).into_rgb16();
-    let encode = |image: image::DynamicImage, format| {
-        let mut bytes = Cursor::new(Vec::new());
-        image.write_to(&mut bytes, format).unwrap();
-        bytes.into_inner()
-    };
-    let png8 = encode(eight.clone().into(), image::ImageFormat::Png);
-    let png16 = encode(sixteen.into(), image::ImageFormat::Png);
-    let webp = encode(eight.into(), image::ImageFormat::WebP);
+    let png8 = encoded(eight.clone(), ImageFormat::Png);
+    let png16 = encoded(sixteen, ImageFormat::Png);
+    let webp = encoded(eight, ImageFormat::WebP);
     let mut answers = Vec::new();
     for body in [png8.clone(), png16, webp] {
         let answer: Value = server.post("/classify", body).await.json().await.unwrap();

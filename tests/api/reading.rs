@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use serde_json::json;
 
 use crate::{
-    common::{jpeg, start},
+    common::{pictures::jpeg, server::start},
     problem,
 };
 
@@ -26,7 +26,7 @@ async fn pages_are_complete_and_without_duplicates() {
     assert_eq!(ids, [7, 6, 5, 4, 3, 2, 1]);
     assert_eq!(server.get("/verdicts?source=belt").await["verdicts"], json!([]));
     for wrong in ["limit=0", "limit=501", "action=eat", "before=x", "colour=red"] {
-        let response = server.client.get(format!("{}/verdicts?{wrong}", server.url)).send().await.unwrap();
+        let response = server.ask(&format!("/verdicts?{wrong}")).await;
         problem(response, 400, "malformed").await;
     }
 }
@@ -34,7 +34,7 @@ async fn pages_are_complete_and_without_duplicates() {
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_deliver_recorded_verdicts_and_the_newest_frame() {
     let server = start().await;
-    let mut verdicts = server.client.get(format!("{}/verdicts/stream", server.url)).send().await.unwrap();
+    let mut verdicts = server.ask("/verdicts/stream").await;
     assert_eq!(verdicts.headers()["content-type"], "text/event-stream");
     server.post("/classify", jpeg(32, 1)).await;
     let mut text = String::new();
@@ -44,9 +44,9 @@ async fn streams_deliver_recorded_verdicts_and_the_newest_frame() {
     }
     assert!(text.contains("event: verdict") && text.contains("id: 1"), "{text}");
 
-    let none = server.client.get(format!("{}/live.jpg", server.url)).send().await.unwrap();
+    let none = server.ask("/live.jpg").await;
     problem(none, 404, "not_found").await;
-    let mut live = server.client.get(format!("{}/live", server.url)).send().await.unwrap();
+    let mut live = server.ask("/live").await;
     let newest = jpeg(48, 9);
     let frame =
         |jpeg: Vec<u8>| beltsight::line::live::LiveFrame { jpeg: jpeg.into(), width: 48, height: 48, items: vec![] };
@@ -54,12 +54,12 @@ async fn streams_deliver_recorded_verdicts_and_the_newest_frame() {
     let chunk = tokio::time::timeout(Duration::from_secs(10), live.chunk()).await.unwrap().unwrap().unwrap();
     let text = std::str::from_utf8(&chunk).unwrap();
     assert!(text.starts_with("event: frame") && text.contains(r#""width":48"#), "{text}");
-    let shown = server.client.get(format!("{}/live.jpg", server.url)).send().await.unwrap().bytes().await.unwrap();
+    let shown = server.ask("/live.jpg").await.bytes().await.unwrap();
     assert_eq!(shown, newest);
-    let named = server.client.get(format!("{}/live.jpg?camera=belt", server.url)).send().await.unwrap();
+    let named = server.ask("/live.jpg?camera=belt").await;
     assert_eq!(named.bytes().await.unwrap(), newest);
     for path in ["/live.jpg?camera=other", "/live?camera=other"] {
-        problem(server.client.get(format!("{}{path}", server.url)).send().await.unwrap(), 404, "not_found").await;
+        problem(server.ask(path).await, 404, "not_found").await;
     }
     server.camera.is(beltsight::line::live::CameraState::Lost("unplugged".into()));
     assert_eq!(server.get("/cameras").await, json!([{"name": "belt", "state": "lost", "why": "unplugged"}]));
@@ -78,15 +78,15 @@ async fn health_metrics_and_errors_keep_their_shape() {
         (&json!(true), &json!("cpu"), &json!("float32"))
     );
     server.ready.send_replace(false);
-    assert_eq!(server.client.get(format!("{}/readyz", server.url)).send().await.unwrap().status(), 503);
-    assert_eq!(server.client.get(format!("{}/healthz", server.url)).send().await.unwrap().status(), 200);
-    let none = server.client.get(format!("{}/nothing/here", server.url)).send().await.unwrap();
+    assert_eq!(server.ask("/readyz").await.status(), 503);
+    assert_eq!(server.ask("/healthz").await.status(), 200);
+    let none = server.ask("/nothing/here").await;
     problem(none, 404, "not_found").await;
-    let method = server.client.get(format!("{}/classify", server.url)).send().await.unwrap();
+    let method = server.ask("/classify").await;
     problem(method, 405, "method").await;
-    let frame = server.client.get(format!("{}/frames/..%2F..%2Fmodels", server.url)).send().await.unwrap();
+    let frame = server.ask("/frames/..%2F..%2Fmodels").await;
     problem(frame, 404, "not_found").await;
-    let text = server.client.get(format!("{}/metrics", server.url)).send().await.unwrap().text().await.unwrap();
+    let text = server.ask("/metrics").await.text().await.unwrap();
     assert!(text.contains(r#"beltsight_http_requests_total{route="other",status="404"} 1"#), "{text}");
     assert!(text.contains(r#"beltsight_http_requests_total{route="/readyz",status="503"} 1"#));
     assert!(!text.contains("nothing/here"), "paths are no labels");
@@ -109,7 +109,7 @@ async fn the_description_lists_every_route() {
         .collect();
     assert_eq!(described, routed);
     assert!(routed.len() >= 20, "{routed:?}");
-    let page = server.client.get(&server.url).send().await.unwrap();
+    let page = server.ask("/").await;
     assert!(page.headers()["content-security-policy"].to_str().unwrap().contains("default-src 'self'"));
     assert!(page.text().await.unwrap().contains("/page.js"));
 }

@@ -1,11 +1,13 @@
 //! Tensors by the Open Inference Protocol.
 
-use std::io::Cursor;
-
+use image::ImageFormat;
 use serde_json::{Value, json};
 
 use crate::{
-    common::{CLASSES, SIDE, picture, start},
+    common::{
+        pictures::{encoded, picture},
+        server::{CLASSES, SIDE, start},
+    },
     problem,
 };
 
@@ -26,10 +28,9 @@ async fn v2_gives_the_same_probabilities_as_classify() {
     assert_eq!((&answer["id"], &answer["outputs"][0]["shape"]), (&json!("7"), &json!([2, 3])));
     assert_eq!(answer["outputs"][1]["shape"], json!([2, 128]));
     for (i, picture) in pictures.iter().enumerate() {
-        let mut png = Cursor::new(Vec::new());
         let image = image::RgbImage::from_raw(SIDE, SIDE, picture.rgb.clone()).unwrap();
-        image.write_to(&mut png, image::ImageFormat::Png).unwrap(); // lossless, so both see the same pixels
-        let verdict: Value = server.post("/classify", png.into_inner()).await.json().await.unwrap();
+        let png = encoded(image, ImageFormat::Png); // lossless, so both see the same pixels
+        let verdict: Value = server.post("/classify", png).await.json().await.unwrap();
         for score in verdict["verdicts"][0]["scores"].as_array().unwrap() {
             let class = CLASSES.iter().position(|c| score["class"] == *c).unwrap();
             let v2 = answer["outputs"][0]["data"][i * 3 + class].as_f64().unwrap();

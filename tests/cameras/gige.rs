@@ -1,7 +1,6 @@
 //! GigE Vision, from Aravis' own camera.
 
 use std::{
-    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -52,15 +51,11 @@ fn a_gige_camera_is_set_watched_through_its_faults_and_found_again() {
     assert!(odd.len() <= 1, "the first picture alone may come without its beginning: {odd:?}");
 
     let stalls = Instant::now();
-    let signal = |name: &str| {
-        let sent = Command::new("kill").args([name, &server.0.id().to_string()]).status();
-        assert!(sent.unwrap().success());
-    };
-    signal("-STOP");
+    server.signal("-STOP");
     let (at, why) = camera.lost();
     println!("a stall was noticed after {:?}: {why}", at - stalls);
     assert!(why.contains("no picture within 700ms") && at - stalls < Duration::from_millis(1500), "{why}");
-    signal("-CONT");
+    server.signal("-CONT");
     let goes_on = Instant::now();
     camera.drain();
     camera.frame();

@@ -14,7 +14,7 @@ use beltsight::{
     pixels,
 };
 
-use crate::watched::Watched;
+use crate::{common::process::free_port, watched::Watched};
 
 /// What the cameras under test take for silence.
 const TIMEOUT: Duration = Duration::from_millis(700);
@@ -190,9 +190,9 @@ fn a_password_is_given_to_the_camera_and_to_nobody_else() {
     let config: CameraConfig = toml::from_str(&wrong).unwrap();
     assert!(!format!("{config:?}").contains("falsch"), "{config:?}");
     drop(camera);
-    // Nobody listens there any more.
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let camera = Watched::start(&wrong.replace(&eye.address.to_string(), &free.to_string()));
+    // Nobody listens there.
+    let nowhere = format!("127.0.0.1:{}", free_port());
+    let camera = Watched::start(&wrong.replace(&eye.address.to_string(), &nowhere));
     let (_, why) = camera.lost();
     assert!(why.contains("refused") && !why.contains("falsch") && !why.contains("ada"), "{why}");
 }

@@ -17,7 +17,7 @@ use beltsight::{
 };
 
 use crate::{
-    served::Running,
+    common::process::{Running, free_port},
     watched::{Watched, python_camera},
 };
 
@@ -27,7 +27,7 @@ fn rtsp_server(port: u16) -> Option<Running> {
 
 #[test]
 fn an_rtsp_camera_is_decoded_and_found_again_after_its_death() {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let Some(server) = rtsp_server(port) else { return };
     let config =
         format!("source = 'rtsp'\nname = 'line-1'\nurl = 'rtsp://ada:geheim@127.0.0.1:{port}/cam'\ntimeout = '3s'");
@@ -77,7 +77,7 @@ fn an_rtsp_camera_is_decoded_and_found_again_after_its_death() {
 
 #[test]
 fn an_rtsp_camera_that_refuses_us_says_so_without_the_password() {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let Some(_server) = rtsp_server(port) else { return };
     for (at, word) in [
         ("ada:falsch@127.0.0.1", "refuses this user and password"),
@@ -136,7 +136,7 @@ fn cable(camera: u16, keep: impl Fn() -> bool + Send + 'static) -> u16 {
 
 #[test]
 fn an_rtsp_camera_whose_packets_are_lost_shows_nothing_broken() {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let Some(_server) = rtsp_server(port) else { return };
     let (lose, silent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     let (loses, is_silent) = (lose.clone(), silent.clone());

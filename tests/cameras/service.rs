@@ -2,80 +2,50 @@
 
 use std::{
     path::Path,
-    process::Command,
     time::{Duration, Instant},
 };
 
 use beltsight::{
     domain::Picture,
     pixels,
-    store::{Entry, Event, Store},
+    store::{Event, Store},
 };
 
 use crate::{
+    common::served::{Served, configured, shipped},
     mjpeg::{Mjpeg, Mood},
-    served::{Served, configured, shipped},
     watched::PATIENCE,
 };
 
 /// `beltsight serve` with cameras, in a folder of its own.
-struct Service(Served);
-
-impl Service {
-    fn start(folder: &Path, cameras: &str) -> Self {
-        let rest = format!("[line]\ndeadline = '5s'\n{cameras}");
-        Self(Served::start(&configured(folder, &shipped(), "", &rest), &[]).unwrap())
-    }
-
-    /// Stops the service in order; what the record then holds about its cameras.
-    async fn record(mut self, folder: &Path) -> Vec<Entry> {
-        let pid = self.0.process.0.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-        assert!(self.0.process.0.wait().unwrap().success());
-        let store = Store::open(&folder.join("data")).await.unwrap();
-        store.events(&["camera_lost", "camera_back"], None).await.unwrap()
-    }
-
-    async fn metric(&self, series: &str) -> Option<f64> {
-        let text = reqwest::get(format!("{}/metrics", self.0.url)).await.unwrap().text().await.unwrap();
-        text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
-    }
-
-    /// Waits until a series has a value that is wanted.
-    async fn until(&self, series: &str, wanted: impl Fn(f64) -> bool) {
-        let start = Instant::now();
-        loop {
-            let value = self.metric(series).await;
-            if value.is_some_and(&wanted) {
-                return;
-            }
-            assert!(start.elapsed() < PATIENCE, "{series} is {value:?}");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
+fn serve(folder: &Path, cameras: &str) -> Served {
+    let rest = format!("[line]\ndeadline = '5s'\n{cameras}");
+    Served::start(&configured(folder, &shipped(), "", &rest), &[]).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_camera_counts_as_lost_in_metrics_and_record() {
     let eye = Mjpeg::start();
     let folder = tempfile::tempdir().unwrap();
-    let service = Service::start(folder.path(), &format!("[[camera]]\n{}", eye.config("frozen_after = '1s'")));
+    let mut service = serve(folder.path(), &format!("[[camera]]\n{}", eye.config("frozen_after = '1s'")));
     let (up, frozen) = ("beltsight_camera_up{camera=\"line-1\"}", "beltsight_camera_frozen{camera=\"line-1\"}");
     service.until(up, |value| value == 1.0).await;
-    assert_eq!(service.metric(frozen).await, Some(0.0));
+    assert_eq!(service.metrics().await.value(frozen), Some(0.0));
     eye.is(Mood::Frozen);
     service.until(frozen, |value| value == 1.0).await;
-    assert_eq!(service.metric(up).await, Some(0.0));
+    assert_eq!(service.metrics().await.value(up), Some(0.0));
     service.until("beltsight_frames_dropped_total{camera=\"line-1\",reason=\"frozen\"}", |value| value > 3.0).await;
     eye.is(Mood::Well);
     service.until(up, |value| value == 1.0).await;
-    assert_eq!(service.metric(frozen).await, Some(0.0));
+    assert_eq!(service.metrics().await.value(frozen), Some(0.0));
     eye.is(Mood::Garbage);
     service.until("beltsight_frames_dropped_total{camera=\"line-1\",reason=\"driver\"}", |value| value > 0.0).await;
     eye.is(Mood::Stalls);
     service.until("beltsight_camera_reconnects_total{camera=\"line-1\"}", |value| value > 0.0).await;
-    assert_eq!(service.metric(up).await, Some(0.0));
-    let entries = service.record(folder.path()).await;
+    assert_eq!(service.metrics().await.value(up), Some(0.0));
+    service.stop();
+    let store = Store::open(&folder.path().join("data")).await.unwrap();
+    let entries = store.events(&["camera_lost", "camera_back"], None).await.unwrap();
     let told: Vec<&Event> = entries.iter().map(|entry| &entry.event).collect();
     let [Event::CameraLost { why: first, .. }, Event::CameraBack { .. }, Event::CameraLost { why: second, .. }] =
         told[..]
@@ -99,13 +69,13 @@ async fn pictures_of_another_width_than_the_gates_were_measured_in_are_refused()
          distance = '500mm'\n[[eject.output]]\nkind = 'log'\ntolerance = '8ms'\non_late = 'alarm'\n",
         folder.path().join("pictures").display()
     );
-    let service = Service::start(folder.path(), &config);
+    let service = serve(folder.path(), &config);
     let refused = "beltsight_frames_dropped_total{camera=\"line-1\",reason=\"size\"}";
     service.until(refused, |frames| frames >= 3.0).await;
-    let taken = service.metric("beltsight_frames_total{camera=\"line-1\"}").await.unwrap();
-    let refused = service.metric(refused).await.unwrap();
+    let taken = service.metrics().await.value("beltsight_frames_total{camera=\"line-1\"}").unwrap();
+    let refused = service.metrics().await.value(refused).unwrap();
     assert!(2.0 * refused < taken, "{refused} of {taken}: every third one");
-    let log = service.0.log();
+    let log = service.log();
     assert!(log.contains("160 pixels wide, not 320") && log.contains("gates unjudged"), "{log}");
 }
 
@@ -153,28 +123,27 @@ on_late = 'alarm'
 #[tokio::test(flavor = "multi_thread")]
 async fn two_lines_in_one_service_keep_to_themselves() {
     let folder = tempfile::tempdir().unwrap();
-    let service = Service::start(folder.path(), LINES);
+    let service = serve(folder.path(), LINES);
     let verdicts = |camera: &str, action: &str| {
         format!("beltsight_verdicts_total{{action=\"{action}\",camera=\"{camera}\",source=\"belt\"}}")
     };
     service.until(&verdicts("line-2", "reject"), |items| items >= 5.0).await;
     service.until(&verdicts("line-1", "accept"), |items| items >= 5.0).await;
-    let good = service.metric(&verdicts("line-1", "accept")).await.unwrap();
-    let bad = service.metric(&verdicts("line-2", "accept")).await.unwrap();
+    let good = service.metrics().await.value(&verdicts("line-1", "accept")).unwrap();
+    let bad = service.metrics().await.value(&verdicts("line-2", "accept")).unwrap();
     assert!(good > 2.0 * bad, "{good} accepted among salmon, {bad} where there is none");
 
     // Each camera has a picture of its own.
     for (query, size) in [("", (320, 180)), ("?camera=line-1", (320, 180)), ("?camera=line-2", (400, 224))] {
-        let jpeg = reqwest::get(format!("{}/live.jpg{query}", service.0.url)).await.unwrap().bytes().await.unwrap();
+        let jpeg = service.ask(&format!("/live.jpg{query}")).await.bytes().await.unwrap();
         let picture = pixels::decode(&jpeg, pixels::Limits::default()).unwrap();
         assert_eq!((picture.width, picture.height), size, "{query}");
     }
-    let answer = reqwest::get(format!("{}/live.jpg?camera=line-3", service.0.url)).await.unwrap();
+    let answer = service.ask("/live.jpg?camera=line-3").await;
     assert_eq!(answer.status(), 404);
 
     // One that is lost is said to be, and the service is ready for the others.
-    let cameras: serde_json::Value =
-        reqwest::get(format!("{}/cameras", service.0.url)).await.unwrap().json().await.unwrap();
+    let cameras = service.get("/cameras").await;
     let states: Vec<_> = (0..3).map(|n| (cameras[n]["name"].as_str(), cameras[n]["state"].as_str())).collect();
     assert_eq!(
         states,
@@ -182,16 +151,16 @@ async fn two_lines_in_one_service_keep_to_themselves() {
         "{cameras}"
     );
     assert!(!cameras.to_string().contains("geheim"), "{cameras}");
-    let log = service.0.log();
+    let log = service.log();
     assert!(log.contains("camera lost") && !log.contains("geheim"), "{log}");
     let blind: Vec<&str> = log.lines().filter(|line| line.contains("gates unjudged")).collect();
     assert!(matches!(&blind[..], [line] if line.contains("line-3") && line.contains("alarm")), "{blind:?}");
-    assert_eq!(reqwest::get(format!("{}/readyz", service.0.url)).await.unwrap().status(), 200);
+    assert_eq!(service.ask("/readyz").await.status(), 200);
 
     // Each gate moves for its own camera.
     let start = Instant::now();
     loop {
-        let log = service.0.log();
+        let log = service.log();
         let commands: Vec<&str> = log.lines().filter(|line| line.contains("gate=")).collect();
         for line in &commands {
             let line = line.replace('"', "");

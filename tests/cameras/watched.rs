@@ -2,9 +2,8 @@
 
 #[cfg(any(feature = "rtsp", feature = "gige"))]
 use std::{
-    io::{BufRead, BufReader},
     path::Path,
-    process::Command,
+    process::{Command, Stdio},
 };
 use std::{
     sync::{
@@ -25,7 +24,10 @@ use beltsight::{
 };
 
 #[cfg(any(feature = "rtsp", feature = "gige"))]
-use crate::served::Running;
+use crate::common::{
+    missing,
+    process::{Running, until},
+};
 
 /// No test waits longer for anything.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -90,18 +92,19 @@ impl Drop for Watched {
     }
 }
 
-/// A camera in a Python program of `tests/`, killed when dropped, once it says `ready`; `None`, with the reason printed,
-/// where what it needs is not installed.
+/// A camera in a Python program of `tests/`, killed when dropped, once it says `ready`; `None` where what it needs is not
+/// installed.
 #[cfg(any(feature = "rtsp", feature = "gige"))]
 pub fn python_camera(script: &str, words: &[&str]) -> Option<Running> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(script);
-    let child = Command::new("/usr/bin/python3").arg(&script).args(words).stdout(std::process::Stdio::piped()).spawn();
-    let mut running = Running(child.ok()?);
-    let mut said = String::new();
-    BufReader::new(running.0.stdout.take().unwrap()).read_line(&mut said).unwrap();
-    if said.trim() == "ready" {
-        return Some(running);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(script);
+    let python = Path::new("/usr/bin/python3"); // Debian's own, for which its packages are
+    if python.exists() {
+        let camera = Running::start(Command::new(python).arg(path).args(words).stdout(Stdio::piped()));
+        until("the camera is ready or has given up", PATIENCE, || camera.count("ready") > 0 || camera.silent());
+        if camera.count("ready") > 0 {
+            return Some(camera);
+        }
     }
-    println!("skipped: {} lacks its library; deploy/setup --test installs it", script.display());
+    missing(&format!("a library of Debian's Python for tests/{script}"));
     None
 }

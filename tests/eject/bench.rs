@@ -1,10 +1,10 @@
 //! The bench on which an output is tried: verdicts that order its gate, a belt that brings them on time, and peers.
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    io::{Read, Write},
     net::TcpListener,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::Command,
     sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant},
@@ -12,7 +12,10 @@ use std::{
 
 use beltsight::{
     domain::{Action, Verdict},
-    line::{eject::Ejector, lots},
+    line::{
+        eject::{self, Ejector},
+        lots,
+    },
     metrics::Metrics,
     store::{Event, Store},
 };
@@ -20,15 +23,15 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 
+use crate::common::{
+    installed, missing,
+    process::{succeeds, until},
+};
+
 /// At 800 items a minute.
-pub const PITCH: Duration = Duration::from_millis(75);
+const PITCH: Duration = Duration::from_millis(75);
 /// From capture to the gate of [`settings`].
 pub const WAY: Duration = Duration::from_millis(100);
-
-/// A free port of this machine.
-pub fn port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
 
 pub fn verdict(track: u64, action: Action) -> Verdict {
     serde_json::from_value(json!({
@@ -49,6 +52,11 @@ pub fn settings(gate: &str, output: &str) -> String {
     )
 }
 
+/// Starts the ejector that a text describes; what it tells the record is lost.
+pub fn start(settings: &str, metrics: &Metrics) -> (Ejector, eject::Running) {
+    Ejector::start(toml::from_str(settings).unwrap(), metrics, |_| {}).unwrap()
+}
+
 /// How many commands ended how, over all outcomes.
 pub fn ended(metrics: &Metrics, output: &str) -> Vec<(String, u64)> {
     let text = metrics.text();
@@ -62,64 +70,18 @@ pub fn ended(metrics: &Metrics, output: &str) -> Vec<(String, u64)> {
         .collect()
 }
 
-pub fn until(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) -> Duration {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < limit, "not within {limit:?}: {what}");
-        thread::sleep(Duration::from_millis(5));
-    }
-    start.elapsed()
-}
-
-/// A program whose lines are kept with their times; killed when dropped.
-pub struct Running {
-    pub child: Child,
-    pub lines: Arc<Mutex<Vec<(Instant, String)>>>,
-}
-
-impl Running {
-    pub fn start(command: &mut Command) -> Self {
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let lines = Arc::new(Mutex::new(Vec::new()));
-        let (out, kept) = (child.stdout.take().unwrap(), lines.clone());
-        thread::spawn(move || {
-            for line in BufReader::new(out).lines().map_while(Result::ok) {
-                kept.lock().unwrap().push((Instant::now(), line));
-            }
-        });
-        Self { child, lines }
-    }
-
-    pub fn said(&self, line: &str) -> Vec<Instant> {
-        self.lines.lock().unwrap().iter().filter(|(_, l)| l == line).map(|(at, _)| *at).collect()
-    }
-
-    pub fn count(&self, start: &str) -> usize {
-        self.lines.lock().unwrap().iter().filter(|(_, l)| l.starts_with(start)).count()
-    }
-
-    pub fn tell(&mut self, line: &str) {
-        writeln!(self.child.stdin.as_mut().unwrap(), "{line}").unwrap();
-    }
-
-    pub fn signal(&self, signal: &str) {
-        let sent = Command::new("kill").arg(signal).arg(self.child.id().to_string()).status().unwrap();
-        assert!(sent.success());
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// Waits until so many commands have ended, over all outcomes.
+pub fn all_ended(metrics: &Metrics, output: &str, commands: u64) {
+    until("all commands ended", Duration::from_secs(5), || {
+        ended(metrics, output).iter().map(|(_, n)| n).sum::<u64>() == commands
+    });
 }
 
 /// Where the Python libraries of the other side are, if they are.
 pub fn peers() -> Option<PathBuf> {
     let peers = Path::new(env!("CARGO_MANIFEST_DIR")).join(".vendor/peers");
     if !peers.is_dir() {
-        println!("skipped: pymodbus and pysparkplug are not installed; deploy/setup --test installs them");
+        missing("pymodbus and pysparkplug in .vendor/peers");
         return None;
     }
     Some(peers)
@@ -170,14 +132,12 @@ pub fn refused(output: &str, fits: &str) -> Option<String> {
 /// Made by openssl: `ca.pem`, which vouches for `server.pem` and `client.pem`, and `other.pem`, which vouches for nobody;
 /// keys beside them. `None` where there is no openssl.
 pub fn certificates(folder: &Path) -> Option<()> {
-    if Command::new("openssl").arg("version").output().is_err() {
-        println!("skipped: openssl is not installed; deploy/setup --test installs it");
+    if !installed("openssl") {
         return None;
     }
     std::fs::write(folder.join("names"), "subjectAltName=DNS:localhost,IP:127.0.0.1\n").unwrap();
     let openssl = |arguments: String| {
-        let made = Command::new("openssl").args(arguments.split(' ')).current_dir(folder).output().unwrap();
-        assert!(made.status.success(), "{arguments}: {}", String::from_utf8_lossy(&made.stderr));
+        succeeds(Command::new("openssl").args(arguments.split(' ')).current_dir(folder));
     };
     let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout";
     for name in ["ca", "other"] {
@@ -190,9 +150,10 @@ pub fn certificates(folder: &Path) -> Option<()> {
     Some(())
 }
 
-/// Answers every connection with nonsense that looks like Modbus, or not at all; runs until the process ends.
-pub fn nonsense(port: u16, seed: u64, frame: fn(&mut ChaCha8Rng, &[u8]) -> Vec<u8>) {
-    let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+/// Answers every connection with what `frame` makes of its request, or not at all; runs until the process ends. Its port.
+pub fn nonsense(seed: u64, frame: fn(&mut ChaCha8Rng, &[u8]) -> Vec<u8>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
     thread::spawn(move || {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         for stream in listener.incoming() {
@@ -215,6 +176,7 @@ pub fn nonsense(port: u16, seed: u64, frame: fn(&mut ChaCha8Rng, &[u8]) -> Vec<u
             });
         }
     });
+    port
 }
 
 /// Resident memory of this process in MB.
@@ -226,16 +188,16 @@ fn resident() -> usize {
 /// Sends 100 commands to an output that talks nonsense: each ends exactly once, none as acknowledged.
 pub fn survives(output: &str, settings: &str, seconds: u64) {
     let metrics = Metrics::new().unwrap();
-    let (ejector, running) = Ejector::start(toml::from_str(settings).unwrap(), &metrics, |_| {}).unwrap();
+    let (ejector, running) = start(settings, &metrics);
     let before = resident();
-    let (start, commands) = (Instant::now(), 100);
+    let (begun, commands) = (Instant::now(), 100);
     for track in 0..commands {
         ejector.act(&verdict(track, Action::Reject), Instant::now(), None);
         thread::sleep(Duration::from_millis(seconds * 1000 / commands));
     }
     running.close();
     let ends = ended(&metrics, output);
-    println!("{output}: ends {ends:?} in {:?}, memory {before} → {} MB", start.elapsed(), resident());
+    println!("{output}: ends {ends:?} in {:?}, memory {before} → {} MB", begun.elapsed(), resident());
     assert_eq!(ends.iter().map(|(_, n)| n).sum::<u64>(), commands);
     assert!(ends.iter().all(|(outcome, _)| outcome != "acknowledged"), "{ends:?}");
     assert!(resident() < before + 64, "{before} → {} MB", resident());

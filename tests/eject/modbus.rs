@@ -2,7 +2,7 @@
 
 use std::{
     path::Path,
-    process::Command,
+    process::{Command, Stdio},
     sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant},
@@ -11,30 +11,34 @@ use std::{
 use beltsight::{domain::Action, line::eject::Ejector, metrics::Metrics, store::Event};
 use rand::RngExt;
 
-use crate::bench::{Lots, Running, WAY, ended, nonsense, peers, port, run_belt, settings, survives, until, verdict};
+use crate::{
+    bench::{Lots, WAY, all_ended, ended, nonsense, peers, run_belt, settings, start, survives, verdict},
+    common::process::{Running, free_port, until},
+};
 
 /// pymodbus on `port`; `None` where it is not installed.
 fn plc(port: u16) -> Option<Running> {
-    let home = Path::new(env!("CARGO_MANIFEST_DIR"));
     let peers = peers()?;
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/modbus_server.py");
     let mut command = Command::new("python3");
-    command.arg(home.join("tests/modbus_server.py")).arg(port.to_string()).env("PYTHONPATH", peers);
-    let running = Running::start(&mut command);
+    command.arg(script).arg(port.to_string()).env("PYTHONPATH", peers);
+    let running = Running::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()));
     until("pymodbus serves", Duration::from_secs(20), || !running.said("serving").is_empty());
     Some(running)
 }
 
+/// A gate behind the PLC, with more lines for the gate and for the output.
+fn described(port: u16, gate: &str, output: &str) -> String {
+    let plc =
+        format!("kind = 'modbus'\naddress = '127.0.0.1:{port}'\npulse = '30ms'\nheartbeat = 100\nevery = '100ms'");
+    settings(gate, &format!("{plc}\n{output}"))
+}
+
 #[test]
 fn a_plc_that_dies_and_comes_back_loses_no_command_in_silence() {
-    let port = port();
+    let port = free_port();
     let Some(plc_1) = plc(port) else { return };
-    let text = settings(
-        "coil = 0",
-        &format!(
-            "kind = 'modbus'\naddress = '127.0.0.1:{port}'\npulse = '30ms'\nheartbeat = 100\nevery = '100ms'\n\
-             stop_line = 3\ntolerance = '60ms'\non_late = 'stop_line'"
-        ),
-    );
+    let text = described(port, "coil = 0", "stop_line = 3\ntolerance = '60ms'\non_late = 'stop_line'");
     let metrics = Metrics::new().unwrap();
     let told: Arc<Mutex<Vec<Event>>> = Arc::default();
     let kept = told.clone();
@@ -57,9 +61,7 @@ fn a_plc_that_dies_and_comes_back_loses_no_command_in_silence() {
         _ => {}
     });
     let second = second.unwrap();
-    until("all commands ended", Duration::from_secs(5), || {
-        ended(&metrics, "modbus").iter().map(|(_, n)| n).sum::<u64>() == 80
-    });
+    all_ended(&metrics, "modbus", 80);
     let ends = ended(&metrics, "modbus");
     let acknowledged = ends.iter().find(|(outcome, _)| outcome == "acknowledged").unwrap().1;
     let late = 80 - acknowledged;
@@ -101,22 +103,15 @@ fn a_plc_that_dies_and_comes_back_loses_no_command_in_silence() {
     off.sort_by(f64::total_cmp);
     println!("ms from due to the PLC: p50 {:.2}, most {:.2}", off[off.len() / 2], off[off.len() - 1]);
     // Every coil is lowered again, and the heart beats on.
-    until("the coil is low", Duration::from_secs(5), || {
-        let lines = second.lines.lock().unwrap();
-        lines.iter().rfind(|(_, l)| l.starts_with("coil 0 ")).is_some_and(|(_, l)| l == "coil 0 0")
-    });
+    let is_low = || second.last("coil 0 ").as_deref() == Some("coil 0 0");
+    until("the coil is low", Duration::from_secs(5), is_low);
     let beats = second.count("register 100 ");
     until("the heart beats on", Duration::from_secs(5), || second.count("register 100 ") > beats + 3);
     // What was ordered is done before the service stops, and no gate stays open.
     let raised = second.count("coil 0 1");
     ejector.act(&verdict(80, Action::Reject), Instant::now(), None);
     running.close();
-    let last = |second: &Running| {
-        second.lines.lock().unwrap().iter().rfind(|(_, l)| l.starts_with("coil 0 ")).map(|(_, l)| l.clone())
-    };
-    until("it is done", Duration::from_secs(1), || {
-        second.count("coil 0 1") == raised + 1 && last(&second).as_deref() == Some("coil 0 0")
-    });
+    until("it is done", Duration::from_secs(1), || second.count("coil 0 1") == raised + 1 && is_low());
     let beats = second.count("register 100 ");
     thread::sleep(Duration::from_millis(300));
     assert!(second.count("register 100 ") <= beats + 1, "a stopped service has no heartbeat");
@@ -124,24 +119,18 @@ fn a_plc_that_dies_and_comes_back_loses_no_command_in_silence() {
 
 #[test]
 fn a_plc_that_hangs_makes_commands_late_and_a_stop_goes_through_when_it_wakes() {
-    let port = port();
+    let port = free_port();
     let Some(plc) = plc(port) else { return };
-    let text = settings(
-        "register = 7",
-        &format!(
-            "kind = 'modbus'\naddress = '127.0.0.1:{port}'\npulse = '30ms'\nheartbeat = 100\nevery = '100ms'\n\
-             divert = 4\ntolerance = '30ms'\non_late = 'divert'"
-        ),
-    );
+    let text = described(port, "register = 7", "divert = 4\ntolerance = '30ms'\non_late = 'divert'");
     let metrics = Metrics::new().unwrap();
-    let (ejector, running) = Ejector::start(toml::from_str(&text).unwrap(), &metrics, |_| {}).unwrap();
+    let (ejector, running) = start(&text, &metrics);
     until("the heart beats", Duration::from_secs(5), || plc.count("register 100 ") >= 2);
     run_belt(&ejector, 20, |n| match n {
         5 => plc.signal("-STOP"),
         10 => plc.signal("-CONT"),
         _ => {}
     });
-    until("all ended", Duration::from_secs(5), || ended(&metrics, "modbus").iter().map(|(_, n)| n).sum::<u64>() == 20);
+    all_ended(&metrics, "modbus", 20);
     let ends = ended(&metrics, "modbus");
     println!("ends {ends:?}");
     let acknowledged = ends.iter().find(|(outcome, _)| outcome == "acknowledged").unwrap().1;
@@ -153,24 +142,22 @@ fn a_plc_that_hangs_makes_commands_late_and_a_stop_goes_through_when_it_wakes() 
 
 #[test]
 fn what_the_sensor_saw_is_matched_to_the_verdicts_and_the_speed_is_the_encoders() {
-    let port = port();
+    let port = free_port();
     let Some(mut plc) = plc(port) else { return };
-    let text = settings(
+    let text = described(
+        port,
         "register = 7\nconfirm = { input = 2, after = '50ms', window = '70ms' }",
-        &format!(
-            "kind = 'modbus'\naddress = '127.0.0.1:{port}'\npulse = '30ms'\nheartbeat = 100\nevery = '100ms'\n\
-             speed = 5\ntolerance = '60ms'\non_late = 'alarm'"
-        ),
+        "speed = 5\ntolerance = '60ms'\non_late = 'alarm'",
     );
     let metrics = Metrics::new().unwrap();
-    let (ejector, running) = Ejector::start(toml::from_str(&text).unwrap(), &metrics, |_| {}).unwrap();
+    let (ejector, running) = start(&text, &metrics);
     plc.tell("speed 5 1000");
     until("the speed is read", Duration::from_secs(5), || metrics.belt_speed.get() == 1.0);
 
     // Twelve items, 200 ms apart; the sensor sees ten of them, and one thing more.
-    let (start, pitch) = (Instant::now(), Duration::from_millis(200));
+    let (begun, pitch) = (Instant::now(), Duration::from_millis(200));
     for n in 0..12u32 {
-        let captured = start + pitch * n;
+        let captured = begun + pitch * n;
         thread::sleep(captured.saturating_duration_since(Instant::now()));
         ejector.act(&verdict(n.into(), Action::Reject), captured, None);
         if n == 4 || n == 9 {
@@ -209,7 +196,7 @@ fn what_the_sensor_saw_is_matched_to_the_verdicts_and_the_speed_is_the_encoders(
     until("the command is there", Duration::from_secs(2), || plc.count("register 7 ") == 14);
     // A service that starts anew does not write what stands there already.
     running.close();
-    let (ejector, running) = Ejector::start(toml::from_str(&text).unwrap(), &metrics, |_| {}).unwrap();
+    let (ejector, running) = start(&text, &metrics);
     until("its command is there", Duration::from_secs(5), || {
         ejector.act(&verdict(14, Action::Reject), Instant::now(), None); // late as long as nobody has read the speed
         thread::sleep(Duration::from_millis(300));
@@ -231,18 +218,12 @@ fn what_the_sensor_saw_is_matched_to_the_verdicts_and_the_speed_is_the_encoders(
 
 #[test]
 fn a_register_of_the_plc_opens_and_closes_lots_once_each_over_broken_connections_and_restarts() {
-    let (port, folder) = (port(), tempfile::tempdir().unwrap());
+    let (port, folder) = (free_port(), tempfile::tempdir().unwrap());
     let Some(mut first) = plc(port) else { return };
-    let text = settings(
-        "coil = 0",
-        &format!(
-            "kind = 'modbus'\naddress = '127.0.0.1:{port}'\npulse = '30ms'\nheartbeat = 100\nevery = '100ms'\n\
-             lot = 20\ntolerance = '60ms'\non_late = 'alarm'"
-        ),
-    );
+    let text = described(port, "coil = 0", "lot = 20\ntolerance = '60ms'\non_late = 'alarm'");
     let metrics = Metrics::new().unwrap();
-    let start = || Ejector::start(toml::from_str(&text).unwrap(), &metrics, |_| {}).unwrap();
-    let (ejector, running) = start();
+    let begin = || start(&text, &metrics);
+    let (ejector, running) = begin();
     let lots = Lots::follow(folder.path(), &ejector, &metrics);
     until("the heart beats", Duration::from_secs(5), || first.count("register 100 ") >= 3);
     assert_eq!(lots.names(), [""; 0], "0 is no lot");
@@ -259,7 +240,7 @@ fn a_register_of_the_plc_opens_and_closes_lots_once_each_over_broken_connections
     // A service that starts again.
     running.close();
     lots.close();
-    let (ejector, running) = start();
+    let (ejector, running) = begin();
     let lots = Lots::follow(folder.path(), &ejector, &metrics);
     let beats = second.count("register 100 ");
     until("the heart beats", Duration::from_secs(10), || second.count("register 100 ") >= beats + 5);
@@ -274,8 +255,7 @@ fn a_register_of_the_plc_opens_and_closes_lots_once_each_over_broken_connections
 
 #[test]
 fn a_plc_that_talks_nonsense_makes_commands_late_and_nothing_else() {
-    let port = port();
-    nonsense(port, 1, |random, request| {
+    let port = nonsense(1, |random, request| {
         let mut answer = request.to_vec();
         match random.random_range(0..7) {
             0 => answer = (0..random.random_range(1..300)).map(|_| random.random()).collect(),

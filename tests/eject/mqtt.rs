@@ -11,47 +11,51 @@ use std::{
 use beltsight::{domain::Action, line::eject::Ejector, metrics::Metrics};
 use rand::RngExt;
 
-use crate::bench::{
-    Lots, Running, WAY, certificates, ended, nonsense, port, refused, run_belt, settings, survives, until, verdict,
+use crate::{
+    bench::{
+        Lots, WAY, all_ended, certificates, ended, nonsense, refused, run_belt, settings, start, survives, verdict,
+    },
+    common::{
+        installed,
+        peers::mosquitto,
+        process::{Running, free_port, succeeds, until},
+    },
 };
 
 /// Mosquitto on `port`, and a client that prints everything below `plant/`; `None` where they are not installed.
 pub fn broker(port: u16, folder: &Path) -> Option<(Running, Running)> {
-    if Command::new("mosquitto").arg("-h").output().is_err()
-        || Command::new("mosquitto_sub").arg("-h").output().is_err()
-    {
-        println!("skipped: mosquitto is not installed; deploy/setup --test installs it");
+    if !installed("mosquitto_sub") {
         return None;
     }
-    let config = folder.join("mosquitto.conf");
-    std::fs::write(&config, format!("listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n")).unwrap();
-    let mut command = Command::new("mosquitto");
-    let running = Running::start(command.arg("-c").arg(config).stderr(Stdio::null()));
-    until("mosquitto listens", Duration::from_secs(10), || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+    let running = mosquitto(port, folder, "allow_anonymous true")?;
+    Some((running, subscriber(port, &["-q", "1", "-v", "-t", "plant/#"])))
+}
+
+/// A client that prints what a broker tells it.
+pub fn subscriber(port: u16, topics: &[&str]) -> Running {
     let mut command = Command::new("mosquitto_sub");
-    let told =
-        Running::start(command.args(["-h", "127.0.0.1", "-p", &port.to_string(), "-q", "1", "-v", "-t", "plant/#"]));
-    Some((running, told))
+    command.args(["-h", "127.0.0.1", "-p", &port.to_string()]).args(topics);
+    Running::start(command.stdout(Stdio::piped()))
 }
 
 /// Track numbers of the commands that a subscriber saw, in order.
 fn tracks(told: &Running) -> Vec<u64> {
-    let lines = told.lines.lock().unwrap();
-    let messages = lines.iter().filter_map(|(_, line)| line.strip_prefix("plant/line/eject/out "));
+    let lines = told.lines();
+    let messages = lines.iter().filter_map(|line| line.strip_prefix("plant/line/eject/out "));
     let messages = messages.map(|json| serde_json::from_str::<serde_json::Value>(json).unwrap());
     messages.map(|message| message["track"].as_u64().unwrap()).collect()
 }
 
 #[test]
 fn a_broker_that_dies_and_comes_back_loses_no_command_in_silence() {
-    let (port, folder) = (port(), tempfile::tempdir().unwrap());
+    let (port, folder) = (free_port(), tempfile::tempdir().unwrap());
     let Some(broker_1) = broker(port, folder.path()) else { return };
     let output = format!(
         "kind = 'mqtt'\nhost = '127.0.0.1'\nport = {port}\ntopic = 'plant/line'\ntolerance = '60ms'\n\
          on_late = 'stop_line'"
     );
     let metrics = Metrics::new().unwrap();
-    let (ejector, running) = Ejector::start(toml::from_str(&settings("", &output)).unwrap(), &metrics, |_| {}).unwrap();
+    let (ejector, running) = start(&settings("", &output), &metrics);
     until("the state is told", Duration::from_secs(5), || {
         broker_1.1.count("plant/line/state {\"diverts\":0,\"online\":true,\"stops\":0") == 1
     });
@@ -66,9 +70,7 @@ fn a_broker_that_dies_and_comes_back_loses_no_command_in_silence() {
         _ => {}
     });
     let (_broker, told) = second.unwrap();
-    until("all commands ended", Duration::from_secs(5), || {
-        ended(&metrics, "mqtt").iter().map(|(_, n)| n).sum::<u64>() == 80
-    });
+    all_ended(&metrics, "mqtt", 80);
     until("the last one is told", Duration::from_secs(5), || tracks(&told).last() == Some(&79));
     let (ends, after) = (ended(&metrics, "mqtt"), tracks(&told));
     let acknowledged = ends.iter().find(|(outcome, _)| outcome == "acknowledged").unwrap().1;
@@ -91,7 +93,7 @@ fn a_broker_that_dies_and_comes_back_loses_no_command_in_silence() {
 
 #[test]
 fn a_broker_passes_on_what_sensor_and_encoder_say() {
-    let (port, folder) = (port(), tempfile::tempdir().unwrap());
+    let (port, folder) = (free_port(), tempfile::tempdir().unwrap());
     let Some((_broker, _told)) = broker(port, folder.path()) else { return };
     let output = format!(
         "kind = 'mqtt'\nhost = '127.0.0.1'\nport = {port}\ntopic = 'plant/line'\nspeed = 'plant/encoder'\n\
@@ -99,11 +101,10 @@ fn a_broker_passes_on_what_sensor_and_encoder_say() {
     );
     let text = settings("confirm = { after = '50ms', window = '500ms' }", &output);
     let metrics = Metrics::new().unwrap();
-    let (ejector, running) = Ejector::start(toml::from_str(&text).unwrap(), &metrics, |_| {}).unwrap();
+    let (ejector, running) = start(&text, &metrics);
     let say = |topic: &str, message: &str| {
         let port = port.to_string();
-        let said = Command::new("mosquitto_pub").args(["-p", &port, "-q", "1", "-t", topic, "-m", message]).status();
-        assert!(said.unwrap().success());
+        succeeds(Command::new("mosquitto_pub").args(["-p", &port, "-q", "1", "-t", topic, "-m", message]));
     };
     until("it is connected", Duration::from_secs(5), || {
         metrics.output_down.with_label_values(&["mqtt"]).get() == 0 && {
@@ -127,7 +128,7 @@ fn a_broker_passes_on_what_sensor_and_encoder_say() {
 
 #[test]
 fn a_topic_of_the_broker_opens_and_closes_lots_and_a_retained_name_counts() {
-    let (port, folder) = (port(), tempfile::tempdir().unwrap());
+    let (port, folder) = (free_port(), tempfile::tempdir().unwrap());
     let Some(first) = broker(port, folder.path()) else { return };
     let say = |name: &[u8]| {
         let mut said = Command::new("mosquitto_pub");
@@ -146,7 +147,7 @@ fn a_topic_of_the_broker_opens_and_closes_lots_and_a_retained_name_counts() {
         ),
     );
     let metrics = Metrics::new().unwrap();
-    let (ejector, running) = Ejector::start(toml::from_str(&text).unwrap(), &metrics, |_| {}).unwrap();
+    let (ejector, running) = start(&text, &metrics);
     let lots = Lots::follow(&folder.path().join("store"), &ejector, &metrics);
     println!("opened within {:?}", lots.come_to(&["K-17*"]));
     drop(first);
@@ -165,29 +166,23 @@ fn a_topic_of_the_broker_opens_and_closes_lots_and_a_retained_name_counts() {
 
 #[test]
 fn a_broker_behind_tls_is_believed_only_where_the_right_authority_vouches_and_hears_who_we_are() {
-    let (port, folder) = (port(), tempfile::tempdir().unwrap());
+    let (port, folder) = (free_port(), tempfile::tempdir().unwrap());
     let Some(()) = certificates(folder.path()) else { return };
-    if Command::new("mosquitto").arg("-h").output().is_err() {
-        return println!("skipped: mosquitto is not installed; deploy/setup --test installs it");
+    if !installed("mosquitto_passwd") {
+        return;
     }
     let path = |name: &str| folder.path().join(name).display().to_string();
-    let made = Command::new("mosquitto_passwd").args(["-b", "-c", &path("users"), "line", "a long one"]).status();
-    assert!(made.unwrap().success());
+    succeeds(Command::new("mosquitto_passwd").args(["-b", "-c", &path("users"), "line", "a long one"]));
     std::fs::write(path("password"), "a long one\n").unwrap();
-    std::fs::write(
-        path("mosquitto.conf"),
-        format!(
-            "user root\nlistener {port} 127.0.0.1\nallow_anonymous false\npassword_file {}\npersistence false\n\
-             cafile {}\ncertfile {}\nkeyfile {}\nrequire_certificate true\n",
-            path("users"),
-            path("ca.pem"),
-            path("server.pem"),
-            path("server.key")
-        ),
-    )
-    .unwrap();
-    let _broker = Running::start(Command::new("mosquitto").arg("-c").arg(path("mosquitto.conf")).stderr(Stdio::null()));
-    until("mosquitto listens", Duration::from_secs(10), || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+    let more = format!(
+        "user root\nallow_anonymous false\npassword_file {}\ncafile {}\ncertfile {}\nkeyfile {}\n\
+         require_certificate true",
+        path("users"),
+        path("ca.pem"),
+        path("server.pem"),
+        path("server.key")
+    );
+    let Some(_broker) = mosquitto(port, folder.path(), &more) else { return };
     let output = |ca: &str, client: &str| {
         format!(
             "kind = 'mqtt'\nhost = '127.0.0.1'\nport = {port}\ntopic = 'plant/line'\ntolerance = '100ms'\n\
@@ -214,8 +209,7 @@ fn a_broker_behind_tls_is_believed_only_where_the_right_authority_vouches_and_he
 
 #[test]
 fn a_broker_that_talks_nonsense_makes_commands_late_and_nothing_else() {
-    let port = port();
-    nonsense(port, 2, |random, request| {
+    let port = nonsense(2, |random, request| {
         // After CONNECT a good CONNACK, mostly, so that what follows is looked at; the answer to a publish never fits.
         if request[0] == 0x10 && random.random_range(0..4) != 0 {
             return vec![0x20, 2, 0, 0];

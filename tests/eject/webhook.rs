@@ -2,26 +2,31 @@
 
 use std::{
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-use beltsight::{domain::Action, line::eject::Ejector, metrics::Metrics};
+use beltsight::{domain::Action, metrics::Metrics};
 
-use crate::bench::{Running, certificates, port, refused, settings, until, verdict};
+use crate::{
+    bench::{certificates, refused, settings, start, verdict},
+    common::process::{Running, free_port, until},
+};
 
 /// The receiver of webhooks, in Python, on `port`; with certificate and key behind TLS.
 fn receiver(port: u16, secret: &str, tls: &[PathBuf]) -> Running {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/webhook_server.py");
-    let running = Running::start(Command::new("python3").arg(script).args([&port.to_string(), secret]).args(tls));
+    let mut command = Command::new("python3");
+    command.arg(script).args([&port.to_string(), secret]).args(tls);
+    let running = Running::start(command.stdout(Stdio::piped()));
     until("the receiver serves", Duration::from_secs(20), || !running.said("serving").is_empty());
     running
 }
 
 #[test]
 fn a_webhook_is_signed_and_tried_again_with_the_same_id_until_its_time_is_over() {
-    let (port, folder) = (port(), tempfile::tempdir().unwrap());
+    let (port, folder) = (free_port(), tempfile::tempdir().unwrap());
     let secret = folder.path().join("secret");
     std::fs::write(&secret, "correct horse battery\n").unwrap();
     let mut hook = receiver(port, "correct horse battery", &[]);
@@ -31,13 +36,13 @@ fn a_webhook_is_signed_and_tried_again_with_the_same_id_until_its_time_is_over()
         secret.display()
     );
     let metrics = Metrics::new().unwrap();
-    let (ejector, running) = Ejector::start(toml::from_str(&settings("", &output)).unwrap(), &metrics, |_| {}).unwrap();
+    let (ejector, running) = start(&settings("", &output), &metrics);
     let of = |outcome: &str| metrics.eject_commands.with_label_values(&["webhook", outcome]).get();
 
     // Every first attempt is answered 500.
     (0..5).for_each(|track| ejector.act(&verdict(track, Action::Reject), Instant::now(), None));
     until("all are taken", Duration::from_secs(5), || of("acknowledged") == 5);
-    let lines: Vec<String> = hook.lines.lock().unwrap().iter().skip(1).map(|(_, line)| line.clone()).collect();
+    let lines: Vec<String> = hook.lines().split_off(1);
     let field = |n: usize| lines.iter().map(|l| l.split(' ').nth(n).unwrap().to_string()).collect::<Vec<_>>();
     assert_eq!(
         (field(1), field(3)),
@@ -72,7 +77,7 @@ fn a_webhook_is_signed_and_tried_again_with_the_same_id_until_its_time_is_over()
 
 #[test]
 fn a_webhook_over_https_goes_only_to_whom_the_right_authority_vouches_for() {
-    let (port, folder) = (port(), tempfile::tempdir().unwrap());
+    let (port, folder) = (free_port(), tempfile::tempdir().unwrap());
     let Some(()) = certificates(folder.path()) else { return };
     let path = |name: &str| folder.path().join(name);
     std::fs::write(path("secret"), "correct horse battery\n").unwrap();

@@ -1,19 +1,21 @@
 //! What `beltsight bench belt` counts.
 
-use std::{path::Path, process::Command};
-
-use crate::line::ALONE;
+use crate::{
+    common::{
+        process::{beltsight, succeeds},
+        served::shipped,
+    },
+    line::ALONE,
+};
 
 #[test]
 fn the_bench_counts_one_verdict_for_every_item_of_a_fast_belt() {
     let _alone = ALONE.blocking_lock();
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("belt.json");
-    let mut bench = Command::new(env!("CARGO_BIN_EXE_beltsight"));
-    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/belt-small");
-    let bench = bench.args(["bench", "belt", "--seconds", "8", "--seed", "3", "--model"]).arg(models);
-    let done = bench.arg("--out").arg(&out).output().unwrap();
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let mut bench = beltsight();
+    bench.args(["bench", "belt", "--seconds", "8", "--seed", "3", "--model"]).arg(shipped().join("belt-small"));
+    succeeds(bench.arg("--out").arg(&out));
     let report: serde_json::Value = serde_json::from_slice(&std::fs::read(out).unwrap()).unwrap();
     println!("{report:#}");
     let run = &report["run"];

@@ -1,20 +1,16 @@
 //! A broker that dies.
 
-use std::process::{Command, Stdio};
-
-use crate::line::{ALONE, BELT, Line};
+use crate::{
+    common::{peers::mosquitto, process::free_port},
+    line::{ALONE, BELT, Line},
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_dies_does_not_slow_the_line() {
     let _alone = ALONE.lock().await;
     let folder = tempfile::tempdir().unwrap();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let config = folder.path().join("mosquitto.conf");
-    std::fs::write(&config, format!("listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n")).unwrap();
-    let Ok(mut broker) = Command::new("mosquitto").arg("-c").arg(config).stderr(Stdio::null()).spawn() else {
-        println!("skipped: mosquitto is not installed; deploy/setup --test installs it");
-        return;
-    };
+    let port = free_port();
+    let Some(mut broker) = mosquitto(port, folder.path(), "allow_anonymous true") else { return };
     let rest = format!(
         "{BELT}\n[eject]\n[[eject.gate]]\nname = 'out'\ncamera = 'belt'\nactions = ['reject', 'divert']\n\
          speed = '1.25m/s'\nscale = '0.578mm/px'\ndistance = '900mm'\n\
@@ -24,8 +20,7 @@ async fn a_broker_that_dies_does_not_slow_the_line() {
     let line = Line::start(folder, &rest, &[]);
     line.until_more("beltsight_eject_commands_total", "acknowledged", 5.0).await;
     let calm = line.spell().await;
-    broker.kill().unwrap(); // SIGKILL
-    broker.wait().unwrap();
+    broker.kill();
     let down = line.spell().await;
     down.as_calm_as(&calm);
     let metrics = line.metrics().await;

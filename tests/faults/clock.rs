@@ -4,15 +4,17 @@ use std::path::Path;
 
 use beltsight::store::Event;
 
-use crate::line::{ALONE, BELT, Line, verdicts};
+use crate::{
+    common::missing,
+    line::{ALONE, BELT, Line, verdicts},
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_set_by_an_hour_forward_and_back_moves_nothing_but_the_times() {
     let _alone = ALONE.lock().await;
     let library = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
     if !Path::new(library).exists() {
-        println!("skipped: faketime is not installed; deploy/setup --test installs it");
-        return;
+        return missing("faketime");
     }
     let folder = tempfile::tempdir().unwrap();
     let shift = folder.path().join("shift");
@@ -33,7 +35,7 @@ async fn a_clock_set_by_an_hour_forward_and_back_moves_nothing_but_the_times() {
     }
     let after = line.recovered().await;
     assert_eq!(["verdict", "frame", "event"].map(|kind| after.dropped(kind)), [0.0; 3]);
-    let found = verdicts(&line.service.url).await;
+    let found = verdicts(&line.service).await;
     let times: Vec<_> = found.values().map(|verdict| verdict.time).collect(); // in the order of their ids
     let jumps: Vec<i64> =
         times.windows(2).map(|pair| (pair[1] - pair[0]).whole_seconds()).filter(|s| s.abs() > 2).collect();

@@ -3,19 +3,20 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    process::Command,
-    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use beltsight::{
     domain::Verdict,
-    store::{Event, Page, Store, verify},
+    store::{Event, Store, verify},
 };
 use tempfile::TempDir;
-use tokio_stream::StreamExt;
 
-use crate::served::{Served, configured};
+use crate::common::{
+    process::asked_until,
+    served::{Metrics, Served, configured, shipped},
+    shown::{Shown, all_kept, watch},
+};
 
 /// Held by the test whose line is being timed.
 pub static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
@@ -30,12 +31,12 @@ pub const SPELL: Duration = Duration::from_secs(12);
 /// Places in the record's queue where a fault is to outlast it.
 pub const QUEUE: u64 = 64;
 
-pub async fn verdicts(url: &str) -> BTreeMap<i64, Verdict> {
+/// All recorded verdicts, by their number.
+pub async fn verdicts(service: &Served) -> BTreeMap<i64, Verdict> {
     let mut all = BTreeMap::new();
     let mut before = String::new();
     loop {
-        let page: serde_json::Value =
-            reqwest::get(format!("{url}/verdicts?limit=500{before}")).await.unwrap().json().await.unwrap();
+        let page = service.get(&format!("/verdicts?limit=500{before}")).await;
         let found: Vec<Verdict> = serde_json::from_value(page["verdicts"].clone()).unwrap();
         all.extend(found.into_iter().map(|v| (v.id, v)));
         match page["next"].as_i64() {
@@ -49,7 +50,7 @@ pub async fn verdicts(url: &str) -> BTreeMap<i64, Verdict> {
 pub struct Line {
     pub service: Served,
     pub folder: TempDir,
-    pub shown: Arc<Mutex<BTreeMap<i64, Verdict>>>,
+    pub shown: Shown,
 }
 
 /// What the line did in a spell.
@@ -64,10 +65,14 @@ pub struct Spell {
 impl Line {
     /// `folder` may hold a mounted `data`.
     pub fn start(folder: TempDir, rest: &str, environment: &[(&str, &str)]) -> Self {
-        let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
-        let service = Served::start(&configured(folder.path(), &models, "", rest), environment).unwrap();
-        let shown = Arc::default();
-        tokio::spawn(read_stream(service.url.clone(), Arc::clone(&shown)));
+        Self::serve(folder, &shipped(), rest, environment)
+    }
+
+    /// The same with other models than those that are shipped.
+    pub fn serve(folder: TempDir, models: &Path, rest: &str, environment: &[(&str, &str)]) -> Self {
+        let service = Served::start(&configured(folder.path(), models, "", rest), environment).unwrap();
+        let shown = Shown::default();
+        tokio::spawn(watch(service.url.clone(), shown.clone()));
         Self { service, folder, shown }
     }
 
@@ -76,7 +81,7 @@ impl Line {
     }
 
     pub async fn metrics(&self) -> Metrics {
-        Metrics(reqwest::get(format!("{}/metrics", self.service.url)).await.unwrap().text().await.unwrap())
+        self.service.metrics().await
     }
 
     pub async fn spell(&self) -> Spell {
@@ -87,11 +92,9 @@ impl Line {
 
     /// Waits until a metric's sum is more than `least`.
     pub async fn until_more(&self, metric: &str, labels: &str, least: f64) {
-        let patience = Instant::now();
-        while self.metrics().await.sum(metric, labels) <= least {
-            assert!(patience.elapsed() < Duration::from_secs(40), "{metric}{{{labels}}} stays at {least} or below");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        let what = format!("{metric}{{{labels}}} is above {least}");
+        let sum = async || self.metrics().await.sum(metric, labels);
+        asked_until(&what, Duration::from_secs(40), sum, |sum| *sum > least).await;
     }
 
     /// Waits until the store has written everything that waited; gives what is counted then.
@@ -112,58 +115,19 @@ impl Line {
     /// Stops the service in order. Everything that was shown is there, word for word; the record is whole; gives its
     /// events of these kinds.
     pub async fn end(mut self, kinds: &[&'static str]) -> Vec<Event> {
-        let pid = self.service.process.0.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-        assert!(self.service.process.0.wait().unwrap().success());
+        self.service.stop();
         let found = verify(&self.data(), None, None).await.unwrap();
         assert_eq!(found.findings, []);
         let store = Store::open_to_read(&self.data()).await.unwrap();
-        let (mut kept, mut page) = (BTreeMap::new(), Page { limit: 500, ..Page::default() });
-        loop {
-            let found = store.verdicts(page).await.unwrap();
-            let Some(last) = found.last() else { break };
-            page.before = Some(last.id);
-            kept.extend(found.into_iter().map(|v| (v.id, v)));
-        }
-        let shown = std::mem::take(&mut *self.shown.lock().unwrap());
-        println!("{} verdicts shown, {} kept", shown.len(), kept.len());
+        let (shown, kept) = all_kept(&self.shown, &store).await;
+        println!("{} verdicts shown, {kept} kept", shown.len());
         assert!(shown.len() > 100);
-        for (id, verdict) in &shown {
-            assert_eq!(kept.get(id), Some(verdict), "verdict {id} was shown, so it is there, word for word");
-        }
         assert!(matches!(store.events(&["stopped"], None).await.unwrap()[..], [_]));
         store.events(kinds, None).await.unwrap().into_iter().map(|entry| entry.event).collect()
     }
 }
 
-/// Remembers what the live stream shows until the service is gone.
-pub async fn read_stream(url: String, shown: Arc<Mutex<BTreeMap<i64, Verdict>>>) {
-    let Ok(response) = reqwest::get(format!("{url}/verdicts/stream")).await else { return };
-    let (mut bytes, mut text) = (response.bytes_stream(), String::new());
-    while let Some(Ok(some)) = bytes.next().await {
-        text.push_str(&String::from_utf8_lossy(&some));
-        while let Some((event, rest)) = text.split_once("\n\n") {
-            if let Some(data) = event.lines().find_map(|line| line.strip_prefix("data: "))
-                && let Ok(verdict) = serde_json::from_str::<Verdict>(data)
-            {
-                shown.lock().unwrap().insert(verdict.id, verdict);
-            }
-            text = rest.to_string();
-        }
-    }
-}
-
-/// What `/metrics` says at one moment.
-pub struct Metrics(String);
-
 impl Metrics {
-    /// The sum of a metric's series whose labels hold `labels`.
-    pub fn sum(&self, metric: &str, labels: &str) -> f64 {
-        let series = self.0.lines().filter_map(|line| line.strip_prefix(metric)?.rsplit_once(' '));
-        let series = series.filter(|(rest, _)| (rest.is_empty() || rest.starts_with('{')) && rest.contains(labels));
-        series.map(|(_, value)| value.parse::<f64>().unwrap()).sum()
-    }
-
     fn judged(&self) -> f64 {
         self.sum("beltsight_verdicts_total", "")
     }

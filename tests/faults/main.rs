@@ -6,9 +6,9 @@
 mod bench;
 mod broker;
 mod clock;
+#[path = "../common/mod.rs"]
+mod common;
 mod line;
 mod models;
 mod process;
-#[path = "../common/served.rs"]
-mod served;
 mod store;

@@ -1,10 +1,11 @@
 //! A model folder that vanishes.
 
-use std::{path::Path, process::Command, sync::Arc};
-
 use crate::{
-    line::{ALONE, BELT, Line, SPELL, Spell, read_stream},
-    served::{Served, configured},
+    common::{
+        process::{beltsight, fails},
+        served::{Served, configured, copy_shipped},
+    },
+    line::{ALONE, BELT, Line, SPELL, Spell},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -12,13 +13,10 @@ async fn a_model_folder_that_vanishes_is_refused_in_words_and_the_loaded_one_goe
     let _alone = ALONE.lock().await;
     let folder = tempfile::tempdir().unwrap();
     let models = folder.path().join("models");
-    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/belt-small");
     for name in ["belt-small", "two"] {
-        beltsight::bench::copy_model(&shipped, &models.join(name)).unwrap();
+        copy_shipped(&models.join(name));
     }
-    let service = Served::start(&configured(folder.path(), &models, "", BELT), &[]).unwrap();
-    let line = Line { service, folder, shown: Arc::default() };
-    tokio::spawn(read_stream(line.service.url.clone(), line.shown.clone()));
+    let line = Line::serve(folder, &models, BELT, &[]);
     line.until_more("beltsight_recorded_total", "", 5.0).await;
     let calm = line.spell().await;
 
@@ -28,22 +26,18 @@ async fn a_model_folder_that_vanishes_is_refused_in_words_and_the_loaded_one_goe
     for version in ["belt-small", "two"] {
         std::fs::remove_file(file(version)).unwrap();
     }
-    let load = |version: &str| {
-        let url = format!("{}/v2/repository/models/{version}/load", line.service.url);
-        async move {
-            let answer = reqwest::Client::new().post(url).send().await.unwrap();
-            (answer.status().as_u16(), answer.text().await.unwrap())
-        }
+    let load = async |version: &str| {
+        let answer = line.service.post(&format!("/v2/repository/models/{version}/load"), "").await;
+        (answer.status().as_u16(), answer.text().await.unwrap())
     };
     for version in ["belt-small", "two"] {
         let (status, said) = load(version).await;
         assert!(status == 422 && said.contains("student.int8.onnx"), "{status} {said}");
     }
-    let mut promote = Command::new(env!("CARGO_BIN_EXE_beltsight"));
-    let promote = promote.args(["models", "--root"]).arg(&models).args(["promote", "two", "--by", "Ann", "--config"]);
-    let refused = promote.arg(line.folder.path().join("beltsight.toml")).output().unwrap();
-    let said = String::from_utf8_lossy(&refused.stderr);
-    assert!(!refused.status.success() && said.contains("student.int8.onnx"), "{said}");
+    let mut promote = beltsight();
+    promote.args(["models", "--root"]).arg(&models).args(["promote", "two", "--by", "Ann", "--config"]);
+    let said = fails(promote.arg(line.folder.path().join("beltsight.toml")));
+    assert!(said.contains("student.int8.onnx"), "{said}");
     // Another service on the same models, as after a restart.
     let other = tempfile::tempdir().unwrap();
     let said = Served::start(&configured(other.path(), &models, "", ""), &[]).err().unwrap();

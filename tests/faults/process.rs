@@ -2,8 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    path::Path,
-    process::Command,
     time::{Duration, Instant},
 };
 
@@ -13,8 +11,11 @@ use beltsight::{
 };
 
 use crate::{
+    common::{
+        process::{beltsight, fails},
+        served::{Served, configured, shipped},
+    },
     line::verdicts,
-    served::{Served, configured, shipped},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -24,11 +25,11 @@ async fn a_kill_loses_no_recorded_verdict_and_leaves_no_half_frame() {
     for round in 0..5u8 {
         let mut service = Served::start(&configured(folder.path(), &shipped(), "", ""), &[]).unwrap();
         // What a client once saw as recorded is still there, word for word.
-        let kept = verdicts(&service.url).await;
+        let kept = verdicts(&service).await;
         assert!(seen.iter().all(|(id, verdict)| kept.get(id) == Some(verdict)), "round {round}");
         for verdict in kept.values() {
             let Some(key) = &verdict.frame else { continue };
-            let frame = reqwest::get(format!("{}/frames/{key}", service.url)).await.unwrap();
+            let frame = service.ask(&format!("/frames/{key}")).await;
             assert_eq!(frame.status(), 200, "the frame of verdict {} is there", verdict.id);
             assert!(pixels::decode(&frame.bytes().await.unwrap(), pixels::Limits::default()).is_ok());
         }
@@ -49,10 +50,9 @@ async fn a_kill_loses_no_recorded_verdict_and_leaves_no_half_frame() {
         let (wanted, patience) = (seen.len() + 30, Instant::now());
         while seen.len() < wanted {
             assert!(patience.elapsed() < Duration::from_secs(30), "verdicts are recorded");
-            seen = verdicts(&service.url).await;
+            seen = verdicts(&service).await;
         }
-        service.process.0.kill().unwrap(); // SIGKILL, in the middle of requests
-        service.process.0.wait().unwrap();
+        service.process.kill(); // in the middle of requests
         sender.await.unwrap();
     }
     assert!(seen.len() >= 150);
@@ -62,10 +62,7 @@ async fn a_kill_loses_no_recorded_verdict_and_leaves_no_half_frame() {
 fn a_device_that_cannot_run_fails_the_start_in_words() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("beltsight.toml");
-    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
-    std::fs::write(&config, format!("[model]\nroot = '{}'\ndevice = 'cuda:7'\n", models.display())).unwrap();
-    let out = Command::new(env!("CARGO_BIN_EXE_beltsight")).args(["serve", "--config"]).arg(&config).output().unwrap();
-    assert!(!out.status.success());
-    let said = String::from_utf8_lossy(&out.stderr);
+    std::fs::write(&config, format!("[model]\nroot = '{}'\ndevice = 'cuda:7'\n", shipped().display())).unwrap();
+    let said = fails(beltsight().args(["serve", "--config"]).arg(&config));
     assert!(said.contains("device cuda:7 can't be used here"), "{said}");
 }

@@ -1,16 +1,14 @@
 //! A store that is full, slow, locked or gone.
 
-use std::{
-    io::Write,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
 use beltsight::store::Event;
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 
-use crate::line::{ALONE, BELT, Line, QUEUE};
+use crate::{
+    common::disk::Disk,
+    line::{ALONE, BELT, Line, QUEUE},
+};
 
 /// What the entries about gaps say is missing: verdicts, pictures, events.
 fn missing(events: &[Event]) -> [u64; 3] {
@@ -22,44 +20,21 @@ fn missing(events: &[Event]) -> [u64; 3] {
     })
 }
 
+/// Ends a line that has lost something: the record says what it lacks. Verdicts, pictures, events.
+async fn told_losses(line: Line) -> [u64; 3] {
+    let after = line.recovered().await;
+    let dropped = ["verdict", "frame", "event"].map(|kind| after.dropped(kind) as u64);
+    println!("dropped: {dropped:?}");
+    assert_eq!(missing(&line.end(&["gap"]).await), dropped, "the record says what it lacks");
+    dropped
+}
+
 /// A connection that keeps everybody else from writing until it is dropped or ends its transaction.
 async fn lock(data: &Path) -> SqliteConnection {
     let options = SqliteConnectOptions::new().filename(data.join("verdicts.sqlite"));
     let mut connection = SqliteConnection::connect_with(&options.busy_timeout(Duration::from_secs(30))).await.unwrap();
     sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut connection).await.unwrap();
     connection
-}
-
-/// A small disk of its own for the store; unmounted when dropped.
-struct Disk(PathBuf);
-
-impl Disk {
-    fn mount(at: &Path, size: &str) -> Option<Self> {
-        std::fs::create_dir(at).unwrap();
-        let done = Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(at).output();
-        if !done.as_ref().is_ok_and(|out| out.status.success()) {
-            println!("skipped: a tmpfs can't be mounted here: {done:?}");
-            return None;
-        }
-        Some(Self(at.into()))
-    }
-
-    /// Fills it to the last byte.
-    fn fill(&self) -> PathBuf {
-        let path = self.0.join("filler");
-        let mut file = std::fs::File::create(&path).unwrap();
-        for size in [1 << 16, 1 << 12, 1] {
-            while file.write_all(&vec![1; size]).is_ok() {}
-        }
-        path
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-        let _ = std::fs::remove_dir_all(self.0.parent().unwrap()); // which could not be removed while this was mounted
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -79,12 +54,8 @@ async fn a_full_disk_costs_the_record_what_it_says_and_the_line_nothing() {
     std::fs::remove_file(filler).unwrap();
     line.until_more("beltsight_recorded_total", "", during.recorded() + 200.0).await;
     full.as_calm_as(&calm);
-    let after = line.recovered().await;
-    let dropped = ["verdict", "frame", "event"].map(|kind| after.dropped(kind) as u64);
-    println!("dropped: {dropped:?}");
-    assert!(dropped[0] > 50, "the queue of {QUEUE} was too short for it");
     assert!(during.sum("beltsight_store_errors_total", "") > 0.0);
-    assert_eq!(missing(&line.end(&["gap"]).await), dropped, "the record says what it lacks");
+    assert!(told_losses(line).await[0] > 50, "the queue of {QUEUE} was too short for it");
     drop(disk);
 }
 
@@ -126,11 +97,7 @@ async fn a_database_that_stays_locked_costs_what_finds_no_place_and_the_rest_is_
     locked.close().await.unwrap();
     line.until_more("beltsight_recorded_total", "", waiting.recorded() + QUEUE as f64 + 20.0).await;
     locked_out.as_calm_as(&calm);
-    let after = line.recovered().await;
-    let dropped = ["verdict", "frame", "event"].map(|kind| after.dropped(kind) as u64);
-    println!("dropped: {dropped:?}");
-    assert!(dropped[0] > 30);
-    assert_eq!(missing(&line.end(&["gap"]).await), dropped);
+    assert!(told_losses(line).await[0] > 30);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -147,14 +114,10 @@ async fn a_store_that_is_gone_is_told_nothing_and_goes_on_when_it_is_back() {
     let during = line.metrics().await;
     assert_eq!(during.recorded(), before.recorded(), "SQLite would have gone on in the folder nobody finds");
     assert!(!line.data().exists(), "it is not begun anew either");
-    let lot = reqwest::Client::new().post(format!("{}/lots", line.service.url)).body(r#"{"name": "K"}"#).send().await;
-    assert_eq!(lot.unwrap().status(), 503, "nor is a lot opened that would be lost");
+    let lot = line.service.post("/lots", r#"{"name": "K"}"#).await;
+    assert_eq!(lot.status(), 503, "nor is a lot opened that would be lost");
     std::fs::rename(&away, line.data()).unwrap();
     line.until_more("beltsight_recorded_total", "", during.recorded() + QUEUE as f64 + 20.0).await;
     gone.as_calm_as(&calm);
-    let after = line.recovered().await;
-    let dropped = ["verdict", "frame", "event"].map(|kind| after.dropped(kind) as u64);
-    println!("dropped: {dropped:?}");
-    assert!(dropped[0] > 30);
-    assert_eq!(missing(&line.end(&["gap"]).await), dropped);
+    assert!(told_losses(line).await[0] > 30);
 }
