@@ -5,7 +5,6 @@ mod common;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    process::Command,
     time::{Duration, Instant},
 };
 
@@ -13,7 +12,11 @@ use beltsight::{
     api::TABLE,
     tokens::{self, Role},
 };
-use common::{Server, jpeg, start};
+use common::{
+    pictures::jpeg,
+    process::{beltsight, fails},
+    server::{Server, start},
+};
 use reqwest::Method;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -128,7 +131,7 @@ async fn a_browser_logs_in_looks_and_logs_out() {
     let server = start().await;
     let viewer = &one_each(&server)["viewer"];
     let url = |path: &str| format!("{}{path}", server.url);
-    let page = server.client.get(url("/")).send().await.unwrap();
+    let page = server.ask("/").await;
     assert_eq!(page.status(), 200, "the page itself is open");
     assert!(page.text().await.unwrap().contains("id=\"login\""));
     let wrong = server.client.post(url("/login")).json(&json!({"token": "bs_wrong"})).send().await.unwrap();
@@ -183,7 +186,7 @@ async fn other_sites_can_use_nobodys_browser_against_us() {
     }
     let rebound = server.client.get(format!("{}/verdicts", server.url)).header("host", "evil.example:8080");
     assert_eq!(rebound.send().await.unwrap().status(), 421);
-    let answer = server.client.get(format!("{}/live.jpg", server.url)).send().await.unwrap();
+    let answer = server.ask("/live.jpg").await;
     assert_eq!(answer.headers()["cross-origin-resource-policy"], "same-origin");
     assert_eq!(answer.headers()["x-content-type-options"], "nosniff");
     assert!(answer.headers()["content-security-policy"].to_str().unwrap().starts_with("default-src 'none'"));
@@ -203,9 +206,7 @@ async fn other_sites_can_use_nobodys_browser_against_us() {
 fn refused(server: &str, folder: &std::path::Path) -> String {
     let config = folder.join("beltsight.toml");
     std::fs::write(&config, format!("[server]\n{server}\n[store]\nfolder = '{}'\n", folder.display())).unwrap();
-    let run = Command::new(env!("CARGO_BIN_EXE_beltsight")).args(["serve", "--config"]).arg(&config).output().unwrap();
-    assert!(!run.status.success());
-    String::from_utf8_lossy(&run.stderr).into_owned()
+    fails(beltsight().args(["serve", "--config"]).arg(&config))
 }
 
 #[test]
@@ -273,7 +274,7 @@ async fn a_change_whose_client_went_away_is_in_the_audit_log_too() {
     let loaded = || server.metrics.model_loads.with_label_values(&["loaded"]).get() as usize;
     let before = loaded();
     for n in 0..10 {
-        let mut gone = std::net::TcpStream::connect(server.address).unwrap();
+        let mut gone = server.connect();
         write!(gone, "POST /v2/repository/models/one/load HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
         // Gone before, while and after the model is loaded; a request that was never begun changes nothing.
         tokio::time::sleep(Duration::from_millis(10 * n)).await;

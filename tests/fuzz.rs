@@ -6,7 +6,7 @@
 mod common;
 
 use std::{
-    io::{Cursor, Write},
+    io::Write,
     sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
@@ -17,7 +17,11 @@ use beltsight::{
     picture::pixels::{self, Limits},
     tokens::{self, Role},
 };
-use common::{jpeg, picture, start};
+use common::{
+    pictures::{encoded, jpeg, picture, png, png_chunk, png_header},
+    server::{SIDE, start},
+};
+use image::ImageFormat;
 use rand::{RngExt, SeedableRng, seq::IndexedRandom};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Map, Value, json};
@@ -121,7 +125,7 @@ fn of_schema(random: &mut ChaCha8Rng, document: &Value, schema: &Value, depth: u
 
 /// An inference request that is nearly right.
 fn tensor(random: &mut ChaCha8Rng) -> Value {
-    let side = common::SIDE as usize;
+    let side = SIDE as usize;
     let odd = random.random_range(0..4) == 0;
     let shape = if odd { json!([hostile(random), side, u64::MAX, 3]) } else { json!([1, side, side, 3]) };
     let mut data = vec![json!(random.random_range(0..300)); side * side * 3];
@@ -224,7 +228,7 @@ async fn no_request_makes_the_service_panic_or_fail() {
     assert!(asked > 300 && answered_well > asked / 20 && reset < asked / 20, "{asked} {answered_well} {reset}");
     assert_eq!(PANICS.load(Ordering::Relaxed), 0);
     assert!(grown < 200, "memory grew by {grown} MiB");
-    assert_eq!(server.client.get(format!("{}/healthz", server.url)).send().await.unwrap().status(), 200);
+    assert_eq!(server.ask("/healthz").await.status(), 200);
 }
 
 /// Valid pictures of every kind that is taken.
@@ -232,18 +236,12 @@ fn pictures() -> Vec<Vec<u8>> {
     let small = picture(48, 3);
     let eight = image::RgbImage::from_raw(48, 48, small.rgb).unwrap();
     let alpha = image::DynamicImage::ImageRgb8(eight.clone()).into_rgba16();
-    let encode = |image: image::DynamicImage, format| {
-        let mut bytes = Cursor::new(Vec::new());
-        image.write_to(&mut bytes, format).unwrap();
-        bytes.into_inner()
-    };
-    let (png, webp) = (image::ImageFormat::Png, image::ImageFormat::WebP);
     vec![
         jpeg(48, 1),
         jpeg(300, 2),
-        encode(eight.clone().into(), png),
-        encode(alpha.into(), png),
-        encode(eight.into(), webp),
+        encoded(eight.clone(), ImageFormat::Png),
+        encoded(alpha, ImageFormat::Png),
+        encoded(eight, ImageFormat::WebP),
     ]
 }
 
@@ -281,25 +279,27 @@ fn a_small_file_that_unpacks_to_much_is_refused_before_it_does() {
     };
     let bomb = zeros(400);
     assert!(bomb.len() < 1 << 20);
-    let chunk = |kind: &[u8], data: &[u8]| {
-        let mut checked = flate2::Crc::new();
-        checked.update(&[kind, data].concat());
-        [&(data.len() as u32).to_be_bytes()[..], kind, data, &checked.sum().to_be_bytes()].concat()
-    };
-    let header = |side: u32| chunk(b"IHDR", &[&side.to_be_bytes()[..], &side.to_be_bytes(), &[8, 2, 0, 0, 0]].concat());
-    let png = |chunks: &[Vec<u8>]| [b"\x89PNG\r\n\x1a\n".to_vec(), chunks.concat(), chunk(b"IEND", &[])].concat();
+    let header = |side: u32| png_header(side, side);
     let before = peak_mib();
     let cases = [
-        ("pixels", png(&[header(8), chunk(b"IDAT", &bomb)])),
+        ("pixels", png(&[header(8), png_chunk(b"IDAT", &bomb)])),
         (
             "colour profile",
-            png(&[header(8), chunk(b"iCCP", &[b"x\0\0".to_vec(), bomb.clone()].concat()), chunk(b"IDAT", &zeros(1))]),
+            png(&[
+                header(8),
+                png_chunk(b"iCCP", &[b"x\0\0".to_vec(), bomb.clone()].concat()),
+                png_chunk(b"IDAT", &zeros(1)),
+            ]),
         ),
         (
             "text",
-            png(&[header(8), chunk(b"zTXt", &[b"x\0\0".to_vec(), bomb.clone()].concat()), chunk(b"IDAT", &zeros(1))]),
+            png(&[
+                header(8),
+                png_chunk(b"zTXt", &[b"x\0\0".to_vec(), bomb.clone()].concat()),
+                png_chunk(b"IDAT", &zeros(1)),
+            ]),
         ),
-        ("size", png(&[header(60_000), chunk(b"IDAT", &bomb)])),
+        ("size", png(&[header(60_000), png_chunk(b"IDAT", &bomb)])),
     ];
     for (what, bytes) in cases {
         let answer = pixels::decode(&bytes, Limits { max_side: 2000, max_pixels: 1_000_000 });

@@ -2,11 +2,9 @@
 //! data set; over HTTP and in a browser.
 #![allow(clippy::unwrap_used)]
 
-#[path = "common/browser.rs"]
-mod browser;
 mod common;
 
-use std::{collections::HashSet, path::Path, process::Command};
+use std::{collections::HashSet, path::Path};
 
 use beltsight::{
     domain::{Action, ClassScore, Decision, Picture, Reason, Region, Source, Timings, Verdict},
@@ -14,8 +12,12 @@ use beltsight::{
     store::{Store, frame_key},
     tokens::{self, Role},
 };
-use browser::{Browser, Page};
-use common::{CLASSES, Server, picture, start};
+use common::{
+    browser::{Browser, Page},
+    pictures::picture,
+    process::beltsight,
+    server::{CLASSES, Server, start},
+};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -133,7 +135,7 @@ async fn what_can_not_be_learned_from_is_refused_in_words() {
     for path in
         ["/labels?limit=501", "/labels/queue?by=%20", "/labels/queue?by=anna&limit=51", "/labels/queue?by=a&order=x"]
     {
-        let answer = server.client.get(format!("{}{path}", server.url)).send().await.unwrap();
+        let answer = server.ask(path).await;
         assert_eq!(answer.status(), 400, "{path}");
     }
     assert_eq!(server.get("/labels").await["labels"], json!([]));
@@ -146,8 +148,7 @@ async fn an_items_picture_is_the_square_that_was_judged() {
     let bare = Verdict { frame: None, ..server.store.verdict(1).await.unwrap().unwrap() };
     let gone = Verdict { frame: Some("20261125-0123456789abcdef01234567".into()), ..bare.clone() };
     server.store.insert(&[bare, gone]).await.unwrap();
-    let get = async |path: &str| server.client.get(format!("{}{path}", server.url)).send().await.unwrap();
-    let answer = get("/items/1.jpg").await;
+    let answer = server.ask("/items/1.jpg").await;
     assert_eq!(answer.headers()["content-type"], "image/jpeg");
     let jpeg = answer.bytes().await.unwrap();
     let cut = pixels::decode(&jpeg, pixels::Limits::default()).unwrap();
@@ -159,7 +160,7 @@ async fn an_items_picture_is_the_square_that_was_judged() {
         ("/items/1.png", 404),
         ("/items/x.jpg", 404),
     ] {
-        assert_eq!(get(path).await.status(), StatusCode::from_u16(status).unwrap(), "{path}");
+        assert_eq!(server.ask(path).await.status(), StatusCode::from_u16(status).unwrap(), "{path}");
     }
 }
 
@@ -202,7 +203,7 @@ async fn two_people_at_work_share_the_queue_and_agree_about_the_share_that_both_
 
 /// What a command of `beltsight labels` prints, for the store in `folder` and the shipped student's classes.
 fn command(folder: &Path, arguments: &[&str]) -> Result<String, String> {
-    let done = Command::new(env!("CARGO_BIN_EXE_beltsight"))
+    let done = beltsight()
         .arg("labels")
         .args(arguments)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
@@ -243,13 +244,6 @@ async fn labels_leave_and_arrive_by_the_commands_that_a_user_types() {
     }
     let nowhere = command(&root.path().join("nowhere"), &["export", "--format", "csv"]).unwrap_err();
     assert!(nowhere.contains("can't be opened"), "{nowhere}");
-}
-
-/// Where pictures of the pages go, if somebody wants to look at them.
-fn seen(page: &Page, name: &str) {
-    if let Some(folder) = std::env::var_os("BELTSIGHT_SHOTS") {
-        page.picture(&Path::new(&folder).join(format!("{name}.png")));
-    }
 }
 
 const SHOWN: &str = "Number(document.getElementById('item').dataset.verdict)";
@@ -294,7 +288,7 @@ async fn a_person_labels_by_keys_takes_back_and_goes_on_after_a_reload() {
     let server = start().await;
     items(&server.store, 30).await;
     let page = sit_down(&browser, &server, "anna", (1280, 800));
-    seen(&page, "queue");
+    page.seen("queue");
     let of = |class: &str| Some(class.to_owned());
 
     // By number, by first letter, by space; each time the next item is there at once.
@@ -338,12 +332,12 @@ async fn a_person_labels_by_keys_takes_back_and_goes_on_after_a_reload() {
     page.until("document.getElementById('one').open");
     page.key("h");
     page.until("document.querySelector('#history .past') !== null");
-    seen(&page, "dialog");
+    page.seen("dialog");
     let corrected = until_said(&server, "anna", 3).await;
     assert_eq!(corrected[0], (wanted[2].0, of("hake")));
     page.click("#close");
     page.until("!document.getElementById('one').open");
-    seen(&page, "queue-later");
+    page.seen("queue-later");
     assert_eq!(page.complaints(), Vec::<String>::new());
 }
 
@@ -354,7 +348,7 @@ async fn two_people_label_at_once_by_key_and_by_touch_and_no_item_twice_but_the_
     items(&server.store, 40).await;
     let anna = sit_down(&browser, &server, "anna", (1280, 800));
     let ben = sit_down(&browser, &server, "ben", (768, 1024));
-    seen(&ben, "tablet");
+    ben.seen("tablet");
     for _ in 0..8 {
         anna.until(&format!("{SHOWN} > 0"));
         anna.key("2");
@@ -453,7 +447,7 @@ async fn the_gallery_filters_and_the_live_page_leads_to_an_items_labels() {
     choose("action", "");
     page.until(&tiles(30));
     page.until("[...document.images].slice(0, 9).every((i) => i.complete)");
-    seen(&page, "gallery");
+    page.seen("gallery");
 
     // From the live page: a click on a verdict, then the class.
     page.go(&server.url);

@@ -2,10 +2,12 @@
 //! serves, and says what it did. Whether a method helps is measured by `beltsight compare`, not here.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod common;
+
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::Command,
 };
 
 use beltsight::{
@@ -13,25 +15,19 @@ use beltsight::{
     line::swap,
     student::{engine::Device, manifest::Manifest},
 };
+use common::process::{self, beltsight};
 use serde_json::Value;
 
 const SMALL: [&str; 8] = ["--net", "small", "--input", "32", "--steps", "8", "--batch", "8"];
 
-fn beltsight(arguments: &[&str], data: &Path, out: &Path) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_beltsight"))
-        .args(arguments)
-        .arg("--data")
-        .arg(data)
-        .arg("--out")
-        .arg(out)
-        .output()
-        .unwrap()
+/// A command that reads `data` and writes `out` succeeds; what it prints.
+fn succeeds(arguments: &[&str], data: &Path, out: &Path) -> String {
+    process::succeeds(beltsight().args(arguments).arg("--data").arg(data).arg("--out").arg(out))
 }
 
-fn succeeds(arguments: &[&str], data: &Path, out: &Path) -> String {
-    let done = beltsight(arguments, data, out);
-    assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
-    String::from_utf8_lossy(&done.stdout).into_owned()
+/// A command that reads `data` and would write `out` is refused; what it says.
+fn refused(arguments: &[&str], data: &Path, out: &Path) -> String {
+    process::fails(beltsight().args(arguments).arg("--data").arg(data).arg("--out").arg(out))
 }
 
 /// A drawn data set of `items` in a fresh folder, which is deleted with the guard.
@@ -88,8 +84,8 @@ fn a_student_grows_between_rounds() {
     let (folder, data) = drawn(60);
     let out = folder.path().join("grown");
     let options = ["train", "noisy-student", "--labels", "3", "--rounds", "1", "--students", "small_wide"];
-    let refused = beltsight(&[&options[..], &["--threshold", "0.999"], &SMALL].concat(), &data, &out);
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("lower --threshold"), "a pool of nothing is no lesson");
+    let said = refused(&[&options[..], &["--threshold", "0.999"], &SMALL].concat(), &data, &out);
+    assert!(said.contains("lower --threshold"), "a pool of nothing is no lesson");
     succeeds(&[&options[..], &["--threshold", "0.1"], &SMALL].concat(), &data, &out);
     let manifest = Manifest::read(&out.join("model")).unwrap();
     assert_eq!(manifest.lineage.net, "small_wide");
@@ -108,9 +104,8 @@ fn unlabeled_pictures_come_from_a_folder_and_are_part_of_the_snapshot() {
         Manifest::read(&out.join("model")).unwrap().lineage.data_sha256
     };
     assert_ne!(run("without", None), run("with", Some(&more)));
-    let refused = beltsight(&[&["train", "fixmatch"][..], &SMALL].concat(), &data, &folder.path().join("no"));
-    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(!refused.status.success() && said.contains("give --unlabeled"), "{said}");
+    let said = refused(&[&["train", "fixmatch"][..], &SMALL].concat(), &data, &folder.path().join("no"));
+    assert!(said.contains("give --unlabeled"), "{said}");
 }
 
 #[test]
@@ -138,9 +133,8 @@ fn a_teacher_of_another_size_is_distilled_and_one_of_other_classes_refused() {
     succeeds(&[&["train", "supervised", "--folds", "2"][..], &SMALL].concat(), &data, &crossed);
     let crossed = crossed.display().to_string();
     let options = [&["distill", "--teacher", &crossed][..], &SMALL].concat();
-    let refused = beltsight(&[&options[..], &["--resume"]].concat(), &data, &student);
-    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(!refused.status.success() && said.contains("made with other settings"), "{said}");
+    let said = refused(&[&options[..], &["--resume"]].concat(), &data, &student);
+    assert!(said.contains("made with other settings"), "{said}");
     succeeds(&options, &data, &student);
     assert!(page(&student).contains("learned from every picture"));
 
@@ -152,9 +146,8 @@ fn a_teacher_of_another_size_is_distilled_and_one_of_other_classes_refused() {
         fs::copy(file, other.join(["a", "b"][i % 2]).join(format!("{i}.jpg"))).unwrap();
     }
     let options = [&["distill", "--accept", "a", "--teacher", &name][..], &SMALL].concat();
-    let refused = beltsight(&options, &other, &folder.path().join("no"));
-    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(!refused.status.success() && said.contains("the teacher knows the classes"), "{said}");
+    let said = refused(&options, &other, &folder.path().join("no"));
+    assert!(said.contains("the teacher knows the classes"), "{said}");
 }
 
 #[test]
@@ -166,13 +159,12 @@ fn a_network_whose_published_weights_are_missing_does_not_train_from_noise_unask
         let mut command = Command::new(&learner);
         command.args(["train", "supervised", "--input", "32", "--steps", "2", "--batch", "4"]).args(more);
         let (data, out) = (data.display().to_string(), folder.path().join("run").display().to_string());
-        command.args(["--data", &data, "--out", &out]).current_dir(folder.path()).output().unwrap()
+        command.args(["--data", &data, "--out", &out]).current_dir(folder.path());
+        command
     };
-    let refused = run(&[]);
-    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(!refused.status.success() && said.contains("no pretrained weights of efficientnet_lite0"), "{said}");
-    let asked = run(&["--trainable", "all"]);
-    assert!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr));
+    let said = process::fails(&mut run(&[]));
+    assert!(said.contains("no pretrained weights of efficientnet_lite0"), "{said}");
+    process::succeeds(&mut run(&["--trainable", "all"]));
 }
 
 fn walk(folder: &Path) -> Vec<PathBuf> {
@@ -208,9 +200,8 @@ fn a_comparison_writes_its_page_and_goes_on_where_it_was() {
     assert!(fs::read_to_string(out.join("comparison.html")).unwrap().contains("Error on damaged pictures"));
     succeeds(&[&all[..], &["--resume"]].concat(), &data, &out);
     assert_eq!(results()["cells"], first["cells"], "nothing is trained twice");
-    let refused = beltsight(&[&all[..], &["--resume", "--lr", "0.001"]].concat(), &data, &out);
-    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(!refused.status.success() && said.contains("made with other settings"), "{said}");
+    let said = refused(&[&all[..], &["--resume", "--lr", "0.001"]].concat(), &data, &out);
+    assert!(said.contains("made with other settings"), "{said}");
 
     // What was not distilled is now.
     let out = folder.path().join("later");
@@ -226,7 +217,7 @@ fn a_comparison_writes_its_page_and_goes_on_where_it_was() {
 fn the_experiments_on_digits_run() {
     let mnist = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/mnist");
     if !mnist.is_dir() {
-        eprintln!("skipped: {} is not here", mnist.display());
+        println!("skipped: {} is not here", mnist.display());
         return;
     }
     let out = tempfile::tempdir().unwrap();

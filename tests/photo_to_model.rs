@@ -1,25 +1,22 @@
 //! From labeled pictures to a model folder that serves, by the commands that a user types.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::{path::Path, process::Command};
+mod common;
+
+use std::path::Path;
 
 use beltsight::{
     bench::stills,
     line::swap,
     student::{engine::Device, evaluate::evaluate, manifest::Manifest},
 };
+use common::process::{beltsight, fails, succeeds};
 
 /// `beltsight train supervised`, small enough for a test; returns the manifest it wrote.
 fn train(data: &Path, out: &Path) -> Manifest {
-    let done = Command::new(env!("CARGO_BIN_EXE_beltsight"))
-        .args(["train", "supervised", "--net", "small", "--input", "32", "--epochs", "4", "--seed", "3"])
-        .arg("--data")
-        .arg(data)
-        .arg("--out")
-        .arg(out)
-        .output()
-        .unwrap();
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let mut train = beltsight();
+    train.args(["train", "supervised", "--net", "small", "--input", "32", "--epochs", "4", "--seed", "3"]);
+    succeeds(train.arg("--data").arg(data).arg("--out").arg(out));
     Manifest::read(&out.join("model")).unwrap()
 }
 
@@ -52,14 +49,8 @@ fn the_same_seed_gives_the_same_student_and_it_serves() {
 #[test]
 fn a_data_set_that_cannot_be_learned_from_is_refused_in_words() {
     let folder = tempfile::tempdir().unwrap();
-    let done = Command::new(env!("CARGO_BIN_EXE_beltsight"))
-        .args(["train", "supervised", "--net", "small", "--data"])
-        .arg(folder.path())
-        .arg("--out")
-        .arg(folder.path().join("out"))
-        .output()
-        .unwrap();
-    assert!(!done.status.success());
-    let said = String::from_utf8_lossy(&done.stderr);
+    let mut train = beltsight();
+    train.args(["train", "supervised", "--net", "small", "--data"]).arg(folder.path());
+    let said = fails(train.arg("--out").arg(folder.path().join("out")));
     assert!(said.contains("neither photos.csv"), "{said}");
 }

@@ -1,15 +1,10 @@
 //! From a candidate to the student that serves, and back.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-#[path = "common/browser.rs"]
-mod browser;
 mod common;
-#[path = "common/served.rs"]
-mod served;
 
 use std::{
     path::{Path, PathBuf},
-    process::Command,
     time::{Duration, Instant},
 };
 
@@ -21,10 +16,14 @@ use beltsight::{
     student::manifest::{Lineage, Manifest},
     tokens::{self, Role},
 };
-use browser::{Browser, Page};
-use common::{jpeg, start, test_model_folder};
+use common::{
+    browser::{Browser, Page},
+    pictures::jpeg,
+    process::{asked_until, beltsight, succeeds},
+    served::{Served, configured, copy_shipped, shipped},
+    server::{start, test_model_folder},
+};
 use serde_json::{Value, json};
-use served::{Served, configured, shipped};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_person_promotes_and_rolls_back_and_the_story_says_who() {
@@ -93,11 +92,7 @@ async fn with_tokens_everybody_orders_in_their_own_name() {
 
 /// A copy of the shipped student in `to`, by the name `version`, with another past.
 fn student(to: &Path, version: &str, created: &str, past: impl FnOnce(&mut Lineage)) {
-    let shipped = shipped().join("belt-small");
-    std::fs::create_dir_all(to).unwrap();
-    for file in std::fs::read_dir(&shipped).unwrap().flatten() {
-        std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
-    }
+    copy_shipped(to);
     let mut manifest = Manifest::read(to).unwrap();
     (manifest.version, manifest.created) = (version.into(), created.into());
     past(&mut manifest.lineage);
@@ -120,8 +115,8 @@ fn two_students_to_serve(folder: &Path) -> (PathBuf, PathBuf) {
     (root, config)
 }
 
-async fn serving(url: &str) -> String {
-    let ready: Value = reqwest::get(format!("{url}/readyz")).await.unwrap().json().await.unwrap();
+async fn serving(service: &Served) -> String {
+    let ready = service.get("/readyz").await;
     ready["model"].as_str().unwrap().split('@').next().unwrap().to_string()
 }
 
@@ -131,24 +126,14 @@ async fn one_command_rolls_a_running_service_back_within_a_second() {
     let (root, config) = two_students_to_serve(folder.path());
     let service = Served::start(&config, &[]).unwrap();
     let order = |what: &[&str]| {
-        let out = Command::new(env!("CARGO_BIN_EXE_beltsight"))
-            .args(["models", "--root"])
-            .arg(&root)
-            .args(what)
-            .args(["--by", "Ann", "--config"])
-            .arg(&config)
-            .output()
-            .unwrap();
-        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let mut order = beltsight();
+        order.args(["models", "--root"]).arg(&root).args(what).args(["--by", "Ann", "--config"]).arg(&config);
+        succeeds(&mut order);
     };
     let until = async |wanted: &str| {
-        let patience = Instant::now();
-        while serving(&service.url).await != wanted {
-            assert!(patience.elapsed() < Duration::from_secs(20), "{wanted} never served");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        asked_until("it serves", Duration::from_secs(20), async || serving(&service).await, |now| now == wanted).await;
     };
-    assert_eq!(serving(&service.url).await, "belt-small");
+    assert_eq!(serving(&service).await, "belt-small");
     order(&["promote", "next"]);
     until("next").await;
     let began = Instant::now();
@@ -161,10 +146,10 @@ async fn one_command_rolls_a_running_service_back_within_a_second() {
     // A restart keeps to the registry; a damaged student there gives way to the one before it.
     order(&["promote", "next"]);
     drop(service);
-    assert_eq!(serving(&Served::start(&config, &[]).unwrap().url).await, "next");
+    assert_eq!(serving(&Served::start(&config, &[]).unwrap()).await, "next");
     std::fs::write(root.join("next/student.int8.onnx"), b"half").unwrap();
     std::fs::write(root.join("next/student.onnx"), b"half").unwrap();
-    assert_eq!(serving(&Served::start(&config, &[]).unwrap().url).await, "belt-small");
+    assert_eq!(serving(&Served::start(&config, &[]).unwrap()).await, "belt-small");
 }
 
 /// The service follows the registry at its own pace; orders through it must not meet that half way.
@@ -173,13 +158,11 @@ async fn a_hundred_orders_one_after_another_are_neither_refused_nor_undone() {
     let folder = tempfile::tempdir().unwrap();
     let (_root, config) = two_students_to_serve(folder.path());
     let service = Served::start(&config, &[]).unwrap();
-    let client = reqwest::Client::new();
     for n in 0..100 {
         let (what, wanted) = if n % 2 == 0 { ("next/promote", "next") } else { ("rollback", "belt-small") };
-        let order = client.post(format!("{}/models/{what}", service.url)).body(json!({"by": "Ann"}).to_string());
-        let answer = order.send().await.unwrap();
+        let answer = service.post(&format!("/models/{what}"), json!({"by": "Ann"}).to_string()).await;
         assert_eq!(answer.status(), 200, "order {n}: {}", answer.text().await.unwrap());
-        assert_eq!(serving(&service.url).await, wanted, "order {n}");
+        assert_eq!(serving(&service).await, wanted, "order {n}");
     }
 }
 
@@ -276,15 +259,7 @@ fn some_weeks_later(folder: &Path) -> PathBuf {
         entry("rollback", "round-0001", 20, "probation", "31.0 % of the items were not let pass, 12.0 % before"),
     ]);
     std::fs::write(root.join("serving.json"), history.to_string()).unwrap();
-    let config = folder.join("beltsight.toml");
-    let text = format!(
-        "[server]\nlisten = '127.0.0.1:0'\n[model]\nroot = '{}'\ndevice = 'cpu'\n[store]\nfolder = '{}'\n\
-         [rounds]\nautomatic = false\n[rounds.gate]\nshadow_items = 40\n",
-        root.display(),
-        store.display(),
-    );
-    std::fs::write(&config, text).unwrap();
-    config
+    configured(folder, &root, "", "[rounds]\nautomatic = false\n[rounds.gate]\nshadow_items = 40")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -293,36 +268,19 @@ async fn a_challenge_missed_in_probation_takes_the_student_back_at_once() {
     let (root, store) = (folder.path().join("models"), folder.path().join("data"));
     student(&root.join("belt-small"), "belt-small", "2026-11-02T01:07:04Z", |_| ());
     examined(&store, 1, 10, &root.join("belt-small"), "labels", &ruling(""));
-    let config = folder.path().join("beltsight.toml");
-    let text = format!(
-        "[server]\nlisten = '127.0.0.1:0'\n[model]\nroot = '{}'\ndevice = 'cpu'\n[store]\nfolder = '{}'\n\
-         [rounds]\nprobation = '4s'\n[rounds.gate]\nshadow_items = 0\n\
-         [[camera]]\nname = 'belt'\nsource = 'mjpeg'\nurl = 'http://127.0.0.1:9/'\n",
-        root.display(),
-        store.display(),
-    );
-    std::fs::write(&config, text).unwrap();
-    let service = Served::start(&config, &[]).unwrap();
-    let client = reqwest::Client::new();
-    let url = &service.url;
-    let get =
-        async |path: &str| -> Value { client.get(format!("{url}{path}")).send().await.unwrap().json().await.unwrap() };
+    let rest = "[rounds]\nprobation = '4s'\n[rounds.gate]\nshadow_items = 0\n\
+                [[camera]]\nname = 'belt'\nsource = 'mjpeg'\nurl = 'http://127.0.0.1:9/'";
+    let service = Served::start(&configured(folder.path(), &root, "", rest), &[]).unwrap();
     let until = async |path: &str, field: &[&str], wanted: &Value| {
-        let patience = Instant::now();
-        loop {
-            let answer = get(path).await;
-            if field.iter().fold(&answer, |value, name| &value[*name]) == wanted {
-                return answer;
-            }
-            assert!(patience.elapsed() < Duration::from_secs(30), "{path}: {field:?} never was {wanted}: {answer}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let is_wanted = |answer: &Value| field.iter().fold(answer, |value, name| &value[*name]) == wanted;
+        let what = format!("{path}: {field:?} is {wanted}");
+        asked_until(&what, Duration::from_secs(30), async || service.get(path).await, is_wanted).await
     };
     until("/rounds", &["now", "probation"], &json!("round-0001")).await;
     // The camera is not there, so the piece is missed; what is announced in probation counts, also when it is decided
     // only after the four seconds.
     let piece = json!({"camera": "belt", "piece": "trout dummy", "within_s": 3.0, "by": "Ada"}).to_string();
-    assert_eq!(client.post(format!("{url}/challenges")).body(piece).send().await.unwrap().status(), 201);
+    assert_eq!(service.post("/challenges", piece).await.status(), 201);
     let models = until("/models", &["serving"], &json!("belt-small")).await;
     let last = &models["history"][1];
     assert_eq!((&last["change"], &last["by"]), (&json!("rollback"), &json!("probation")), "{models}");
@@ -330,21 +288,12 @@ async fn a_challenge_missed_in_probation_takes_the_student_back_at_once() {
     until("/rounds", &["now", "probation"], &Value::Null).await;
 }
 
-/// Where pictures of the pages go, if somebody wants to look at them.
-fn seen(page: &Page, name: &str) {
-    if let Some(folder) = std::env::var_os("BELTSIGHT_SHOTS") {
-        page.picture(&Path::new(&folder).join(format!("{name}.png")));
-    }
-}
-
 /// Has pictures judged until the shadow run has compared `share` of what it wants; what finds it busy is passed over.
-async fn shadowed(url: &str, share: f64) {
-    let client = reqwest::Client::new();
+async fn shadowed(service: &Served, share: f64) {
     let patience = Instant::now();
     for seed in 0.. {
-        let answer = client.post(format!("{url}/classify")).body(jpeg(64, seed)).send().await.unwrap();
-        assert_eq!(answer.status(), 200);
-        let story: Value = client.get(format!("{url}/rounds")).send().await.unwrap().json().await.unwrap();
+        assert_eq!(service.post("/classify", jpeg(64, seed)).await.status(), 200);
+        let story = service.get("/rounds").await;
         let now = &story["now"];
         if now["stage"] != "shadow" || now["progress"].as_f64().unwrap_or_default() >= share {
             return;
@@ -378,12 +327,12 @@ async fn a_person_follows_a_round_approves_promotes_and_rolls_back_in_the_browse
     let Some(browser) = Browser::start() else { return };
     let folder = tempfile::tempdir().unwrap();
     let service = Served::start(&some_weeks_later(folder.path()), &[]).unwrap();
-    let url = service.url.clone();
+    let url = &service.url;
     let page = browser.page(&format!("{url}/learning"), 1280, 1250);
 
     // What serves and since when, where everybody comes from, and why a candidate was held.
     page.until("document.getElementById('stage').textContent.includes('scores live items')");
-    shadowed(&url, 0.5).await;
+    shadowed(&service, 0.5).await;
     page.until("document.getElementById('progress').value >= 0.5");
     assert_eq!(page.text("#steps .at"), "Shadow run");
     assert_eq!(page.text("#serving"), "round-0001");
@@ -417,10 +366,10 @@ async fn a_person_follows_a_round_approves_promotes_and_rolls_back_in_the_browse
         assert!(told.contains(words), "{words}: {told}");
     }
     page.run("scrollTo(0, 0)");
-    seen(&page, "learning");
+    page.seen("learning");
 
     // The shadow run ends; a second round is refused while this one waits for a person, who lets it serve.
-    shadowed(&url, 1.0).await;
+    shadowed(&service, 1.0).await;
     page.until("!document.getElementById('approve').hidden");
     page.run("document.getElementById('start').click()"); // a page that is behind still shows it
     sure(&page, Some("Ada"), None);
@@ -437,11 +386,11 @@ async fn a_person_follows_a_round_approves_promotes_and_rolls_back_in_the_browse
     page.until("document.getElementById('sure').open");
     page.click("#no");
     page.until("!document.getElementById('sure').open");
-    assert_eq!(serving(&url).await, "round-0005");
+    assert_eq!(serving(&service).await, "round-0005");
     page.click("#rollback");
     sure(&page, None, Some("too strict"));
     page.until("document.getElementById('serving').textContent === 'round-0001'");
-    assert_eq!(serving(&url).await, "round-0001");
+    assert_eq!(serving(&service).await, "round-0001");
     page.until(&row("round-0005", "taken-back"));
 
     // Any student may be let serve; a damaged one is refused, and what serves goes on.
@@ -449,13 +398,13 @@ async fn a_person_follows_a_round_approves_promotes_and_rolls_back_in_the_browse
     page.click("#tree [data-version='round-0004'] .promote");
     sure(&page, None, Some("it was the lamp"));
     page.until(&row("round-0004", "serves"));
-    assert_eq!(serving(&url).await, "round-0004");
+    assert_eq!(serving(&service).await, "round-0004");
     std::fs::write(folder.path().join("models/round-0005/student.int8.onnx"), b"half").unwrap();
     page.click("#tree [data-version='round-0005'] summary");
     page.click("#tree [data-version='round-0005'] .promote");
     sure(&page, None, None);
     page.until("document.getElementById('banner').textContent.includes('SHA-256')");
-    assert_eq!(serving(&url).await, "round-0004");
+    assert_eq!(serving(&service).await, "round-0004");
 
     // A round by the button: nobody has labeled anything, and it says so.
     page.click("#start");
@@ -479,5 +428,5 @@ async fn a_person_follows_a_round_approves_promotes_and_rolls_back_in_the_browse
     let small = browser.page(&format!("{url}/learning"), 768, 1024);
     small.until("document.querySelectorAll('#tree > li').length > 0");
     assert_eq!(small.run("document.documentElement.scrollWidth <= 768"), json!(true), "nothing runs out of the page");
-    seen(&small, "learning-tablet");
+    small.seen("learning-tablet");
 }

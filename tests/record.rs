@@ -1,19 +1,9 @@
 //! The record, as an auditor sees it: after kills, through the API, exported.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-#[path = "common/browser.rs"]
-mod browser;
 mod common;
-#[path = "common/served.rs"]
-mod served;
 
-use std::{
-    collections::BTreeMap,
-    path::Path,
-    process::Command,
-    sync::{Arc, Mutex},
-    time::{Duration, Instant},
-};
+use std::{path::Path, time::Duration};
 
 use beltsight::{
     api::Settings,
@@ -21,12 +11,19 @@ use beltsight::{
     picture::pixels,
     store::{Announcement, Event, Page, Retention, Store, verify},
 };
+use common::{
+    browser::Browser,
+    kills,
+    pictures::jpeg,
+    process::beltsight,
+    served::{Served, configured, shipped},
+    server::{self, Server, start_with},
+    shown::{Shown, all_kept, watch},
+};
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
-use served::{Served, configured, shipped};
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 use time::OffsetDateTime;
-use tokio_stream::StreamExt;
 
 /// The shipped student over a busy simulated belt.
 fn start(folder: &Path) -> Served {
@@ -41,45 +38,18 @@ async fn an_item_that_is_looked_at_several_times_has_one_verdict() {
     let line = "[line]\ndeadline = '500ms'\n[locate]\nlooks = 3\n[[camera]]\nname = 'belt'\nsource = 'simulated'
 belt = { items_per_minute = 100.0, speed = 640.0, empty_share = 0.0, frame_rate = 12.0 }";
     let served = Served::start(&configured(folder.path(), &shipped(), "", line), &[]).unwrap();
-    let metric = async |name: &str| {
-        let text = reqwest::get(format!("{}/metrics", served.url)).await.unwrap().text().await.unwrap();
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
-        line.unwrap_or_default()
-    };
-    let patience = Instant::now();
-    while metric("beltsight_item_looks_count").await < 20.0 {
-        assert!(patience.elapsed() < Duration::from_secs(90), "no items");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-    let looks = metric("beltsight_item_looks_sum").await / metric("beltsight_item_looks_count").await;
+    served.until("beltsight_item_looks_count", |items| items >= 20.0).await;
+    let metrics = served.metrics().await;
+    let [sum, count] = ["sum", "count"].map(|end| metrics.value(&format!("beltsight_item_looks_{end}")).unwrap());
+    let looks = sum / count;
     assert!(looks > 1.5, "{looks} looks on average");
-    let page: serde_json::Value =
-        reqwest::get(format!("{}/verdicts?limit=200", served.url)).await.unwrap().json().await.unwrap();
+    let page = served.get("/verdicts?limit=200").await;
     let mut tracks: Vec<u64> =
         page["verdicts"].as_array().unwrap().iter().map(|v| v["track"].as_u64().unwrap()).collect();
     let all = tracks.len();
     tracks.sort_unstable();
     tracks.dedup();
     assert!(all >= 15 && tracks.len() == all, "{all} verdicts for {} items", tracks.len());
-}
-
-type Shown = Arc<Mutex<BTreeMap<i64, Verdict>>>;
-
-/// Remembers what the live stream shows until the service is gone.
-async fn watch(url: String, shown: Shown) {
-    let Ok(response) = reqwest::get(format!("{url}/verdicts/stream")).await else { return };
-    let (mut bytes, mut text) = (response.bytes_stream(), String::new());
-    while let Some(Ok(some)) = bytes.next().await {
-        text.push_str(&String::from_utf8_lossy(&some));
-        while let Some((event, rest)) = text.split_once("\n\n") {
-            if let Some(data) = event.lines().find_map(|line| line.strip_prefix("data: "))
-                && let Ok(verdict) = serde_json::from_str::<Verdict>(data)
-            {
-                shown.lock().unwrap().insert(verdict.id, verdict);
-            }
-            text = rest.to_string();
-        }
-    }
 }
 
 /// Sends pictures until the service is gone.
@@ -93,26 +63,20 @@ async fn send(url: String, shade: u8) {
     }
 }
 
-/// Kills, 20 or as many as `BELTSIGHT_KILLS` says.
-fn kills() -> usize {
-    std::env::var("BELTSIGHT_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(20)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn kills_at_random_moments_lose_no_shown_verdict_and_leave_a_whole_record() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let shown = Shown::default();
     let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(7);
-    for round in 0..kills() {
+    for round in 0..kills(20) {
         let mut service = start(folder.path());
         let watcher = tokio::spawn(watch(service.url.clone(), shown.clone()));
         let senders: Vec<_> = (0..2).map(|n| tokio::spawn(send(service.url.clone(), n))).collect();
         // Now and then long enough for items of the belt, which is looked at for a second before.
         let longest = if round % 7 == 0 { 2500 } else { 500 };
         tokio::time::sleep(Duration::from_millis(random.random_range(longest / 5..longest))).await;
-        service.process.0.kill().unwrap(); // SIGKILL
-        service.process.0.wait().unwrap();
+        service.process.kill();
         watcher.await.unwrap();
         for sender in senders {
             sender.await.unwrap();
@@ -121,45 +85,35 @@ async fn kills_at_random_moments_lose_no_shown_verdict_and_leave_a_whole_record(
         assert_eq!(found.findings, [], "round {round}");
     }
     let store = Store::open(&data).await.unwrap();
-    let mut kept = BTreeMap::new();
-    let mut page = Page { limit: 500, ..Page::default() };
-    loop {
-        let found = store.verdicts(page).await.unwrap();
-        let Some(last) = found.last() else { break };
-        page.before = Some(last.id);
-        kept.extend(found.into_iter().map(|v| (v.id, v)));
-    }
-    let shown = std::mem::take(&mut *shown.lock().unwrap());
-    for (id, verdict) in shown.iter() {
-        assert_eq!(kept.get(id), Some(verdict), "verdict {id} was shown, so it is there, word for word");
-    }
+    let (shown, kept) = all_kept(&shown, &store).await;
     let belt = shown.values().filter(|v| v.source == Source::Belt).count();
-    println!("{} kills, {} verdicts shown ({belt} of the belt), {} kept", kills(), shown.len(), kept.len());
-    assert!(shown.len() > kills());
+    println!("{} kills, {} verdicts shown ({belt} of the belt), {kept} kept", kills(20), shown.len());
+    assert!(shown.len() > kills(20));
     let starts = store.events(&["started", "stopped"], None).await.unwrap();
     let interrupted = |n: &usize| matches!(starts[*n].event, Event::Started { after_stop: false, .. });
-    assert_eq!(starts.len(), kills());
-    assert_eq!((0..kills()).filter(interrupted).count(), kills() - 1, "the record tells of every kill");
+    assert_eq!(starts.len(), kills(20));
+    assert_eq!((0..kills(20)).filter(interrupted).count(), kills(20) - 1, "the record tells of every kill");
 }
 
-async fn post(server: &common::Server, path: &str, body: serde_json::Value, status: u16) -> serde_json::Value {
+async fn post(server: &Server, path: &str, body: serde_json::Value, status: u16) -> serde_json::Value {
     let response = server.post(path, body.to_string()).await;
     assert_eq!(response.status(), status, "{path}");
     response.json().await.unwrap_or_default()
 }
 
-fn beltsight(arguments: &[&str]) -> (bool, String) {
-    let out = Command::new(env!("CARGO_BIN_EXE_beltsight")).args(arguments).output().unwrap();
+/// Whether a command of `beltsight` went well, and all that it said.
+fn command(arguments: &[&str]) -> (bool, String) {
+    let out = beltsight().args(arguments).output().unwrap();
     (out.status.success(), String::from_utf8(out.stdout).unwrap() + &String::from_utf8_lossy(&out.stderr))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lot_is_opened_counted_closed_reviewed_and_exported() {
-    let server = common::start().await;
+    let server = server::start().await;
     let judge = async |n: u32| {
         let before = server.metrics.recorded.get();
         for seed in 0..n {
-            assert_eq!(server.post("/classify", common::jpeg(40, seed)).await.status(), 200);
+            assert_eq!(server.post("/classify", jpeg(40, seed)).await.status(), 200);
         }
         server.recorded(before + u64::from(n)).await;
     };
@@ -188,22 +142,22 @@ async fn a_lot_is_opened_counted_closed_reviewed_and_exported() {
         assert_eq!(listed["verdicts"].as_array().unwrap().len() as i64, count);
     }
 
-    let text = async |path: String| server.client.get(server.url.clone() + &path).send().await.unwrap();
-    let csv = text(format!("/lots/{first}/export.csv")).await.text().await.unwrap();
+    let text = async |path: String| server.ask(&path).await.text().await.unwrap();
+    let csv = text(format!("/lots/{first}/export.csv")).await;
     let mut rows = csv::Reader::from_reader(csv.as_bytes());
     assert_eq!(rows.headers().unwrap(), &beltsight::export::HEADER[..]);
     let kinds: Vec<String> = rows.records().map(|row| row.unwrap()[1].to_string()).collect();
     assert_eq!(kinds.iter().filter(|kind| *kind == "verdict").count(), 5);
     assert_eq!((kinds[0].as_str(), kinds.last().unwrap().as_str()), ("lot_opened", "signed_off"));
-    let html = text(format!("/lots/{first}/export.html")).await.text().await.unwrap();
+    let html = text(format!("/lots/{first}/export.html")).await;
     assert!(html.contains("K-17 &lt;Lachs&gt;") && !html.contains("<Lachs>"), "what people typed is escaped");
     assert!(html.contains("Signed off<br>Bo") && html.contains("whole and unchanged"));
     assert!(html.contains("Entries 1 to "), "what was verified is said: {html}");
 
     let store = server.store.folder().to_str().unwrap();
-    let (well, printed) = beltsight(&["record", "export", "--store", store, "--lot", "=K-18", "--format", "csv"]);
+    let (well, printed) = command(&["record", "export", "--store", store, "--lot", "=K-18", "--format", "csv"]);
     assert!(well && printed.contains(r#",lot_closed,"#), "{printed}");
-    let (well, printed) = beltsight(&["record", "verify", "--store", store]);
+    let (well, printed) = command(&["record", "verify", "--store", store]);
     assert!(well && printed.contains("whole and unchanged"), "{printed}");
 
     let options = SqliteConnectOptions::new().filename(server.store.folder().join("verdicts.sqlite"));
@@ -213,19 +167,19 @@ async fn a_lot_is_opened_counted_closed_reviewed_and_exported() {
          UPDATE verdicts SET body = json_set(body, '$.camera', 'x') WHERE id = (SELECT max(id) FROM verdicts WHERE lot = {first})"
     );
     sqlx::raw_sql(sqlx::AssertSqlSafe(forgery)).execute(&mut forger).await.unwrap();
-    let html = text(format!("/lots/{first}/export.html")).await.text().await.unwrap();
+    let html = text(format!("/lots/{first}/export.html")).await;
     assert!(html.contains("is BROKEN") && html.contains("verdict 7 was changed"), "{html}");
     std::fs::write(server.store.folder().join("record.pub"), "00".repeat(32)).unwrap();
-    let (well, printed) = beltsight(&["record", "verify", "--store", store]);
+    let (well, printed) = command(&["record", "verify", "--store", store]);
     assert!(!well, "another key: {printed}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_retention_took_from_a_lot_is_said_on_its_page_and_in_its_csv() {
-    let server = common::start().await;
+    let server = server::start().await;
     let judge = async |n: u32, all: u64| {
         for seed in 0..n {
-            assert_eq!(server.post("/classify", common::jpeg(40, seed)).await.status(), 200);
+            assert_eq!(server.post("/classify", jpeg(40, seed)).await.status(), 200);
         }
         server.recorded(all).await;
     };
@@ -239,10 +193,8 @@ async fn what_retention_took_from_a_lot_is_said_on_its_page_and_in_its_csv() {
     let rules = Retention { verdicts: Duration::from_secs(3600), ..Retention::default() };
     server.store.retain(&rules, limit + Duration::from_secs(3600)).await.unwrap();
 
-    let text = async |lot: i64, form: &str| {
-        let url = format!("{}/lots/{lot}/export.{form}", server.url);
-        server.client.get(url).send().await.unwrap().text().await.unwrap()
-    };
+    let text =
+        async |lot: i64, form: &str| server.ask(&format!("/lots/{lot}/export.{form}")).await.text().await.unwrap();
     let html = text(lot, "html").await;
     assert!(
         html.contains("<b>3 verdicts that were recorded while this lot was open were removed by retention"),
@@ -261,16 +213,16 @@ async fn what_retention_took_from_a_lot_is_said_on_its_page_and_in_its_csv() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lots_page_is_had_however_long_it_takes() {
-    let server = common::start_with(Settings { deadline: Duration::ZERO, ..Settings::default() }).await;
+    let server = start_with(Settings { deadline: Duration::ZERO, ..Settings::default() }).await;
     let lot = server.store.begin_lot("K-17", "Ada").await.unwrap();
-    let status = async |path: String| server.client.get(server.url.clone() + &path).send().await.unwrap().status();
+    let status = async |path: String| server.ask(&path).await.status();
     assert_eq!(status(format!("/lots/{lot}")).await, 503, "the deadline of everything else");
     assert_eq!(status(format!("/lots/{lot}/export.html")).await, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_challenge_is_announced_and_a_corrective_action_closed_by_name() {
-    let server = common::start().await;
+    let server = server::start().await;
     post(&server, "/challenges", json!({ "camera": "belt", "piece": "shoe", "within_s": 0 }), 400).await;
     let nowhere = post(&server, "/challenges", json!({ "camera": "bell", "piece": "shoe" }), 400).await;
     assert_eq!(nowhere["detail"], "there is no camera `bell`; there are: belt");
@@ -291,8 +243,8 @@ async fn a_challenge_is_announced_and_a_corrective_action_closed_by_name() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_of_lots_opens_closes_and_signs_off_and_shows_what_waits() {
-    let Some(browser) = browser::Browser::start() else { return };
-    let server = common::start().await;
+    let Some(browser) = Browser::start() else { return };
+    let server = server::start().await;
     let page = browser.page(&format!("{}/record", server.url), 1280, 900);
     page.run("window.confirm = () => true");
     page.until("document.getElementById('name').textContent === 'No lot is open'");
@@ -308,7 +260,7 @@ async fn the_page_of_lots_opens_closes_and_signs_off_and_shows_what_waits() {
     page.until("document.getElementById('name').textContent === 'K-17' && document.getElementById('new').value === ''");
     let lot = server.store.open_lot().unwrap();
     for seed in 0..3 {
-        assert_eq!(server.post("/classify", common::jpeg(64, seed)).await.status(), 200);
+        assert_eq!(server.post("/classify", jpeg(64, seed)).await.status(), 200);
     }
     page.until("document.querySelector('#lots .counts')?.innerText.includes('3 items')");
 
@@ -335,9 +287,7 @@ async fn the_page_of_lots_opens_closes_and_signs_off_and_shows_what_waits() {
     page.until("document.querySelector('#lots li')?.className === 'blocked'");
     assert_eq!(server.store.open_lot(), None);
     assert_eq!(page.run("document.querySelectorAll('#lots form').length"), 0);
-    if let Some(folder) = std::env::var_os("BELTSIGHT_SHOTS") {
-        page.picture(&Path::new(&folder).join("record.png"));
-    }
+    page.seen("record");
 
     // The test's piece is taken off, or the lot could not be signed off.
     let asked = &server.store.challenges(None).await.unwrap()[0];

@@ -2,8 +2,6 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod common;
-#[path = "common/served.rs"]
-mod served;
 
 use std::{
     path::{Path, PathBuf},
@@ -13,14 +11,18 @@ use std::{
 };
 
 use beltsight::{domain::Picture, picture::pixels};
-use common::{CLASSES, test_model_folder};
+use common::{
+    disk::Disk,
+    kills,
+    process::{asked_until, beltsight, succeeds},
+    served::{Served, configured},
+    server::{CLASSES, test_model_folder},
+};
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
-use served::{Served, configured};
 
 struct Service {
     served: Served,
-    client: reqwest::Client,
     root: PathBuf,
     store: PathBuf,
     /// Items sent to `/classify` since the store was new.
@@ -49,8 +51,7 @@ fn serve(folder: &Path, rounds: &str) -> Service {
     );
     let config = configured(folder, &root, "", &rest);
     let served = Served::start(&config, &[("BELTSIGHT_MODEL_VERSION", "first"), ("RUST_BACKTRACE", "1")]).unwrap();
-    let client = reqwest::Client::builder().timeout(Duration::from_secs(30)).build().unwrap();
-    Service { served, client, root, store, sent: AtomicI64::new(0) }
+    Service { served, root, store, sent: AtomicI64::new(0) }
 }
 
 /// Item `n`: a class has its own colour and texture, every item its own shade.
@@ -69,24 +70,17 @@ fn jpeg(n: usize) -> Vec<u8> {
 
 impl Service {
     async fn get(&self, path: &str) -> Value {
-        self.client.get(format!("{}{path}", self.served.url)).send().await.unwrap().json().await.unwrap()
+        self.served.get(path).await
     }
 
     async fn post(&self, path: &str, body: Value) -> u16 {
-        self.client
-            .post(format!("{}{path}", self.served.url))
-            .body(body.to_string())
-            .send()
-            .await
-            .unwrap()
-            .status()
-            .as_u16()
+        self.served.post(path, body.to_string()).await.status().as_u16()
     }
 
     /// Sends item `n`, which must be answered; gives the class that was named.
     async fn classify(&self, n: usize) -> String {
         self.sent.fetch_add(1, Ordering::Relaxed);
-        let response = self.client.post(format!("{}/classify", self.served.url)).body(jpeg(n)).send().await.unwrap();
+        let response = self.served.post("/classify", jpeg(n)).await;
         assert_eq!(response.status(), 200, "item {n}");
         let verdict: Value = response.json().await.unwrap();
         verdict["verdicts"][0]["class"].as_str().unwrap().to_string()
@@ -97,11 +91,9 @@ impl Service {
     async fn label(&self, from: usize, to: usize) {
         for n in from..to {
             self.classify(n).await;
-            let (sent, patience) = (self.sent.load(Ordering::Relaxed), Instant::now());
-            while self.get("/verdicts?limit=1").await["verdicts"][0]["id"].as_i64() != Some(sent) {
-                assert!(patience.elapsed() < Duration::from_secs(30), "item {n} is recorded");
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
+            let sent = self.sent.load(Ordering::Relaxed);
+            let newest = async || self.get("/verdicts?limit=1").await["verdicts"][0]["id"].as_i64();
+            asked_until("the item is recorded", Duration::from_secs(30), newest, |id| *id == Some(sent)).await;
             let label = json!({"verdict": sent, "class": CLASSES[n % 3], "by": "Ann"});
             assert!(self.post("/labels", label).await < 300);
         }
@@ -166,13 +158,7 @@ fn learning(store: &Path) -> Vec<u32> {
 
 /// Every model folder that can be seen is whole.
 fn all_whole(root: &Path) {
-    let verified = Command::new(env!("CARGO_BIN_EXE_beltsight"))
-        .args(["models", "--root"])
-        .arg(root)
-        .arg("verify")
-        .output()
-        .unwrap();
-    assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
+    succeeds(beltsight().args(["models", "--root"]).arg(root).arg("verify"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -204,11 +190,6 @@ async fn labels_become_a_better_student_that_a_person_lets_serve_and_an_equal_on
     assert_eq!(service.get("/models").await["serving"], "round-0001");
 }
 
-/// Kills of a learning round, 4 or as many as `BELTSIGHT_KILLS` says.
-fn kills() -> usize {
-    std::env::var("BELTSIGHT_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(4)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_at_any_moment_a_round_goes_on_and_the_line_does_not_notice() {
     let folder = tempfile::tempdir().unwrap();
@@ -216,7 +197,7 @@ async fn killed_at_any_moment_a_round_goes_on_and_the_line_does_not_notice() {
     service.accuracy().await; // items that nobody labels
     let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(7);
     let (mut done, mut number, mut labeled) = (0, 0, 0);
-    while done < kills() {
+    while done < kills(4) {
         number += 1;
         let more = if number == 1 { 60 } else { 6 };
         service.label(labeled, labeled + more).await;
@@ -229,7 +210,7 @@ async fn killed_at_any_moment_a_round_goes_on_and_the_line_does_not_notice() {
         let round = service
             .ended(number, |story| {
                 // A round whose process died five times is given up.
-                if here < 4 && done < kills() && last.elapsed() > pause {
+                if here < 4 && done < kills(4) && last.elapsed() > pause {
                     let learning = learning(&store);
                     for pid in &learning {
                         let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
@@ -255,8 +236,7 @@ async fn killed_at_any_moment_a_round_goes_on_and_the_line_does_not_notice() {
     service.label(labeled, labeled + 6).await;
     assert_eq!(service.post("/rounds", json!({"by": "Ann"})).await, 202);
     tokio::time::sleep(Duration::from_millis(1500)).await;
-    service.served.process.0.kill().unwrap();
-    service.served.process.0.wait().unwrap();
+    service.served.process.kill();
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(learning(&service.store), Vec::<u32>::new(), "learning dies with its service");
     let service = serve(folder.path(), "");
@@ -269,7 +249,7 @@ async fn killed_at_any_moment_a_round_goes_on_and_the_line_does_not_notice() {
 #[tokio::test(flavor = "multi_thread")]
 async fn out_of_memory_at_any_moment_a_round_ends_in_words_and_what_serves_goes_on() {
     let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(8);
-    for n in 0..kills().div_ceil(2) {
+    for n in 0..kills(4).div_ceil(2) {
         // The least starts no process at all, the most is enough for the whole round.
         let limit = if n == 0 { 4 } else { random.random_range(20..700) };
         let folder = tempfile::tempdir().unwrap();
@@ -293,32 +273,11 @@ async fn out_of_memory_at_any_moment_a_round_ends_in_words_and_what_serves_goes_
     }
 }
 
-/// A small disk of its own; unmounted when dropped.
-struct Disk(PathBuf);
-
-impl Disk {
-    fn mount(at: &Path, size: &str) -> Option<Self> {
-        std::fs::create_dir_all(at).unwrap();
-        let done = Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(at).output();
-        if !done.as_ref().is_ok_and(|out| out.status.success()) {
-            println!("skipped: a tmpfs can't be mounted here: {done:?}");
-            return None;
-        }
-        Some(Self(at.into()))
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_round_on_a_full_disk_fails_is_closed_when_there_is_room_and_the_next_one_runs() {
     let folder = tempfile::tempdir().unwrap();
     let rounds = folder.path().join("data/rounds");
-    let Some(_disk) = Disk::mount(&rounds, "64m") else { return };
+    let Some(disk) = Disk::mount(&rounds, "64m") else { return };
     let service = serve(folder.path(), "");
     service.label(0, 60).await;
     assert_eq!(service.post("/rounds", json!({"by": "Ann"})).await, 202);
@@ -329,10 +288,7 @@ async fn a_round_on_a_full_disk_fails_is_closed_when_there_is_room_and_the_next_
         service.classify(n).await; // panics when the line does not answer
         let story = service.get("/rounds").await;
         if story["now"]["stage"] == "train" && !filler.exists() {
-            let mut file = std::fs::File::create(&filler).unwrap();
-            for size in [1 << 16, 1 << 12, 1] {
-                while std::io::Write::write_all(&mut file, &vec![1; size]).is_ok() {}
-            }
+            disk.fill();
         }
         if filler.exists() && story["now"]["stage"].is_null() {
             assert_eq!(story["rounds"][0]["end"], Value::Null, "there is no room to say how it ended: {story}");
@@ -356,7 +312,7 @@ async fn a_round_on_a_full_disk_fails_is_closed_when_there_is_room_and_the_next_
 #[tokio::test(flavor = "multi_thread")]
 async fn on_a_disk_that_is_full_at_any_moment_a_round_ends_and_the_next_one_runs() {
     let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(9);
-    for _ in 0..kills().div_ceil(4) {
+    for _ in 0..kills(4).div_ceil(4) {
         let kilobytes = f64::exp(random.random_range(f64::ln(20.0)..f64::ln(8000.0))) as u32;
         let folder = tempfile::tempdir().unwrap();
         let rounds = folder.path().join("data/rounds");

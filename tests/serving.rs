@@ -2,14 +2,12 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
-#[path = "common/served.rs"]
-mod served;
 
 use std::{
     io::{Read, Write},
     net::TcpStream,
     path::Path,
-    process::{Command, Stdio},
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -17,19 +15,18 @@ use beltsight::{
     api::{Limits, Settings},
     tokens::{self, Role},
 };
-use common::{Server, jpeg, start_within};
-use served::{Running, Served, configured, shipped};
+use common::{
+    installed, peers,
+    pictures::jpeg,
+    process::{connect, succeeds, until},
+    served::{Served, configured, shipped},
+    server::{Server, start_within},
+};
 
 const PATIENCE: Duration = Duration::from_secs(1);
 
 async fn impatient(connections: usize) -> Server {
     start_within(Settings::default(), Limits { connections, client_timeout: PATIENCE }).await
-}
-
-fn connect(server: &Server) -> TcpStream {
-    let stream = TcpStream::connect(server.address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    stream
 }
 
 /// Waits until the other side has closed; returns what it said before.
@@ -46,7 +43,7 @@ fn closed(mut stream: TcpStream) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_dribble_their_head_are_cut_off_and_others_get_their_places() {
     let server = impatient(40).await;
-    let mut slow: Vec<TcpStream> = (0..40).map(|_| connect(&server)).collect();
+    let mut slow: Vec<TcpStream> = (0..40).map(|_| server.connect()).collect();
     for stream in &mut slow {
         stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow: ").unwrap();
     }
@@ -60,7 +57,7 @@ async fn clients_that_dribble_their_head_are_cut_off_and_others_get_their_places
         start.elapsed()
     });
     let asked = Instant::now();
-    let answer = server.client.get(format!("{}/healthz", server.url)).send().await.unwrap();
+    let answer = server.ask("/healthz").await;
     let waited = asked.elapsed();
     assert_eq!(answer.status(), 200);
     assert!(waited < 2 * PATIENCE, "40 slow clients hold up an honest one for {waited:?}");
@@ -73,10 +70,10 @@ async fn a_silent_connection_a_slow_body_and_an_unread_answer_end() {
     let limits = Limits { connections: 3, client_timeout: PATIENCE };
     let server = start_within(Settings { deadline: Duration::from_millis(700), ..Settings::default() }, limits).await;
     let start = Instant::now();
-    let silent = connect(&server);
-    let mut body = connect(&server);
+    let silent = server.connect();
+    let mut body = server.connect();
     body.write_all(b"POST /classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nxx").unwrap();
-    let mut unread = connect(&server);
+    let mut unread = server.connect();
     // Far more answers than buffers on the way can take, and none of them is read.
     let many = "GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(2000);
     std::thread::spawn(move || {
@@ -90,7 +87,7 @@ async fn a_silent_connection_a_slow_body_and_an_unread_answer_end() {
     assert!(start.elapsed() < 3 * PATIENCE, "{:?}", start.elapsed());
     // All three places are free again: two others are held, and an honest request is served beside them.
     loop {
-        let held = [connect(&server), connect(&server)];
+        let held = [server.connect(), server.connect()];
         tokio::time::sleep(Duration::from_millis(50)).await;
         let ask = server.client.get(format!("{}/healthz", server.url)).timeout(Duration::from_millis(500)).send();
         if ask.await.is_ok_and(|answer| answer.status() == 200) {
@@ -106,7 +103,7 @@ async fn a_silent_connection_a_slow_body_and_an_unread_answer_end() {
 async fn a_head_without_end_and_too_many_headers_are_refused() {
     let server = impatient(8).await;
     let ask = |head: String| {
-        let mut stream = connect(&server);
+        let mut stream = server.connect();
         let _ = stream.write_all(head.as_bytes());
         closed(stream)
     };
@@ -117,7 +114,7 @@ async fn a_head_without_end_and_too_many_headers_are_refused() {
         let said = ask(head);
         assert!(said.is_empty() || said.starts_with("HTTP/1.1 4"), "{}", &said[..said.len().min(100)]);
     }
-    assert_eq!(server.client.get(format!("{}/healthz", server.url)).send().await.unwrap().status(), 200);
+    assert_eq!(server.ask("/healthz").await.status(), 200);
 }
 
 /// The shipped student, with more lines in `[server]`. What the service said, when it does not start.
@@ -127,22 +124,16 @@ fn start(folder: &Path, server: &str) -> Result<Served, String> {
 
 /// A self-signed certificate for localhost, made by openssl; `None`, with a word, where there is no openssl or curl.
 fn certificate(folder: &Path) -> Option<()> {
-    for program in ["openssl", "curl"] {
-        if Command::new(program).arg("version").output().is_err() {
-            println!("skipped: {program} is not installed");
-            return None;
-        }
+    if !["openssl", "curl"].into_iter().all(installed) {
+        return None;
     }
-    let made = Command::new("openssl")
-        .args(
-            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost".split(' '),
-        )
+    let request = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost";
+    let mut openssl = Command::new("openssl");
+    openssl
+        .args(request.split(' '))
         .args(["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"])
-        .args(["-keyout", "key.pem", "-out", "certificate.pem"])
-        .current_dir(folder)
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        .args(["-keyout", "key.pem", "-out", "certificate.pem"]);
+    succeeds(openssl.current_dir(folder));
     Some(())
 }
 
@@ -184,8 +175,7 @@ fn with_a_certificate_the_service_speaks_https_and_nothing_else() {
     let old = curl(folder.path(), &["--tlsv1.0", "--tls-max", "1.1", &format!("https://localhost:{port}/healthz")]);
     assert!(!old.1, "TLS 1.1 is not spoken");
     // A client that never finishes its handshake.
-    let mut slow = TcpStream::connect(format!("127.0.0.1:{port}")).unwrap();
-    slow.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let mut slow = connect(format!("127.0.0.1:{port}"));
     slow.write_all(&[0x16, 0x03, 0x01, 0x02]).unwrap();
     let started = Instant::now();
     closed(slow);
@@ -215,12 +205,7 @@ fn a_renewed_certificate_is_taken_up_without_a_restart_and_one_that_does_not_fit
     let url = format!("{}/healthz", service.url);
     assert!(curl(folder.path(), &[&url]).1);
     let until = |what: &str, holds: &dyn Fn() -> bool| {
-        let start = Instant::now();
-        while !holds() {
-            assert!(start.elapsed() < Duration::from_secs(10), "{what}: {:?}", service.log());
-            std::thread::sleep(Duration::from_millis(200));
-        }
-        println!("{what} after {:?}", start.elapsed());
+        println!("{what} after {:?}", until(what, Duration::from_secs(10), holds));
     };
     let said = |words: &str| service.log().contains(words);
     // curl trusts certificate.pem alone, so it accepts the new one only when that is in use.
@@ -246,8 +231,7 @@ fn a_stop_finishes_requests_at_hand_and_does_not_wait_for_open_streams_or_idle_c
     let mut service = start(folder.path(), "").unwrap();
     let address = service.url.trim_start_matches("http://").to_string();
     let open = |head: &str| {
-        let mut stream = TcpStream::connect(&address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let mut stream = connect(&address);
         stream.write_all(head.as_bytes()).unwrap();
         stream
     };
@@ -259,13 +243,12 @@ fn a_stop_finishes_requests_at_hand_and_does_not_wait_for_open_streams_or_idle_c
     at_hand.write_all(&picture[..100]).unwrap();
     std::thread::sleep(Duration::from_millis(300));
     let told = Instant::now();
-    let pid = service.process.0.id().to_string();
-    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    service.process.signal("-TERM");
     std::thread::sleep(Duration::from_millis(200));
     at_hand.write_all(&picture[100..]).unwrap();
     let said = closed(at_hand);
     assert!(said.starts_with("HTTP/1.1 200"), "the request at hand is answered: {said}");
-    let status = service.process.0.wait().unwrap();
+    let status = service.process.wait();
     let took = told.elapsed();
     assert!(status.success() && took < Duration::from_secs(4), "{status}, {took:?}");
     assert!(closed(stream).starts_with("HTTP/1.1 200"));
@@ -281,11 +264,8 @@ fn got(url: &str) -> String {
 
 #[test]
 fn the_prometheus_of_the_compose_file_is_let_in_with_its_token() {
-    for program in ["prometheus", "curl"] {
-        if Command::new(program).arg("--version").output().is_err() {
-            println!("skipped: {program} is not installed");
-            return;
-        }
+    if !installed("curl") {
+        return;
     }
     let folder = tempfile::tempdir().unwrap();
     let token = tokens::add(&folder.path().join("data/tokens.toml"), "prometheus", Role::Viewer, None).unwrap();
@@ -306,20 +286,10 @@ fn the_prometheus_of_the_compose_file_is_let_in_with_its_token() {
         assert!(here.contains(from), "{here}");
         here = here.replace(from, &to);
     }
-    std::fs::write(path("prometheus.yml"), here).unwrap();
     std::fs::write(path("token"), format!("{token}\n")).unwrap();
-    // Prometheus can't say which port it took, so a free one is looked for just before.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let child = Command::new("prometheus")
-        .args([format!("--config.file={}", path("prometheus.yml")), format!("--storage.tsdb.path={}", path("tsdb"))])
-        .arg(format!("--web.listen-address=127.0.0.1:{port}"))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let _prometheus = Running(child);
+    let Some((_prometheus, prometheus)) = peers::prometheus(folder.path(), &here) else { return };
+    let ask = |path: &str| got(&format!("{prometheus}/api/v1/{path}"));
     let started = Instant::now();
-    let ask = |path: &str| got(&format!("http://127.0.0.1:{port}/api/v1/{path}"));
     loop {
         let said = ask("query?query=beltsight_ready");
         if said.contains("\"job\":\"beltsight\"") && said.contains(",\"1\"]") {

@@ -6,8 +6,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-#[path = "common/served.rs"]
-mod served;
+mod common;
 
 use std::{
     io::Write,
@@ -16,22 +15,18 @@ use std::{
     time::{Duration, Instant},
 };
 
+use common::{
+    installed, peers,
+    pictures::encoded,
+    process::{Running, succeeds},
+    served::Served,
+};
 use serde_json::Value;
-use served::{Running, Served};
 
 const MEASURES_AFTER: Duration = Duration::from_secs(60);
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// Whether a program is there; if not, says that the test is skipped.
-fn installed(program: &str) -> bool {
-    let there = Command::new(program).arg("--version").output().is_ok();
-    if !there {
-        println!("skipped: {program} is not installed; deploy/setup --test installs it");
-    }
-    there
 }
 
 /// The service with the shipped configuration on a free port and with a store of its own.
@@ -40,27 +35,15 @@ fn service(store: &Path) -> Served {
     Served::start(&root().join("deploy/beltsight.toml"), &environment).unwrap()
 }
 
-/// Prometheus with the shipped configuration, asked more often and for this target; returns its base address.
-fn prometheus(folder: &Path, target: &str) -> (Running, String) {
-    // Prometheus can't say which port it took, so a free one is looked for just before.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+/// Prometheus with the shipped configuration, asking more often and for this target, and its base address.
+fn prometheus(folder: &Path, target: &str) -> Option<(Running, String)> {
     let config = std::fs::read_to_string(root().join("deploy/prometheus/prometheus.yml")).unwrap();
     assert!(config.contains("interval: 5s"));
-    let file = folder.join("prometheus.yml");
-    std::fs::write(&file, config.replace("interval: 5s", "interval: 1s")).unwrap();
     std::os::unix::fs::symlink(root().join("deploy/prometheus/rules"), folder.join("rules")).unwrap();
     std::fs::create_dir(folder.join("targets")).unwrap();
     let target = target.trim_start_matches("http://");
     std::fs::write(folder.join("targets/beltsight.yml"), format!("- targets: [\"{target}\"]\n")).unwrap();
-    let child = Command::new("prometheus")
-        .arg(format!("--config.file={}", file.display()))
-        .arg(format!("--storage.tsdb.path={}", folder.join("tsdb").display()))
-        .arg(format!("--web.listen-address=127.0.0.1:{port}"))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    (Running(child), format!("http://127.0.0.1:{port}"))
+    peers::prometheus(folder, &config.replace("interval: 5s", "interval: 1s"))
 }
 
 /// A gray JPEG with a bright square, as a client would send it.
@@ -69,9 +52,7 @@ fn picture() -> Vec<u8> {
     for (x, y) in (40..120).flat_map(|x| (30..90).map(move |y| (x, y))) {
         image.put_pixel(x, y, image::Rgb([210, 190, 170]));
     }
-    let mut bytes = Vec::new();
-    image.write_to(&mut std::io::Cursor::new(&mut bytes), image::ImageFormat::Jpeg).unwrap();
-    bytes
+    encoded(image, image::ImageFormat::Jpeg)
 }
 
 /// Waits until `url` is answered 200.
@@ -153,14 +134,11 @@ fn measured(alert: &str) -> Option<&str> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_alert_and_every_panel_has_data_from_a_running_service() {
-    if !installed("prometheus") {
-        return;
-    }
     let folder = tempfile::tempdir().unwrap();
     let client = reqwest::Client::new();
     let service = service(&folder.path().join("store"));
     let address = service.url.clone();
-    let (_prometheus, prometheus) = prometheus(folder.path(), &address);
+    let Some((_prometheus, prometheus)) = prometheus(folder.path(), &address) else { return };
     answered(&client, &format!("{address}/readyz"), Duration::from_secs(60)).await;
     answered(&client, &format!("{prometheus}/-/ready"), Duration::from_secs(30)).await;
 
@@ -244,9 +222,7 @@ fn promtool(arguments: &[&str], files: &[PathBuf]) {
         return;
     }
     assert!(!files.is_empty());
-    let said = Command::new("promtool").args(arguments).args(files).output().unwrap();
-    let text = [said.stdout, said.stderr].concat();
-    assert!(said.status.success(), "promtool {arguments:?}: {}", String::from_utf8_lossy(&text));
+    succeeds(Command::new("promtool").args(arguments).args(files));
 }
 
 fn rule_files(end: &str) -> Vec<PathBuf> {

@@ -1,25 +1,26 @@
 //! A headless Chromium, used as a person uses it: real keys, clicks and touches, through the DevTools protocol over a
 //! pipe.
-#![allow(clippy::unwrap_used, dead_code)]
 
 use std::{
     cell::RefCell,
     fs::{File, OpenOptions},
     io::{BufRead, BufReader, Write},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 
+use super::{installed, process::Running};
+
 /// How long a page may take to get somewhere on a machine that runs other tests beside it.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running browser; it ends when dropped.
 pub struct Browser {
-    process: Child,
+    _process: Running,
     pipe: RefCell<Pipe>,
     _profile: tempfile::TempDir,
 }
@@ -31,25 +32,18 @@ struct Pipe {
     complaints: Vec<String>,
 }
 
-impl Drop for Browser {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
 impl Browser {
     /// `None`, and a line that says so, where Chromium is not installed.
     pub fn start() -> Option<Self> {
-        if Command::new("chromium").arg("--version").output().is_err() {
-            println!("skipped: chromium is not installed; deploy/setup --test installs it");
+        if !installed("chromium") {
             return None;
         }
         let profile = tempfile::tempdir().unwrap();
         let (to, from) = (profile.path().join("to"), profile.path().join("from"));
         assert!(Command::new("mkfifo").args([&to, &from]).status().unwrap().success());
         // A shell puts the pipes where Chromium looks for them: 3 and 4.
-        let process = Command::new("sh")
+        let mut command = Command::new("sh");
+        command
             .args(["-c", r#"exec chromium "$@" 3<"$TO" 4>"$FROM""#, "chromium"])
             .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"])
             .args(["--remote-debugging-pipe", "--no-first-run"])
@@ -57,13 +51,12 @@ impl Browser {
             .env("TO", &to)
             .env("FROM", &from)
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+            .stderr(Stdio::null());
+        let process = Running::start(&mut command);
         let to = OpenOptions::new().write(true).open(to).unwrap();
         let from = BufReader::new(File::open(from).unwrap());
         let pipe = RefCell::new(Pipe { to, from, asked: 0, complaints: vec![] });
-        Some(Self { process, pipe, _profile: profile })
+        Some(Self { _process: process, pipe, _profile: profile })
     }
 
     /// A page of a person of their own: with its own storage, at `url`, `width × height` pixels.
@@ -207,6 +200,13 @@ impl Page<'_> {
         self.ask("Emulation.setTouchEmulationEnabled", json!({"enabled": true}));
         self.ask("Input.dispatchTouchEvent", json!({"type": "touchStart", "touchPoints": [{"x": x, "y": y}]}));
         self.ask("Input.dispatchTouchEvent", json!({"type": "touchEnd", "touchPoints": []}));
+    }
+
+    /// Writes what is seen as `name.png` to where `BELTSIGHT_SHOTS` says, if somebody wants to look at it.
+    pub fn seen(&self, name: &str) {
+        if let Some(folder) = std::env::var_os("BELTSIGHT_SHOTS") {
+            self.picture(&Path::new(&folder).join(format!("{name}.png")));
+        }
     }
 
     /// Writes what is seen as PNG.

@@ -1,254 +1,34 @@
-//! A whole service for tests: a real student in ONNX Runtime, a store in a temporary folder, the API on a free port.
-#![allow(clippy::unwrap_used, dead_code)] // not every test binary uses everything
+//! What tests share: services, other programs and browsers beside a test, and what a machine may lack.
+#![allow(clippy::unwrap_used, dead_code)] // no test binary uses everything
 
-use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+pub mod browser;
+pub mod disk;
+pub mod peers;
+pub mod pictures;
+pub mod process;
+pub mod served;
+pub mod server;
+pub mod shown;
 
-use beltsight::{
-    api::{self, Api, Limits, Parts, Settings},
-    domain::{Picture, Thresholds, Verdict, hash::sha256},
-    line::{
-        infer::{self, Infer},
-        live::View,
-        record::{self, Recorder},
-        swap::{self, Swapper},
-    },
-    metrics::Metrics,
-    network::{
-        self, Net,
-        onnx::{Tensor, Weights, export},
-    },
-    picture::pixels::encode_jpeg,
-    rounds::{self, keeper},
-    store::Store,
-    student::{
-        engine::Device,
-        manifest::{File, Input, Lineage, Manifest},
-        registry::Registry,
-    },
-    tokens::Tokens,
-};
-use tempfile::TempDir;
-use tokio::sync::{broadcast, watch};
-use tokio_util::sync::CancellationToken;
-
-/// Input side of the test student.
-pub const SIDE: u32 = 32;
-/// Its classes.
-pub const CLASSES: [&str; 3] = ["salmon", "cod", "bass"];
-
-/// Seeded weights of a plausible size, so that outputs differ from picture to picture.
-pub fn weights(net: &Net, seed: u64) -> Weights {
-    let mut state = seed | 1;
-    let mut random = move || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    let mut tensor = |shape: &[usize], scale: f32| {
-        let data = (0..shape.iter().product()).map(|_| random() * scale).collect();
-        Tensor { shape: shape.to_vec(), data }
-    };
-    let filled = |n: usize, value: f32| Tensor { shape: vec![n], data: vec![value; n] };
-    let mut weights = BTreeMap::new();
-    for conv in net.convs() {
-        let fan_in = conv.inputs / conv.groups * conv.kernel * conv.kernel;
-        let shape = [conv.outputs, conv.inputs / conv.groups, conv.kernel, conv.kernel];
-        weights.insert(format!("{}.weight", conv.name), tensor(&shape, (6.0 / fan_in as f32).sqrt()));
-        for (part, value) in [("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)] {
-            weights.insert(format!("{}.bn.{part}", conv.name), filled(conv.outputs, value));
-        }
+/// Whether a program is there that `deploy/setup --test` installs; where it is not, [`missing`] says so.
+pub fn installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let there = std::env::split_paths(&path).any(|folder| folder.join(program).is_file());
+    if !there {
+        missing(program);
     }
-    weights.insert("head.weight".into(), tensor(&[CLASSES.len(), net.features], 0.3));
-    weights.insert("head.bias".into(), filled(CLASSES.len(), 0.0));
-    weights
+    there
 }
 
-/// Writes the model folder `root/version` with a student of seeded random weights.
-pub fn test_model_folder(root: &Path, version: &str, seed: u64) -> PathBuf {
-    let folder = root.join(version);
-    std::fs::create_dir_all(&folder).unwrap();
-    let net = network::small(SIDE as usize);
-    let onnx = export(&net, &weights(&net, seed), CLASSES.len()).unwrap();
-    std::fs::write(folder.join("student.onnx"), &onnx).unwrap();
-    let file = File {
-        name: "student.onnx".into(),
-        sha256: sha256(&onnx),
-        bytes: onnx.len() as u64,
-        max_probability_difference: 0.0,
-    };
-    let manifest = Manifest {
-        version: version.into(),
-        created: "2026-11-25T00:00:00Z".into(),
-        serve: "float32".into(),
-        classes: CLASSES.map(String::from).to_vec(),
-        input: Input { side: SIDE, format: "uint8 RGB NHWC".into() },
-        files: [("float32".to_owned(), file)].into(),
-        thresholds: Thresholds { accept: vec!["salmon".into()], accept_from: 0.9, unsure_from: 0.2, temperature: 1.0 },
-        lineage: Lineage { net: "small".into(), seed, ..Lineage::default() },
-        reference: None,
-        scorecard: None,
-    };
-    manifest.write(&folder).unwrap();
-    folder
+/// Says that a test is skipped for want of something that `deploy/setup --test` installs. Where `CI` is set, that fails
+/// the test: there everything is installed, and a skipped test would prove nothing.
+pub fn missing(what: &str) {
+    let why = format!("{what}: not installed; deploy/setup --test installs it");
+    assert!(std::env::var_os("CI").is_none_or(|ci| ci.is_empty()), "{why}");
+    println!("skipped: {why}");
 }
 
-/// A running service; it stops when dropped.
-pub struct Server {
-    pub url: String,
-    pub address: SocketAddr,
-    pub client: reqwest::Client,
-    pub metrics: Metrics,
-    pub infer: Infer,
-    pub tokens: Tokens,
-    pub tokens_file: PathBuf,
-    pub store: Store,
-    pub models: PathBuf,
-    pub camera: Arc<View>,
-    pub ready: watch::Sender<bool>,
-    pub recorded: broadcast::Sender<Arc<Verdict>>,
-    pub recorder: Recorder,
-    pub folder: TempDir,
-    pub stop: CancellationToken,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.stop.cancel();
-        self.infer.stop();
-    }
-}
-
-/// Starts a service with usual limits.
-pub async fn start() -> Server {
-    start_with(Settings::default()).await
-}
-
-/// Starts a service serving the model `one`.
-pub async fn start_with(settings: Settings) -> Server {
-    start_within(settings, Limits { connections: 256, client_timeout: Duration::from_secs(5) }).await
-}
-
-/// Starts a service that bears with its clients only so far.
-pub async fn start_within(settings: Settings, limits: Limits) -> Server {
-    let folder = tempfile::tempdir().unwrap();
-    let models = folder.path().join("models");
-    let student = swap::open(&test_model_folder(&models, "one", 1), None, Device::Cpu, 2, 2).unwrap();
-    let metrics = Metrics::new().unwrap();
-    let (infer, _threads) = Infer::start(student, infer::Settings::default(), metrics.clone()).unwrap();
-    let store = Store::open(&folder.path().join("store")).await.unwrap();
-    let stop = CancellationToken::new();
-    let recorded = broadcast::channel(64).0;
-    let record = record::Settings { keep_share: 1.0, ..record::Settings::default() };
-    let (recorder, _task) = Recorder::start(store.clone(), &record, metrics.clone(), recorded.clone(), stop.clone());
-    let camera = Arc::new(View::new("belt"));
-    let (ready, is_ready) = watch::channel(true);
-    let tokens_file = folder.path().join("tokens.toml"); // none yet
-    let tokens = Tokens::open(&tokens_file).unwrap();
-    let swapper = Arc::new(Swapper {
-        infer: infer.clone(),
-        metrics: metrics.clone(),
-        root: models.clone(),
-        precision: None,
-        device: Device::Cpu,
-        threads: 2, // so that there are sessions side by side
-        max_batch: 2,
-        loading: Mutex::new(()),
-    });
-    let registry = Registry { root: models.clone(), first: "one".into() };
-    let rounds = keeper::Parts {
-        settings: rounds::Settings::default(),
-        store: store.clone(),
-        folder: folder.path().join("store"),
-        registry: registry.clone(),
-        swapper: swapper.clone(),
-        metrics: metrics.clone(),
-        recorded: recorded.subscribe(),
-        deadline: Duration::from_millis(50),
-    };
-    let (rounds, _learning) = keeper::start(rounds, stop.clone());
-    let parts = Parts {
-        infer: infer.clone(),
-        tokens: tokens.clone(),
-        store: store.clone(),
-        recorder: recorder.clone(),
-        metrics: metrics.clone(),
-        recorded: recorded.clone(),
-        cameras: [camera.clone()].into(),
-        ready: is_ready,
-        stop: stop.clone(),
-        labels: api::LabelSettings { classes: vec!["hake".into()], second_share: 0.1 },
-        swapper,
-        registry,
-        rounds,
-        ejector: None,
-    };
-    let router = api::router(Api::new(parts, settings).unwrap());
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let stopped = stop.clone();
-    tokio::spawn(api::serve(listener, None, router, limits, stopped));
-    Server {
-        url: format!("http://{address}"),
-        address,
-        client: reqwest::Client::builder().timeout(Duration::from_secs(30)).build().unwrap(),
-        metrics,
-        infer,
-        tokens,
-        tokens_file,
-        store,
-        models,
-        camera,
-        ready,
-        recorded,
-        recorder,
-        folder,
-        stop,
-    }
-}
-
-impl Server {
-    /// GET as JSON.
-    pub async fn get(&self, path: &str) -> serde_json::Value {
-        self.client.get(format!("{}{path}", self.url)).send().await.unwrap().json().await.unwrap()
-    }
-
-    /// POST a body.
-    pub async fn post(&self, path: &str, body: impl Into<reqwest::Body>) -> reqwest::Response {
-        self.client.post(format!("{}{path}", self.url)).body(body).send().await.unwrap()
-    }
-
-    /// The value of a counter of bad inputs.
-    pub fn bad(&self, kind: &str) -> u64 {
-        self.metrics.bad_input.with_label_values(&[kind]).get()
-    }
-
-    /// Waits until `n` verdicts are committed.
-    pub async fn recorded(&self, n: u64) {
-        for _ in 0..1000 {
-            if self.metrics.recorded.get() >= n {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("{} of {n} verdicts were recorded within 10 s", self.metrics.recorded.get());
-    }
-}
-
-/// A striped picture; `seed` changes it.
-pub fn picture(side: u32, seed: u32) -> Picture {
-    let mut picture = Picture::filled(side, side, [0; 3]);
-    for (i, value) in picture.rgb.iter_mut().enumerate() {
-        *value = ((i as u32 / 7 + seed * 37) * (seed + 3) % 256) as u8;
-    }
-    picture
-}
-
-/// A JPEG of [`picture`].
-pub fn jpeg(side: u32, seed: u32) -> Vec<u8> {
-    encode_jpeg(&picture(side, seed), 90).unwrap()
+/// Kills at random moments: `usual`, or as many as `BELTSIGHT_KILLS` says.
+pub fn kills(usual: usize) -> usize {
+    std::env::var("BELTSIGHT_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(usual)
 }

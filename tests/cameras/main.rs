@@ -1,0 +1,12 @@
+//! Cameras behind a network, with every fault that they have, and several of them in one service.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../common/mod.rs"]
+mod common;
+#[cfg(feature = "gige")]
+mod gige;
+mod mjpeg;
+#[cfg(feature = "rtsp")]
+mod rtsp;
+mod service;
+mod watched;

@@ -1,0 +1,177 @@
+//! `beltsight serve` with cameras.
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use beltsight::{
+    domain::Picture,
+    picture::pixels,
+    store::{Event, Store},
+};
+
+use crate::{
+    common::served::{Served, configured, shipped},
+    mjpeg::{Mjpeg, Mood},
+    watched::PATIENCE,
+};
+
+/// `beltsight serve` with cameras, in a folder of its own.
+fn serve(folder: &Path, cameras: &str) -> Served {
+    let rest = format!("[line]\ndeadline = '5s'\n{cameras}");
+    Served::start(&configured(folder, &shipped(), "", &rest), &[]).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_camera_counts_as_lost_in_metrics_and_record() {
+    let eye = Mjpeg::start();
+    let folder = tempfile::tempdir().unwrap();
+    let mut service = serve(folder.path(), &format!("[[camera]]\n{}", eye.config("frozen_after = '1s'")));
+    let (up, frozen) = ("beltsight_camera_up{camera=\"line-1\"}", "beltsight_camera_frozen{camera=\"line-1\"}");
+    service.until(up, |value| value == 1.0).await;
+    assert_eq!(service.metrics().await.value(frozen), Some(0.0));
+    eye.is(Mood::Frozen);
+    service.until(frozen, |value| value == 1.0).await;
+    assert_eq!(service.metrics().await.value(up), Some(0.0));
+    service.until("beltsight_frames_dropped_total{camera=\"line-1\",reason=\"frozen\"}", |value| value > 3.0).await;
+    eye.is(Mood::Well);
+    service.until(up, |value| value == 1.0).await;
+    assert_eq!(service.metrics().await.value(frozen), Some(0.0));
+    eye.is(Mood::Garbage);
+    service.until("beltsight_frames_dropped_total{camera=\"line-1\",reason=\"driver\"}", |value| value > 0.0).await;
+    eye.is(Mood::Stalls);
+    service.until("beltsight_camera_reconnects_total{camera=\"line-1\"}", |value| value > 0.0).await;
+    assert_eq!(service.metrics().await.value(up), Some(0.0));
+    service.stop();
+    let store = Store::open(&folder.path().join("data")).await.unwrap();
+    let entries = store.events(&["camera_lost", "camera_back"], None).await.unwrap();
+    let told: Vec<&Event> = entries.iter().map(|entry| &entry.event).collect();
+    let [Event::CameraLost { why: first, .. }, Event::CameraBack { .. }, Event::CameraLost { why: second, .. }] =
+        told[..]
+    else {
+        panic!("{told:?}")
+    };
+    assert!(first.starts_with("frozen") && second.contains("no whole picture"), "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pictures_of_another_width_than_the_gates_were_measured_in_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, width) in [("a", 320), ("b", 160), ("c", 320)] {
+        let jpeg = pixels::encode_jpeg(&Picture::filled(width, 90, [90, 100, 110]), 90).unwrap();
+        std::fs::create_dir_all(folder.path().join("pictures")).unwrap();
+        std::fs::write(folder.path().join(format!("pictures/{name}.jpg")), jpeg).unwrap();
+    }
+    let config = format!(
+        "[[camera]]\nname = 'line-1'\nsource = 'folder'\npath = '{}'\nframe_rate = 20.0\n[[eject.gate]]\nname = 'out'\n\
+         camera = 'line-1'\nactions = ['reject', 'divert']\nspeed = '1m/s'\nscale = '1mm/px'\nwidth = 320\n\
+         distance = '500mm'\n[[eject.output]]\nkind = 'log'\ntolerance = '8ms'\non_late = 'alarm'\n",
+        folder.path().join("pictures").display()
+    );
+    let service = serve(folder.path(), &config);
+    let refused = "beltsight_frames_dropped_total{camera=\"line-1\",reason=\"size\"}";
+    service.until(refused, |frames| frames >= 3.0).await;
+    let taken = service.metrics().await.value("beltsight_frames_total{camera=\"line-1\"}").unwrap();
+    let refused = service.metrics().await.value(refused).unwrap();
+    assert!(2.0 * refused < taken, "{refused} of {taken}: every third one");
+    let log = service.log();
+    assert!(log.contains("160 pixels wide, not 320") && log.contains("gates unjudged"), "{log}");
+}
+
+/// Two belts, one with salmon alone and one without any, each with a gate; and a camera that is not there.
+const LINES: &str = "
+[[camera]]
+name = 'line-1'
+source = 'simulated'
+belt = { seed = 1, width = 320, height = 180, speed = 200.0, items_per_minute = 60.0, empty_share = 0.0, frame_rate = 8.0, salmon_share = 1.0 }
+[[camera]]
+name = 'line-2'
+source = 'simulated'
+belt = { seed = 2, width = 400, height = 224, speed = 250.0, items_per_minute = 60.0, empty_share = 0.0, frame_rate = 8.0, salmon_share = 0.0 }
+[[camera]]
+name = 'line-3'
+source = 'mjpeg'
+url = 'http://ada:geheim@127.0.0.1:9/video'
+[[eject.gate]]
+name = 'out-1'
+camera = 'line-1'
+actions = ['reject', 'divert']
+speed = '0.4m/s'
+scale = '2mm/px'
+distance = '1200mm'
+[[eject.gate]]
+name = 'out-2'
+camera = 'line-2'
+actions = ['reject', 'divert']
+speed = '0.4m/s'
+scale = '2mm/px'
+distance = '1200mm'
+[[eject.gate]]
+name = 'out-3'
+camera = 'line-3'
+actions = ['reject', 'divert']
+speed = '0.4m/s'
+scale = '2mm/px'
+distance = '1200mm'
+[[eject.output]]
+kind = 'log'
+tolerance = '10s'
+on_late = 'alarm'
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_lines_in_one_service_keep_to_themselves() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = serve(folder.path(), LINES);
+    let verdicts = |camera: &str, action: &str| {
+        format!("beltsight_verdicts_total{{action=\"{action}\",camera=\"{camera}\",source=\"belt\"}}")
+    };
+    service.until(&verdicts("line-2", "reject"), |items| items >= 5.0).await;
+    service.until(&verdicts("line-1", "accept"), |items| items >= 5.0).await;
+    let good = service.metrics().await.value(&verdicts("line-1", "accept")).unwrap();
+    let bad = service.metrics().await.value(&verdicts("line-2", "accept")).unwrap();
+    assert!(good > 2.0 * bad, "{good} accepted among salmon, {bad} where there is none");
+
+    // Each camera has a picture of its own.
+    for (query, size) in [("", (320, 180)), ("?camera=line-1", (320, 180)), ("?camera=line-2", (400, 224))] {
+        let jpeg = service.ask(&format!("/live.jpg{query}")).await.bytes().await.unwrap();
+        let picture = pixels::decode(&jpeg, pixels::Limits::default()).unwrap();
+        assert_eq!((picture.width, picture.height), size, "{query}");
+    }
+    let answer = service.ask("/live.jpg?camera=line-3").await;
+    assert_eq!(answer.status(), 404);
+
+    // One that is lost is said to be, and the service is ready for the others.
+    let cameras = service.get("/cameras").await;
+    let states: Vec<_> = (0..3).map(|n| (cameras[n]["name"].as_str(), cameras[n]["state"].as_str())).collect();
+    assert_eq!(
+        states,
+        [(Some("line-1"), Some("up")), (Some("line-2"), Some("up")), (Some("line-3"), Some("lost"))],
+        "{cameras}"
+    );
+    assert!(!cameras.to_string().contains("geheim"), "{cameras}");
+    let log = service.log();
+    assert!(log.contains("camera lost") && !log.contains("geheim"), "{log}");
+    let blind: Vec<&str> = log.lines().filter(|line| line.contains("gates unjudged")).collect();
+    assert!(matches!(&blind[..], [line] if line.contains("line-3") && line.contains("alarm")), "{blind:?}");
+    assert_eq!(service.ask("/readyz").await.status(), 200);
+
+    // Each gate moves for its own camera.
+    let start = Instant::now();
+    loop {
+        let log = service.log();
+        let commands: Vec<&str> = log.lines().filter(|line| line.contains("gate=")).collect();
+        for line in &commands {
+            let line = line.replace('"', "");
+            let own =
+                (1..=3).any(|n| line.contains(&format!("gate=out-{n}")) && line.contains(&format!("camera=line-{n}")));
+            assert!(own, "{line}");
+        }
+        if commands.iter().any(|line| line.contains("line-2")) {
+            break;
+        }
+        assert!(start.elapsed() < PATIENCE, "no gate moved: {log}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
