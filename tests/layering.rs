@@ -5,9 +5,10 @@
 //! followed to the definition. What is compiled for tests alone does not count, nor does a `mod` line.
 //!
 //! - A room uses the rooms below it. The reasons for exceptions stand beside them.
-//! - No files use each other in a circle, inside a room neither. A parent (`mod.rs`) names its children, and children may
-//!   use what their parent defines: that is what a folder is. So a circle is excused if it runs through the parent of all
-//!   its other files. Any other circle fails: between two children, or through a file from outside the folder.
+//! - No files use each other in a circle, not even inside a room. A parent (`mod.rs`) names its children, and children
+//!   may use what their parent defines: that is what a folder is. So a circle is excused if it runs through a file that
+//!   is the parent of all its other files, however far above them. Any other circle fails: between two children, or
+//!   through a file from outside the folder.
 //! - A framework is used in its room alone.
 //! - No file is longer than 500 lines, its tests aside, and `main.rs` than 100.
 #![allow(clippy::unwrap_used)]
@@ -27,14 +28,14 @@ mod reader;
 mod trials;
 
 /// The rooms, top to bottom, by path below `src`; a file belongs to the longest that leads to it. A room may use those
-/// below it. `main.rs` stands on top of all, and `lib.rs` is only the map.
+/// below it. `main.rs` may use all, and nothing may use what it or `lib.rs` defines.
 ///
-/// This is the flow of the data but for six places, where settings and types lie lower than what they set:
-/// - `config` holds every room's settings, so it stands above those that have some, and the tasks of `service` take their
-///   settings from below it;
-/// - `learn` is a program of its own, which stands right above what it uses of the library, so that it uses no more;
-/// - `network` stands above `student`: for int8, `network/onnx` measures ranges with the student's engine;
-/// - `line/eject/output` needs a verdict and counts what it sends, and nothing else of `line`.
+/// This is the order in which the data flows, but for four rooms:
+/// - `config` reads the settings of the rooms that have some, so it stands above them. Tasks of the service have
+///   settings too, and the service itself reads `config`: so `service/tasks` stands apart, below `config`.
+/// - `learn` is a program of its own. It stands right above what it uses of the library, so that it uses no more.
+/// - `network` stands above `student`: for int8, `network/onnx` measures ranges with the student's engine.
+/// - `line/eject/output` stands below the rest of `line`: it knows verdicts and metrics, and nothing of the line.
 const ROOMS: &[&str] = &[
     "cli",
     "bench",

@@ -1,4 +1,4 @@
-//! Where paths lead: names are looked up as the compiler does, through imports and re-exports, to the item's definition.
+//! Where paths lead: names are looked up as the compiler does, through imports and re-exports, to the definition.
 
 use std::collections::{BTreeMap, BTreeSet};
 

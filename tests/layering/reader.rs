@@ -2,12 +2,12 @@
 //! names, and the file that defines what a path leads to.
 //!
 //! It reads `use` trees (groups, renames, globs, `self`), paths in code, types and attributes, paths inside macros and
-//! inside attributes' strings, `crate::`, `self::`, `super::` at any depth, the library's name, paths that begin with an
-//! imported module, imports inside functions, inline modules, `#[path]` and re-exports. What is compiled for tests alone
-//! is left out.
+//! inside attributes' strings, `crate::`, `self::`, `super::` at any depth, the library's name, paths that begin with
+//! an imported module, imports inside functions, inline modules, `#[path]` and re-exports. What is compiled for tests
+//! alone is left out.
 //!
-//! It does not know types. A method that a file calls, or a field that it reads, counts where the file names the type or
-//! the trait, and not otherwise.
+//! It does not know types. A method that a file calls, or a field that it reads, counts only if the file also names the
+//! type or the trait.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -83,8 +83,8 @@ enum Kind {
     Code,
 }
 
-/// Reads the crates of a package. Each has a root, a path below `src`, and a name by which others may call it; a root that
-/// is not among the sources is passed over.
+/// Reads the crates of a package. `roots` are the names by which other crates call them, empty if none does, and the
+/// paths of their root files below `src`. A root that is not among the sources is passed over.
 pub fn read(sources: &Sources, roots: &[(&str, &str)]) -> Files {
     let mut reader = Reader {
         sources,
@@ -367,7 +367,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Paths in the tokens of a macro or an attribute, which have no grammar that could be known. `before` is the path that
+    /// Paths in the tokens of a macro or an attribute, whose grammar nobody knows but itself. `before` is the path that
     /// stands in front of a group in braces.
     fn read_tokens(&mut self, tokens: TokenStream, before: &Route, in_attribute: bool) {
         let tokens: Vec<TokenTree> = tokens.into_iter().collect();
