@@ -3,23 +3,34 @@
 use std::{
     collections::{BTreeMap, HashSet},
     path::{Path, PathBuf},
+    process::ExitCode,
 };
 
 use anyhow::{Context, Result, ensure};
-use clap::{Subcommand, ValueEnum};
 
-pub use crate::store::labels::formats::{Said, Wrong, from_csv, from_label_studio, to_csv, to_label_studio};
-
+use super::DEFAULT_CONFIG;
 use crate::{
     config::Config,
     rounds::snapshot::{self, Limits},
-    store::{ItemPage, LabeledItem, MAX_PAGE, Store},
+    store::{
+        ItemPage, LabeledItem, MAX_PAGE, Store,
+        labels::formats::{Said, from_csv, from_label_studio, to_csv, to_label_studio},
+    },
     student::{manifest::Manifest, registry::Registry},
 };
 
-/// What to do with labels.
-#[derive(Subcommand)]
-pub enum Command {
+/// Labels in and out: a data set to learn from, Label Studio's JSON, CSV.
+#[derive(clap::Args)]
+pub struct LabelsArgs {
+    #[command(subcommand)]
+    command: LabelsCommand,
+    /// Configuration file, for the store and the classes.
+    #[arg(long, default_value = DEFAULT_CONFIG, global = true)]
+    config: PathBuf,
+}
+
+#[derive(clap::Subcommand)]
+enum LabelsCommand {
     /// Write a data set for `beltsight train --data FOLDER --unlabeled FOLDER/unlabeled`, or print what people say now.
     Export {
         /// Folder of the data set.
@@ -27,7 +38,7 @@ pub enum Command {
         to: Option<PathBuf>,
         /// Print in this format instead.
         #[arg(long)]
-        format: Option<Format>,
+        format: Option<LabelFormat>,
         /// Most labeled pictures in the data set, the newest.
         #[arg(long, default_value_t = 100_000)]
         labeled: usize,
@@ -45,9 +56,8 @@ pub enum Command {
     },
 }
 
-/// Formats of labels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum LabelFormat {
     /// Label Studio's JSON.
     LabelStudio,
     /// One row a label.
@@ -66,15 +76,20 @@ pub struct Imported {
 /// Runs the command.
 ///
 /// # Errors
-/// In words.
-pub async fn run(command: Command, config: &Config) -> Result<()> {
+/// When the store, a file or the serving model can't be read, or a label names an unknown item or class.
+pub fn run(args: LabelsArgs) -> Result<ExitCode> {
+    tokio::runtime::Runtime::new()?.block_on(read_or_write(args.command, &Config::read(&args.config)?))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn read_or_write(command: LabelsCommand, config: &Config) -> Result<()> {
     let folder = &config.store.folder;
     let store = match command {
-        Command::Export { .. } => Store::open_to_read(folder).await?,
-        Command::Import { .. } => Store::open(folder).await?,
+        LabelsCommand::Export { .. } => Store::open_to_read(folder).await?,
+        LabelsCommand::Import { .. } => Store::open(folder).await?,
     };
     match command {
-        Command::Export { to: Some(folder), labeled, unlabeled, .. } => {
+        LabelsCommand::Export { to: Some(folder), labeled, unlabeled, .. } => {
             let done = snapshot::snapshot(&store, &folder, Limits { labeled, unlabeled }).await?;
             println!("{} labeled and {} unlabeled pictures, sha256 {}", done.labeled, done.unlabeled, done.sha256);
             println!(
@@ -82,14 +97,14 @@ pub async fn run(command: Command, config: &Config) -> Result<()> {
                 done.duplicates, done.unsettled, done.missing
             );
         }
-        Command::Export { to: None, format, url, .. } => {
+        LabelsCommand::Export { to: None, format, url, .. } => {
             let items = labeled_items(&store).await?;
             match format {
-                Some(Format::Csv) => print!("{}", to_csv(&items)?),
+                Some(LabelFormat::Csv) => print!("{}", to_csv(&items)?),
                 _ => println!("{}", serde_json::to_string_pretty(&to_label_studio(&items, url.trim_end_matches('/')))?),
             }
         }
-        Command::Import { file } => {
+        LabelsCommand::Import { file } => {
             let classes = classes(config)?;
             let Imported { added, known } = import(&store, read(&file)?, &classes).await?;
             println!("{added} labels added, {known} were there already");
