@@ -106,6 +106,7 @@ pub fn run(ModelsArgs { command, root }: ModelsArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The registry in `root`, which may be another than the configuration's.
 fn registry(root: PathBuf, change: &ChangeArgs) -> Result<Registry> {
     Ok(Registry { root, first: Config::read(&change.config)?.model.version })
 }
