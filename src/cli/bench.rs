@@ -79,7 +79,7 @@ pub struct ClassifyBenchArgs {
 
 impl ClassifyBenchArgs {
     async fn run(self) -> Result<()> {
-        let plan = classify::Plan {
+        let plan = classify::ClassifyBenchPlan {
             pictures: bench::jpegs(&self.data)?,
             model: self.model,
             device: self.device,
@@ -149,7 +149,7 @@ pub struct BeltBenchArgs {
 
 impl BeltBenchArgs {
     async fn run(self) -> Result<()> {
-        let plan = belt::Plan {
+        let plan = belt::BeltBenchPlan {
             model: self.model,
             span: Duration::from_secs(self.seconds),
             items_per_minute: self.items_per_minute,
@@ -253,7 +253,7 @@ pub struct PhotosBenchArgs {
 impl PhotosBenchArgs {
     async fn run(self) -> Result<()> {
         let out = self.out.join("photos.json");
-        let plan = photos::Plan {
+        let plan = photos::PhotosPlan {
             data: self.data,
             out: self.out,
             first: words(&self.first),
@@ -297,7 +297,7 @@ pub struct StoryBenchArgs {
 impl StoryBenchArgs {
     async fn run(self) -> Result<()> {
         let out = self.out.join("story.json");
-        let plan = story::Plan {
+        let plan = story::StoryPlan {
             out: self.out,
             train: words(&self.train),
             distill: words(&self.distill),
