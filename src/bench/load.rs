@@ -58,7 +58,7 @@ pub struct SwapsReport {
     pub machine: String,
     /// How many.
     pub swaps: usize,
-    /// SwapsReport that the service refused.
+    /// Swaps that the service refused.
     pub refused: usize,
     /// Answers after a swap that name the student before it.
     pub wrong: usize,
@@ -147,7 +147,7 @@ pub async fn overload(
     Ok(report)
 }
 
-/// SwapsReport the serving student `swaps` times between two copies of `model`, beside a running belt and 8 requests at once.
+/// Swaps the serving student `swaps` times between two copies of `model`, beside a running belt and 8 requests at once.
 /// After each swap a picture must be judged by the student that was loaded.
 ///
 /// # Errors
