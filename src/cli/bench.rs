@@ -29,7 +29,7 @@ pub enum BenchCommand {
     Story(StoryBenchArgs),
     /// Many requests; memory must stay flat.
     Soak(SoakBenchArgs),
-    /// The record: verdicts written and verified a second.
+    /// The record: verdicts written and verified per second.
     Record(RecordBenchArgs),
 }
 
@@ -66,7 +66,7 @@ pub struct ClassifyBenchArgs {
     /// cpu, cuda, cuda:<number> or tensorrt.
     #[arg(long, default_value = "cpu")]
     device: Device,
-    /// Seconds a measurement.
+    /// Seconds per measurement.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
     /// Rounds.
@@ -130,7 +130,7 @@ pub struct BeltBenchArgs {
     /// Seconds.
     #[arg(long, default_value_t = 600)]
     seconds: u64,
-    /// Items a minute.
+    /// Items per minute.
     #[arg(long, default_value_t = 800.0)]
     items_per_minute: f64,
     /// Seed of the belt.
@@ -233,7 +233,7 @@ pub struct PhotosBenchArgs {
     /// The class that may pass.
     #[arg(long)]
     accept: String,
-    /// Labels a class at the start.
+    /// Labels per class at the start.
     #[arg(long, default_value_t = 4)]
     start: usize,
     /// Labels before each round.

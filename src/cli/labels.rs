@@ -62,7 +62,7 @@ enum LabelsCommand {
 enum LabelFormat {
     /// Label Studio's JSON.
     LabelStudio,
-    /// One row a label.
+    /// One row per label.
     Csv,
 }
 

@@ -44,7 +44,7 @@ enum ModelsCommand {
         /// Version.
         version: String,
     },
-    /// Measure anew what a version was trained on, so that the service can tell what is new to it.
+    /// Measure again what a version was trained on, so that the service can tell what is new to it.
     Reference {
         /// Version.
         version: String,
