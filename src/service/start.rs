@@ -64,7 +64,8 @@ pub(super) async fn start(config: Config) -> Result<RunningService> {
     };
     let (rounds, learning) = keeper::start(rounds, stop.clone());
     let cameras = config.camera.iter().map(|camera| camera.name().to_owned()).collect();
-    let challenges = tasks::challenges::watch(store.clone(), config.challenge, cameras, metrics.clone(), stop.clone());
+    let challenges =
+        tasks::challenges::watch(store.clone(), config.challenge.every, cameras, metrics.clone(), stop.clone());
     let challenges = tokio::spawn(challenges);
     let (ready, ready_reader) = watch::channel(true);
     metrics.ready.set(1);

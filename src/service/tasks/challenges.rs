@@ -8,7 +8,6 @@ use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::ChallengeSettings,
     metrics::Metrics,
     store::{Challenge, Store, StoreError},
 };
@@ -16,17 +15,11 @@ use crate::{
 /// How often challenges are looked at.
 const TICK: Duration = Duration::from_millis(500);
 
-/// Runs until `stop`.
-pub async fn watch(
-    store: Store,
-    settings: ChallengeSettings,
-    cameras: Vec<String>,
-    metrics: Metrics,
-    stop: CancellationToken,
-) {
+/// Runs until `stop`. `every` is the longest time between two found challenge tests of a camera; zero: none is asked for.
+pub async fn watch(store: Store, every: Duration, cameras: Vec<String>, metrics: Metrics, stop: CancellationToken) {
     let mut watch = ChallengeWatch {
         store,
-        settings,
+        every,
         cameras,
         metrics,
         started: OffsetDateTime::now_utc(),
@@ -46,7 +39,7 @@ pub async fn watch(
 
 struct ChallengeWatch {
     store: Store,
-    settings: ChallengeSettings,
+    every: Duration,
     cameras: Vec<String>,
     metrics: Metrics,
     started: OffsetDateTime,
@@ -81,7 +74,7 @@ impl ChallengeWatch {
         }
         for camera in &self.cameras {
             let last = self.recorded.found.get(camera).copied().unwrap_or(self.started);
-            let overdue = !self.settings.every.is_zero() && now - last > self.settings.every;
+            let overdue = !self.every.is_zero() && now - last > self.every;
             self.metrics.challenge_overdue.with_label_values(&[camera]).set(overdue.into());
         }
         Ok(())
@@ -113,7 +106,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut watch = ChallengeWatch {
             store: Store::open(folder.path()).await.unwrap(),
-            settings: ChallengeSettings { every: Duration::from_secs(3600) },
+            every: Duration::from_secs(3600),
             cameras: vec!["belt".into()],
             metrics: Metrics::new().unwrap(),
             started: OffsetDateTime::now_utc(),
