@@ -1,11 +1,13 @@
-//! The configuration: one TOML file, one struct per room, read once, unknown keys refused.
+//! The configuration: one TOML file, read once, one struct per room, unknown keys refused.
+//!
+//! A room's settings, with their defaults and the range of each, stand in that room. Here stand those of the rooms above,
+//! and what holds between rooms.
 //!
 //! Every key with its unit and default stands in `deploy/beltsight.toml`, which a test loads. An environment variable
 //! `BELTSIGHT_<ROOM>_<KEY>` (for instance `BELTSIGHT_SERVER_LISTEN`) overrides a key of the rooms `server`, `model`
 //! and `store`.
 
 use std::{
-    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -14,42 +16,38 @@ use serde::Deserialize;
 
 use crate::{
     api,
-    line::{camera, eject, infer, locate, record},
+    line::{camera::CameraConfig, eject, infer, locate, record, settings::LineSettings},
     rounds,
-    service::tasks::challenges,
-    store::Retention,
-    student::engine::Device,
+    store::{Retention, StoreSettings},
+    student::settings::ModelSettings,
 };
-
-/// Most pictures in which an item is looked at.
-const MOST_LOOKS: usize = 8;
 
 /// The whole configuration.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Where the HTTP API listens.
-    pub server: Server,
+    pub server: api::ServerSettings,
     /// Limits of the HTTP API.
     pub api: api::Settings,
-    /// The student and where it runs.
-    pub model: Model,
+    /// The student that serves, and where it runs.
+    pub model: ModelSettings,
     /// The inference worker.
     pub infer: infer::Settings,
     /// Cameras over the belt; none for a pure HTTP service.
-    pub camera: Vec<camera::CameraConfig>,
+    pub camera: Vec<CameraConfig>,
     /// Finding items in a frame.
     pub locate: locate::LocateConfig,
     /// Deadlines of the line.
-    pub line: Line,
+    pub line: LineSettings,
     /// Acting on verdicts; absent: nothing is moved.
     pub eject: Option<eject::Settings>,
     /// What is recorded, and how much may wait.
     pub record: record::Settings,
     /// When challenge tests are due.
-    pub challenge: challenges::Settings,
+    pub challenge: ChallengeSettings,
     /// Where records are kept.
-    pub store: Store,
+    pub store: StoreSettings,
     /// How long things are kept.
     pub retention: Retention,
     /// How people label.
@@ -58,86 +56,13 @@ pub struct Config {
     pub rounds: rounds::Settings,
 }
 
-/// Where the HTTP API listens.
-#[derive(Clone, Debug, Deserialize)]
+/// When challenge tests are due.
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Server {
-    /// Address and port; port 0 takes a free one, and the log says which.
-    pub listen: SocketAddr,
-    /// File of the access tokens; absent: `tokens.toml` in the store's folder.
-    pub tokens: Option<PathBuf>,
-    /// Most connections at once.
-    pub max_connections: usize,
-    /// How long a client may be silent: before and in a handshake, before and in a request's head, and while an answer
-    /// is sent.
+pub struct ChallengeSettings {
+    /// Longest time between two found challenge tests of a camera; zero: none is asked for.
     #[serde(with = "humantime_serde")]
-    pub client_timeout: Duration,
-    /// Certificate and key of HTTPS; absent: plain HTTP.
-    pub tls: Option<api::Tls>,
-}
-
-impl Default for Server {
-    fn default() -> Self {
-        Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
-            tokens: None,
-            max_connections: 1024,
-            client_timeout: Duration::from_secs(20),
-            tls: None,
-        }
-    }
-}
-
-/// The student and where it runs.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Model {
-    /// Folder with a folder per version.
-    pub root: PathBuf,
-    /// The version that serves at start.
-    pub version: String,
-    /// `float32` or `int8`; absent: what the manifest says.
-    pub precision: Option<String>,
-    /// `auto`, `cpu`, `cuda[:n]` or `tensorrt`; anything but `auto` fails to start if it can't run.
-    pub device: Device,
-    /// Threads for inference: all in one session for a lone item, else a session each; 0: as many as the cgroup allows
-    /// cores.
-    pub threads: usize,
-}
-
-impl Default for Model {
-    fn default() -> Self {
-        Self { root: "models".into(), version: "belt-small".into(), precision: None, device: Device::Auto, threads: 0 }
-    }
-}
-
-/// Deadlines of the line.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Line {
-    /// From capture to verdict; an item without an answer by then is rejected.
-    #[serde(with = "humantime_serde")]
-    pub deadline: Duration,
-}
-
-impl Default for Line {
-    fn default() -> Self {
-        Self { deadline: Duration::from_millis(50) }
-    }
-}
-
-/// Where records are kept.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Store {
-    /// Folder for the database and the frames.
-    pub folder: PathBuf,
-}
-
-impl Default for Store {
-    fn default() -> Self {
-        Self { folder: "data".into() }
-    }
+    pub every: Duration,
 }
 
 /// Why a configuration is refused.
@@ -200,55 +125,16 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), String> {
-        if !(0.0..=1.0).contains(&self.record.keep_share) {
-            return Err("record.keep_share must lie between 0 and 1".into());
-        }
-        if self.record.keep_margin.is_nan() || self.record.keep_novelty.is_nan() {
-            return Err("record.keep_margin and record.keep_novelty must be numbers".into());
-        }
-        if !(0.0..=1.0).contains(&self.labels.second_share) {
-            return Err("labels.second_share must lie between 0 and 1".into());
-        }
-        if self.labels.classes.iter().any(|class| class.trim().is_empty()) {
-            return Err("labels.classes holds a class without a name".into());
-        }
-        for (key, value) in [
-            ("server.max_connections", self.server.max_connections),
-            ("api.max_in_flight", self.api.max_in_flight),
-            ("api.max_body", self.api.max_body),
-            ("record.queue", self.record.queue),
-            ("infer.max_batch", self.infer.max_batch),
-            ("infer.belt_queue", self.infer.belt_queue),
-            ("infer.http_queue", self.infer.http_queue),
-        ] {
-            if value == 0 {
-                return Err(format!("{key} must be at least 1"));
-            }
-        }
-        if !(0.05..=0.95).contains(&self.rounds.held_out_share) {
-            return Err("rounds.held_out_share must lie between 0.05 and 0.95".into());
-        }
-        if self.rounds.train.is_empty() {
-            return Err("rounds.train must name a method".into());
-        }
-        // Out of range the locator would see no items at all, and all would pass unjudged.
-        if !(self.locate.threshold > 0.0 && self.locate.threshold < 1.0) {
-            return Err("locate.threshold must lie between 0 and 1".into());
-        }
-        if !(1..=MOST_LOOKS).contains(&self.locate.looks) {
-            return Err(format!("locate.looks must lie between 1 and {MOST_LOOKS}"));
-        }
-        if !(self.locate.min_area > 0.0 && self.locate.min_area < 0.5) {
-            return Err("locate.min_area must lie between 0 and 0.5".into());
-        }
-        if self.server.client_timeout.is_zero() || self.server.client_timeout > Duration::from_secs(3600) {
-            return Err("server.client_timeout must be longer than 0 and at most an hour".into());
-        }
-        if self.line.deadline.is_zero() || self.api.deadline.is_zero() {
-            return Err("line.deadline and api.deadline must be longer than 0".into());
-        }
-        self.camera.iter().try_for_each(camera::CameraConfig::check)?;
-        let mut names: Vec<_> = self.camera.iter().map(camera::CameraConfig::name).collect();
+        self.server.check()?;
+        self.api.check()?;
+        self.infer.check()?;
+        self.locate.check()?;
+        self.line.check()?;
+        self.record.check()?;
+        self.labels.check()?;
+        self.rounds.check()?;
+        self.camera.iter().try_for_each(CameraConfig::check)?;
+        let mut names: Vec<_> = self.camera.iter().map(CameraConfig::name).collect();
         names.sort();
         if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
             return Err(format!("two cameras are named {}", pair[0]));

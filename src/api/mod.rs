@@ -36,6 +36,7 @@ use http::{access, decoders::Decoders, login, measure};
 pub use http::{
     access::{Caller, Denied, Rule, TABLE},
     serve::{Limits, Peer, Tls, TlsError, serve},
+    settings::ServerSettings,
 };
 pub use resources::labels::LabelSettings;
 use resources::{
@@ -68,6 +69,24 @@ impl Default for Settings {
             decode_threads: 0,
             max_streams: 64,
         }
+    }
+}
+
+impl Settings {
+    /// Whether every value lies in its range.
+    ///
+    /// # Errors
+    /// Names the key that does not.
+    pub fn check(&self) -> Result<(), String> {
+        for (key, value) in [("api.max_in_flight", self.max_in_flight), ("api.max_body", self.max_body)] {
+            if value == 0 {
+                return Err(format!("{key} must be at least 1"));
+            }
+        }
+        if self.deadline.is_zero() {
+            return Err("api.deadline must be longer than 0".into());
+        }
+        Ok(())
     }
 }
 

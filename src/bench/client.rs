@@ -1,4 +1,4 @@
-//! The load generator: closed loop (so many at once) and open loop (so many a second).
+//! The load generator: closed loop (so many at once) and open loop (so many per second).
 
 use std::{
     sync::{
@@ -40,7 +40,7 @@ impl Outcomes {
         times
     }
 
-    /// Successful requests a second.
+    /// Successful requests per second.
     pub fn rate(&self) -> f64 {
         self.times(200).len() as f64 / self.wall.as_secs_f64()
     }
@@ -79,7 +79,7 @@ pub async fn closed_loop(
     Ok(Outcomes { all, wall: started.elapsed() })
 }
 
-/// POSTs the pictures at a fixed `rate` a second for `span`, whatever the answers' pace.
+/// POSTs the pictures at a fixed `rate` per second for `span`, whatever the answers' pace.
 ///
 /// # Errors
 /// Only when the client can't be made.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::classify::Service;
+use super::service::MeasuredService;
 use crate::domain::Verdict;
 
 /// Labels between two looks at the queue, which learns from each.
@@ -21,7 +21,7 @@ pub fn order(useful: bool) -> &'static str {
 /// A client that knows the truth.
 pub struct Expert {
     /// What it works with.
-    pub service: Service,
+    pub service: MeasuredService,
     /// Labels given.
     pub labels: usize,
     client: reqwest::Client,
@@ -30,7 +30,7 @@ pub struct Expert {
 
 impl Expert {
     /// Starts its work; `useful` asks for labels by usefulness, otherwise by chance.
-    pub fn new(service: Service, useful: bool) -> Self {
+    pub fn new(service: MeasuredService, useful: bool) -> Self {
         Self { service, labels: 0, client: reqwest::Client::new(), useful }
     }
 

@@ -12,11 +12,12 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::{
-    classify::{ON_CPU, Service},
     client::{self, Outcomes},
-    machine, quantile, resident, stolen,
+    machine, quantile, resident,
+    service::{MeasuredService, ON_CPU},
+    stolen,
 };
-use crate::domain::{Timings, Verdict, ms};
+use crate::domain::{Timings, ms};
 
 /// A belt as full as it can be without fish that touch, so that a minute's p99 rests on hundreds of items.
 const BELT: &str = "[[camera]]\nname = 'belt'\nsource = 'simulated'
@@ -29,10 +30,10 @@ belt = { width = 320, height = 180, frame_rate = 60.0, speed = 2200.0, items_per
 
 /// What an overload did.
 #[derive(Debug, Serialize)]
-pub struct Overload {
-    /// Requests a second at concurrency 8, the belt running.
+pub struct OverloadReport {
+    /// Requests per second at concurrency 8, the belt running.
     pub capacity: f64,
-    /// Requests a second offered.
+    /// Requests per second offered.
     pub offered: f64,
     /// Answers by status; 0: no whole answer.
     pub answers: BTreeMap<u16, usize>,
@@ -45,14 +46,14 @@ pub struct Overload {
     /// Verdicts that were not recorded for want of room, and camera frames not looked at, over the whole run.
     pub dropped: BTreeMap<String, f64>,
     /// The belt without HTTP load.
-    pub belt_alone: Belt,
+    pub belt_alone: BeltSpan,
     /// The same under overload.
-    pub belt: Belt,
+    pub belt: BeltSpan,
 }
 
 /// What many swaps did.
 #[derive(Debug, Serialize)]
-pub struct Swaps {
+pub struct SwapsReport {
     /// Where it was measured.
     pub machine: String,
     /// How many.
@@ -67,21 +68,21 @@ pub struct Swaps {
     pub p99_ms: f64,
     /// Answers to the 8 clients beside it by status; 0: no whole answer.
     pub answers: BTreeMap<u16, usize>,
-    /// Answers a second.
+    /// Answers per second.
     pub rate: f64,
     /// Their p99.
     pub answers_p99_ms: f64,
     /// Resident memory in MB after each tenth of the swaps.
     pub resident_mb: Vec<f64>,
     /// The belt beside the same clients without swaps.
-    pub belt_before: Belt,
+    pub belt_before: BeltSpan,
     /// The belt while students were swapped.
-    pub belt: Belt,
+    pub belt: BeltSpan,
 }
 
 /// Recorded verdicts of the belt in one span.
 #[derive(Debug, Serialize)]
-pub struct Belt {
+pub struct BeltSpan {
     /// How many.
     pub items: usize,
     /// How many of them with a fault.
@@ -100,20 +101,25 @@ pub struct Belt {
 ///
 /// # Errors
 /// When the service can't be started or its verdicts read.
-pub async fn overload(model: &std::path::Path, pictures: Vec<Bytes>, factor: f64, span: Duration) -> Result<Overload> {
+pub async fn overload(
+    model: &std::path::Path,
+    pictures: Vec<Bytes>,
+    factor: f64,
+    span: Duration,
+) -> Result<OverloadReport> {
     println!("machine: {}", machine());
     let pictures = Arc::new(pictures);
-    let service = Service::with_config(model, ON_CPU, BELT)?;
+    let service = MeasuredService::with_config(model, ON_CPU, BELT)?;
     service.ready().await?;
     tokio::time::sleep(Duration::from_secs(5)).await; // the belt's background model settles
     let start = (OffsetDateTime::now_utc(), stolen()?);
     tokio::time::sleep(span).await;
-    let belt_alone = Belt::since(start, &service).await?;
+    let belt_alone = BeltSpan::since(start, &service).await?;
     let capacity =
         client::closed_loop(&service.url, pictures.clone(), 8, Duration::from_secs(10), usize::MAX).await?.rate();
     let start = (OffsetDateTime::now_utc(), stolen()?);
     let out = client::open_loop(&service.url, pictures, capacity * factor, span).await?;
-    let belt = Belt::since(start, &service).await?;
+    let belt = BeltSpan::since(start, &service).await?;
     let refused = out.times(429);
     let metrics = reqwest::get(service.at("/metrics")).await?.text().await?;
     let lost = ["beltsight_record_dropped_total", "beltsight_frames_dropped_total"];
@@ -126,7 +132,7 @@ pub async fn overload(model: &std::path::Path, pictures: Vec<Bytes>, factor: f64
     for why in out.all.iter().filter_map(|o| o.failure.clone()) {
         *failures.entry(why).or_default() += 1;
     }
-    let report = Overload {
+    let report = OverloadReport {
         capacity,
         offered: out.all.len() as f64 / span.as_secs_f64(),
         answers: answers(&out),
@@ -146,12 +152,12 @@ pub async fn overload(model: &std::path::Path, pictures: Vec<Bytes>, factor: f64
 ///
 /// # Errors
 /// When the service can't be started.
-pub async fn swaps(model: &std::path::Path, pictures: Vec<Bytes>, swaps: usize) -> Result<Swaps> {
+pub async fn swaps(model: &std::path::Path, pictures: Vec<Bytes>, swaps: usize) -> Result<SwapsReport> {
     let root = tempfile::tempdir()?;
     for name in ["a", "b"] {
         super::copy_model(model, &root.path().join(name))?;
     }
-    let service = Service::with_config(&root.path().join("a"), ON_CPU, FAST_BELT)?;
+    let service = MeasuredService::with_config(&root.path().join("a"), ON_CPU, FAST_BELT)?;
     service.ready().await?;
     tokio::time::sleep(Duration::from_secs(5)).await; // the belt's background model settles
     let (url, pictures) = (service.url.clone(), Arc::new(pictures));
@@ -169,7 +175,7 @@ pub async fn swaps(model: &std::path::Path, pictures: Vec<Bytes>, swaps: usize) 
     });
     let start = (OffsetDateTime::now_utc(), stolen()?);
     tokio::time::sleep(Duration::from_secs(30)).await;
-    let belt_before = Belt::since(start, &service).await?;
+    let belt_before = BeltSpan::since(start, &service).await?;
     let http = reqwest::Client::new();
     let start = (OffsetDateTime::now_utc(), stolen()?);
     let (mut times, mut wrong, mut refused, mut resident_mb) = (Vec::new(), 0, 0, Vec::new());
@@ -194,7 +200,7 @@ pub async fn swaps(model: &std::path::Path, pictures: Vec<Bytes>, swaps: usize) 
     stop.cancel();
     let out = load.await??;
     times.sort();
-    let report = Swaps {
+    let report = SwapsReport {
         machine: machine(),
         swaps,
         refused,
@@ -206,7 +212,7 @@ pub async fn swaps(model: &std::path::Path, pictures: Vec<Bytes>, swaps: usize) 
         answers_p99_ms: ms(quantile(&out.times(200), 0.99)),
         resident_mb,
         belt_before,
-        belt: Belt::since(start, &service).await?,
+        belt: BeltSpan::since(start, &service).await?,
     };
     println!("{}", serde_json::to_string_pretty(&report)?);
     Ok(report)
@@ -219,31 +225,12 @@ fn answers(out: &Outcomes) -> BTreeMap<u16, usize> {
     })
 }
 
-/// Every belt verdict about an item captured since `start`, newest first.
-///
-/// # Errors
-/// When they can't be read.
-pub async fn recorded_since(start: OffsetDateTime, service: &Service) -> Result<Vec<Verdict>> {
-    let (mut found, mut before) = (Vec::<Verdict>::new(), String::new());
-    loop {
-        let page = reqwest::get(service.at(&format!("/verdicts?source=belt&limit=500{before}"))).await?;
-        let page: serde_json::Value = page.error_for_status()?.json().await?;
-        let verdicts: Vec<Verdict> = serde_json::from_value(page["verdicts"].clone())?;
-        let older = verdicts.last().is_none_or(|v| v.time < start);
-        found.extend(verdicts.into_iter().filter(|v| v.time >= start));
-        match page["next"].as_i64() {
-            Some(next) if !older => before = format!("&before={next}"),
-            _ => return Ok(found),
-        }
-    }
-}
-
-impl Belt {
+impl BeltSpan {
     /// What the service recorded about items captured since `start`: then, and what had been stolen until then.
-    async fn since((start, before): (OffsetDateTime, Duration), service: &Service) -> Result<Self> {
+    async fn since((start, before): (OffsetDateTime, Duration), service: &MeasuredService) -> Result<Self> {
         let stolen_ms = ms(stolen()?.saturating_sub(before));
         tokio::time::sleep(Duration::from_secs(1)).await; // the last ones are still being recorded
-        let found = recorded_since(start, service).await?;
+        let found = service.verdicts_since(start).await?;
         let mut times: Vec<Duration> =
             found.iter().filter_map(|v| Duration::try_from_secs_f64(v.timings.total_ms / 1e3).ok()).collect();
         times.sort();
@@ -269,7 +256,7 @@ impl Belt {
 pub async fn soak(model: &std::path::Path, pictures: Vec<Bytes>, requests: usize) -> Result<()> {
     println!("machine: {}", machine());
     let pictures = Arc::new(pictures);
-    let service = Service::with_config(model, ON_CPU, "")?;
+    let service = MeasuredService::with_config(model, ON_CPU, "")?;
     println!("start to ready: {:.0} ms", ms(service.ready().await?));
     let forever = Duration::from_secs(24 * 3600);
     client::closed_loop(&service.url, pictures.clone(), 8, forever, requests.min(5_000)).await?;

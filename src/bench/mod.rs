@@ -6,11 +6,12 @@ pub mod belt;
 pub mod classify;
 pub mod client;
 pub mod expert;
-pub mod eye;
 pub mod load;
+pub mod network_camera;
 pub mod photos;
 pub mod precision;
 pub mod record;
+pub mod service;
 pub mod stills;
 pub mod story;
 
@@ -58,7 +59,7 @@ pub fn resident(pid: u32) -> Result<u64> {
 pub fn stolen() -> Result<Duration> {
     let text = fs::read_to_string("/proc/stat")?;
     let ticks: u64 = text.split_whitespace().nth(8).context("/proc/stat has no steal")?.parse()?;
-    Ok(Duration::from_millis(ticks * 10)) // Linux shows 100 ticks a second, whatever it counts in
+    Ok(Duration::from_millis(ticks * 10)) // Linux shows 100 ticks per second, whatever it counts in
 }
 
 /// Copies a model folder to `to`, whose name becomes its version.

@@ -1,4 +1,4 @@
-//! The closed loop on real photos: a student that saw a few labels a class serves, photos stream in without labels, an
+//! The closed loop on real photos: a student that saw a few labels per class serves, photos stream in without labels, an
 //! expert answers what the queue asks, rounds run, and what was promoted is measured on photos that nobody else saw.
 
 use std::{
@@ -19,9 +19,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    classify::{ON_CPU, Service},
     expert::{Expert, order},
     machine,
+    service::{MeasuredService, ON_CPU},
 };
 use crate::{
     picture::dataset::{self, Sample},
@@ -39,7 +39,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// How the loop is run.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct PhotosPlan {
     /// Data set.
     pub data: PathBuf,
     /// Folder for everything it makes.
@@ -52,7 +52,7 @@ pub struct Plan {
     pub distill: Vec<String>,
     /// The class that may pass.
     pub accept: String,
-    /// Labels a class at the start.
+    /// Labels per class at the start.
     pub start: usize,
     /// Labels that the expert gives before each round.
     pub batch: usize,
@@ -66,7 +66,7 @@ pub struct Plan {
 
 /// What happened.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct PhotosReport {
     /// Where it was measured.
     pub machine: String,
     /// Data set.
@@ -82,7 +82,7 @@ pub struct Report {
     /// Pictures: labeled at the start, in the stream, in the examination.
     pub pictures: [usize; 3],
     /// The student that serves: at the start and after each round.
-    pub steps: Vec<Step>,
+    pub steps: Vec<ServingStudent>,
     /// How each round ended, and why.
     pub rounds: Vec<Value>,
     /// Pictures of the stream sent, and those that got no verdict.
@@ -91,7 +91,7 @@ pub struct Report {
 
 /// The student that serves at one moment.
 #[derive(Debug, Serialize)]
-pub struct Step {
+pub struct ServingStudent {
     /// Labels so far, those of the start included.
     pub labels: usize,
     /// Its version.
@@ -103,13 +103,13 @@ pub struct Step {
 }
 
 /// The three parts of a data set: labels at the start, stream, examination. No group is in two of them.
-struct Parts {
+struct PhotoSplit {
     start: Vec<Sample>,
     stream: Vec<Sample>,
     exam: Vec<Sample>,
 }
 
-fn part(plan: &Plan) -> Result<Parts> {
+fn split(plan: &PhotosPlan) -> Result<PhotoSplit> {
     let root = fs::canonicalize(&plan.data).with_context(|| plan.data.display().to_string())?;
     let mut samples = dataset::read(&root)?.samples;
     for sample in &mut samples {
@@ -140,7 +140,7 @@ fn part(plan: &Plan) -> Result<Parts> {
         ensure!(first.len() == plan.start, "{class} has too few groups of pictures");
     }
     stream.shuffle(&mut ChaCha8Rng::seed_from_u64(plan.seed));
-    Ok(Parts { start, stream, exam })
+    Ok(PhotoSplit { start, stream, exam })
 }
 
 fn list(folder: &Path, samples: &[Sample]) -> Result<()> {
@@ -155,12 +155,12 @@ fn list(folder: &Path, samples: &[Sample]) -> Result<()> {
 ///
 /// # Errors
 /// When a part of it can't run.
-pub async fn run(plan: Plan) -> Result<Report> {
+pub async fn run(plan: PhotosPlan) -> Result<PhotosReport> {
     let out = std::path::absolute(&plan.out)?;
-    let parts = part(&plan)?;
+    let photos = split(&plan)?;
     let [start, exam] = ["start", "exam"].map(|name| out.join(name));
-    list(&start, &parts.start)?;
-    list(&exam, &parts.exam)?;
+    list(&start, &photos.start)?;
+    list(&exam, &photos.exam)?;
     if !out.join("first/model").is_dir() {
         let mut command = learner::command()?;
         command.arg("train").args(&plan.first).args(["--accept", &plan.accept, "--seed", &plan.seed.to_string()]);
@@ -179,34 +179,34 @@ pub async fn run(plan: Plan) -> Result<Report> {
             "gate": { "shadow_items": 100, "shadow_disagreement": 1.0 },
         },
     });
-    let service = Service::with_config(&root.join("first"), ON_CPU, &toml::to_string(&config)?)?;
+    let service = MeasuredService::with_config(&root.join("first"), ON_CPU, &toml::to_string(&config)?)?;
     service.ready().await?;
-    let pictures = read(&parts.stream)?;
+    let pictures = read(&photos.stream)?;
     let known: BTreeMap<_, _> = pictures
         .iter()
-        .zip(&parts.stream)
+        .zip(&photos.stream)
         .map(|(jpeg, sample)| (frame_key(jpeg, OffsetDateTime::UNIX_EPOCH)[DAY..].to_string(), sample.class.clone()))
         .collect();
-    let stream = Stream::start(service.url.clone(), pictures);
+    let stream = PhotoStream::start(service.url.clone(), pictures);
     let mut expert = Expert::new(service, plan.useful);
-    let labeled = parts.start.len();
-    let (mut steps, mut rounds) = (vec![step(&root, &expert, &exam, labeled).await?], Vec::new());
-    tokio::time::sleep(PAUSE * parts.stream.len() as u32).await; // until every picture has come once
+    let labeled = photos.start.len();
+    let (mut steps, mut rounds) = (vec![examine(&root, &expert, &exam, labeled).await?], Vec::new());
+    tokio::time::sleep(PAUSE * photos.stream.len() as u32).await; // until every picture has come once
     for _ in 0..plan.rounds {
         expert.label(plan.batch, |item| known.get(item.frame.as_ref()?.get(DAY..)?).cloned()).await?;
         let round = expert.round("bench").await?;
         println!("{}", serde_json::to_string_pretty(&round)?);
         rounds.push(round);
-        steps.push(step(&root, &expert, &exam, labeled).await?);
+        steps.push(examine(&root, &expert, &exam, labeled).await?);
     }
-    let report = Report {
+    let report = PhotosReport {
         machine: machine(),
         data: plan.data.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         train: plan.train,
         distill: plan.distill,
         order: order(plan.useful),
         seed: plan.seed,
-        pictures: [labeled, parts.stream.len(), parts.exam.len()],
+        pictures: [labeled, photos.stream.len(), photos.exam.len()],
         steps,
         rounds,
         requests: stream.stop().await?,
@@ -215,12 +215,12 @@ pub async fn run(plan: Plan) -> Result<Report> {
     Ok(report)
 }
 
-async fn step(root: &Path, expert: &Expert, exam: &Path, start: usize) -> Result<Step> {
+async fn examine(root: &Path, expert: &Expert, exam: &Path, start: usize) -> Result<ServingStudent> {
     let model = expert.serving().await?;
     let card = evaluate(&root.join(&model), None, exam)?;
-    let step = Step { labels: start + expert.labels, model, accuracy: card.accuracy, auc: card.auc };
-    println!("{}", serde_json::to_string(&step)?);
-    Ok(step)
+    let student = ServingStudent { labels: start + expert.labels, model, accuracy: card.accuracy, auc: card.auc };
+    println!("{}", serde_json::to_string(&student)?);
+    Ok(student)
 }
 
 fn read(samples: &[Sample]) -> Result<Vec<Bytes>> {
@@ -229,12 +229,12 @@ fn read(samples: &[Sample]) -> Result<Vec<Bytes>> {
 }
 
 /// The pictures sent one after the other, over and over.
-struct Stream {
+struct PhotoStream {
     stop: CancellationToken,
     task: JoinHandle<[usize; 2]>,
 }
 
-impl Stream {
+impl PhotoStream {
     fn start(url: String, pictures: Vec<Bytes>) -> Self {
         let stop = CancellationToken::new();
         let stopped = stop.clone();

@@ -20,7 +20,7 @@ const TURNS: usize = 60;
 
 /// What one side costs and saves against the other.
 #[derive(Clone, Debug, serde::Serialize)]
-pub struct Precision {
+pub struct PrecisionReport {
     /// What is compared with what, as in "float32 on cpu".
     pub sides: [String; 2],
     /// Pictures compared.
@@ -32,28 +32,28 @@ pub struct Precision {
     /// Mean cosine similarity of the embeddings.
     pub embedding_cosine: f64,
     /// By batch size, in the order of [`BATCHES`].
-    pub speed: Vec<Speed>,
+    pub speed: Vec<BatchSpeed>,
 }
 
 /// Times at one batch size.
 #[derive(Clone, Debug, serde::Serialize)]
-pub struct Speed {
+pub struct BatchSpeed {
     /// Batch size.
     pub batch: usize,
-    /// Median milliseconds a picture, per side.
+    /// Median milliseconds per picture, by side.
     pub ms: [f64; 2],
     /// How many times faster the second side is: the median of the turns' ratios.
     pub ratio: f64,
 }
 
-impl std::fmt::Display for Precision {
+impl std::fmt::Display for PrecisionReport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let [a, b] = &self.sides;
         writeln!(f, "{b} against {a}, {} pictures", self.pictures)?;
         writeln!(f, "  same most probable class        {:.2} %", self.agreement * 100.0)?;
         writeln!(f, "  largest probability difference  {:.2e}", self.max_probability_difference)?;
         writeln!(f, "  mean cosine of embeddings       {:.4}", self.embedding_cosine)?;
-        for Speed { batch, ms: [first, second], ratio } in &self.speed {
+        for BatchSpeed { batch, ms: [first, second], ratio } in &self.speed {
             writeln!(
                 f,
                 "  batch {batch}, {THREADS} threads: {a} {first:.3} ms, {b} {second:.3} ms a picture, {ratio:.2} times faster"
@@ -68,7 +68,7 @@ impl std::fmt::Display for Precision {
 ///
 /// # Errors
 /// When the folder lacks a file, a hash is wrong, the device can't run, a picture has another size, or there is none.
-pub fn precision(folder: &Path, pictures: &[Vec<u8>], device: Device) -> anyhow::Result<Vec<Precision>> {
+pub fn precision(folder: &Path, pictures: &[Vec<u8>], device: Device) -> anyhow::Result<Vec<PrecisionReport>> {
     let manifest = Manifest::read(folder)?;
     let float32 = manifest.onnx(folder, "float32").context("float32")?;
     let int8 = manifest.onnx(folder, "int8").context("int8")?;
@@ -90,17 +90,17 @@ pub fn precision(folder: &Path, pictures: &[Vec<u8>], device: Device) -> anyhow:
 fn compare(
     [(a, mut first), (b, mut second)]: [(String, Engine); 2],
     pictures: &[Vec<u8>],
-) -> anyhow::Result<Precision> {
+) -> anyhow::Result<PrecisionReport> {
     ensure!(!pictures.is_empty(), "there are no pictures to compare on");
     let mut result =
-        Precision { sides: [a, b], ..agreement(&first.run_all(pictures, 8)?, &second.run_all(pictures, 8)?) };
+        PrecisionReport { sides: [a, b], ..agreement(&first.run_all(pictures, 8)?, &second.run_all(pictures, 8)?) };
     for batch in BATCHES {
         result.speed.push(speed(&mut first, &mut second, pictures, batch)?);
     }
     Ok(result)
 }
 
-fn agreement(a: &Outputs, b: &Outputs) -> Precision {
+fn agreement(a: &Outputs, b: &Outputs) -> PrecisionReport {
     let pictures = a.logits.nrows();
     let (mut same, mut difference, mut cosines) = (0, 0.0_f64, 0.0);
     for row in 0..pictures {
@@ -112,7 +112,7 @@ fn agreement(a: &Outputs, b: &Outputs) -> Precision {
         cosines += f64::from(e.dot(&g)) / (f64::from(e.dot(&e)) * f64::from(g.dot(&g))).sqrt();
     }
     let pictures_f = pictures as f64;
-    Precision {
+    PrecisionReport {
         sides: Default::default(),
         pictures,
         agreement: same as f64 / pictures_f,
@@ -126,7 +126,7 @@ fn top(row: &[f32]) -> Option<usize> {
     (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b]))
 }
 
-fn speed(first: &mut Engine, second: &mut Engine, pictures: &[Vec<u8>], batch: usize) -> anyhow::Result<Speed> {
+fn speed(first: &mut Engine, second: &mut Engine, pictures: &[Vec<u8>], batch: usize) -> anyhow::Result<BatchSpeed> {
     let side = first.side();
     let timed = |engine: &mut Engine, turn: usize| -> anyhow::Result<f64> {
         let chosen: Vec<_> = (0..batch).map(|i| pictures[(turn * batch + i) % pictures.len()].clone()).collect();
@@ -145,7 +145,7 @@ fn speed(first: &mut Engine, second: &mut Engine, pictures: &[Vec<u8>], batch: u
             ratios.push(a / b);
         }
     }
-    Ok(Speed { batch, ms: [median(of_first), median(of_second)], ratio: median(ratios) })
+    Ok(BatchSpeed { batch, ms: [median(of_first), median(of_second)], ratio: median(ratios) })
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

@@ -17,18 +17,18 @@ const BATCH: usize = 256;
 
 /// What was measured.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct RecordReport {
     /// Where.
     pub machine: String,
     /// Verdicts written in batches of 256.
     pub verdicts: usize,
-    /// … a second.
+    /// … per second.
     pub written_per_second: f64,
-    /// Verdicts a second when each is a transaction of its own.
+    /// Verdicts per second when each is a transaction of its own.
     pub single_per_second: f64,
     /// Entries verified.
     pub entries: i64,
-    /// Entries verified a second, the verdicts they hold included; three times.
+    /// Entries verified per second, the verdicts they hold included; three times.
     pub verified_per_second: [f64; 3],
 }
 
@@ -36,7 +36,7 @@ pub struct Report {
 ///
 /// # Errors
 /// The store's.
-pub async fn run(verdicts: usize) -> Result<Report> {
+pub async fn run(verdicts: usize) -> Result<RecordReport> {
     let folder = tempfile::tempdir()?;
     let store = Store::open(folder.path()).await?;
     let batch: Vec<Verdict> = (0..BATCH).map(|i| verdict(i as u64)).collect();
@@ -64,7 +64,14 @@ pub async fn run(verdicts: usize) -> Result<Report> {
         entries = found.entries;
         *rate = entries as f64 / started.elapsed().as_secs_f64();
     }
-    Ok(Report { machine: machine(), verdicts, written_per_second, single_per_second, entries, verified_per_second })
+    Ok(RecordReport {
+        machine: machine(),
+        verdicts,
+        written_per_second,
+        single_per_second,
+        entries,
+        verified_per_second,
+    })
 }
 
 /// A verdict of usual size.

@@ -101,7 +101,7 @@ fn write_belt(
     first: usize,
     count: usize,
 ) -> Result<Vec<String>, DatasetError> {
-    // Fewer pictures a second than a camera takes: only those with a newly whole item are kept anyway.
+    // Fewer pictures per second than a camera takes: only those with a newly whole item are kept anyway.
     let config = BeltConfig { frame_rate: 12.0, ..like.clone() };
     let frame_rate = config.frame_rate;
     let mut belt = Belt::new(config)?;

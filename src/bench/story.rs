@@ -17,10 +17,10 @@ use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    classify::{ON_CPU, Service},
     expert::{Expert, order},
-    load::recorded_since,
-    machine, quantile, stolen,
+    machine, quantile,
+    service::{MeasuredService, ON_CPU},
+    stolen,
 };
 use crate::{
     belt::{BeltConfig, Change, Species},
@@ -35,12 +35,12 @@ use crate::{
 const BATCH: usize = 30;
 /// Rounds, each after a batch.
 const ROUNDS: usize = 2;
-/// Items a minute on the belt, and its speed in pixels a second.
+/// Items per minute on the belt, and its speed in pixels per second.
 const BELT: (f64, f64) = (100.0, 560.0);
 
 /// How the story is told.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct StoryPlan {
     /// Folder for everything it makes.
     pub out: PathBuf,
     /// What `beltsight train` is told in the rounds.
@@ -69,7 +69,7 @@ pub struct Story {
     /// Seed.
     pub seed: u64,
     /// True accuracy on the belt, phase by phase.
-    pub phases: Vec<Phase>,
+    pub phases: Vec<StoryPhase>,
     /// How each round ended, and why.
     pub rounds: Vec<Value>,
     /// Accuracy on 500 stills of the changed scene: the first student, the last one, one trained on
@@ -85,7 +85,7 @@ pub struct Story {
 
 /// One span of the story.
 #[derive(Debug, Serialize)]
-pub struct Phase {
+pub struct StoryPhase {
     /// What it is.
     pub name: String,
     /// Labels given so far.
@@ -127,7 +127,7 @@ fn change(after: f64) -> Change {
 }
 
 /// Where stills come from.
-enum Belts {
+enum StillsSource {
     /// Many clean belts.
     Many,
     /// The story's own belt after the change, from an hour that the story does not reach.
@@ -135,12 +135,12 @@ enum Belts {
 }
 
 /// Draws stills and lists them in two classes.
-fn stills(out: &Path, seed: u64, items: usize, from: &Belts) -> Result<()> {
+fn stills(out: &Path, seed: u64, items: usize, from: &StillsSource) -> Result<()> {
     // Slower than the story's belt: these need no deadline, and fewer pictures are drawn between two items.
     let slow = |belt: BeltConfig| BeltConfig { speed: 240.0, items_per_minute: 40.0, ..belt };
     match from {
-        Belts::Many => stills::write_of(out, seed * 100 + 11, items, &slow(scene(0, None)))?,
-        Belts::Own(hour) => {
+        StillsSource::Many => stills::write_of(out, seed * 100 + 11, items, &slow(scene(0, None)))?,
+        StillsSource::Own(hour) => {
             let start = Duration::from_secs(hour * 3600);
             stills::write_one(out, &slow(scene(seed, Some(change(0.0)))), start, items)?;
         }
@@ -185,35 +185,42 @@ fn train(data: &Path, out: &Path, seed: u64) -> Result<()> {
     Ok(())
 }
 
-/// Tells the story.
-///
-/// # Errors
-/// When a part of it can't run.
-pub async fn tell(plan: Plan) -> Result<Story> {
-    let out = std::path::absolute(&plan.out)?;
-    fs::create_dir_all(&out)?;
+/// Draws the pictures of the clean scene, of the changed one and of the examination; trains the first student, and the
+/// one that has all labels. What is there from an earlier try is kept.
+fn prepare(out: &Path, seed: u64) -> Result<()> {
     let [base, changed, exam] = ["base", "changed", "exam"].map(|name| out.join(name));
-    for (folder, items, from) in
-        [(&base, 800, Belts::Many), (&changed, 800, Belts::Own(100)), (&exam, 500, Belts::Own(200))]
-    {
+    for (folder, items, from) in [
+        (&base, 800, StillsSource::Many),
+        (&changed, 800, StillsSource::Own(100)),
+        (&exam, 500, StillsSource::Own(200)),
+    ] {
         if !folder.join("photos.csv").is_file() {
             println!("drawing {}", folder.display());
-            stills(folder, plan.seed, items, &from)?;
+            stills(folder, seed, items, &from)?;
         }
     }
     println!("training the first student, and the one that has all labels");
     let everything = out.join("everything");
     join(&[&base, &changed], &everything)?;
-    train(&base, &out.join("first"), plan.seed)?;
-    train(&everything, &out.join("all"), plan.seed)?;
+    train(&base, &out.join("first"), seed)?;
+    train(&everything, &out.join("all"), seed)
+}
 
+/// Tells the story.
+///
+/// # Errors
+/// When a part of it can't run.
+pub async fn tell(plan: StoryPlan) -> Result<Story> {
+    let out = std::path::absolute(&plan.out)?;
+    fs::create_dir_all(&out)?;
+    prepare(&out, plan.seed)?;
     let root = out.join("models");
     let _ = fs::remove_dir_all(&root);
     super::copy_model(&out.join("first/model"), &root.join("first"))?;
     let first = plan.phase.as_secs_f64();
     let belt = scene(plan.seed, Some(change(first)));
     let rounds = json!({
-        "min_labels": 10, "train": plan.train, "distill": plan.distill, "base": base, "probation": "30s",
+        "min_labels": 10, "train": plan.train, "distill": plan.distill, "base": out.join("base"), "probation": "30s",
         // Of few labels a paired test needs many: half of them judge, half of them teach.
         "held_out_share": 0.5,
         // Of 60 labels 30 are held out: one picture is a fifteenth of a class, and two may be chance.
@@ -224,10 +231,10 @@ pub async fn tell(plan: Plan) -> Result<Story> {
         "record": { "keep_share": 1.0, "keep_per_hour": 100000 },
         "rounds": rounds,
     });
-    let service = Service::with_config(&root.join("first"), ON_CPU, &toml::to_string(&config)?)?;
+    let service = MeasuredService::with_config(&root.join("first"), ON_CPU, &toml::to_string(&config)?)?;
     service.ready().await?;
-    let requests = Requests::start(&service);
-    let mut teller = Teller {
+    let requests = SideRequests::start(&service);
+    let mut watch = StoryWatch {
         expert: Expert::new(service, plan.useful),
         phases: Vec::new(),
         span: plan.phase,
@@ -235,31 +242,31 @@ pub async fn tell(plan: Plan) -> Result<Story> {
     };
 
     let began = OffsetDateTime::now_utc();
-    teller.phase("clean").await?;
+    watch.phase("clean").await?;
     tokio::time::sleep(Duration::from_secs(3)).await; // until the first changed fish has passed
-    teller.phase("changed").await?;
+    watch.phase("changed").await?;
     let mut ended = Vec::new();
     for number in 1..=ROUNDS {
         // The expert knows the belt's items, not what came over HTTP.
-        teller.expert.label(BATCH, |item| Some(class(item.truth.as_deref()?).into())).await?;
-        let round = teller.round(number).await?;
+        watch.expert.label(BATCH, |item| Some(class(item.truth.as_deref()?).into())).await?;
+        let round = watch.round(number).await?;
         println!("{}", serde_json::to_string_pretty(&round)?);
         ended.push(round);
-        teller.phase(&format!("after round {number}")).await?;
+        watch.phase(&format!("after round {number}")).await?;
     }
     let requests = requests.stop().await?;
-    let items = teller.items(&belt, began).await?;
-    let last = root.join(teller.expert.serving().await?);
-    drop(teller.expert);
-    let accuracy = |folder: &Path| Ok::<_, anyhow::Error>(evaluate(folder, None, &exam)?.accuracy);
+    let items = watch.items(&belt, began).await?;
+    let last = root.join(watch.expert.serving().await?);
+    drop(watch.expert);
+    let accuracy = |folder: &Path| Ok::<_, anyhow::Error>(evaluate(folder, None, &out.join("exam"))?.accuracy);
     let story = Story {
         machine: machine(),
         train: plan.train.clone(),
         distill: plan.distill.clone(),
         order: order(plan.useful).into(),
         seed: plan.seed,
-        phases: teller.phases,
-        p99_ms: teller.times.map(p99),
+        phases: watch.phases,
+        p99_ms: watch.times.map(p99),
         rounds: ended,
         stills: [accuracy(&root.join("first"))?, accuracy(&last)?, accuracy(&out.join("all/model"))?],
         requests,
@@ -275,9 +282,9 @@ fn class(species: &str) -> &'static str {
 }
 
 /// The expert with a measuring stick.
-struct Teller {
+struct StoryWatch {
     expert: Expert,
-    phases: Vec<Phase>,
+    phases: Vec<StoryPhase>,
     span: Duration,
     /// Capture to verdict of every item judged while no round ran, and while one did.
     times: [Vec<Duration>; 2],
@@ -288,7 +295,7 @@ fn p99(mut times: Vec<Duration>) -> f64 {
     ms(quantile(&times, 0.99))
 }
 
-impl Teller {
+impl StoryWatch {
     /// Watches the belt for a while.
     async fn phase(&mut self, name: &str) -> Result<()> {
         let start = (OffsetDateTime::now_utc(), stolen()?);
@@ -299,7 +306,7 @@ impl Teller {
     /// Measures what passed since `start`: then, and what had been stolen until then.
     async fn measure(&mut self, name: &str, start: (OffsetDateTime, Duration), round: bool) -> Result<()> {
         let stolen = stolen()?.saturating_sub(start.1);
-        let verdicts = recorded_since(start.0, &self.expert.service).await?;
+        let verdicts = self.expert.service.verdicts_since(start.0).await?;
         let known: Vec<(&Verdict, &str)> =
             verdicts.iter().filter_map(|v| Some((v, class(v.truth.as_deref()?)))).collect();
         let share = |of: usize, all: usize| of as f64 / all.max(1) as f64;
@@ -310,7 +317,7 @@ impl Teller {
             verdicts.iter().filter_map(|v| Duration::try_from_secs_f64(v.timings.total_ms / 1e3).ok()).collect();
         times.sort();
         self.times[usize::from(round)].extend(&times);
-        let phase = Phase {
+        let phase = StoryPhase {
             name: name.into(),
             labels: self.expert.labels,
             model: verdicts.first().map(|v| v.model.clone()).unwrap_or_default(),
@@ -336,7 +343,7 @@ impl Teller {
 
     /// Items that came whole into the picture since `start`, and verdicts about them.
     async fn items(&self, belt: &BeltConfig, start: OffsetDateTime) -> Result<[usize; 2]> {
-        let verdicts = recorded_since(start, &self.expert.service).await?;
+        let verdicts = self.expert.service.verdicts_since(start).await?;
         let (Some(newest), Some(oldest)) = (verdicts.first(), verdicts.last()) else { return Ok([0, 0]) };
         let seconds = (newest.time - oldest.time).as_seconds_f64();
         // No place on this belt is empty: one item a pitch.
@@ -345,15 +352,15 @@ impl Teller {
     }
 }
 
-/// Requests beside the belt, four a second: what the live page and a program that follows the verdicts ask for. Pictures
+/// Requests beside the belt, four per second: what the live page and a program that follows the verdicts ask for. Pictures
 /// to judge would be kept and asked about in the labeling queue.
-struct Requests {
+struct SideRequests {
     stop: CancellationToken,
     task: tokio::task::JoinHandle<[usize; 2]>,
 }
 
-impl Requests {
-    fn start(service: &Service) -> Self {
+impl SideRequests {
+    fn start(service: &MeasuredService) -> Self {
         let urls = ["/live.jpg", "/verdicts?limit=20", "/readyz", "/metrics"].map(|path| service.at(path));
         let stop = CancellationToken::new();
         let stopped = stop.clone();

@@ -1,7 +1,8 @@
-//! `beltsight camera probe`: opens a camera as the service would and says what arrives.
+//! `beltsight camera probe`: opens a camera as the service would and reports what arrives.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
+    process::ExitCode,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -9,6 +10,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
+use super::DEFAULT_CONFIG;
 use crate::{
     config::Config,
     domain::Raw,
@@ -19,11 +21,38 @@ use crate::{
     picture::pixels,
 };
 
-/// Looks through the camera `name` of the configuration for `span`; `save` gets the last picture.
+/// Look through a camera.
+#[derive(clap::Subcommand)]
+pub enum CameraCommand {
+    /// Open a camera as the service would and report what arrives.
+    Probe {
+        /// Configuration file.
+        #[arg(long, default_value = DEFAULT_CONFIG)]
+        config: PathBuf,
+        /// The camera's name there.
+        #[arg(long, default_value = "belt")]
+        camera: String,
+        /// Seconds to look.
+        #[arg(long, default_value_t = 5)]
+        seconds: u64,
+        /// Write the last picture here as JPEG.
+        #[arg(long)]
+        save: Option<PathBuf>,
+    },
+}
+
+/// Runs the command.
 ///
 /// # Errors
 /// When there is no such camera, no frame came, or the picture can't be written.
-pub fn run(config: &Config, name: &str, span: Duration, save: Option<&Path>) -> Result<()> {
+pub fn run(command: &CameraCommand) -> Result<ExitCode> {
+    let CameraCommand::Probe { config, camera, seconds, save } = command;
+    probe(&Config::read(config)?, camera, Duration::from_secs(*seconds), save.as_deref())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Looks through the camera `name` of the configuration for `span`; `save` gets the last picture.
+fn probe(config: &Config, name: &str, span: Duration, save: Option<&Path>) -> Result<()> {
     let known: Vec<&str> = config.camera.iter().map(camera::CameraConfig::name).collect();
     let camera = config
         .camera
@@ -50,7 +79,7 @@ pub fn run(config: &Config, name: &str, span: Duration, save: Option<&Path>) -> 
         stop.store(true, Ordering::Relaxed);
     });
     let rate = f64::from(count) / started.elapsed().as_secs_f64();
-    println!("{count} frames, {rate:.1} a second, the oldest {} ms old when taken", oldest.as_millis());
+    println!("{count} frames, {rate:.1} per second, the oldest {} ms old when taken", oldest.as_millis());
     let last = last.with_context(|| format!("no frame came within {span:?}"))?;
     let jpeg = match &last.raw {
         Raw::Jpeg(bytes) => bytes.to_vec(),

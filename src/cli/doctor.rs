@@ -1,8 +1,13 @@
-//! `beltsight doctor`: what this machine has and lacks, each lack with its mend.
+//! `beltsight doctor`: what this machine has and lacks, and how to mend each lack.
 
-use std::path::Path;
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
+use super::DEFAULT_CONFIG;
 use crate::{
+    config::Config,
     network,
     student::{
         engine::{self, Device, Engine},
@@ -10,18 +15,43 @@ use crate::{
     },
 };
 
-/// One checked thing.
-pub struct Check {
-    /// What was checked.
-    pub what: &'static str,
-    /// What was found; an `Err` says how to mend it.
-    pub found: Result<String, String>,
-    /// Whether serving needs it.
-    pub needed: bool,
+/// Say what this machine has and lacks.
+#[derive(clap::Args)]
+pub struct DoctorArgs {
+    /// Configuration file, for the folders of models and data.
+    #[arg(long, default_value = DEFAULT_CONFIG)]
+    config: PathBuf,
 }
 
-/// Runs every check.
-pub fn checks(models: &Path, data: &Path) -> Vec<Check> {
+/// Prints one line per check; fails when something that serving needs is missing.
+///
+/// # Errors
+/// When the configuration can't be read.
+pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
+    let config = Config::read(&args.config)?;
+    let mut code = ExitCode::SUCCESS;
+    for check in checks(&config.model.root, &config.store.folder) {
+        match check.found {
+            Ok(found) => println!("ok       {:<18} {found}", check.what),
+            Err(mend) if check.needed => {
+                println!("MISSING  {:<18} {mend}", check.what);
+                code = ExitCode::FAILURE;
+            }
+            Err(mend) => println!("absent   {:<18} {mend}", check.what),
+        }
+    }
+    Ok(code)
+}
+
+struct Check {
+    what: &'static str,
+    /// What was found; an `Err` says how to mend it.
+    found: Result<String, String>,
+    /// Whether serving needs it.
+    needed: bool,
+}
+
+fn checks(models: &Path, data: &Path) -> Vec<Check> {
     let check = |what, needed, found| Check { what, needed, found };
     vec![
         check("ONNX Runtime", true, runtime()),

@@ -61,6 +61,25 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// Whether every value lies in its range.
+    ///
+    /// # Errors
+    /// Names the key that does not.
+    pub fn check(&self) -> Result<(), String> {
+        for (key, value) in [
+            ("infer.max_batch", self.max_batch),
+            ("infer.belt_queue", self.belt_queue),
+            ("infer.http_queue", self.http_queue),
+        ] {
+            if value == 0 {
+                return Err(format!("{key} must be at least 1"));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Most items in a batch of a one-thread session on the CPU: two at once cost such a session 4 % less than one by one, more save
 /// no more and wait for each other.
 const LANE_BATCH: usize = 2;

@@ -23,3 +23,4 @@ pub mod record;
 
 pub mod outage;
 pub mod priority;
+pub mod settings;

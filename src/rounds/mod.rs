@@ -110,6 +110,22 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// Whether every value lies in its range.
+    ///
+    /// # Errors
+    /// Names the key that does not.
+    pub fn check(&self) -> Result<(), String> {
+        if !(0.05..=0.95).contains(&self.held_out_share) {
+            return Err("rounds.held_out_share must lie between 0.05 and 0.95".into());
+        }
+        if self.train.is_empty() {
+            return Err("rounds.train must name a method".into());
+        }
+        Ok(())
+    }
+}
+
 /// Everything a round depends on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {

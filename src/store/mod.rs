@@ -9,6 +9,7 @@ mod frames;
 pub mod labels;
 mod record;
 mod retention;
+mod settings;
 mod verdicts;
 
 use std::{
@@ -42,6 +43,7 @@ pub use record::{
     verify::{Finding, Kept, LotVerification, Verification, verify, verify_lot, verify_pictures},
 };
 pub use retention::{Removed, Retention};
+pub use settings::StoreSettings;
 pub use verdicts::{Counts, MAX_PAGE, Page};
 
 /// The database's name in the store's folder.

@@ -9,3 +9,4 @@ pub mod manifest;
 pub mod reference;
 pub mod registry;
 pub mod scorecard;
+pub mod settings;

@@ -7,4 +7,5 @@ pub(in crate::api) mod decoders;
 pub(in crate::api) mod login;
 pub(in crate::api) mod measure;
 pub(in crate::api) mod serve;
+pub(in crate::api) mod settings;
 pub(in crate::api) mod streams;

@@ -47,6 +47,22 @@ impl Default for LabelSettings {
     }
 }
 
+impl LabelSettings {
+    /// Whether every value lies in its range.
+    ///
+    /// # Errors
+    /// Names the key that does not.
+    pub fn check(&self) -> Result<(), String> {
+        if !(0.0..=1.0).contains(&self.second_share) {
+            return Err("labels.second_share must lie between 0 and 1".into());
+        }
+        if self.classes.iter().any(|class| class.trim().is_empty()) {
+            return Err("labels.classes holds a class without a name".into());
+        }
+        Ok(())
+    }
+}
+
 /// Most items in one answer of the queue.
 const MAX_QUEUE: usize = 50;
 /// How long an item that somebody was given is not given to others.

@@ -35,6 +35,9 @@ const AS_LARGE: f32 = 0.8;
 /// A track that was not seen for this long is forgotten.
 const FORGET_AFTER: f32 = 2.0;
 
+/// Maximum frames scored per item.
+const MAX_LOOKS: usize = 8;
+
 /// How items are found.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -51,6 +54,26 @@ pub struct LocateConfig {
 impl Default for LocateConfig {
     fn default() -> Self {
         Self { threshold: 0.14, min_area: 0.004, looks: 1 }
+    }
+}
+
+impl LocateConfig {
+    /// Whether every value lies in its range.
+    ///
+    /// # Errors
+    /// Names the key that does not.
+    pub fn check(&self) -> Result<(), String> {
+        // Out of range the locator would see no items at all, and all would pass unjudged.
+        if !(self.threshold > 0.0 && self.threshold < 1.0) {
+            return Err("locate.threshold must lie between 0 and 1".into());
+        }
+        if !(1..=MAX_LOOKS).contains(&self.looks) {
+            return Err(format!("locate.looks must lie between 1 and {MAX_LOOKS}"));
+        }
+        if !(self.min_area > 0.0 && self.min_area < 0.5) {
+            return Err("locate.min_area must lie between 0 and 0.5".into());
+        }
+        Ok(())
     }
 }
 

@@ -64,6 +64,25 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// Whether every value lies in its range.
+    ///
+    /// # Errors
+    /// Names the key that does not.
+    pub fn check(&self) -> Result<(), String> {
+        if !(0.0..=1.0).contains(&self.keep_share) {
+            return Err("record.keep_share must lie between 0 and 1".into());
+        }
+        if self.keep_margin.is_nan() || self.keep_novelty.is_nan() {
+            return Err("record.keep_margin and record.keep_novelty must be numbers".into());
+        }
+        if self.queue == 0 {
+            return Err("record.queue must be at least 1".into());
+        }
+        Ok(())
+    }
+}
+
 /// This part of the places, a quarter, is kept for the belt, so that HTTP load does not cost its records.
 const BELT_SHARE: usize = 4;
 /// Most verdicts in one transaction.

@@ -1,7 +1,7 @@
 //! Lots that the PLC opens and closes: what an output tells becomes lots of the record.
 //!
 //! Only a change of what is told counts, also over broken connections and restarts of this service: the record says
-//! what was acted on last. So nothing that is told again opens a lot anew, and one that a person closed stays closed.
+//! what was acted on last. So what is told again opens no second lot, and one that a person closed stays closed.
 //! A new name opens a lot and closes whichever is open. An empty one closes the lot that the same output opened; one
 //! that a person opened stays.
 
@@ -49,7 +49,7 @@ pub async fn follow(
             tracing::error!("{} tells a lot whose name is longer than {NAME} characters; the lot stays", now.by);
             continue;
         }
-        if let Err(e) = act(&store, &now, &mut last).await {
+        if let Err(e) = open_or_close(&store, &now, &mut last).await {
             metrics.store_errors.inc();
             tracing::error!("the lot {:?} is not recorded yet: {e}", now.name);
             again = true;
@@ -58,7 +58,7 @@ pub async fn follow(
 }
 
 /// Does what `now` asks for; `last` is what was acted on last, `None` after a start.
-async fn act(store: &Store, now: &LotOnBelt, last: &mut Option<String>) -> Result<(), StoreError> {
+async fn open_or_close(store: &Store, now: &LotOnBelt, last: &mut Option<String>) -> Result<(), StoreError> {
     let before = match last.clone() {
         Some(last) => last,
         None => {
@@ -105,29 +105,29 @@ mod tests {
         let mut last = None;
         // A lot that a person opened stays open while the PLC says none.
         store.begin_lot("by hand", "Ada").await.unwrap();
-        act(&store, &told(""), &mut last).await.unwrap();
+        open_or_close(&store, &told(""), &mut last).await.unwrap();
         assert_eq!(lots(&store).await, ["by hand by Ada, open"]);
         // LotOnBelt twice, and told again after a restart: one lot.
         for _ in 0..2 {
-            act(&store, &told("17"), &mut last).await.unwrap();
+            open_or_close(&store, &told("17"), &mut last).await.unwrap();
         }
-        act(&store, &told("17"), &mut None).await.unwrap();
+        open_or_close(&store, &told("17"), &mut None).await.unwrap();
         assert_eq!(lots(&store).await, ["by hand by Ada, closed by modbus", "17 by modbus, open"]);
         // A person closes it: it is not opened again, not even after a restart.
         store.end_lot("Ada").await.unwrap();
-        act(&store, &told("17"), &mut last).await.unwrap();
-        act(&store, &told("17"), &mut None).await.unwrap();
+        open_or_close(&store, &told("17"), &mut last).await.unwrap();
+        open_or_close(&store, &told("17"), &mut None).await.unwrap();
         assert_eq!(store.open_lot(), None);
         // The next one, none, and the same one once more: a lot of its own.
         for name in ["18", "", "", "18"] {
-            act(&store, &told(name), &mut last).await.unwrap();
+            open_or_close(&store, &told(name), &mut last).await.unwrap();
         }
-        act(&store, &told("18"), &mut None).await.unwrap();
+        open_or_close(&store, &told("18"), &mut None).await.unwrap();
         let all = lots(&store).await;
         assert_eq!(all[2..], ["18 by modbus, closed by modbus", "18 by modbus, open"]);
         // What changed while the service was away counts at its start.
-        act(&store, &told(""), &mut None).await.unwrap();
-        act(&store, &told("19"), &mut None).await.unwrap();
+        open_or_close(&store, &told(""), &mut None).await.unwrap();
+        open_or_close(&store, &told("19"), &mut None).await.unwrap();
         let all = lots(&store).await;
         assert_eq!(all[3..], ["18 by modbus, closed by modbus", "19 by modbus, open"]);
     }

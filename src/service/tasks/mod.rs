@@ -1,6 +1,9 @@
-//! Tasks that watch the store beside the line.
+//! Tasks beside the line that watch the store, and what is to serve.
 //!
 //! Invariant: the line waits for none of them.
 
 pub mod challenges;
+pub mod labels;
 pub mod lots;
+pub mod registry;
+pub mod retention;

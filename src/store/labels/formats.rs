@@ -162,3 +162,26 @@ pub fn from_csv(text: &str) -> Result<Vec<Said>, Wrong> {
     }
     Ok(all)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_label_studio_itself_exports_is_read() {
+        let json = r#"[{"id": 7, "data": {"image": "http://line:8080/items/2.jpg"}, "annotations": [
+            {"id": 9, "completed_by": 3, "created_at": "2026-11-25T10:00:00.123456Z", "was_cancelled": false,
+             "lead_time": 4.2, "result": [{"id": "x", "from_name": "class", "to_name": "image", "type": "choices",
+             "origin": "manual", "value": {"choices": ["cod"]}}]},
+            {"id": 10, "completed_by": {"id": 4, "email": "ben@line"}, "created_at": "2026-11-25T10:01:00Z",
+             "was_cancelled": true, "result": []}], "predictions": []}]"#;
+        let said = from_label_studio(json).unwrap();
+        let short: Vec<_> = said.iter().map(|s| (s.verdict, s.class.as_deref(), s.by.as_str())).collect();
+        assert_eq!(short, [(2, Some("cod"), "3"), (2, None, "ben@line")]);
+        let two = json.replace(r#"["cod"]"#, r#"["cod", "bass"]"#);
+        assert_eq!(from_label_studio(&two).unwrap_err().to_string(), "task 1: an annotation needs exactly one choice");
+        let nowhere = json.replace("items/2", "things/2");
+        assert!(from_label_studio(&nowhere).unwrap_err().to_string().starts_with("task 1: data.verdict"));
+    }
+}

@@ -6,6 +6,7 @@
 pub(in crate::store) mod agreement;
 pub mod formats;
 pub(in crate::store) mod queue;
+pub mod transfer;
 
 use std::collections::BTreeMap;
 

@@ -20,14 +20,14 @@ use crate::{
 const QUALITY: i32 = 85;
 
 /// A camera that sends to one client after another, until this program ends.
-pub struct Eye {
+pub struct NetworkCamera {
     /// Where it is asked.
     pub address: SocketAddr,
     /// When it took picture 0, in seconds since 1970. The belt runs on whether or not anybody looks.
     pub began: f64,
 }
 
-impl Eye {
+impl NetworkCamera {
     /// Starts it.
     ///
     /// # Errors

@@ -1,0 +1,71 @@
+//! The record while the service runs: opened with an entry that it started, written to, closed with one that it stopped.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use tokio::{sync::broadcast, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::Config,
+    domain::Verdict,
+    line::record::Recorder,
+    metrics::Metrics,
+    store::{Event, Store, StoreError},
+};
+
+/// The open store and the task that writes to it.
+pub(super) struct OpenRecord {
+    pub store: Store,
+    /// Ends the writer after it wrote what waits: a token of its own, for recording outlives the line, so that the last
+    /// verdicts are written too.
+    pub stop_writer: CancellationToken,
+    pub writer: JoinHandle<()>,
+}
+
+impl OpenRecord {
+    /// Opens the store and starts the writer; what it committed goes to `recorded` too.
+    ///
+    /// # Errors
+    /// When the store can't be opened.
+    pub(super) async fn start(
+        config: &Config,
+        metrics: &Metrics,
+        recorded: broadcast::Sender<Arc<Verdict>>,
+    ) -> Result<(Self, Recorder)> {
+        let store = Store::open(&config.store.folder).await?;
+        if let Err(e) = append_start(&store).await {
+            // The line goes on without a store, so it starts without one too; what is lost is counted.
+            metrics.record_dropped.with_label_values(&["event"]).inc();
+            tracing::error!("the start could not be recorded: {e}");
+        }
+        log_head(&store).await;
+        let stop_writer = CancellationToken::new();
+        let (recorder, writer) =
+            Recorder::start(store.clone(), &config.record, metrics.clone(), recorded, stop_writer.clone());
+        Ok((Self { store, stop_writer, writer }, recorder))
+    }
+}
+
+async fn append_start(store: &Store) -> Result<(), StoreError> {
+    let started = store.starting(env!("CARGO_PKG_VERSION")).await?;
+    store.append(started).await?;
+    Ok(())
+}
+
+/// Closes the store, whose writer has ended.
+pub(super) async fn close(store: Store) {
+    if let Err(e) = store.append(Event::Stopped).await {
+        tracing::error!("the end could not be recorded: {e}");
+    }
+    log_head(&store).await;
+    store.close().await;
+}
+
+/// Logs where the record ends, for `beltsight record verify --kept`.
+async fn log_head(store: &Store) {
+    match store.head().await {
+        Ok((entry, hash)) => tracing::info!("the record ends at {entry}:{hash}"),
+        Err(e) => tracing::error!("{e}"),
+    }
+}
