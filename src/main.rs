@@ -588,7 +588,8 @@ fn models(command: ModelsCmd, root: &Path) -> Result<ExitCode> {
                     }
                 };
                 for precision in precisions {
-                    match beltsight::line::swap::open(&folder, Some(&precision), engine::Device::Cpu, 1, 1) {
+                    match beltsight::student::open::Student::open(&folder, Some(&precision), engine::Device::Cpu, 1, 1)
+                    {
                         Ok(student) => println!("ok       {} {precision}", student.card.label),
                         Err(e) => {
                             println!("REFUSED  {e}");

@@ -13,14 +13,12 @@ use std::{
 use beltsight::{
     api::Settings,
     domain::Source,
-    line::{
-        infer::{self, Infer},
-        swap,
-    },
+    line::infer::{self, Infer},
     metrics::Metrics,
     student::{
         engine::{Device, Engine},
         manifest::MANIFEST,
+        open::Student,
     },
 };
 use common::{CLASSES, SIDE, jpeg, picture, start, start_with, test_model_folder};
@@ -424,7 +422,7 @@ async fn while_models_change_every_item_is_scored_by_the_one_its_verdict_names()
     let server = start().await;
     let open = |name: &str, seed| {
         let folder = test_model_folder(&server.models, name, seed);
-        swap::open(&folder, None, Device::Cpu, 2, 2).unwrap()
+        Student::open(&folder, None, Device::Cpu, 2, 2).unwrap()
     };
     let pixels = picture(SIDE, 4).rgb;
     let ask = |n: usize| {
@@ -513,10 +511,10 @@ async fn the_description_lists_every_route() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn batches_of_a_gpu_student_go_to_its_padded_session_and_every_item_gets_its_own_scores() {
-    // As `swap::open` arranges it where a GPU runs, here on the CPU: the padded session refuses what is larger than it.
+    // As `Student::open` arranges it where a GPU runs, here on the CPU: the padded session refuses what is larger than it.
     let folder = tempfile::tempdir().unwrap();
     let model = test_model_folder(folder.path(), "one", 1);
-    let mut student = swap::open(&model, None, Device::Cpu, 1, 4).unwrap();
+    let mut student = Student::open(&model, None, Device::Cpu, 1, 4).unwrap();
     let onnx = std::fs::read(model.join("student.onnx")).unwrap();
     student.lanes = vec![Engine::open(&onnx, Device::Cpu, 1).unwrap().padded(4)];
     let mut alone = Engine::open(&onnx, Device::Cpu, 1).unwrap();

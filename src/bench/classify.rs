@@ -147,7 +147,7 @@ fn summary(rounds: &[Round]) {
 /// decode + resize + inference in a loop: the time of each picture.
 fn direct(onnx: &[u8], pictures: &[Bytes], span: Duration, device: Device, threads: usize) -> Result<Vec<Duration>> {
     let mut engine = Engine::open(onnx, device, threads)?;
-    crate::line::infer::warm_up(&mut engine, 1)?;
+    crate::student::open::warm_up(&mut engine, 1)?;
     let (started, mut times) = (Instant::now(), Vec::new());
     while started.elapsed() < span {
         let one = Instant::now();

@@ -26,9 +26,12 @@ use tokio::sync::oneshot;
 
 use crate::{
     domain::{Card, Fault, Scored, Scores, Source, Timings, ms},
-    line::{priority, shadow::Looked},
+    line::priority,
     metrics::Metrics,
-    student::engine::{Engine, EngineError, softmax, stack},
+    student::{
+        engine::{Engine, softmax, stack},
+        open::{Student, warm_up},
+    },
 };
 
 /// How the worker behaves.
@@ -68,13 +71,13 @@ const LANE_BATCH: usize = 2;
 /// The belt counts as running for this long after its last item.
 const BELT_RUNS: Duration = Duration::from_secs(10);
 
-/// One loaded, verified and warmed-up student.
-pub struct Student {
-    /// The session for an item that comes alone.
-    pub engine: Engine,
-    /// Sessions for when there is more to do: of one thread each, or a padded one on a GPU. None with one thread.
-    pub lanes: Vec<Engine>,
-    /// Classes and thresholds.
+/// An item as the serving student saw and scored it.
+pub struct ScoredLook {
+    /// `side * side * 3` RGB bytes.
+    pub pixels: Vec<u8>,
+    /// Its scores.
+    pub scores: Scores,
+    /// The student that gave them.
     pub card: Arc<Card>,
 }
 
@@ -182,7 +185,7 @@ struct Shared {
     inside: Mutex<Inside>,
     work: Condvar,
     /// Gets every scored item, where a shadow run wants them.
-    tap: Mutex<Option<SyncSender<Looked>>>,
+    tap: Mutex<Option<SyncSender<ScoredLook>>>,
 }
 
 /// A handle to the workers; clones share it.
@@ -280,7 +283,7 @@ impl Infer {
     }
 
     /// Sends every item that is scored from now on to `looks` too, as long as there is room in it; `None` ends that.
-    pub fn tap(&self, looks: Option<SyncSender<Looked>>) {
+    pub fn tap(&self, looks: Option<SyncSender<ScoredLook>>) {
         *lock(&self.0.tap) = looks;
     }
 
@@ -289,18 +292,6 @@ impl Infer {
         lock(&self.0.inside).waiting.stopped = true;
         self.0.work.notify_all();
     }
-}
-
-/// Runs blank batches of every size that will be asked for, so that the first item is as fast as the others.
-///
-/// # Errors
-/// ONNX Runtime's.
-pub fn warm_up(engine: &mut Engine, max_batch: usize) -> Result<(), EngineError> {
-    let blank = vec![128; engine.side() * engine.side() * 3];
-    for batch in [1, max_batch.max(1), 1] {
-        engine.run(stack(&vec![blank.clone(); batch], engine.side())?.view())?;
-    }
-    Ok(())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -419,7 +410,7 @@ fn refuse(job: Job, fault: Fault) {
     let _ = job.reply.send(Scored { scores: Err(fault), model: None, timings });
 }
 
-fn run(seat: &mut Seat, batch: Vec<Job>, metrics: &Metrics, tap: Option<&SyncSender<Looked>>) {
+fn run(seat: &mut Seat, batch: Vec<Job>, metrics: &Metrics, tap: Option<&SyncSender<ScoredLook>>) {
     let started = Instant::now();
     let bytes = seat.engine.side() * seat.engine.side() * 3;
     let mut jobs = Vec::with_capacity(batch.len());
@@ -460,7 +451,9 @@ fn run(seat: &mut Seat, batch: Vec<Job>, metrics: &Metrics, tap: Option<&SyncSen
         }
         let timings = Timings { queue_ms: ms(queued), infer_ms: ms(elapsed), ..Timings::default() };
         let look = match (&scores, tap) {
-            (Ok(scores), Some(tap)) => Some((tap, Looked { pixels, scores: scores.clone(), card: seat.card.clone() })),
+            (Ok(scores), Some(tap)) => {
+                Some((tap, ScoredLook { pixels, scores: scores.clone(), card: seat.card.clone() }))
+            }
             _ => None,
         };
         let _ = job.reply.send(Scored { scores, model: Some(seat.card.clone()), timings });

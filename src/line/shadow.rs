@@ -13,26 +13,21 @@ use std::{
 
 use crate::{
     domain::{Action, Card, Picture, Scores},
-    line::{decide::decide, infer::Infer, priority, swap},
+    line::{
+        decide::decide,
+        infer::{Infer, ScoredLook},
+        priority,
+    },
     picture::pixels,
     student::{
         engine::{Device, softmax},
         manifest::ModelError,
+        open::Student,
     },
 };
 
 /// Items that may wait for the candidate.
 const QUEUE: usize = 8;
-
-/// An item as the serving student saw and scored it.
-pub struct Looked {
-    /// `side * side * 3` RGB bytes.
-    pub pixels: Vec<u8>,
-    /// Its scores.
-    pub scores: Scores,
-    /// The student that gave them.
-    pub card: Arc<Card>,
-}
 
 /// What both students said so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,7 +53,7 @@ impl Shadow {
     /// # Errors
     /// [`ModelError`], also when no thread can be started.
     pub fn start(folder: &Path, infer: &Infer) -> Result<Self, ModelError> {
-        let student = swap::open(folder, None, Device::Cpu, 1, 1)?;
+        let student = Student::open(folder, None, Device::Cpu, 1, 1)?;
         let (sender, receiver) = sync_channel(QUEUE);
         let tally = Arc::new(Mutex::new(Tally::default()));
         let counted = tally.clone();
@@ -85,10 +80,10 @@ impl Drop for Shadow {
     }
 }
 
-fn compare(mut student: super::infer::Student, looks: &Receiver<Looked>, tally: &Mutex<Tally>) {
+fn compare(mut student: Student, looks: &Receiver<ScoredLook>, tally: &Mutex<Tally>) {
     priority::set(priority::LOW);
     let side = student.card.side;
-    while let Ok(Looked { pixels, scores, card }) = looks.recv() {
+    while let Ok(ScoredLook { pixels, scores, card }) = looks.recv() {
         // Cut for the serving student; a candidate of another input side sees the same cut, resized.
         let picture = Picture { width: card.side, height: card.side, rgb: pixels };
         let fitted = if side == card.side { Ok(picture.rgb) } else { pixels::fit(&picture, None, side) };

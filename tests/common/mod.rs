@@ -16,7 +16,7 @@ use beltsight::{
         infer::{self, Infer},
         live::View,
         record::{self, Recorder},
-        swap::{self, Swapper},
+        swap::Swapper,
     },
     metrics::Metrics,
     network::{
@@ -29,6 +29,7 @@ use beltsight::{
     student::{
         engine::Device,
         manifest::{File, Input, Lineage, Manifest},
+        open::Student,
         registry::Registry,
     },
     tokens::Tokens,
@@ -137,7 +138,7 @@ pub async fn start_with(settings: Settings) -> Server {
 pub async fn start_within(settings: Settings, limits: Limits) -> Server {
     let folder = tempfile::tempdir().unwrap();
     let models = folder.path().join("models");
-    let student = swap::open(&test_model_folder(&models, "one", 1), None, Device::Cpu, 2, 2).unwrap();
+    let student = Student::open(&test_model_folder(&models, "one", 1), None, Device::Cpu, 2, 2).unwrap();
     let metrics = Metrics::new().unwrap();
     let (infer, _threads) = Infer::start(student, infer::Settings::default(), metrics.clone()).unwrap();
     let store = Store::open(&folder.path().join("store")).await.unwrap();
