@@ -35,7 +35,7 @@ pub struct Config {
     /// The student and where it runs.
     pub model: Model,
     /// The inference worker.
-    pub infer: infer::Settings,
+    pub infer: infer::InferSettings,
     /// Cameras over the belt; none for a pure HTTP service.
     pub camera: Vec<camera::CameraConfig>,
     /// Finding items in a frame.

@@ -13,7 +13,7 @@ use std::{
 use beltsight::{
     api::Settings,
     domain::Source,
-    line::infer::{self, Infer},
+    line::infer::{Infer, InferSettings},
     metrics::Metrics,
     student::{
         engine::{Device, Engine},
@@ -519,7 +519,7 @@ async fn batches_of_a_gpu_student_go_to_its_padded_session_and_every_item_gets_i
     student.lanes = vec![Engine::open(&onnx, Device::Cpu, 1).unwrap().padded(4)];
     let mut alone = Engine::open(&onnx, Device::Cpu, 1).unwrap();
     let metrics = Metrics::new().unwrap();
-    let (infer, threads) = Infer::start(student, infer::Settings::default(), metrics.clone()).unwrap();
+    let (infer, threads) = Infer::start(student, InferSettings::default(), metrics.clone()).unwrap();
     let pictures: Vec<Vec<u8>> =
         (0..32).map(|p| (0..SIDE * SIDE * 3).map(|i| (i * (p + 3) % 256) as u8).collect()).collect();
     let deadline = Instant::now() + Duration::from_secs(60);

@@ -31,7 +31,7 @@ const QUEUE: usize = 8;
 
 /// What both students said so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct ShadowTally {
     /// Items scored by both.
     pub items: usize,
     /// Items that one would let pass and the other not.
@@ -43,7 +43,7 @@ pub struct Tally {
 /// A shadow run; it ends when this is dropped.
 pub struct Shadow {
     infer: Infer,
-    tally: Arc<Mutex<Tally>>,
+    tally: Arc<Mutex<ShadowTally>>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
@@ -55,7 +55,7 @@ impl Shadow {
     pub fn start(folder: &Path, infer: &Infer) -> Result<Self, ModelError> {
         let student = Student::open(folder, None, Device::Cpu, 1, 1)?;
         let (sender, receiver) = sync_channel(QUEUE);
-        let tally = Arc::new(Mutex::new(Tally::default()));
+        let tally = Arc::new(Mutex::new(ShadowTally::default()));
         let counted = tally.clone();
         let thread = thread::Builder::new()
             .name("shadow".into())
@@ -66,7 +66,7 @@ impl Shadow {
     }
 
     /// The tally so far.
-    pub fn tally(&self) -> Tally {
+    pub fn tally(&self) -> ShadowTally {
         *self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -80,7 +80,7 @@ impl Drop for Shadow {
     }
 }
 
-fn compare(mut student: Student, looks: &Receiver<ScoredLook>, tally: &Mutex<Tally>) {
+fn compare(mut student: Student, looks: &Receiver<ScoredLook>, tally: &Mutex<ShadowTally>) {
     priority::set(priority::LOW);
     let side = student.card.side;
     while let Ok(ScoredLook { pixels, scores, card }) = looks.recv() {

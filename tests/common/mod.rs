@@ -13,7 +13,7 @@ use beltsight::{
     api::{self, Api, Limits, Parts, Settings},
     domain::{Picture, Thresholds, Verdict, hash::sha256},
     line::{
-        infer::{self, Infer},
+        infer::{Infer, InferSettings},
         live::View,
         record::{self, Recorder},
         swap::Swapper,
@@ -140,7 +140,7 @@ pub async fn start_within(settings: Settings, limits: Limits) -> Server {
     let models = folder.path().join("models");
     let student = Student::open(&test_model_folder(&models, "one", 1), None, Device::Cpu, 2, 2).unwrap();
     let metrics = Metrics::new().unwrap();
-    let (infer, _threads) = Infer::start(student, infer::Settings::default(), metrics.clone()).unwrap();
+    let (infer, _threads) = Infer::start(student, InferSettings::default(), metrics.clone()).unwrap();
     let store = Store::open(&folder.path().join("store")).await.unwrap();
     let stop = CancellationToken::new();
     let recorded = broadcast::channel(64).0;
