@@ -43,7 +43,7 @@ pub struct Config {
     /// Deadlines of the line.
     pub line: Line,
     /// Acting on verdicts; absent: nothing is moved.
-    pub eject: Option<eject::Settings>,
+    pub eject: Option<eject::EjectSettings>,
     /// What is recorded, and how much may wait.
     pub record: record::Settings,
     /// When challenge tests are due.
