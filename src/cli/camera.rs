@@ -13,7 +13,7 @@ use crate::{
     config::Config,
     domain::Raw,
     line::{
-        camera::{self, Event},
+        camera::{self, CameraEvent},
         handover::Handover,
     },
     picture::pixels,
@@ -36,7 +36,7 @@ pub fn run(config: &Config, name: &str, span: Duration, save: Option<&Path>) -> 
     thread::scope(|scope| {
         scope.spawn(|| {
             camera::run(camera, &frames, &stop, &|event| match event {
-                Event::Frame | Event::Dropped | Event::Still => {}
+                CameraEvent::Frame | CameraEvent::Dropped | CameraEvent::Still => {}
                 event => println!("{:7.2} s  {event:?}", started.elapsed().as_secs_f64()),
             });
         });

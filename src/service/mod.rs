@@ -35,7 +35,7 @@ use crate::{
     config::Config,
     domain::Verdict,
     line::{
-        camera::{self, Event as CameraEvent},
+        camera::{self, CameraEvent},
         eject::Ejector,
         handover::Handover,
         infer::Infer,
