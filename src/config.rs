@@ -45,7 +45,7 @@ pub struct Config {
     /// Acting on verdicts; absent: nothing is moved.
     pub eject: Option<eject::EjectSettings>,
     /// What is recorded, and how much may wait.
-    pub record: record::Settings,
+    pub record: record::RecordSettings,
     /// When challenge tests are due.
     pub challenge: challenges::Settings,
     /// Where records are kept.

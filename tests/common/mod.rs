@@ -144,7 +144,7 @@ pub async fn start_within(settings: Settings, limits: Limits) -> Server {
     let store = Store::open(&folder.path().join("store")).await.unwrap();
     let stop = CancellationToken::new();
     let recorded = broadcast::channel(64).0;
-    let record = record::Settings { keep_share: 1.0, ..record::Settings::default() };
+    let record = record::RecordSettings { keep_share: 1.0, ..record::RecordSettings::default() };
     let (recorder, _task) = Recorder::start(store.clone(), &record, metrics.clone(), recorded.clone(), stop.clone());
     let camera = Arc::new(View::new("belt"));
     let (ready, is_ready) = watch::channel(true);
