@@ -1,4 +1,4 @@
-//! The shadow run: a candidate scores what the serving student scores, and its answers count for nothing but the tally.
+//! The shadow run: a candidate scores what the serving student scores, and its answers only go into the tally.
 //!
 //! Invariant: the workers never wait for it: what finds its queue full is passed over.
 

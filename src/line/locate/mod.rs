@@ -28,7 +28,7 @@ use crate::domain::{Item, Picture, Region};
 const FOLLOW: f32 = 1.0 / 12.0;
 /// The same for a cell under an item, so that a standing item is not learned away within ten seconds.
 const FOLLOW_COVERED: f32 = 1.0 / 1024.0;
-/// More of the picture than this is never fish: the light was switched or the camera moved, so learn anew.
+/// More of the picture than this is never fish: the light was switched or the camera moved, so the belt is learned again.
 const MOST_COVERED: f32 = 0.7;
 /// Share of its largest area from which on an item counts as seen whole again.
 const AS_LARGE: f32 = 0.8;
