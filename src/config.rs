@@ -33,7 +33,7 @@ pub struct Config {
     /// The student that serves, and where it runs.
     pub model: ModelSettings,
     /// The inference worker.
-    pub infer: infer::Settings,
+    pub infer: infer::InferSettings,
     /// Cameras over the belt; none for a pure HTTP service.
     pub camera: Vec<CameraConfig>,
     /// Finding items in a frame.
@@ -41,9 +41,9 @@ pub struct Config {
     /// Deadlines of the line.
     pub line: LineSettings,
     /// Acting on verdicts; absent: nothing is moved.
-    pub eject: Option<eject::Settings>,
+    pub eject: Option<eject::EjectSettings>,
     /// What is recorded, and how much may wait.
-    pub record: record::Settings,
+    pub record: record::RecordSettings,
     /// When challenge tests are due.
     pub challenge: ChallengeSettings,
     /// Where records are kept.

@@ -16,7 +16,7 @@ use std::{
 use beltsight::{
     domain::Raw,
     line::{
-        camera::{self, CameraConfig, Event},
+        camera::{self, CameraConfig, CameraEvent},
         handover::Handover,
     },
 };
@@ -40,7 +40,7 @@ fn probe_inside_the_guest() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             camera::run(&config, &handover, &stop, &|event| match event {
-                Event::Frame | Event::Dropped | Event::Still => {}
+                CameraEvent::Frame | CameraEvent::Dropped | CameraEvent::Still => {}
                 event => println!("{:.2} {event:?}", at()),
             })
         });

@@ -12,8 +12,7 @@ use std::{
 
 use beltsight::{
     bench::stills,
-    line::swap,
-    student::{engine::Device, manifest::Manifest},
+    student::{engine::Device, manifest::Manifest, open::Student},
 };
 use common::process::{self, beltsight};
 use serde_json::Value;
@@ -61,7 +60,7 @@ fn every_method_leaves_a_student_that_serves() {
             options.extend(["--threshold", "0.1"]); // after eight steps a teacher is sure of little
         }
         succeeds(&options, &data, &out);
-        let student = swap::open(&out.join("model"), None, Device::Cpu, 1, 2).unwrap();
+        let student = Student::open(&out.join("model"), None, Device::Cpu, 1, 2).unwrap();
         assert_eq!(student.card.classes.len(), 5, "{method}");
         let lineage = Manifest::read(&out.join("model")).unwrap().lineage;
         assert_eq!((lineage.method.as_str(), lineage.labeled), (method, 15));

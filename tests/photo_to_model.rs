@@ -7,8 +7,7 @@ use std::path::Path;
 
 use beltsight::{
     bench::stills,
-    line::swap,
-    student::{engine::Device, evaluate::evaluate, manifest::Manifest},
+    student::{engine::Device, evaluate::evaluate, manifest::Manifest, open::Student},
 };
 use common::process::{beltsight, fails, succeeds};
 
@@ -39,7 +38,7 @@ fn the_same_seed_gives_the_same_student_and_it_serves() {
     for file in ["config.json", "metrics.jsonl", "report.html", "weights.safetensors", "cv.json"] {
         assert!(a.join(file).is_file(), "{file}");
     }
-    let student = swap::open(&a.join("model"), Some("int8"), Device::Cpu, 1, 4).unwrap();
+    let student = Student::open(&a.join("model"), Some("int8"), Device::Cpu, 1, 4).unwrap();
     assert_eq!(student.card.classes, first.classes);
     let card = evaluate(&a.join("model"), Some("float32"), &data).unwrap();
     assert_eq!(card.pictures, 120);

@@ -247,7 +247,7 @@ impl Belt {
         let width = f64::from(self.config.width);
         let middle = (item as f64 + 0.5) * self.pitch() + width / 2.0; // of the picture, where it then lies
         let others = self.changed(middle).map_or(&self.config.others, |change| &change.others);
-        let fish = Fish::draw(&mut random, self.config.salmon_share, others, width as f32);
+        let fish = Fish::random(&mut random, self.config.salmon_share, others, width as f32);
         let slack = (self.pitch() - LONGEST * width * 1.12) / 2.0;
         let position = (item as f64 + 0.5) * self.pitch() + slack.min(width) * random.random_range(-1.0..=1.0);
         let half = f64::from(fish.half_height()) + 4.0;

@@ -169,7 +169,7 @@ fn run_directly(
     threads: usize,
 ) -> Result<Vec<Duration>> {
     let mut engine = Engine::open(onnx, device, threads)?;
-    crate::line::infer::warm_up(&mut engine, 1)?;
+    crate::student::open::warm_up(&mut engine, 1)?;
     let (started, mut times) = (Instant::now(), Vec::new());
     while started.elapsed() < span {
         let one = Instant::now();

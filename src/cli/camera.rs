@@ -15,7 +15,7 @@ use crate::{
     config::Config,
     domain::Raw,
     line::{
-        camera::{self, Event},
+        camera::{self, CameraEvent},
         handover::Handover,
     },
     picture::pixels,
@@ -65,7 +65,7 @@ fn probe(config: &Config, name: &str, span: Duration, save: Option<&Path>) -> Re
     thread::scope(|scope| {
         scope.spawn(|| {
             camera::run(camera, &frames, &stop, &|event| match event {
-                Event::Frame | Event::Dropped | Event::Still => {}
+                CameraEvent::Frame | CameraEvent::Dropped | CameraEvent::Still => {}
                 event => println!("{:7.2} s  {event:?}", started.elapsed().as_secs_f64()),
             });
         });

@@ -76,7 +76,7 @@ fn provider(device: Device) -> Result<String, String> {
     let net = network::small(32);
     let onnx = network::onnx::export(&net, &network::onnx::blank_weights(&net, 2), 2).map_err(|e| e.to_string())?;
     let mut engine = Engine::open(&onnx, device, 1).map_err(|e| e.to_string())?;
-    crate::line::infer::warm_up(&mut engine, 1).map_err(|e| e.to_string())?;
+    crate::student::open::warm_up(&mut engine, 1).map_err(|e| e.to_string())?;
     Ok("runs".into())
 }
 

@@ -10,11 +10,11 @@ use anyhow::{Context, Result};
 use super::DEFAULT_CONFIG;
 use crate::{
     config::Config,
-    line::swap,
     picture::dataset,
     student::{
         engine::Device,
         manifest::{self, Manifest},
+        open::Student,
         reference,
         registry::Registry,
     },
@@ -151,7 +151,7 @@ fn verify(root: &Path, version: Option<String>) -> Result<ExitCode> {
             }
         };
         for precision in model.files.into_keys() {
-            match swap::open(&folder, Some(&precision), Device::Cpu, 1, 1) {
+            match Student::open(&folder, Some(&precision), Device::Cpu, 1, 1) {
                 Ok(student) => println!("ok       {} {precision}", student.card.label),
                 Err(e) => refuse(&e),
             }

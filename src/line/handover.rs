@@ -13,15 +13,16 @@ use crate::domain::Frame;
 /// Frames waiting at most: one being old news while the next arrives, no more.
 pub const CAPACITY: usize = 2;
 
-/// See the module.
+/// The hand-over from one camera to its line; see the module.
 #[derive(Default)]
 pub struct Handover {
-    inside: Mutex<Inside>,
+    waiting: Mutex<WaitingFrames>,
     changed: Condvar,
 }
 
+/// What the lock guards.
 #[derive(Default)]
-struct Inside {
+struct WaitingFrames {
     frames: VecDeque<Frame>,
     closed: bool,
 }
@@ -30,26 +31,26 @@ impl Handover {
     /// Hands `frame` over; true when the oldest waiting frame was dropped for it. After [`Handover::close`] the frame
     /// itself is dropped.
     pub fn put(&self, frame: Frame) -> bool {
-        let mut inside = self.lock();
-        if inside.closed {
+        let mut waiting = self.lock();
+        if waiting.closed {
             return true;
         }
-        let dropped = inside.frames.len() == CAPACITY;
+        let dropped = waiting.frames.len() == CAPACITY;
         if dropped {
-            inside.frames.pop_front();
+            waiting.frames.pop_front();
         }
-        inside.frames.push_back(frame);
-        drop(inside);
+        waiting.frames.push_back(frame);
+        drop(waiting);
         self.changed.notify_one();
         dropped
     }
 
     /// The oldest waiting frame; waits up to `timeout` for one. `None` after the timeout, or when closed and empty.
     pub fn take(&self, timeout: Duration) -> Option<Frame> {
-        let waiting = |inside: &mut Inside| inside.frames.is_empty() && !inside.closed;
-        let (mut inside, _) =
-            self.changed.wait_timeout_while(self.lock(), timeout, waiting).unwrap_or_else(PoisonError::into_inner);
-        inside.frames.pop_front()
+        let none_yet = |waiting: &mut WaitingFrames| waiting.frames.is_empty() && !waiting.closed;
+        let (mut waiting, _) =
+            self.changed.wait_timeout_while(self.lock(), timeout, none_yet).unwrap_or_else(PoisonError::into_inner);
+        waiting.frames.pop_front()
     }
 
     /// No frame comes any more: takers stop waiting.
@@ -60,8 +61,8 @@ impl Handover {
 
     /// Whether no frame comes any more and none waits.
     pub fn over(&self) -> bool {
-        let inside = self.lock();
-        inside.closed && inside.frames.is_empty()
+        let waiting = self.lock();
+        waiting.closed && waiting.frames.is_empty()
     }
 
     /// Frames waiting now, for the queue-length metric.
@@ -70,8 +71,8 @@ impl Handover {
     }
 
     /// A queue of frames is whole after every step, so a panicked holder cannot have left it half changed.
-    fn lock(&self) -> MutexGuard<'_, Inside> {
-        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, WaitingFrames> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

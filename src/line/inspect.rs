@@ -67,8 +67,8 @@ pub struct Line {
 /// What the worker will say of one look, or why it was not asked.
 type Look = Result<oneshot::Receiver<Scored>, Fault>;
 
-/// Judged items of the last seconds, and when they were judged.
-type Shown = Arc<Mutex<Vec<(Instant, Verdict)>>>;
+/// The verdicts of the last seconds, and when each was given.
+type JudgedItems = Arc<Mutex<Vec<(Instant, Verdict)>>>;
 
 /// Runs until `stop`, or until the camera has ended for good; meant for a thread of its own.
 pub fn run(line: &Line, view: &Arc<View>, frames: &Handover, stop: &CancellationToken) {
@@ -76,7 +76,7 @@ pub fn run(line: &Line, view: &Arc<View>, frames: &Handover, stop: &Cancellation
     priority::set(priority::BELT);
     let mut locator = Locator::new(line.locate.clone());
     let mut flow = Flow::default();
-    let shown = Shown::default();
+    let judged = JudgedItems::default();
     // Where the further looks at an item go, by its track.
     let mut open: BTreeMap<u64, mpsc::Sender<Look>> = BTreeMap::new();
     let mut last_live = None;
@@ -117,15 +117,15 @@ pub fn run(line: &Line, view: &Arc<View>, frames: &Handover, stop: &Cancellation
         let located = Instant::now();
         let items = locator.look(&picture, frame.captured);
         let speed = flow.speed(frame.captured);
-        let seen = Seen { frame: &frame, picture: &picture, speed, decode_ms, located };
+        let inspected = InspectedFrame { frame: &frame, picture: &picture, speed, decode_ms, located };
         for item in items {
             let track = item.track;
             if item.look == 1 {
                 let (looks, taken) = mpsc::channel(line.locate.looks);
-                judge(line, &seen, item, &looks, taken, &shown);
+                judge(line, &inspected, item, &looks, taken, &judged);
                 open.insert(track, looks);
             } else if let Some(looks) = open.get(&track) {
-                let (look, _) = ask(line, &seen, item.region);
+                let (look, _) = ask(line, &inspected, item.region);
                 let _ = looks.try_send(look); // the verdict may have been given: its deadline has passed
             }
         }
@@ -136,7 +136,7 @@ pub fn run(line: &Line, view: &Arc<View>, frames: &Handover, stop: &Cancellation
         let pause = LIVE_PAUSE[usize::from(view.frame.receiver_count() == 0)];
         if last_live.is_none_or(|last: Instant| last.elapsed() >= pause) {
             last_live = Some(started);
-            show(line, view, picture, locator.tracks(), &shown);
+            show(line, view, picture, locator.tracks(), &judged);
         }
     }
 }
@@ -149,7 +149,7 @@ fn decode(raw: &Raw) -> Result<Arc<Picture>, pixels::PixelError> {
 }
 
 /// A picture, and what it tells of all its items.
-struct Seen<'a> {
+struct InspectedFrame<'a> {
     frame: &'a Frame,
     picture: &'a Picture,
     /// The belt's, in pixels per second, up to the picture before.
@@ -160,8 +160,8 @@ struct Seen<'a> {
 }
 
 /// Cuts the region out and hands it to the worker; also says how bright and sharp it is.
-fn ask(line: &Line, seen: &Seen, region: Region) -> (Look, Option<Optics>) {
-    let Seen { frame, picture, .. } = *seen;
+fn ask(line: &Line, inspected: &InspectedFrame, region: Region) -> (Look, Option<Optics>) {
+    let InspectedFrame { frame, picture, .. } = *inspected;
     let square = pixels::square_around(region, pixels::CROP_MARGIN, picture.width, picture.height);
     let side = line.infer.card().side;
     let fitted = pixels::fit(picture, Some(square), side).map_err(|e| Fault::Decode(e.to_string()));
@@ -172,15 +172,15 @@ fn ask(line: &Line, seen: &Seen, region: Region) -> (Look, Option<Optics>) {
 /// Looks at an item for the first time, and leaves a task that waits for the answers to all looks or the deadline.
 fn judge(
     line: &Line,
-    seen: &Seen,
+    inspected: &InspectedFrame,
     item: Item,
     looks: &mpsc::Sender<Look>,
     mut taken: mpsc::Receiver<Look>,
-    shown: &Shown,
+    judged: &JudgedItems,
 ) {
-    let Seen { frame, speed, decode_ms, located, .. } = *seen;
+    let InspectedFrame { frame, speed, decode_ms, located, .. } = *inspected;
     let deadline = frame.captured + line.deadline;
-    let (first, optics) = ask(line, seen, item.region);
+    let (first, optics) = ask(line, inspected, item.region);
     let _ = looks.try_send(first); // there is room for every look
     let timings = Timings { decode_ms, locate_ms: ms(located.elapsed()), ..Timings::default() };
     let origin = Origin {
@@ -193,7 +193,7 @@ fn judge(
         truth: truth(&frame.truth, item.region),
         optics,
     };
-    let (line, raw, captured, shown) = (line.clone(), frame.raw.clone(), frame.captured, shown.clone());
+    let (line, raw, captured, judged) = (line.clone(), frame.raw.clone(), frame.captured, judged.clone());
     line.waiting.clone().spawn(async move {
         let mut looks = Vec::new();
         while let Ok(Some(look)) = timeout_at(deadline.into(), taken.recv()).await {
@@ -214,7 +214,7 @@ fn judge(
             ejector.act(&verdict, captured, speed); // first of all: the gate's moment does not wait
         }
         observe(&line.metrics, &verdict, scored.scores.as_ref().err());
-        remember(&shown, &verdict);
+        remember(&judged, &verdict);
         line.recorder.record(verdict, scored.model, Some(raw));
     });
 }
@@ -233,15 +233,15 @@ fn truth(truths: &[Truth], region: Region) -> Option<String> {
     truths.iter().filter(|t| overlap(t) > 0).max_by_key(|t| overlap(t)).map(|t| t.species.clone())
 }
 
-fn remember(shown: &Shown, verdict: &Verdict) {
-    let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
-    shown.retain(|(judged, _)| judged.elapsed() < SHOWN); // not the wall clock's time, which may be set back
-    shown.push((Instant::now(), verdict.clone()));
+fn remember(judged: &JudgedItems, verdict: &Verdict) {
+    let mut judged = judged.lock().unwrap_or_else(PoisonError::into_inner);
+    judged.retain(|(at, _)| at.elapsed() < SHOWN); // not the wall clock's time, which may be set back
+    judged.push((Instant::now(), verdict.clone()));
 }
 
 /// Sends the frame with the boxes of its judged items to those who watch; encoded apart from the line.
-fn show(line: &Line, view: &Arc<View>, picture: Arc<Picture>, tracks: Vec<(u64, Region)>, shown: &Shown) {
-    let judged = shown.lock().unwrap_or_else(PoisonError::into_inner);
+fn show(line: &Line, view: &Arc<View>, picture: Arc<Picture>, tracks: Vec<(u64, Region)>, judged: &JudgedItems) {
+    let judged = judged.lock().unwrap_or_else(PoisonError::into_inner);
     let items = tracks
         .into_iter()
         .filter_map(|(track, region)| judged.iter().find(|(_, v)| v.track == track).map(|(_, v)| (region, v.clone())))

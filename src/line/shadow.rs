@@ -1,4 +1,4 @@
-//! The shadow run: a candidate scores what the serving student scores, and its answers count for nothing but the tally.
+//! The shadow run: a candidate scores what the serving student scores, and its answers only go into the tally.
 //!
 //! Invariant: the workers never wait for it: what finds its queue full is passed over.
 
@@ -13,30 +13,25 @@ use std::{
 
 use crate::{
     domain::{Action, Card, Picture, Scores},
-    line::{decide::decide, infer::Infer, priority, swap},
+    line::{
+        decide::decide,
+        infer::{Infer, ScoredLook},
+        priority,
+    },
     picture::pixels,
     student::{
         engine::{Device, softmax},
         manifest::ModelError,
+        open::Student,
     },
 };
 
 /// Items that may wait for the candidate.
 const QUEUE: usize = 8;
 
-/// An item as the serving student saw and scored it.
-pub struct Looked {
-    /// `side * side * 3` RGB bytes.
-    pub pixels: Vec<u8>,
-    /// Its scores.
-    pub scores: Scores,
-    /// The student that gave them.
-    pub card: Arc<Card>,
-}
-
 /// What both students said so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct ShadowTally {
     /// Items scored by both.
     pub items: usize,
     /// Items that one would let pass and the other not.
@@ -48,7 +43,7 @@ pub struct Tally {
 /// A shadow run; it ends when this is dropped.
 pub struct Shadow {
     infer: Infer,
-    tally: Arc<Mutex<Tally>>,
+    tally: Arc<Mutex<ShadowTally>>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
@@ -58,9 +53,9 @@ impl Shadow {
     /// # Errors
     /// [`ModelError`], also when no thread can be started.
     pub fn start(folder: &Path, infer: &Infer) -> Result<Self, ModelError> {
-        let student = swap::open(folder, None, Device::Cpu, 1, 1)?;
+        let student = Student::open(folder, None, Device::Cpu, 1, 1)?;
         let (sender, receiver) = sync_channel(QUEUE);
-        let tally = Arc::new(Mutex::new(Tally::default()));
+        let tally = Arc::new(Mutex::new(ShadowTally::default()));
         let counted = tally.clone();
         let thread = thread::Builder::new()
             .name("shadow".into())
@@ -71,7 +66,7 @@ impl Shadow {
     }
 
     /// The tally so far.
-    pub fn tally(&self) -> Tally {
+    pub fn tally(&self) -> ShadowTally {
         *self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -85,10 +80,10 @@ impl Drop for Shadow {
     }
 }
 
-fn compare(mut student: super::infer::Student, looks: &Receiver<Looked>, tally: &Mutex<Tally>) {
+fn compare(mut student: Student, looks: &Receiver<ScoredLook>, tally: &Mutex<ShadowTally>) {
     priority::set(priority::LOW);
     let side = student.card.side;
-    while let Ok(Looked { pixels, scores, card }) = looks.recv() {
+    while let Ok(ScoredLook { pixels, scores, card }) = looks.recv() {
         // Cut for the serving student; a candidate of another input side sees the same cut, resized.
         let picture = Picture { width: card.side, height: card.side, rgb: pixels };
         let fitted = if side == card.side { Ok(picture.rgb) } else { pixels::fit(&picture, None, side) };

@@ -1,82 +1,18 @@
-//! Opens, verifies and warms up a new student beside the serving one.
+//! Loads a new student beside the serving one and hands the line over to it.
 //!
 //! Invariant: whatever is wrong with a model folder, the student that serves goes on serving.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
 };
 
 use crate::{
     domain::Card,
-    line::infer::{Infer, Student, warm_up},
+    line::infer::Infer,
     metrics::Metrics,
-    student::{
-        engine::{Device, Engine, cores},
-        manifest::{Manifest, ModelError},
-    },
+    student::{engine::Device, manifest::ModelError, open::Student},
 };
-
-/// Opens the model in `folder`, checks hash, classes and input side against the graph, and warms it up with batches of 1
-/// and `max_batch`. Without `precision` it is the file that the manifest says serves, but on a GPU float32: ONNX Runtime
-/// computes the convolutions of an int8 graph in float there, and only adds to them (0.6 of the speed on an H100). On the
-/// CPU it is opened once with `threads` threads (0: as many as [`cores`]) and, if those are several, as often with one
-/// thread; on a GPU once for lone items and once for batches.
-///
-/// # Errors
-/// [`ModelError`], each in words.
-pub fn open(
-    folder: &Path,
-    precision: Option<&str>,
-    device: Device,
-    threads: usize,
-    max_batch: usize,
-) -> Result<Student, ModelError> {
-    let manifest = Manifest::read(folder)?;
-    let open = |precision: &str| -> Result<(Vec<u8>, Engine), ModelError> {
-        let onnx = manifest.onnx(folder, precision)?;
-        let path = folder.join(&manifest.files[precision].name);
-        let engine = Engine::open(&onnx, device, threads).map_err(|source| ModelError::Engine { path, source })?;
-        Ok((onnx, engine))
-    };
-    let mut served = precision.unwrap_or(&manifest.serve);
-    let (mut onnx, mut engine) = open(served)?;
-    if precision.is_none()
-        && served != "float32"
-        && engine.provider() != "cpu"
-        && manifest.files.contains_key("float32")
-    {
-        served = "float32";
-        (onnx, engine) = open(served)?;
-    }
-    let path = folder.join(&manifest.files[served].name);
-    let refuse = |source| ModelError::Engine { path: path.clone(), source };
-    let wrong = |why: String| ModelError::Manifest { path: folder.join(crate::student::manifest::MANIFEST), why };
-    if engine.classes() != manifest.classes.len() {
-        let (graph, listed) = (engine.classes(), manifest.classes.len());
-        return Err(wrong(format!("`classes` names {listed} classes, the graph has {graph}")));
-    }
-    if engine.side() != manifest.input.side as usize {
-        return Err(wrong(format!("`input.side` is {}, the graph takes {}", manifest.input.side, engine.side())));
-    }
-    let gpu = engine.provider() != "cpu";
-    warm_up(&mut engine, if gpu { 1 } else { max_batch }).map_err(refuse)?;
-    let threads = if threads == 0 { cores() } else { threads };
-    let mut lanes = Vec::new();
-    if gpu && max_batch > 1 {
-        let mut lane = Engine::open(&onnx, device, threads).map_err(refuse)?.padded(max_batch);
-        warm_up(&mut lane, max_batch).map_err(refuse)?;
-        lanes.push(lane);
-    } else if !gpu && threads > 1 {
-        for _ in 0..threads {
-            let mut lane = Engine::open(&onnx, Device::Cpu, 1).map_err(refuse)?;
-            warm_up(&mut lane, max_batch).map_err(refuse)?;
-            lanes.push(lane);
-        }
-    }
-    let card = Card { reference: manifest.read_reference(folder)?, ..manifest.card(served) };
-    Ok(Student { engine, lanes, card: Arc::new(card) })
-}
 
 /// Loads students into a running service, one at a time: a second one would take twice the memory.
 pub struct Swapper {
@@ -90,7 +26,7 @@ pub struct Swapper {
     pub precision: Option<String>,
     /// Where they run.
     pub device: Device,
-    /// Threads of each, as in [`open`].
+    /// Threads of each, as in [`Student::open`].
     pub threads: usize,
     /// Largest micro-batch, for warming up.
     pub max_batch: usize,
@@ -141,7 +77,7 @@ impl Swapper {
     /// [`LoadError::Model`].
     pub fn load(&self, version: &str, _turn: &Turn) -> Result<Arc<Card>, LoadError> {
         let precision = self.precision.as_deref();
-        let opened = open(&self.root.join(version), precision, self.device, self.threads, self.max_batch);
+        let opened = Student::open(&self.root.join(version), precision, self.device, self.threads, self.max_batch);
         let outcome = if opened.is_ok() { "loaded" } else { "refused" };
         self.metrics.model_loads.with_label_values(&[outcome]).inc();
         let loaded = opened.map(|student| {

@@ -19,7 +19,7 @@ use super::tasks::lots;
 use crate::{
     config::Config,
     line::{
-        camera::{self, CameraConfig, Event as CameraEvent},
+        camera::{self, CameraConfig, CameraEvent},
         eject::{self, Ejector},
         handover::Handover,
         infer::Infer,
@@ -38,7 +38,7 @@ pub(super) struct RunningLine {
     pub cameras: Cameras,
     pub runtime: BeltRuntime,
     /// Ends the commands to the gates, if there are gates.
-    pub ejecting: Option<eject::Running>,
+    pub ejecting: Option<eject::EjectorThreads>,
     /// What each camera's threads have a copy of.
     pub line: inspect::Line,
 }

@@ -17,13 +17,10 @@ use super::{line::RunningLine, record::OpenRecord, stop::RunningService, tasks};
 use crate::{
     api::{self, Api},
     config::Config,
-    line::{
-        infer::{self, Infer},
-        swap::{self, Swapper},
-    },
+    line::{infer::Infer, swap::Swapper},
     metrics::Metrics,
     rounds::keeper,
-    student::{engine, registry::Registry},
+    student::{engine, open::Student, registry::Registry},
     tokens::Tokens,
 };
 
@@ -140,13 +137,13 @@ fn start_infer(
 
 /// Opens the student that the registry says is to serve; if it is refused, the one before it, and so on, because a line
 /// that stands still helps nobody.
-fn open_serving(registry: &Registry, config: &Config, metrics: &Metrics) -> Result<infer::Student> {
+fn open_serving(registry: &Registry, config: &Config, metrics: &Metrics) -> Result<Student> {
     let model = &config.model;
     let mut stack = registry.stack()?;
     loop {
         let version = stack.pop().unwrap_or_else(|| model.version.clone());
         let folder = model.root.join(&version);
-        match swap::open(&folder, model.precision.as_deref(), model.device, model.threads, config.infer.max_batch) {
+        match Student::open(&folder, model.precision.as_deref(), model.device, model.threads, config.infer.max_batch) {
             Ok(student) => return Ok(student),
             Err(e) => {
                 metrics.model_loads.with_label_values(&["refused"]).inc();

@@ -6,6 +6,7 @@
 pub mod engine;
 pub mod evaluate;
 pub mod manifest;
+pub mod open;
 pub mod reference;
 pub mod registry;
 pub mod scorecard;

@@ -7,14 +7,12 @@ use std::{
 
 use beltsight::{
     domain::Source,
-    line::{
-        infer::{self, Infer},
-        swap,
-    },
+    line::infer::{self, Infer},
     metrics::Metrics,
     student::{
         engine::{Device, Engine},
         manifest::MANIFEST,
+        open::Student,
     },
 };
 use serde_json::{Value, json};
@@ -77,7 +75,7 @@ async fn while_models_change_every_item_is_scored_by_the_one_its_verdict_names()
     let server = start().await;
     let open = |name: &str, seed| {
         let folder = test_model_folder(&server.models, name, seed);
-        swap::open(&folder, None, Device::Cpu, 2, 2).unwrap()
+        Student::open(&folder, None, Device::Cpu, 2, 2).unwrap()
     };
     let pixels = picture(SIDE, 4).rgb;
     let ask = |n: usize| {
@@ -124,12 +122,12 @@ async fn batches_of_a_gpu_student_go_to_its_padded_session_and_every_item_gets_i
     // As `swap::open` arranges it where a GPU runs, here on the CPU: the padded session refuses what is larger than it.
     let folder = tempfile::tempdir().unwrap();
     let model = test_model_folder(folder.path(), "one", 1);
-    let mut student = swap::open(&model, None, Device::Cpu, 1, 4).unwrap();
+    let mut student = Student::open(&model, None, Device::Cpu, 1, 4).unwrap();
     let onnx = std::fs::read(model.join("student.onnx")).unwrap();
     student.lanes = vec![Engine::open(&onnx, Device::Cpu, 1).unwrap().padded(4)];
     let mut alone = Engine::open(&onnx, Device::Cpu, 1).unwrap();
     let metrics = Metrics::new().unwrap();
-    let (infer, threads) = Infer::start(student, infer::Settings::default(), metrics.clone()).unwrap();
+    let (infer, threads) = Infer::start(student, infer::InferSettings::default(), metrics.clone()).unwrap();
     let pictures: Vec<Vec<u8>> =
         (0..32).map(|p| (0..SIDE * SIDE * 3).map(|i| (i * (p + 3) % 256) as u8).collect()).collect();
     let deadline = Instant::now() + Duration::from_secs(60);

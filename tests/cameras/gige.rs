@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use beltsight::{domain::Raw, line::camera::Event as CameraEvent};
+use beltsight::{domain::Raw, line::camera::CameraEvent};
 
 use crate::watched::{Watched, python_camera};
 
@@ -19,7 +19,7 @@ fn a_gige_camera_is_set_watched_through_its_faults_and_found_again() {
     for (wrong, words) in [
         ("width = 4096\nheight = 240\nframe_rate = 30.0", "width 4096 was asked for; the camera offers 1 to 2048"),
         ("width = 320\nheight = 0\nframe_rate = 30.0", "height 0 was asked for"),
-        ("width = 320\nheight = 240\nframe_rate = 5000.0", "5000 pictures a second were asked for"),
+        ("width = 320\nheight = 240\nframe_rate = 5000.0", "5000 pictures per second were asked for"),
     ] {
         let (_, why) = Watched::start(&config(wrong)).lost();
         assert!(why.contains(words), "{why}");

@@ -10,7 +10,7 @@ use std::{
 
 use beltsight::{
     domain::{Frame, Picture, Raw},
-    line::camera::{CameraConfig, Event as CameraEvent},
+    line::camera::{CameraConfig, CameraEvent},
     picture::pixels,
 };
 

@@ -13,7 +13,7 @@ use std::{
 
 use beltsight::{
     domain::{Frame, Raw},
-    line::camera::Event as CameraEvent,
+    line::camera::CameraEvent,
 };
 
 use crate::{

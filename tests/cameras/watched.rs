@@ -18,7 +18,7 @@ use std::{
 use beltsight::{
     domain::Frame,
     line::{
-        camera::{self, CameraConfig, Event as CameraEvent},
+        camera::{self, CameraConfig, CameraEvent},
         handover::Handover,
     },
 };

@@ -15,7 +15,7 @@ use beltsight::{
         infer::{self, Infer},
         live::View,
         record::{self, Recorder},
-        swap::{self, Swapper},
+        swap::Swapper,
     },
     metrics::Metrics,
     network::{
@@ -27,6 +27,7 @@ use beltsight::{
     student::{
         engine::Device,
         manifest::{File, Input, Lineage, Manifest},
+        open::Student,
         registry::Registry,
     },
     tokens::Tokens,
@@ -137,13 +138,13 @@ pub async fn start_with(settings: Settings) -> Server {
 pub async fn start_within(settings: Settings, limits: Limits) -> Server {
     let folder = tempfile::tempdir().unwrap();
     let models = folder.path().join("models");
-    let student = swap::open(&test_model_folder(&models, "one", 1), None, Device::Cpu, 2, 2).unwrap();
+    let student = Student::open(&test_model_folder(&models, "one", 1), None, Device::Cpu, 2, 2).unwrap();
     let metrics = Metrics::new().unwrap();
-    let (infer, _threads) = Infer::start(student, infer::Settings::default(), metrics.clone()).unwrap();
+    let (infer, _threads) = Infer::start(student, infer::InferSettings::default(), metrics.clone()).unwrap();
     let store = Store::open(&folder.path().join("store")).await.unwrap();
     let stop = CancellationToken::new();
     let recorded = broadcast::channel(64).0;
-    let record = record::Settings { keep_share: 1.0, ..record::Settings::default() };
+    let record = record::RecordSettings { keep_share: 1.0, ..record::RecordSettings::default() };
     let (recorder, _task) = Recorder::start(store.clone(), &record, metrics.clone(), recorded.clone(), stop.clone());
     let camera = Arc::new(View::new("belt"));
     let (ready, is_ready) = watch::channel(true);

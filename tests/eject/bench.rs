@@ -51,7 +51,7 @@ pub fn settings(gate: &str, output: &str) -> String {
 }
 
 /// Starts the ejector that a text describes; what it tells the record is lost.
-pub fn start(settings: &str, metrics: &Metrics) -> (Ejector, eject::Running) {
+pub fn start(settings: &str, metrics: &Metrics) -> (Ejector, eject::EjectorThreads) {
     Ejector::start(toml::from_str(settings).unwrap(), metrics, |_| {}).unwrap()
 }
 

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Event, Outlet};
+use super::{CameraEvent, FrameSink};
 use crate::{
     domain::Raw,
     picture::pixels::{self, Limits},
@@ -15,20 +15,20 @@ use crate::{
 
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-pub(super) fn run(path: &Path, frame_rate: f64, outlet: &Outlet<'_>) {
+pub(super) fn run(path: &Path, frame_rate: f64, sink: &FrameSink<'_>) {
     if !(frame_rate > 0.0 && frame_rate <= 1000.0) {
-        return outlet.tell(Event::Lost(format!("frame_rate is {frame_rate}; it must be above 0, at most 1000")));
+        return sink.tell(CameraEvent::Lost(format!("frame_rate is {frame_rate}; it must be above 0, at most 1000")));
     }
     let mut sequence = 0;
-    while !outlet.stopped() {
+    while !sink.stopped() {
         match pictures(path) {
             Ok(files) => {
-                outlet.tell(Event::Opened);
-                play(&files, frame_rate, &mut sequence, outlet);
+                sink.tell(CameraEvent::Opened);
+                play(&files, frame_rate, &mut sequence, sink);
             }
             Err(why) => {
-                outlet.tell(Event::Lost(why));
-                outlet.sleep_until(Instant::now() + LOOK_AGAIN);
+                sink.tell(CameraEvent::Lost(why));
+                sink.sleep_until(Instant::now() + LOOK_AGAIN);
             }
         }
     }
@@ -49,21 +49,21 @@ fn pictures(path: &Path) -> Result<Vec<PathBuf>, String> {
     Ok(files)
 }
 
-fn play(files: &[PathBuf], frame_rate: f64, sequence: &mut u64, outlet: &Outlet<'_>) {
+fn play(files: &[PathBuf], frame_rate: f64, sequence: &mut u64, sink: &FrameSink<'_>) {
     let mut due = Instant::now();
     for file in files {
-        outlet.sleep_until(due);
-        if outlet.stopped() {
+        sink.sleep_until(due);
+        if sink.stopped() {
             return;
         }
         match read(file) {
-            Ok(raw) => outlet.shot(*sequence, Instant::now(), raw),
-            Err(why) => outlet.tell(Event::BadFrame(why)),
+            Ok(raw) => sink.shot(*sequence, Instant::now(), raw),
+            Err(why) => sink.tell(CameraEvent::BadFrame(why)),
         }
         *sequence += 1;
         due += Duration::from_secs_f64(1.0 / frame_rate);
     }
-    outlet.sleep_until(due);
+    sink.sleep_until(due);
 }
 
 /// JPEGs are handed on undecoded, as a camera's would be.

@@ -1,8 +1,8 @@
 //! A GenICam camera, GigE Vision in the first place, through Aravis.
 //!
-//! What the camera can't do is refused in words, and what was set is read back: some take a setting and give another. A
-//! camera that dies is told at once; the library's parting words to it, which nobody answers, take seconds and are said
-//! only when it is opened anew.
+//! What the camera can't do is refused with the reason, and what was set is read back: some take a setting and give
+//! another. The death of a camera is told at once; the library's parting words to it, which nobody answers, take seconds
+//! and are said only when it is reopened.
 //!
 //! Invariant: only whole pictures are handed on; a camera that sends none for `timeout` is lost.
 
@@ -17,7 +17,7 @@ use aravis::{
 };
 use time::OffsetDateTime;
 
-use super::{Event, Outlet, ago};
+use super::{CameraEvent, FrameSink, ago};
 use crate::domain::{Picture, Raw};
 
 /// Buffers that the camera may fill while one is looked at.
@@ -27,19 +27,19 @@ const SOCKET: i32 = 16 << 20;
 /// Longest wait until the next look whether to stop.
 const LOOK: Duration = Duration::from_millis(100);
 /// Formats that are understood, the best first, by their names in the GenICam standard (PFNC).
-const FORMATS: [(&str, Format); 7] = [
-    ("RGB8", Format::Rgb),
-    ("RGB8Packed", Format::Rgb), // before PFNC
-    ("BayerRG8", Format::Bayer([0, 1, 1, 2])),
-    ("BayerGR8", Format::Bayer([1, 0, 2, 1])),
-    ("BayerGB8", Format::Bayer([1, 2, 0, 1])),
-    ("BayerBG8", Format::Bayer([2, 1, 1, 0])),
-    ("Mono8", Format::Mono),
+const FORMATS: [(&str, BufferFormat); 7] = [
+    ("RGB8", BufferFormat::Rgb),
+    ("RGB8Packed", BufferFormat::Rgb), // before PFNC
+    ("BayerRG8", BufferFormat::Bayer([0, 1, 1, 2])),
+    ("BayerGR8", BufferFormat::Bayer([1, 0, 2, 1])),
+    ("BayerGB8", BufferFormat::Bayer([1, 2, 0, 1])),
+    ("BayerBG8", BufferFormat::Bayer([2, 1, 1, 0])),
+    ("Mono8", BufferFormat::Mono),
 ];
 
 /// How pixels lie in a buffer.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Format {
+enum BufferFormat {
     /// Red, green and blue.
     Rgb,
     /// One colour a pixel; which channel the four of a cell are, row by row. A cell becomes one pixel: nothing is made
@@ -51,7 +51,7 @@ enum Format {
 
 /// What the camera must deliver, exactly.
 #[derive(Clone, Copy)]
-pub(super) struct Wanted {
+pub(super) struct StreamRequest {
     pub width: u32,
     pub height: u32,
     pub frame_rate: f64,
@@ -59,34 +59,34 @@ pub(super) struct Wanted {
 }
 
 /// An open camera that sends. Dropping it takes seconds when the camera is gone.
-struct Open {
+struct OpenCamera {
     camera: Camera,
     stream: Stream,
-    format: Format,
+    format: BufferFormat,
 }
 
-impl Drop for Open {
+impl Drop for OpenCamera {
     fn drop(&mut self) {
         let _ = self.camera.stop_acquisition(); // it may be gone
     }
 }
 
-pub(super) fn run(device: &str, wanted: Wanted, outlet: &Outlet<'_>) {
+pub(super) fn run(device: &str, request: StreamRequest, sink: &FrameSink<'_>) {
     let mut last = None;
-    outlet.keep_open(device, |sequence| {
+    sink.keep_open(device, |sequence| {
         drop(last.take());
-        match open(device, wanted) {
+        match open(device, request) {
             Ok(opened) => {
-                outlet.tell(Event::Opened);
-                drain(last.insert(opened), wanted, sequence, outlet)
+                sink.tell(CameraEvent::Opened);
+                drain(last.insert(opened), request, sequence, sink)
             }
             Err(why) => Some(why),
         }
     });
 }
 
-fn open(device: &str, wanted: Wanted) -> Result<Open, String> {
-    let Wanted { width, height, frame_rate, .. } = wanted;
+fn open(device: &str, request: StreamRequest) -> Result<OpenCamera, String> {
+    let StreamRequest { width, height, frame_rate, .. } = request;
     let said = |error: aravis::glib::Error| error.message().to_owned();
     let camera = Camera::new(Some(device)).map_err(said)?;
     // What it offers depends on what was set before: of an offset that somebody left, less width; of the size, the rate.
@@ -113,14 +113,14 @@ fn open(device: &str, wanted: Wanted) -> Result<Open, String> {
     camera.set_acquisition_mode(AcquisitionMode::Continuous).map_err(said)?;
     let (least, most) = camera.frame_rate_bounds().map_err(said)?;
     if !(least..=most).contains(&frame_rate) {
-        return Err(format!("{frame_rate} pictures a second were asked for; the camera offers {least} to {most}"));
+        return Err(format!("{frame_rate} pictures per second were asked for; the camera offers {least} to {most}"));
     }
     camera.set_frame_rate(frame_rate).map_err(said)?;
     let (_, _, got_width, got_height) = camera.region().map_err(said)?;
     let got_rate = camera.frame_rate().map_err(said)?;
     if (got_width, got_height) != (width as i32, height as i32) || (got_rate / frame_rate - 1.0).abs() > 0.02 {
         return Err(format!(
-            "{width}×{height} at {frame_rate} a second was asked for and {got_width}×{got_height} at {got_rate} given"
+            "{width}×{height} at {frame_rate} per second was asked for and {got_width}×{got_height} at {got_rate} given"
         ));
     }
     if camera.is_gv_device() {
@@ -141,30 +141,30 @@ fn open(device: &str, wanted: Wanted) -> Result<Open, String> {
     }
     camera.start_acquisition().map_err(said)?;
     tracing::info!(device, format = name, width, height, frame_rate, "the camera was set");
-    Ok(Open { camera, stream, format: *format })
+    Ok(OpenCamera { camera, stream, format: *format })
 }
 
 /// Hands frames over until the camera fails; why it failed, `None` when told to stop.
-fn drain(open: &Open, wanted: Wanted, sequence: &mut u64, outlet: &Outlet<'_>) -> Option<String> {
-    let timeout = wanted.timeout;
+fn drain(open: &OpenCamera, request: StreamRequest, sequence: &mut u64, sink: &FrameSink<'_>) -> Option<String> {
+    let timeout = request.timeout;
     let (mut limit, mut last) = (Instant::now() + timeout, None);
-    while !outlet.stopped() {
+    while !sink.stopped() {
         let left = limit.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Some(format!("no picture within {timeout:?}"));
         }
         let Some(buffer) = open.stream.timeout_pop_buffer(left.min(LOOK).as_micros() as u64) else { continue };
-        // The camera counts its pictures, so gaps in its count become gaps in ours; it begins anew after 65,535.
+        // The camera counts its pictures, so gaps in its count become gaps in ours; it starts again after 65,535.
         let count = buffer.frame_id();
         let step = last.map_or(1, |last| count.checked_sub(last).unwrap_or(1).max(1));
         last = Some(count);
         *sequence += step - 1;
-        match picture(&buffer, open.format, wanted) {
+        match picture(&buffer, open.format, request) {
             Ok(picture) => {
                 limit = Instant::now() + timeout;
-                outlet.shot(*sequence, captured(buffer.system_timestamp()), Raw::Rgb(Arc::new(picture)));
+                sink.shot(*sequence, captured(buffer.system_timestamp()), Raw::Rgb(Arc::new(picture)));
             }
-            Err(why) => outlet.tell(Event::BadFrame(why)),
+            Err(why) => sink.tell(CameraEvent::BadFrame(why)),
         }
         *sequence += 1;
         open.stream.push_buffer(buffer);
@@ -172,14 +172,14 @@ fn drain(open: &Open, wanted: Wanted, sequence: &mut u64, outlet: &Outlet<'_>) -
     None
 }
 
-fn picture(buffer: &Buffer, format: Format, wanted: Wanted) -> Result<Picture, String> {
+fn picture(buffer: &Buffer, format: BufferFormat, request: StreamRequest) -> Result<Picture, String> {
     match buffer.status() {
         BufferStatus::Success => {}
         BufferStatus::Timeout | BufferStatus::MissingPackets => return Err("packets of the picture were lost".into()),
         other => return Err(format!("the picture is not whole: {other:?}")),
     }
     let size = (buffer.image_width() as usize, buffer.image_height() as usize);
-    if size != (wanted.width as usize, wanted.height as usize) {
+    if size != (request.width as usize, request.height as usize) {
         return Err(format!("a picture of {}×{} came", size.0, size.1));
     }
     if buffer.image_padding().0 != 0 {
@@ -189,15 +189,15 @@ fn picture(buffer: &Buffer, format: Format, wanted: Wanted) -> Result<Picture, S
 }
 
 /// The pixels of a buffer, row after row without padding, as a picture.
-fn rgb(data: &[u8], (width, height): (usize, usize), format: Format) -> Option<Picture> {
+fn rgb(data: &[u8], (width, height): (usize, usize), format: BufferFormat) -> Option<Picture> {
     let picture = |width: usize, height: usize, rgb| Picture { width: width as u32, height: height as u32, rgb };
     match format {
-        Format::Rgb => Some(picture(width, height, data.get(..width * height * 3)?.to_vec())),
-        Format::Mono => {
+        BufferFormat::Rgb => Some(picture(width, height, data.get(..width * height * 3)?.to_vec())),
+        BufferFormat::Mono => {
             let grey = data.get(..width * height)?;
             Some(picture(width, height, grey.iter().flat_map(|&grey| [grey; 3]).collect()))
         }
-        Format::Bayer(channels) => {
+        BufferFormat::Bayer(channels) => {
             let data = data.get(..width * height)?;
             let mut rgb = Vec::with_capacity((width / 2) * (height / 2) * 3);
             for (y, x) in (0..height / 2).flat_map(|y| (0..width / 2).map(move |x| (y, x))) {
@@ -237,11 +237,11 @@ mod tests {
             assert!(picture.as_ref() == Some(&expected), "{name}: {:?}", picture.map(|p| p.rgb));
         }
         // An odd last column is left out.
-        let row = rgb(&[200, 100, 9, 110, 50, 9], (3, 2), Format::Bayer([0, 1, 1, 2])).map(|p| (p.width, p.rgb));
+        let row = rgb(&[200, 100, 9, 110, 50, 9], (3, 2), BufferFormat::Bayer([0, 1, 1, 2])).map(|p| (p.width, p.rgb));
         assert_eq!(row, Some((1, vec![200, 105, 50])));
-        assert_eq!(rgb(&[7, 8], (2, 1), Format::Mono).map(|p| p.rgb), Some(vec![7, 7, 7, 8, 8, 8]));
-        assert_eq!(rgb(&[1, 2, 3], (1, 1), Format::Rgb).map(|p| p.rgb), Some(vec![1, 2, 3]));
-        for format in [Format::Rgb, Format::Mono, Format::Bayer([0, 1, 1, 2])] {
+        assert_eq!(rgb(&[7, 8], (2, 1), BufferFormat::Mono).map(|p| p.rgb), Some(vec![7, 7, 7, 8, 8, 8]));
+        assert_eq!(rgb(&[1, 2, 3], (1, 1), BufferFormat::Rgb).map(|p| p.rgb), Some(vec![1, 2, 3]));
+        for format in [BufferFormat::Rgb, BufferFormat::Mono, BufferFormat::Bayer([0, 1, 1, 2])] {
             assert!(rgb(&[1, 2, 3], (2, 2), format).is_none(), "{format:?} of a short buffer");
         }
     }

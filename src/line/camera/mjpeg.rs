@@ -7,7 +7,7 @@
 //! and quotes around the boundary, lengths that are absent or wrong, lines that end in LF alone.
 //!
 //! Invariant: a camera holds at most [`MOST`] bytes and some, whatever it sends; one that sends no whole picture for
-//! `timeout` is lost and opened anew.
+//! `timeout` is lost and reopened.
 
 use std::time::{Duration, Instant};
 
@@ -16,8 +16,8 @@ use memchr::{memchr, memmem::Finder};
 use reqwest::{Client, Response, StatusCode, Url, header};
 
 use super::{
-    Event, Outlet,
-    network::{Address, Ended, Why, within},
+    CameraEvent, FrameSink,
+    network::{Address, WaitEnd, WatchEnd, within},
 };
 use crate::domain::Raw;
 
@@ -26,7 +26,7 @@ const MOST: usize = 16 << 20;
 /// Bytes of a part's head.
 const MOST_HEAD: usize = 8 << 10;
 
-pub(super) fn run(address: &Address, timeout: Duration, outlet: &Outlet<'_>) {
+pub(super) fn run(address: &Address, timeout: Duration, sink: &FrameSink<'_>) {
     let opened = address.parse("http").and_then(|url| {
         let client = Client::builder().no_proxy().build().map_err(|error| error.to_string())?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -34,52 +34,52 @@ pub(super) fn run(address: &Address, timeout: Duration, outlet: &Outlet<'_>) {
     });
     let (url, client, runtime) = match opened {
         Ok(opened) => opened,
-        Err(why) => return outlet.tell(Event::Lost(why)),
+        Err(why) => return sink.tell(CameraEvent::Lost(why)),
     };
-    outlet.keep_open(&address.shown(), |sequence| {
-        match runtime.block_on(watch(&client, &url, timeout, sequence, outlet)) {
-            Why::Stopped => None,
-            Why::Lost(why) => Some(why),
+    sink.keep_open(&address.shown(), |sequence| {
+        match runtime.block_on(watch(&client, &url, timeout, sequence, sink)) {
+            WatchEnd::Stopped => None,
+            WatchEnd::Lost(why) => Some(why),
         }
     });
     runtime.shutdown_background(); // the system may still be looking a name up
 }
 
-async fn watch(client: &Client, url: &Url, timeout: Duration, sequence: &mut u64, outlet: &Outlet<'_>) -> Why {
+async fn watch(client: &Client, url: &Url, timeout: Duration, sequence: &mut u64, sink: &FrameSink<'_>) -> WatchEnd {
     let limit = Instant::now() + timeout;
-    let mut answer = match within(outlet, limit, client.get(url.clone()).send()).await {
+    let mut answer = match within(sink, limit, client.get(url.clone()).send()).await {
         Ok(Ok(answer)) => answer,
-        Ok(Err(error)) => return Why::Lost(words(error)),
-        Err(Ended::Silent) => return Why::Lost(format!("no answer within {timeout:?}")),
-        Err(Ended::Stopped) => return Why::Stopped,
+        Ok(Err(error)) => return WatchEnd::Lost(words(error)),
+        Err(WaitEnd::Silent) => return WatchEnd::Lost(format!("no answer within {timeout:?}")),
+        Err(WaitEnd::Stopped) => return WatchEnd::Stopped,
     };
-    let mut parts = match boundary(&answer) {
-        Ok(boundary) => Parts::new(&boundary),
-        Err(why) => return Why::Lost(why),
+    let mut splitter = match boundary(&answer) {
+        Ok(boundary) => JpegSplitter::new(&boundary),
+        Err(why) => return WatchEnd::Lost(why),
     };
-    outlet.tell(Event::Opened);
+    sink.tell(CameraEvent::Opened);
     let mut limit = Instant::now() + timeout;
     loop {
-        let chunk = match within(outlet, limit, answer.chunk()).await {
+        let chunk = match within(sink, limit, answer.chunk()).await {
             Ok(Ok(Some(chunk))) => chunk,
             Ok(ended) => {
-                if parts.inside() {
-                    outlet.tell(Event::BadFrame("the camera hung up in the middle of a picture".into()));
+                if splitter.inside() {
+                    sink.tell(CameraEvent::BadFrame("the camera hung up in the middle of a picture".into()));
                     *sequence += 1;
                 }
-                return Why::Lost(ended.err().map_or_else(|| "the camera hung up".into(), words));
+                return WatchEnd::Lost(ended.err().map_or_else(|| "the camera hung up".into(), words));
             }
-            Err(Ended::Silent) => return Why::Lost(format!("no whole picture within {timeout:?}")),
-            Err(Ended::Stopped) => return Why::Stopped,
+            Err(WaitEnd::Silent) => return WatchEnd::Lost(format!("no whole picture within {timeout:?}")),
+            Err(WaitEnd::Stopped) => return WatchEnd::Stopped,
         };
-        parts.push(&chunk, Instant::now());
-        while let Some(part) = parts.next() {
+        splitter.push(&chunk, Instant::now());
+        while let Some(part) = splitter.next() {
             match part {
                 Ok((jpeg, captured)) => {
                     limit = Instant::now() + timeout;
-                    outlet.shot(*sequence, captured, Raw::Jpeg(jpeg));
+                    sink.shot(*sequence, captured, Raw::Jpeg(jpeg));
                 }
-                Err(why) => outlet.tell(Event::BadFrame(why)),
+                Err(why) => sink.tell(CameraEvent::BadFrame(why)),
             }
             *sequence += 1;
         }
@@ -127,7 +127,7 @@ fn boundary_of(content_type: &str) -> Option<String> {
 }
 
 /// Where in the stream the next byte lies.
-enum Place {
+enum StreamPlace {
     /// Between parts.
     Between,
     /// In a part's head, of which so many bytes were read.
@@ -137,22 +137,22 @@ enum Place {
 }
 
 /// Cuts a stream of bytes into JPEGs.
-struct Parts {
+struct JpegSplitter {
     delimiter: Finder<'static>,
     buffer: BytesMut,
-    place: Place,
+    place: StreamPlace,
     /// Bytes of the body in which no delimiter begins.
     searched: usize,
     now: Instant,
 }
 
-impl Parts {
+impl JpegSplitter {
     fn new(boundary: &str) -> Self {
         let delimiter = Finder::new(&format!("--{boundary}")).into_owned();
-        Self { delimiter, buffer: BytesMut::new(), place: Place::Between, searched: 0, now: Instant::now() }
+        Self { delimiter, buffer: BytesMut::new(), place: StreamPlace::Between, searched: 0, now: Instant::now() }
     }
 
-    /// Takes what came at `now`; [`Parts::next`] is to be called until it has nothing more.
+    /// Takes what came at `now`; [`JpegSplitter::next`] is to be called until it has nothing more.
     fn push(&mut self, bytes: &[u8], now: Instant) {
         self.buffer.extend_from_slice(bytes);
         self.now = now;
@@ -160,20 +160,20 @@ impl Parts {
 
     /// Whether a picture has begun and not ended.
     fn inside(&self) -> bool {
-        matches!(self.place, Place::Body { began: Some(_), .. })
+        matches!(self.place, StreamPlace::Body { began: Some(_), .. })
     }
 
     /// The next JPEG with the moment of its first byte, or why a part is none; `None` where more bytes are needed.
     fn next(&mut self) -> Option<Result<(Bytes, Instant), String>> {
         loop {
             match self.place {
-                Place::Between => self.between()?,
-                Place::Head { length, read } => {
+                StreamPlace::Between => self.between()?,
+                StreamPlace::Head { length, read } => {
                     if let Some(why) = self.head(length, read)? {
                         return Some(Err(why));
                     }
                 }
-                Place::Body { length, began } => return self.body(length, began),
+                StreamPlace::Body { length, began } => return self.body(length, began),
             }
         }
     }
@@ -186,7 +186,7 @@ impl Parts {
             return None;
         };
         self.buffer.advance(at + delimiter);
-        self.place = Place::Head { length: None, read: 0 };
+        self.place = StreamPlace::Head { length: None, read: 0 };
         Some(())
     }
 
@@ -195,7 +195,7 @@ impl Parts {
         let end = memchr(b'\n', &self.buffer);
         let read_now = read + end.map_or(self.buffer.len(), |end| end + 1);
         if read_now > MOST_HEAD {
-            self.place = Place::Between;
+            self.place = StreamPlace::Between;
             return Some(Some(format!("a part's head is longer than {MOST_HEAD} bytes")));
         }
         let line = self.buffer.split_to(end? + 1);
@@ -203,20 +203,20 @@ impl Parts {
         let mut wrong = None;
         self.place = if read == 0 {
             // Anything behind it means that the stream ends here, or that this was no delimiter.
-            if line.is_empty() { Place::Head { length, read: read_now } } else { Place::Between }
+            if line.is_empty() { StreamPlace::Head { length, read: read_now } } else { StreamPlace::Between }
         } else if line.is_empty() {
             self.searched = 0;
-            Place::Body { length, began: None }
+            StreamPlace::Body { length, began: None }
         } else if self.delimiter.find(line).is_some() {
             wrong = Some("a part ends in its head".into());
-            Place::Head { length: None, read: 1 }
+            StreamPlace::Head { length: None, read: 1 }
         } else {
-            Place::Head { length: content_length(line).or(length), read: read_now }
+            StreamPlace::Head { length: content_length(line).or(length), read: read_now }
         };
-        if let Place::Body { length: Some(length), .. } = self.place
+        if let StreamPlace::Body { length: Some(length), .. } = self.place
             && length > MOST
         {
-            self.place = Place::Between;
+            self.place = StreamPlace::Between;
             wrong = Some(format!("a part of {length} bytes; pictures have at most {MOST}"));
         }
         Some(wrong)
@@ -234,22 +234,22 @@ impl Parts {
         {
             let jpeg = Bytes::copy_from_slice(jpeg);
             self.buffer.advance(length);
-            self.place = Place::Between;
+            self.place = StreamPlace::Between;
             return Some(Ok((jpeg, began)));
         }
         if let Some(end) = end {
             let part = whole(&self.buffer[..end], b"\r\n\0-").map(|jpeg| (Bytes::copy_from_slice(jpeg), began));
             self.buffer.advance(end + self.delimiter.needle().len());
-            self.place = Place::Head { length: None, read: 0 };
+            self.place = StreamPlace::Head { length: None, read: 0 };
             return Some(part);
         }
         if held > MOST {
             self.buffer.clear();
-            self.place = Place::Between;
+            self.place = StreamPlace::Between;
             return Some(Err(format!("a part of more than {MOST} bytes without an end")));
         }
         self.searched = held.saturating_sub(self.delimiter.needle().len() - 1);
-        self.place = Place::Body { length, began: (held > 0).then_some(began) };
+        self.place = StreamPlace::Body { length, began: (held > 0).then_some(began) };
         None
     }
 }
@@ -285,14 +285,15 @@ mod tests {
 
     /// Everything that comes out of `stream`, pushed in pieces of `piece` bytes.
     fn parts(boundary: &str, stream: &[u8], piece: usize) -> Vec<Result<Vec<u8>, String>> {
-        let mut parts = Parts::new(&boundary_of(&format!("multipart/x-mixed-replace; boundary={boundary}")).unwrap());
+        let mut splitter =
+            JpegSplitter::new(&boundary_of(&format!("multipart/x-mixed-replace; boundary={boundary}")).unwrap());
         let mut found = Vec::new();
         for bytes in stream.chunks(piece) {
-            parts.push(bytes, Instant::now());
-            while let Some(part) = parts.next() {
+            splitter.push(bytes, Instant::now());
+            while let Some(part) = splitter.next() {
                 found.push(part.map(|(jpeg, _)| jpeg.to_vec()));
             }
-            assert!(parts.buffer.len() <= MOST + piece);
+            assert!(splitter.buffer.len() <= MOST + piece);
         }
         found
     }

@@ -1,7 +1,13 @@
-//! Cameras: one file per source, all handing over [`Frame`]s.
+//! Cameras: one file per source, all handing over [`Frame`]s through the same [`FrameSink`].
 //!
-//! Invariant: a camera never waits for anything below it, never ends by itself (a lost one is found again), and each
-//! runs on a blocking thread of its own.
+//! A new kind of camera touches three files: its own beside this one, which opens the camera and hands frames over
+//! (with [`FrameSink::keep_open`] it is reopened with backoff); this one, where it gets a variant of [`CameraConfig`],
+//! its arms in the functions on it and one in [`run`], which the compiler asks for; and `deploy/beltsight.toml`, which
+//! says its keys. Only one that needs a library of its own also names it, behind a feature, in `Cargo.toml`. Everything
+//! behind the hand-over knows frames, not kinds of cameras.
+//!
+//! Invariant: a camera never waits for anything below it, never ends by itself (a lost one is reopened), and each runs
+//! on a blocking thread of its own.
 
 use std::{
     cell::RefCell,
@@ -14,7 +20,7 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 
 pub use self::network::Address;
-use self::still::{Shows, Still};
+use self::still::{PictureChange, StillWatch};
 use super::handover::Handover;
 use crate::{
     belt::BeltConfig,
@@ -72,7 +78,7 @@ pub enum CameraConfig {
         height: u32,
         /// Pictures per second.
         frame_rate: u32,
-        /// A camera that sends nothing for this long is opened anew; 10 ms to 60 s.
+        /// A camera that sends nothing for this long is reopened; 10 ms to 60 s.
         #[serde(with = "humantime_serde", default = "one_second")]
         timeout: Duration,
         /// A camera that sends the very same picture for longer than this is frozen: as good as lost. Zero: never.
@@ -91,7 +97,7 @@ pub enum CameraConfig {
         height: u32,
         /// Pictures per second.
         frame_rate: f64,
-        /// A camera that sends no whole picture for this long is opened anew; 10 ms to 60 s.
+        /// A camera that sends no whole picture for this long is reopened; 10 ms to 60 s.
         #[serde(with = "humantime_serde", default = "one_second")]
         timeout: Duration,
         /// A camera that sends the very same picture for longer than this is frozen: as good as lost. Zero: never.
@@ -104,7 +110,7 @@ pub enum CameraConfig {
         name: String,
         /// The stream, `http://user:password@host/path`; user and password (HTTP Basic) only where it asks for them.
         url: Address,
-        /// A camera that sends no whole picture for this long is opened anew; 10 ms to 60 s.
+        /// A camera that sends no whole picture for this long is reopened; 10 ms to 60 s.
         #[serde(with = "humantime_serde", default = "two_seconds")]
         timeout: Duration,
         /// A camera that sends the very same picture for longer than this is frozen: as good as lost. Zero: never.
@@ -117,7 +123,7 @@ pub enum CameraConfig {
         name: String,
         /// The stream, `rtsp://user:password@host/path`; user and password only where it asks for them.
         url: Address,
-        /// A camera of which no picture comes for this long is opened anew; longer than from one key picture to the
+        /// A camera of which no picture comes for this long is reopened; longer than from one key picture to the
         /// next, which is where a stream can be begun; 10 ms to 60 s.
         #[serde(with = "humantime_serde", default = "five_seconds")]
         timeout: Duration,
@@ -157,7 +163,7 @@ pub enum PixelFormat {
 
 /// What happens to a camera, for metrics and log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum CameraEvent {
     /// It was opened and is about to send.
     Opened,
     /// A frame was handed over.
@@ -171,7 +177,7 @@ pub enum Event {
     /// The camera cannot be opened or stopped sending; it is tried again.
     Lost(String),
     /// The camera has sent the very same picture for longer than this, and goes on with it. Frames are handed over
-    /// again, each as a [`Event::Frame`], from the first other picture on.
+    /// again, each as a [`CameraEvent::Frame`], from the first other picture on.
     Frozen(Duration),
     /// A frame of a frozen camera was dropped.
     Still,
@@ -191,7 +197,7 @@ impl CameraConfig {
     }
 
     /// How long a camera may send the very same picture. The simulated belt and a folder show what they are told to:
-    /// a standing belt and a single picture are no fault.
+    /// a standing belt and a single picture are not faults.
     fn frozen_after(&self) -> Duration {
         match self {
             CameraConfig::Simulated { .. } | CameraConfig::Folder { .. } => Duration::ZERO,
@@ -211,7 +217,7 @@ impl CameraConfig {
             CameraConfig::Mjpeg { url, .. } => url.parse("http").map(drop),
             CameraConfig::Rtsp { url, .. } => url.parse("rtsp").map(drop),
             CameraConfig::Gige { frame_rate, .. } if *frame_rate <= 0.0 || !frame_rate.is_finite() => {
-                Err(format!("frame_rate {frame_rate} is no number of pictures a second"))
+                Err(format!("frame_rate {frame_rate} is not a number of pictures per second"))
             }
             CameraConfig::Simulated { .. }
             | CameraConfig::Folder { .. }
@@ -224,33 +230,35 @@ impl CameraConfig {
 
 /// Runs the camera until `stop` is set, then closes the hand-over. Blocks: give it a thread. `event` is called on this
 /// thread and must be quick.
-pub fn run(config: &CameraConfig, handover: &Handover, stop: &AtomicBool, event: &dyn Fn(Event)) {
-    let still = RefCell::new(Still::new(config.frozen_after()));
-    let outlet = Outlet { name: config.name().into(), handover, stop, event, still };
+pub fn run(config: &CameraConfig, handover: &Handover, stop: &AtomicBool, event: &dyn Fn(CameraEvent)) {
+    let still = RefCell::new(StillWatch::new(config.frozen_after()));
+    let sink = FrameSink { name: config.name().into(), handover, stop, event, still };
     let bearable = |timeout: Duration| timeout.clamp(Duration::from_millis(10), Duration::from_secs(60));
     match config {
-        CameraConfig::Simulated { belt, .. } => simulated::run(belt, &outlet),
-        CameraConfig::Folder { path, frame_rate, .. } => folder::run(path, *frame_rate, &outlet),
+        CameraConfig::Simulated { belt, .. } => simulated::run(belt, &sink),
+        CameraConfig::Folder { path, frame_rate, .. } => folder::run(path, *frame_rate, &sink),
         #[cfg(feature = "usb")]
         CameraConfig::Usb { device, format, width, height, frame_rate, timeout, .. } => {
             let (format, timeout) = (*format, bearable(*timeout));
-            let wanted = usb::Wanted { format, width: *width, height: *height, frame_rate: *frame_rate, timeout };
-            usb::run(device, wanted, &outlet);
+            let (width, height, frame_rate) = (*width, *height, *frame_rate);
+            usb::run(device, usb::StreamRequest { format, width, height, frame_rate, timeout }, &sink);
         }
         #[cfg(not(feature = "usb"))]
-        CameraConfig::Usb { .. } => outlet.tell(Event::Lost("this program was built without V4L2 cameras".into())),
+        CameraConfig::Usb { .. } => sink.tell(CameraEvent::Lost("this program was built without V4L2 cameras".into())),
         #[cfg(feature = "gige")]
         CameraConfig::Gige { device, width, height, frame_rate, timeout, .. } => {
             let (width, height, frame_rate, timeout) = (*width, *height, *frame_rate, bearable(*timeout));
-            gige::run(device, gige::Wanted { width, height, frame_rate, timeout }, &outlet);
+            gige::run(device, gige::StreamRequest { width, height, frame_rate, timeout }, &sink);
         }
         #[cfg(not(feature = "gige"))]
-        CameraConfig::Gige { .. } => outlet.tell(Event::Lost("this program was built without GenICam cameras".into())),
-        CameraConfig::Mjpeg { url, timeout, .. } => mjpeg::run(url, bearable(*timeout), &outlet),
+        CameraConfig::Gige { .. } => {
+            sink.tell(CameraEvent::Lost("this program was built without GenICam cameras".into()))
+        }
+        CameraConfig::Mjpeg { url, timeout, .. } => mjpeg::run(url, bearable(*timeout), &sink),
         #[cfg(feature = "rtsp")]
-        CameraConfig::Rtsp { url, timeout, .. } => rtsp::run(url, bearable(*timeout), &outlet),
+        CameraConfig::Rtsp { url, timeout, .. } => rtsp::run(url, bearable(*timeout), &sink),
         #[cfg(not(feature = "rtsp"))]
-        CameraConfig::Rtsp { .. } => outlet.tell(Event::Lost("this program was built without RTSP cameras".into())),
+        CameraConfig::Rtsp { .. } => sink.tell(CameraEvent::Lost("this program was built without RTSP cameras".into())),
     }
     handover.close();
 }
@@ -263,16 +271,16 @@ fn ago(age: Option<Duration>) -> Instant {
 }
 
 /// Where a source's frames and events go.
-struct Outlet<'a> {
+struct FrameSink<'a> {
     name: std::sync::Arc<str>,
     handover: &'a Handover,
     stop: &'a AtomicBool,
-    event: &'a dyn Fn(Event),
-    still: RefCell<Still>,
+    event: &'a dyn Fn(CameraEvent),
+    still: RefCell<StillWatch>,
 }
 
-impl Outlet<'_> {
-    fn tell(&self, event: Event) {
+impl FrameSink<'_> {
+    fn tell(&self, event: CameraEvent) {
         (self.event)(event);
     }
 
@@ -285,17 +293,17 @@ impl Outlet<'_> {
     fn put(&self, frame: Frame) {
         let mut still = self.still.borrow_mut();
         match still.look(&frame.raw, Instant::now()) {
-            Shows::News => {
-                self.tell(Event::Frame);
+            PictureChange::News => {
+                self.tell(CameraEvent::Frame);
                 if self.handover.put(frame) {
-                    self.tell(Event::Dropped);
+                    self.tell(CameraEvent::Dropped);
                 }
             }
-            Shows::Frozen => {
-                self.tell(Event::Frozen(still.after()));
-                self.tell(Event::Still);
+            PictureChange::Frozen => {
+                self.tell(CameraEvent::Frozen(still.after()));
+                self.tell(CameraEvent::Still);
             }
-            Shows::Still => self.tell(Event::Still),
+            PictureChange::Still => self.tell(CameraEvent::Still),
         }
     }
 
@@ -314,7 +322,7 @@ impl Outlet<'_> {
                 pause = PAUSES.0;
             }
             self.still.borrow_mut().lost();
-            self.tell(Event::Lost(format!("{shown}: {why}")));
+            self.tell(CameraEvent::Lost(format!("{shown}: {why}")));
             self.sleep_until(Instant::now() + pause);
             pause = (pause * 2).min(PAUSES.1);
         }
@@ -350,7 +358,7 @@ mod tests {
     }
 
     /// Runs a camera for a while, taking everything; the frames and the events.
-    fn watch(config: &CameraConfig, during: Duration) -> (Vec<Frame>, Vec<Event>) {
+    fn watch(config: &CameraConfig, during: Duration) -> (Vec<Frame>, Vec<CameraEvent>) {
         let (handover, stop, events) = (Handover::default(), AtomicBool::new(false), Mutex::new(Vec::new()));
         let mut frames = Vec::new();
         std::thread::scope(|scope| {
@@ -369,7 +377,7 @@ mod tests {
         let belt = BeltConfig { frame_rate: 10.0, empty_share: 0.0, ..BeltConfig::default() };
         let config = CameraConfig::Simulated { name: "belt".into(), belt: belt.clone() };
         let (frames, events) = watch(&config, Duration::from_secs(2));
-        assert_eq!(events[0], Event::Opened);
+        assert_eq!(events[0], CameraEvent::Opened);
         assert!(frames.len() >= 5, "{}", frames.len());
         let mut drawn = crate::belt::Belt::new(belt).unwrap();
         for frame in &frames {
@@ -404,6 +412,6 @@ mod tests {
         let config = CameraConfig::Folder { name: "f".into(), path: "/no/such/folder".into(), frame_rate: 5.0 };
         let (frames, events) = watch(&config, Duration::from_millis(150));
         assert!(frames.is_empty());
-        assert!(matches!(&events[0], Event::Lost(why) if why.contains("/no/such/folder")), "{events:?}");
+        assert!(matches!(&events[0], CameraEvent::Lost(why) if why.contains("/no/such/folder")), "{events:?}");
     }
 }

@@ -12,7 +12,7 @@ use std::{
 use reqwest::Url;
 use serde::Deserialize;
 
-use super::Outlet;
+use super::FrameSink;
 
 /// How often a wait looks whether it is to stop.
 const LOOK: Duration = Duration::from_millis(100);
@@ -50,7 +50,7 @@ impl Address {
     /// The URL, which must be of this scheme.
     pub(super) fn parse(&self, scheme: &str) -> Result<Url, String> {
         // What is wrong is not quoted: it may be the password.
-        let url = Url::parse(&self.0).map_err(|error| format!("url is no URL: {error}"))?;
+        let url = Url::parse(&self.0).map_err(|error| format!("url is not a URL: {error}"))?;
         if url.scheme() != scheme || !url.has_host() {
             return Err(format!("url must begin with {scheme}:// and a host"));
         }
@@ -58,16 +58,16 @@ impl Address {
     }
 }
 
-/// Why a camera is watched no longer.
-pub(super) enum Why {
+/// Why a camera is no longer watched.
+pub(super) enum WatchEnd {
     /// Told to stop.
     Stopped,
-    /// It is lost, in words.
+    /// It is lost, and why.
     Lost(String),
 }
 
 /// Why a wait ended without what was waited for.
-pub(super) enum Ended {
+pub(super) enum WaitEnd {
     /// The time was over.
     Silent,
     /// Told to stop.
@@ -76,21 +76,21 @@ pub(super) enum Ended {
 
 /// Waits for `future` until `limit`, or until told to stop.
 pub(super) async fn within<T>(
-    outlet: &Outlet<'_>,
+    sink: &FrameSink<'_>,
     limit: Instant,
     future: impl Future<Output = T>,
-) -> Result<T, Ended> {
+) -> Result<T, WaitEnd> {
     let mut future = pin!(future);
-    while !outlet.stopped() {
+    while !sink.stopped() {
         let left = limit.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(Ended::Silent);
+            return Err(WaitEnd::Silent);
         }
         if let Ok(done) = tokio::time::timeout(left.min(LOOK), future.as_mut()).await {
             return Ok(done);
         }
     }
-    Err(Ended::Stopped)
+    Err(WaitEnd::Stopped)
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! A network camera that sends H.264 over RTSP, in RTP over the same TCP connection.
 //!
-//! The moment of capture is the camera's own, up to the least delay seen: see [`Clock`].
+//! The moment of capture is the camera's own, up to the least delay seen: see [`CameraClock`].
 //!
 //! Invariant: a picture is handed on only if nothing it leans on was lost or refused; a camera of which no picture
-//! comes for `timeout` is lost and opened anew.
+//! comes for `timeout` is lost and reopened.
 
 use std::{
     sync::Arc,
@@ -19,8 +19,8 @@ use retina::{
 use tokio_stream::StreamExt;
 
 use super::{
-    Event, Outlet,
-    network::{Address, Ended, Why, within},
+    CameraEvent, FrameSink,
+    network::{Address, WaitEnd, WatchEnd, within},
 };
 use crate::domain::{Picture, Raw};
 
@@ -29,21 +29,21 @@ const DRIFT: f64 = 1e-4;
 /// A picture that seems to be older, in seconds, has a wrong timestamp.
 const OLDEST: f64 = 2.0;
 
-pub(super) fn run(address: &Address, timeout: Duration, outlet: &Outlet<'_>) {
+pub(super) fn run(address: &Address, timeout: Duration, sink: &FrameSink<'_>) {
     let opened = address.parse("rtsp").and_then(|url| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         Ok((url, runtime.map_err(|error| error.to_string())?))
     });
     let (mut url, runtime) = match opened {
         Ok(opened) => opened,
-        Err(why) => return outlet.tell(Event::Lost(why)),
+        Err(why) => return sink.tell(CameraEvent::Lost(why)),
     };
     let credentials = address.credentials();
     let _ = (url.set_username(""), url.set_password(None)); // refused only where there is no host
-    outlet.keep_open(&address.shown(), |sequence| {
-        match runtime.block_on(watch(&url, credentials.as_ref(), timeout, sequence, outlet)) {
-            Why::Stopped => None,
-            Why::Lost(why) => Some(why),
+    sink.keep_open(&address.shown(), |sequence| {
+        match runtime.block_on(watch(&url, credentials.as_ref(), timeout, sequence, sink)) {
+            WatchEnd::Stopped => None,
+            WatchEnd::Lost(why) => Some(why),
         }
     });
     runtime.shutdown_background(); // the system may still be looking a name up
@@ -54,32 +54,32 @@ async fn watch(
     credentials: Option<&(String, String)>,
     timeout: Duration,
     sequence: &mut u64,
-    outlet: &Outlet<'_>,
-) -> Why {
+    sink: &FrameSink<'_>,
+) -> WatchEnd {
     let limit = Instant::now() + timeout;
-    let mut items = match within(outlet, limit, open(url, credentials)).await {
+    let mut items = match within(sink, limit, open(url, credentials)).await {
         Ok(Ok(items)) => items,
-        Ok(Err(why)) => return Why::Lost(why),
-        Err(Ended::Silent) => return Why::Lost(format!("no answer within {timeout:?}")),
-        Err(Ended::Stopped) => return Why::Stopped,
+        Ok(Err(why)) => return WatchEnd::Lost(why),
+        Err(WaitEnd::Silent) => return WatchEnd::Lost(format!("no answer within {timeout:?}")),
+        Err(WaitEnd::Stopped) => return WatchEnd::Stopped,
     };
     let mut decoder = match Decoder::new() {
         Ok(decoder) => decoder,
-        Err(error) => return Why::Lost(error.to_string()),
+        Err(error) => return WatchEnd::Lost(error.to_string()),
     };
-    outlet.tell(Event::Opened);
-    let mut clock = Clock::default();
+    sink.tell(CameraEvent::Opened);
+    let mut clock = CameraClock::default();
     // Whether the decoder holds all that the next picture leans on; a key picture leans on none.
     let (mut begun, mut whole) = (false, false);
     let mut limit = Instant::now() + timeout;
     loop {
-        let coded = match within(outlet, limit, items.next()).await {
+        let coded = match within(sink, limit, items.next()).await {
             Ok(Some(Ok(CodecItem::VideoFrame(coded)))) => coded,
             Ok(Some(Ok(_))) => continue,
-            Ok(Some(Err(error))) => return Why::Lost(in_short(&error)),
-            Ok(None) => return Why::Lost("the camera hung up".into()),
-            Err(Ended::Silent) => return Why::Lost(format!("no picture within {timeout:?}")),
-            Err(Ended::Stopped) => return Why::Stopped,
+            Ok(Some(Err(error))) => return WatchEnd::Lost(in_short(&error)),
+            Ok(None) => return WatchEnd::Lost("the camera hung up".into()),
+            Err(WaitEnd::Silent) => return WatchEnd::Lost(format!("no picture within {timeout:?}")),
+            Err(WaitEnd::Stopped) => return WatchEnd::Stopped,
         };
         let captured = clock.captured(coded.timestamp().elapsed_secs(), coded.start_ctx().received());
         whole = coded.is_random_access_point() || (whole && coded.loss() == 0);
@@ -89,7 +89,7 @@ async fn watch(
         }
         *sequence += 1;
         if !whole {
-            outlet.tell(Event::BadFrame("packets were lost; the next key picture is waited for".into()));
+            sink.tell(CameraEvent::BadFrame("packets were lost; the next key picture is waited for".into()));
             continue;
         }
         match decoder.decode(coded.data()) {
@@ -100,11 +100,11 @@ async fn watch(
                 let mut rgb = vec![0; width * height * 3];
                 yuv.write_rgb8(&mut rgb);
                 let picture = Picture { width: width as u32, height: height as u32, rgb };
-                outlet.shot(*sequence, captured, Raw::Rgb(Arc::new(picture)));
+                sink.shot(*sequence, captured, Raw::Rgb(Arc::new(picture)));
             }
             Err(error) => {
                 whole = false;
-                outlet.tell(Event::BadFrame(format!("a picture can't be decoded: {error}")));
+                sink.tell(CameraEvent::BadFrame(format!("a picture can't be decoded: {error}")));
             }
         }
     }
@@ -140,12 +140,12 @@ fn in_short(error: &retina::Error) -> String {
 /// came fastest, reckoned by that count, is taken to have come at once, and others by so much earlier than they came as
 /// they were slower. What also the fastest one needs belongs into a gate's `delay`.
 #[derive(Default)]
-struct Clock {
+struct CameraClock {
     /// The moment when the first picture came, the least delay against that in seconds, and when it was reckoned.
     known: Option<(Instant, f64, Instant)>,
 }
 
-impl Clock {
+impl CameraClock {
     /// When a picture was taken whose count says `stamp` seconds, and that came at `arrived`.
     fn captured(&mut self, stamp: f64, arrived: Instant) -> Instant {
         let (first, least, then) = self.known.unwrap_or((arrived, -stamp, arrived));
@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn a_picture_that_was_slow_was_taken_when_its_count_says() {
         let start = Instant::now();
-        let mut clock = Clock::default();
+        let mut clock = CameraClock::default();
         // 25 pictures a second; the first comes slowly, every tenth by 80 ms more than the fastest.
         for n in 0..200u32 {
             let taken = f64::from(n) / 25.0;
@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn a_clock_that_drifts_or_jumps_is_followed() {
         let start = Instant::now();
-        let mut clock = Clock::default();
+        let mut clock = CameraClock::default();
         let mut off = |stamp: f64, arrives: f64| {
             let arrived = start + Duration::from_secs_f64(arrives);
             arrived.saturating_duration_since(clock.captured(stamp, arrived)).as_secs_f64()

@@ -8,27 +8,27 @@ use std::{
 
 use time::OffsetDateTime;
 
-use super::{Event, Outlet};
+use super::{CameraEvent, FrameSink};
 use crate::{
     belt::{Belt, BeltConfig},
     domain::{Frame, Raw},
 };
 
-pub(super) fn run(config: &BeltConfig, outlet: &Outlet<'_>) {
+pub(super) fn run(config: &BeltConfig, sink: &FrameSink<'_>) {
     let mut belt = match Belt::new(config.clone()) {
         Ok(belt) => belt,
-        Err(error) => return outlet.tell(Event::Lost(error.to_string())),
+        Err(error) => return sink.tell(CameraEvent::Lost(error.to_string())),
     };
-    outlet.tell(Event::Opened);
+    sink.tell(CameraEvent::Opened);
     let start = Instant::now();
     let mut n: u64 = 0;
-    while !outlet.stopped() {
+    while !sink.stopped() {
         let captured = start + Duration::from_secs_f64(n as f64 / config.frame_rate);
-        outlet.sleep_until(captured);
+        sink.sleep_until(captured);
         let wall = OffsetDateTime::now_utc() - captured.elapsed(); // of the capture, however late this thread woke
         let (picture, truths) = belt.frame(n);
-        outlet.put(Frame {
-            camera: outlet.name.clone(),
+        sink.put(Frame {
+            camera: sink.name.clone(),
             sequence: n,
             captured,
             wall,

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use crate::domain::Raw;
 
-/// What a frame shows.
+/// What a frame shows against the frames before it.
 #[derive(Debug, PartialEq)]
-pub(super) enum Shows {
+pub(super) enum PictureChange {
     /// Another picture than the frame before, or the same for a short while.
     News,
     /// The same for too long, and it was not said yet.
@@ -20,14 +20,14 @@ pub(super) enum Shows {
     Still,
 }
 
-/// The picture that a camera shows, and since when.
-pub(super) struct Still {
+/// Watches whether a camera is frozen: the picture that it shows, and since when.
+pub(super) struct StillWatch {
     after: Duration,
     shown: Option<(Raw, Instant)>,
     said: bool,
 }
 
-impl Still {
+impl StillWatch {
     /// Frozen is what shows the same for longer than `after`; never, where that is zero.
     pub(super) fn new(after: Duration) -> Self {
         Self { after, shown: None, said: false }
@@ -37,23 +37,23 @@ impl Still {
         self.after
     }
 
-    pub(super) fn look(&mut self, raw: &Raw, now: Instant) -> Shows {
+    pub(super) fn look(&mut self, raw: &Raw, now: Instant) -> PictureChange {
         if self.after.is_zero() {
-            return Shows::News;
+            return PictureChange::News;
         }
         match &self.shown {
             Some((shown, since)) if same(shown, raw) => {
                 if now.duration_since(*since) <= self.after {
-                    Shows::News
+                    PictureChange::News
                 } else if std::mem::replace(&mut self.said, true) {
-                    Shows::Still
+                    PictureChange::Still
                 } else {
-                    Shows::Frozen
+                    PictureChange::Frozen
                 }
             }
             _ => {
                 *self = Self { shown: Some((raw.clone(), now)), ..Self::new(self.after) };
-                Shows::News
+                PictureChange::News
             }
         }
     }
@@ -110,33 +110,39 @@ mod tests {
         let start = Instant::now();
         let at = |seconds: u64| start + Duration::from_secs(seconds);
         for picture in [|n: u8| rgb(n), |n: u8| jpeg(n, b"")] {
-            let mut still = Still::new(AFTER);
+            let mut still = StillWatch::new(AFTER);
             let mut look = |n, seconds| still.look(&picture(n), at(seconds));
-            assert_eq!([look(1, 0), look(1, 5), look(1, 10)], [Shows::News, Shows::News, Shows::News]);
-            assert_eq!([look(1, 11), look(1, 12)], [Shows::Frozen, Shows::Still]);
-            assert_eq!([look(2, 13), look(2, 23), look(2, 24)], [Shows::News, Shows::News, Shows::Frozen]);
+            assert_eq!(
+                [look(1, 0), look(1, 5), look(1, 10)],
+                [PictureChange::News, PictureChange::News, PictureChange::News]
+            );
+            assert_eq!([look(1, 11), look(1, 12)], [PictureChange::Frozen, PictureChange::Still]);
+            assert_eq!(
+                [look(2, 13), look(2, 23), look(2, 24)],
+                [PictureChange::News, PictureChange::News, PictureChange::Frozen]
+            );
             still.lost();
-            assert_eq!(still.look(&picture(2), at(40)), Shows::Frozen, "back, and still the same");
+            assert_eq!(still.look(&picture(2), at(40)), PictureChange::Frozen, "back, and still the same");
         }
     }
 
     #[test]
     fn a_clock_in_the_head_hides_nothing_and_one_pixel_is_news() {
         let start = Instant::now();
-        let mut still = Still::new(AFTER);
-        assert_eq!(still.look(&jpeg(1, b"12:00:00"), start), Shows::News);
-        assert_eq!(still.look(&jpeg(1, b"12:00:11.3"), start + 2 * AFTER), Shows::Frozen);
+        let mut still = StillWatch::new(AFTER);
+        assert_eq!(still.look(&jpeg(1, b"12:00:00"), start), PictureChange::News);
+        assert_eq!(still.look(&jpeg(1, b"12:00:11.3"), start + 2 * AFTER), PictureChange::Frozen);
         let mut picture = Picture::filled(8, 8, [1; 3]);
-        assert_eq!(still.look(&Raw::Rgb(Arc::new(picture.clone())), start + 3 * AFTER), Shows::News);
+        assert_eq!(still.look(&Raw::Rgb(Arc::new(picture.clone())), start + 3 * AFTER), PictureChange::News);
         picture.rgb[100] = 2;
-        assert_eq!(still.look(&Raw::Rgb(Arc::new(picture)), start + 5 * AFTER), Shows::News);
+        assert_eq!(still.look(&Raw::Rgb(Arc::new(picture)), start + 5 * AFTER), PictureChange::News);
     }
 
     #[test]
     fn zero_never_calls_anything_frozen() {
         let start = Instant::now();
-        let mut still = Still::new(Duration::ZERO);
-        assert!((0..10).all(|n| still.look(&rgb(1), start + n * AFTER) == Shows::News));
+        let mut still = StillWatch::new(Duration::ZERO);
+        assert!((0..10).all(|n| still.look(&rgb(1), start + n * AFTER) == PictureChange::News));
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub struct Sensor {
 
 /// What came of a verdict or a pulse.
 #[derive(Clone, Debug)]
-pub enum Outcome {
+pub enum SensorOutcome {
     /// The item left the belt.
     Confirmed,
     /// The item should have left the belt and was not seen to.
@@ -38,13 +38,13 @@ pub enum Outcome {
     False,
 }
 
-impl Outcome {
+impl SensorOutcome {
     /// Closed set of names for metrics.
     pub fn name(&self) -> &'static str {
         match self {
-            Outcome::Confirmed => "confirmed",
-            Outcome::Missed(_) => "missed",
-            Outcome::False => "false",
+            SensorOutcome::Confirmed => "confirmed",
+            SensorOutcome::Missed(_) => "missed",
+            SensorOutcome::False => "false",
         }
     }
 }
@@ -64,9 +64,9 @@ impl Reconciler {
     }
 
     /// The gate hits the item at `hit`; `None` where nobody knows, which no pulse can confirm.
-    pub fn expect(&mut self, hit: Option<Instant>, subject: Arc<Subject>) -> Option<Outcome> {
+    pub fn expect(&mut self, hit: Option<Instant>, subject: Arc<Subject>) -> Option<SensorOutcome> {
         let Some(hit) = hit.filter(|_| self.expected.len() < self.queue) else {
-            return Some(Outcome::Missed(subject));
+            return Some(SensorOutcome::Missed(subject));
         };
         self.expected.push_back((hit + self.sensor.after, subject));
         None
@@ -79,24 +79,24 @@ impl Reconciler {
     }
 
     /// The sensor saw something at `at`: it confirms the nearest expected item within the window.
-    pub fn pulse(&mut self, at: Instant) -> Outcome {
+    pub fn pulse(&mut self, at: Instant) -> SensorOutcome {
         let off = |expected: Instant| if at > expected { at - expected } else { expected - at };
         let near = self.expected.iter().enumerate().map(|(i, (expected, _))| (off(*expected), i));
         match near.filter(|(off, _)| *off <= self.sensor.window).min() {
             Some((_, i)) => {
                 self.expected.remove(i);
-                Outcome::Confirmed
+                SensorOutcome::Confirmed
             }
-            None => Outcome::False,
+            None => SensorOutcome::False,
         }
     }
 
     /// The verdicts whose window has passed at `now`.
-    pub fn missed(&mut self, now: Instant) -> Vec<Outcome> {
+    pub fn missed(&mut self, now: Instant) -> Vec<SensorOutcome> {
         let window = self.sensor.window;
         let (passed, waiting) = self.expected.drain(..).partition(|(expected, _)| *expected + window < now);
         self.expected = waiting;
-        VecDeque::into_iter(passed).map(|(_, subject)| Outcome::Missed(subject)).collect()
+        VecDeque::into_iter(passed).map(|(_, subject)| SensorOutcome::Missed(subject)).collect()
     }
 
     /// When [`Reconciler::missed`] has something to say next.
@@ -132,7 +132,7 @@ mod tests {
         let mut said = Vec::new();
         for at in [60, 90, 170, 172, 340] {
             let tracks = gate.missed(start + at * MS).into_iter().map(|outcome| match outcome {
-                Outcome::Missed(subject) => format!("{} missed", subject.track),
+                SensorOutcome::Missed(subject) => format!("{} missed", subject.track),
                 other => panic!("{other:?}"),
             });
             said.extend(tracks);
@@ -147,8 +147,8 @@ mod tests {
     fn an_item_that_nobody_can_wait_for_is_missed_at_once() {
         let sensor = Sensor { input: None, after: MS, window: MS };
         let mut gate = Reconciler::new(sensor, 1);
-        assert!(matches!(gate.expect(None, item(1)), Some(Outcome::Missed(_))));
+        assert!(matches!(gate.expect(None, item(1)), Some(SensorOutcome::Missed(_))));
         assert!(gate.expect(Some(Instant::now()), item(2)).is_none());
-        assert!(matches!(gate.expect(Some(Instant::now()), item(3)), Some(Outcome::Missed(_))));
+        assert!(matches!(gate.expect(Some(Instant::now()), item(3)), Some(SensorOutcome::Missed(_))));
     }
 }

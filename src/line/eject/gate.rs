@@ -19,14 +19,14 @@ const LONGEST: f64 = 600.0;
 /// Acting on verdicts: the gates, and the outputs that move them.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Settings {
+pub struct EjectSettings {
     /// Commands that may wait for their moment or their acknowledgement; one more is late at once.
     #[serde(default = "queue")]
     pub queue: usize,
     /// The gates along the belt.
-    pub gate: Vec<Gate>,
+    pub gate: Vec<EjectorGate>,
     /// What moves the gates; every output gets every command.
-    pub output: Vec<Outlet>,
+    pub output: Vec<OutputPolicy>,
 }
 
 fn queue() -> usize {
@@ -36,7 +36,7 @@ fn queue() -> usize {
 /// A gate beside the belt.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Gate {
+pub struct EjectorGate {
     /// Name in topics, messages and the log.
     pub name: String,
     /// The camera whose items it takes.
@@ -44,7 +44,7 @@ pub struct Gate {
     /// `reject`, `divert` or both.
     pub actions: Vec<Action>,
     /// The belt's speed at the gate.
-    pub speed: Speed,
+    pub speed: GateSpeed,
     /// What a pixel is on the belt, `"2.1mm/px"`.
     #[serde(deserialize_with = "millimetres_per_pixel")]
     pub scale: f64,
@@ -65,34 +65,34 @@ pub struct Gate {
 
 /// Where the belt's speed at a gate comes from.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Speed {
+pub enum GateSpeed {
     /// It is `"1.25m/s"`, or what an encoder says; below 0 where items move towards smaller x, which an encoder can't tell.
-    Told(f64),
+    Given(f64),
     /// `"seen"`: it is taken from the gate's camera's own pictures.
     Seen,
 }
 
-impl<'de> Deserialize<'de> for Speed {
+impl<'de> Deserialize<'de> for GateSpeed {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        if text == "seen" { Ok(Speed::Seen) } else { quantity(&text, "m/s").map(Speed::Told) }
+        if text == "seen" { Ok(GateSpeed::Seen) } else { quantity(&text, "m/s").map(GateSpeed::Given) }
     }
 }
 
 /// An output and what being late means to it.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(try_from = "toml::Table")]
-pub struct Outlet {
+pub struct OutputPolicy {
     /// A command that is not acknowledged this long after its due time is late.
     pub tolerance: Duration,
     /// What a late or failed command leads to.
     pub on_late: OnLate,
     /// Where commands go.
-    pub output: output::Settings,
+    pub output: output::OutputSettings,
 }
 
 // Not `#[serde(flatten)]`, which would let unknown keys by.
-impl TryFrom<toml::Table> for Outlet {
+impl TryFrom<toml::Table> for OutputPolicy {
     type Error = toml::de::Error;
 
     fn try_from(mut table: toml::Table) -> Result<Self, Self::Error> {
@@ -139,15 +139,15 @@ impl OnLate {
     }
 }
 
-impl Gate {
+impl EjectorGate {
     /// When the command must leave so that the gate has moved when the item's centre arrives; `speed` in m/s. `None`
-    /// when that is no moment: the belt stands, runs away from the gate, or a number is none.
+    /// when there is no such moment: the belt stands, runs away from the gate, or a number is not finite.
     pub fn due(&self, captured: Instant, region: Region, speed: f64) -> Option<Instant> {
         let way = self.distance - f64::from(region.centre().0) * self.scale; // mm, signed like the speed
         let travel = way / (speed * 1e3);
         let runs = match self.speed {
-            Speed::Told(told) => speed * told > 0.0,
-            Speed::Seen => speed != 0.0,
+            GateSpeed::Given(given) => speed * given > 0.0,
+            GateSpeed::Seen => speed != 0.0,
         };
         if !runs || !speed.is_finite() || !(-LONGEST..=LONGEST).contains(&travel) {
             return None;
@@ -158,7 +158,7 @@ impl Gate {
     }
 }
 
-impl Settings {
+impl EjectSettings {
     /// Refuses what could let a wrong item pass in silence. `cameras` are the names of all cameras.
     ///
     /// # Errors
@@ -172,10 +172,10 @@ impl Settings {
             if !cameras.contains(&gate.camera.as_str()) {
                 return Err(format!("eject.gate {name}: there is no camera {}", gate.camera));
             }
-            if gate.speed == Speed::Told(0.0) || gate.scale <= 0.0 {
+            if gate.speed == GateSpeed::Given(0.0) || gate.scale <= 0.0 {
                 return Err(format!("eject.gate {name}: speed must not be 0 and scale must be above 0"));
             }
-            let modbus = self.output.iter().any(|outlet| outlet.output.name() == "modbus");
+            let modbus = self.output.iter().any(|policy| policy.output.name() == "modbus");
             if gate.confirm.is_some_and(|sensor| sensor.input.is_some() && !modbus) {
                 return Err(format!("eject.gate {name}: confirm.input needs an output of the kind modbus"));
             }
@@ -183,13 +183,13 @@ impl Settings {
                 return Err(format!("eject.gate {name}: accepted items stay on the belt"));
             }
             if self.gate.iter().any(|g| g.camera == gate.camera && g.width != gate.width) {
-                return Err(format!("eject.gate {name}: width is another one than at the camera's other gate"));
+                return Err(format!("eject.gate {name}: width differs from that of the camera's other gate"));
             }
             if self.gate.iter().filter(|g| g.name == *name).count() > 1 {
                 return Err(format!("two gates are named {name}"));
             }
-            for outlet in &self.output {
-                outlet.output.check(&gate.target).map_err(|why| format!("eject.gate {name}: {why}"))?;
+            for policy in &self.output {
+                policy.output.check(&gate.target).map_err(|why| format!("eject.gate {name}: {why}"))?;
             }
         }
         for camera in cameras {
@@ -200,10 +200,10 @@ impl Settings {
                 }
             }
         }
-        if self.output.iter().filter(|outlet| outlet.output.tells_lot()).count() > 1 {
+        if self.output.iter().filter(|policy| policy.output.tells_lot()).count() > 1 {
             return Err("eject: two outputs tell the lot".into());
         }
-        let encoders = self.output.iter().filter(|outlet| outlet.output.measures_speed()).count();
+        let encoders = self.output.iter().filter(|policy| policy.output.measures_speed()).count();
         if encoders > 1 && cameras.len() > 1 {
             return Err(
                 "eject: one belt speed counts for all gates, so only one output may measure it; lines with an \
@@ -211,10 +211,11 @@ impl Settings {
                     .into(),
             );
         }
-        for outlet in &self.output {
-            let able = outlet.on_late.asks().is_none_or(|action| self.output.iter().any(|o| o.output.can(action)));
+        for policy in &self.output {
+            let able =
+                policy.on_late.asks().is_none_or(|action| self.output.iter().any(|other| other.output.can(action)));
             if !able {
-                return Err(format!("eject: no output can {}, as on_late asks", outlet.on_late.name()));
+                return Err(format!("eject: no output can {}, as on_late asks", policy.on_late.name()));
             }
         }
         Ok(())
@@ -224,7 +225,7 @@ impl Settings {
 /// A finite number before `unit`.
 fn quantity<E: Error>(text: &str, unit: &str) -> Result<f64, E> {
     let number = text.strip_suffix(unit).and_then(|number| number.trim().parse().ok());
-    number.filter(|n: &f64| n.is_finite()).ok_or_else(|| E::custom(format!("{text:?} is no number of {unit}")))
+    number.filter(|n: &f64| n.is_finite()).ok_or_else(|| E::custom(format!("{text:?} is not a number of {unit}")))
 }
 
 fn millimetres_per_pixel<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
@@ -256,8 +257,8 @@ pub(super) mod tests {
         tolerance = '8ms'
         on_late = 'alarm'";
 
-    fn gate() -> Gate {
-        toml::from_str::<Settings>(TEXT).unwrap().gate.remove(0)
+    fn gate() -> EjectorGate {
+        toml::from_str::<EjectSettings>(TEXT).unwrap().gate.remove(0)
     }
 
     fn at(x: u32) -> Region {
@@ -273,16 +274,16 @@ pub(super) mod tests {
         // Twice as fast: half the way's time.
         assert_eq!((gate().due(captured, at(250), 2.5).unwrap() - captured).as_micros(), 380_000);
         // A gate left of the picture, items moving left: -500 mm - 500 mm at -1.25 m/s.
-        let left = Gate { speed: Speed::Told(-1.25), distance: -500.0, ..gate() };
+        let left = EjectorGate { speed: GateSpeed::Given(-1.25), distance: -500.0, ..gate() };
         assert_eq!((left.due(captured, at(250), -1.25).unwrap() - captured).as_micros(), 780_000);
         // An item that already passed was due before it was seen.
-        let near = Gate { distance: 100.0, ..gate() };
+        let near = EjectorGate { distance: 100.0, ..gate() };
         assert!(near.due(captured, at(250), 1.25).unwrap() < captured);
     }
 
     #[test]
     fn a_seen_belt_may_run_either_way_and_stand() {
-        let seen = Gate { speed: Speed::Seen, ..gate() };
+        let seen = EjectorGate { speed: GateSpeed::Seen, ..gate() };
         let captured = Instant::now();
         assert_eq!((seen.due(captured, at(250), 1.25).unwrap() - captured).as_micros(), 780_000);
         assert!(seen.due(captured, at(250), -1.25).unwrap() < captured, "it runs away from the gate");
@@ -300,7 +301,7 @@ pub(super) mod tests {
 
     #[test]
     fn settings_that_would_let_items_pass_in_silence_are_refused() {
-        let check = |text: &str| toml::from_str::<Settings>(text).map_err(|e| e.to_string())?.check(&["belt"]);
+        let check = |text: &str| toml::from_str::<EjectSettings>(text).map_err(|e| e.to_string())?.check(&["belt"]);
         assert_eq!(check(TEXT), Ok(()));
         for (wrong, right, why) in [
             ("['reject']", "['reject', 'divert']", "0 gates for divert"),
@@ -319,7 +320,7 @@ pub(super) mod tests {
             let said = check(&TEXT.replace(right, wrong)).unwrap_err();
             assert!(said.contains(why), "{wrong}: {said}");
         }
-        assert!(toml::from_str::<Settings>(TEXT).unwrap().check(&["belt", "second"]).is_err());
+        assert!(toml::from_str::<EjectSettings>(TEXT).unwrap().check(&["belt", "second"]).is_err());
     }
 
     #[test]
@@ -327,8 +328,8 @@ pub(super) mod tests {
         let encoder = "[[output]]\nkind = 'mqtt'\nhost = 'broker'\nport = 1883\ntopic = 'line'\nspeed = 'encoder'
             tolerance = '20ms'\non_late = 'alarm'\n";
         let lines = |encoders: usize| {
-            let mut settings: Settings = toml::from_str(&format!("{TEXT}\n{}", encoder.repeat(encoders))).unwrap();
-            settings.gate.push(Gate { name: "second".into(), camera: "second".into(), ..gate() });
+            let mut settings: EjectSettings = toml::from_str(&format!("{TEXT}\n{}", encoder.repeat(encoders))).unwrap();
+            settings.gate.push(EjectorGate { name: "second".into(), camera: "second".into(), ..gate() });
             settings.check(&["belt", "second"])
         };
         assert_eq!((lines(0), lines(1)), (Ok(()), Ok(())));

@@ -11,12 +11,12 @@ use std::{
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    OnLate, Settings,
-    confirm::{Outcome, Reconciler},
-    plan::{Late, Order, Plan, Step},
+    EjectSettings, OnLate,
+    confirm::{Reconciler, SensorOutcome},
+    plan::{EjectOrder, EjectPlan, EjectStep, LateReason},
 };
 use crate::{
-    line::eject::output::{self, Asked, Command, LineAction, Report, Subject},
+    line::eject::output::{self, CommandReport, EjectorCommand, LineAction, LineRequests, Subject},
     metrics::Metrics,
     store::Event,
 };
@@ -24,12 +24,12 @@ use crate::{
 /// When stopping, orders have this long to come due.
 const LAST_ORDERS: Duration = Duration::from_secs(5);
 
-/// What the thread is told.
-pub(super) enum Message {
+/// What the timekeeper is sent.
+pub(super) enum TimekeeperMessage {
     /// A verdict asks for a gate.
-    Order(Order),
+    Order(EjectOrder),
     /// An output knows how a command went.
-    Report(Report),
+    Report(CommandReport),
     /// The sensor after the gate of this index saw something.
     Pulse(usize, Instant),
     /// The belt runs at so many m/s, without its sign, where that is measured.
@@ -40,17 +40,18 @@ pub(super) enum Message {
 
 /// What every end leads to: counts, log, and the line's stop.
 #[derive(Clone)]
-pub(super) struct Outcomes {
+pub(super) struct EjectOutcomes {
     /// Each output and its `on_late`.
-    pub outputs: Arc<[(output::Settings, OnLate)]>,
-    pub asked: watch::Sender<Asked>,
+    pub outputs: Arc<[(output::OutputSettings, OnLate)]>,
+    /// What outputs are to ask of the line.
+    pub requests: watch::Sender<LineRequests>,
     pub metrics: Metrics,
     /// Tells the record; never blocks.
     pub tell: Arc<dyn Fn(Event) + Send + Sync>,
 }
 
-impl Outcomes {
-    pub fn late(&self, output: usize, why: &Late, subject: &Subject) {
+impl EjectOutcomes {
+    pub fn late(&self, output: usize, why: &LateReason, subject: &Subject) {
         let (output, on_late) = &self.outputs[output];
         let name = output.name();
         tracing::error!(
@@ -98,24 +99,24 @@ impl Outcomes {
         for (able, _) in self.outputs.iter().filter(|(output, _)| output.can(action)) {
             self.metrics.line_asked.with_label_values(&[able.name(), action.name()]).inc();
         }
-        self.asked.send_modify(|asked| {
+        self.requests.send_modify(|requests| {
             match action {
-                LineAction::StopLine => asked.stop += 1,
-                LineAction::Divert => asked.divert += 1,
+                LineAction::StopLine => requests.stop += 1,
+                LineAction::Divert => requests.divert += 1,
             }
-            asked.why = why;
+            requests.why = why;
         });
     }
 
-    pub fn confirmed(&self, outcome: &Outcome, gate: &str) {
+    pub fn confirmed(&self, outcome: &SensorOutcome, gate: &str) {
         match outcome {
-            Outcome::Confirmed => {}
-            Outcome::Missed(subject) => {
+            SensorOutcome::Confirmed => {}
+            SensorOutcome::Missed(subject) => {
                 let (camera, track) = (&subject.camera, subject.track);
                 tracing::error!(gate, camera, track, "an item that should have left the belt was not seen to");
                 (self.tell)(Event::RejectMissed { gate: gate.into(), camera: camera.clone(), track });
             }
-            Outcome::False => {
+            SensorOutcome::False => {
                 tracing::warn!(gate, "something left the belt that no verdict asked for");
                 (self.tell)(Event::RejectFalse { gate: gate.into() });
             }
@@ -124,27 +125,32 @@ impl Outcomes {
     }
 }
 
-/// One gate, as far as the thread needs it.
-struct Watched {
+/// One gate, as far as the timekeeper needs it.
+struct GateState {
     name: String,
     /// From the command to the hit.
     delay: Duration,
     sensor: Option<Reconciler>,
 }
 
-/// The state of the thread.
-pub(super) struct Keeper {
-    plan: Plan,
-    senders: Vec<mpsc::Sender<Command>>,
-    gates: Vec<Watched>,
-    outcomes: Outcomes,
+/// The state of the thread that keeps the time.
+pub(super) struct Timekeeper {
+    plan: EjectPlan,
+    senders: Vec<mpsc::Sender<EjectorCommand>>,
+    gates: Vec<GateState>,
+    outcomes: EjectOutcomes,
     /// The belt's last measured speed in m/s, without its sign.
     speed: Option<f64>,
 }
 
-impl Keeper {
-    pub fn new(settings: &Settings, plan: Plan, senders: Vec<mpsc::Sender<Command>>, outcomes: Outcomes) -> Self {
-        let gates = settings.gate.iter().map(|gate| Watched {
+impl Timekeeper {
+    pub fn new(
+        settings: &EjectSettings,
+        plan: EjectPlan,
+        senders: Vec<mpsc::Sender<EjectorCommand>>,
+        outcomes: EjectOutcomes,
+    ) -> Self {
+        let gates = settings.gate.iter().map(|gate| GateState {
             name: gate.name.clone(),
             delay: gate.delay,
             sensor: gate.confirm.map(|sensor| Reconciler::new(sensor, settings.queue)),
@@ -153,7 +159,7 @@ impl Keeper {
     }
 
     /// Runs until told to stop and nothing is left, or five seconds have passed since.
-    pub fn run(mut self, received: &Receiver<Message>) {
+    pub fn run(mut self, received: &Receiver<TimekeeperMessage>) {
         let mut last: Option<Instant> = None;
         loop {
             self.send_and_end();
@@ -174,18 +180,18 @@ impl Keeper {
                 None => received.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
             match message {
-                Ok(Message::Order(order)) => self.order(order),
-                Ok(Message::Report(report)) => self.reported(report),
-                Ok(Message::Pulse(gate, at)) => {
-                    if let Some(Watched { name, sensor: Some(sensor), .. }) = self.gates.get_mut(gate) {
+                Ok(TimekeeperMessage::Order(order)) => self.order(order),
+                Ok(TimekeeperMessage::Report(report)) => self.reported(report),
+                Ok(TimekeeperMessage::Pulse(gate, at)) => {
+                    if let Some(GateState { name, sensor: Some(sensor), .. }) = self.gates.get_mut(gate) {
                         self.outcomes.confirmed(&sensor.pulse(at), name);
                     }
                 }
-                Ok(Message::Speed(speed, at)) => {
+                Ok(TimekeeperMessage::Speed(speed, at)) => {
                     self.speed = Some(speed);
                     self.retime(at);
                 }
-                Ok(Message::Stop) => last = Some(Instant::now() + LAST_ORDERS),
+                Ok(TimekeeperMessage::Stop) => last = Some(Instant::now() + LAST_ORDERS),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => last = Some(Instant::now()),
             }
@@ -200,14 +206,14 @@ impl Keeper {
             }
             for step in steps {
                 match step {
-                    Step::Late(output, why, subject) => self.outcomes.late(output, &why, &subject),
-                    Step::Send(output, command) => self.send(output, command),
+                    EjectStep::Late(output, why, subject) => self.outcomes.late(output, &why, &subject),
+                    EjectStep::Send(output, command) => self.send(output, command),
                 }
             }
         }
     }
 
-    fn send(&mut self, output: usize, command: Command) {
+    fn send(&mut self, output: usize, command: EjectorCommand) {
         let (id, late) = (command.id, command.due.elapsed());
         if self.senders[output].try_send(command).is_err() {
             self.plan.reported(id, output, Instant::now(), Err("the output hangs".into()));
@@ -225,7 +231,7 @@ impl Keeper {
         }
     }
 
-    fn order(&mut self, order: Order) {
+    fn order(&mut self, order: EjectOrder) {
         let gate = &mut self.gates[order.gate];
         if let Some(sensor) = &mut gate.sensor
             && let Some(outcome) = sensor.expect(order.due.map(|due| due + gate.delay), order.subject.clone())
@@ -246,8 +252,8 @@ impl Keeper {
         }
     }
 
-    fn reported(&mut self, report: Report) {
-        let Report { id, output, at, result } = report;
+    fn reported(&mut self, report: CommandReport) {
+        let CommandReport { id, output, at, result } = report;
         let Some(late) = self.plan.reported(id, output, at, result) else { return };
         let (name, metrics) = (self.outcomes.outputs[output].0.name(), &self.outcomes.metrics);
         metrics.eject_commands.with_label_values(&[name, "acknowledged"]).inc();

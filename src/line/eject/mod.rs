@@ -4,7 +4,7 @@
 //!
 //! Invariants: every reject and every divert ends as exactly one command per output, acknowledged in time or late; a
 //! late one is logged, counted, and leads to what `on_late` says; so does a camera that no longer sees its belt; `act` never
-//! waits; a speed that was measured long ago is no speed; where it is measured, what waits follows the belt.
+//! waits; a speed that was measured long ago is not a speed; where it is measured, what waits follows the belt.
 
 use std::{
     io,
@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::priority;
 use crate::{
     domain::{Action, Verdict},
-    line::eject::output::{Asked, Command, Sensing, Subject, Told},
+    line::eject::output::{EjectorCommand, LineRequests, OutputNotice, SensedGate, Subject},
     metrics::Metrics,
     store::Event,
 };
@@ -34,9 +34,9 @@ pub mod output;
 mod plan;
 
 pub use confirm::Sensor;
-pub use gate::{Gate, OnLate, Outlet, Settings, Speed};
-use keeper::{Keeper, Message, Outcomes};
-use plan::{Late, Order, Pace, Plan};
+pub use gate::{EjectSettings, EjectorGate, GateSpeed, OnLate, OutputPolicy};
+use keeper::{EjectOutcomes, Timekeeper, TimekeeperMessage};
+use plan::{EjectOrder, EjectPlan, LateReason, Pace};
 
 /// A measured speed counts this long.
 const SPEED_COUNTS: Duration = Duration::from_secs(2);
@@ -52,12 +52,12 @@ pub struct LotOnBelt {
 
 /// Takes verdicts and moves the gates; clones share it.
 #[derive(Clone)]
-pub struct Ejector(Arc<Inner>);
+pub struct Ejector(Arc<Shared>);
 
-struct Inner {
-    gates: Vec<(Gate, Arc<str>)>,
-    messages: SyncSender<Message>,
-    outcomes: Outcomes,
+struct Shared {
+    gates: Vec<(EjectorGate, Arc<str>)>,
+    messages: SyncSender<TimekeeperMessage>,
+    outcomes: EjectOutcomes,
     /// The belt's speed in m/s and when it was measured, where an output measures it.
     measured: Option<Mutex<Option<(f64, Instant)>>>,
     /// The lot on the belt, where an output tells it.
@@ -65,17 +65,17 @@ struct Inner {
 }
 
 /// The threads behind an [`Ejector`].
-pub struct Running {
-    messages: SyncSender<Message>,
+pub struct EjectorThreads {
+    messages: SyncSender<TimekeeperMessage>,
     keeper: JoinHandle<()>,
     outputs: JoinHandle<()>,
     stop: CancellationToken,
 }
 
-impl Running {
+impl EjectorThreads {
     /// Lets what was ordered come due, up to five seconds, and ends the threads. Blocks.
     pub fn close(self) {
-        let _ = self.messages.send(Message::Stop);
+        let _ = self.messages.send(TimekeeperMessage::Stop);
         let _ = self.keeper.join();
         self.stop.cancel();
         let _ = self.outputs.join();
@@ -88,55 +88,55 @@ impl Ejector {
     /// # Errors
     /// A password or secret that can't be read; the system's, when no thread can be started.
     pub fn start(
-        settings: Settings,
+        settings: EjectSettings,
         metrics: &Metrics,
         tell: impl Fn(Event) + Send + Sync + 'static,
-    ) -> io::Result<(Self, Running)> {
+    ) -> io::Result<(Self, EjectorThreads)> {
         let (ejector, received) = Self::new(&settings, metrics, Arc::new(tell));
         let stop = CancellationToken::new();
-        let sensing = |gate: &Gate| Sensing {
+        let sensed = |gate: &EjectorGate| SensedGate {
             gate: gate.name.as_str().into(),
             input: gate.confirm.as_ref().and_then(|sensor| sensor.input),
         };
-        let told = ejector.clone();
+        let receiver = ejector.clone();
         let (senders, outputs) = output::start(
-            settings.output.iter().map(|outlet| outlet.output.clone()).collect(),
-            settings.gate.iter().filter(|gate| gate.confirm.is_some()).map(sensing).collect(),
-            &ejector.0.outcomes.asked.subscribe(),
-            move |message| told.told(message),
+            settings.output.iter().map(|policy| policy.output.clone()).collect(),
+            settings.gate.iter().filter(|gate| gate.confirm.is_some()).map(sensed).collect(),
+            &ejector.0.outcomes.requests.subscribe(),
+            move |notice| receiver.receive(notice),
             metrics,
             priority::real_time,
             stop.clone(),
         )?;
         let keeper = ejector.keep(&settings, received, senders)?;
         let messages = ejector.0.messages.clone();
-        Ok((ejector, Running { messages, keeper, outputs, stop }))
+        Ok((ejector, EjectorThreads { messages, keeper, outputs, stop }))
     }
 
     fn new(
-        settings: &Settings,
+        settings: &EjectSettings,
         metrics: &Metrics,
         tell: Arc<dyn Fn(Event) + Send + Sync>,
-    ) -> (Self, Receiver<Message>) {
+    ) -> (Self, Receiver<TimekeeperMessage>) {
         let (messages, received) = sync_channel(settings.queue * (1 + settings.output.len()));
-        let outputs = settings.output.iter().map(|outlet| (outlet.output.clone(), outlet.on_late)).collect();
-        let asked = watch::Sender::new(Asked::default());
-        let outcomes = Outcomes { outputs, asked, metrics: metrics.clone(), tell };
+        let outputs = settings.output.iter().map(|policy| (policy.output.clone(), policy.on_late)).collect();
+        let requests = watch::Sender::new(LineRequests::default());
+        let outcomes = EjectOutcomes { outputs, requests, metrics: metrics.clone(), tell };
         let gates = settings.gate.iter().map(|gate| (gate.clone(), gate.name.as_str().into())).collect();
-        let measured = settings.output.iter().any(|outlet| outlet.output.measures_speed());
+        let measured = settings.output.iter().any(|policy| policy.output.measures_speed());
         let measured = measured.then(Mutex::default);
-        (Self(Arc::new(Inner { gates, messages, outcomes, measured, lot: watch::Sender::new(None) })), received)
+        (Self(Arc::new(Shared { gates, messages, outcomes, measured, lot: watch::Sender::new(None) })), received)
     }
 
     /// Starts the thread that keeps the time.
     fn keep(
         &self,
-        settings: &Settings,
-        received: Receiver<Message>,
-        senders: Vec<mpsc::Sender<Command>>,
+        settings: &EjectSettings,
+        received: Receiver<TimekeeperMessage>,
+        senders: Vec<mpsc::Sender<EjectorCommand>>,
     ) -> io::Result<JoinHandle<()>> {
-        let plan = Plan::new(settings.queue, settings.output.iter().map(|outlet| outlet.tolerance).collect());
-        let keeper = Keeper::new(settings, plan, senders, self.0.outcomes.clone());
+        let plan = EjectPlan::new(settings.queue, settings.output.iter().map(|policy| policy.tolerance).collect());
+        let keeper = Timekeeper::new(settings, plan, senders, self.0.outcomes.clone());
         thread::Builder::new().name("eject".into()).spawn(move || {
             priority::real_time();
             keeper.run(&received);
@@ -150,7 +150,7 @@ impl Ejector {
         if action == Action::Accept {
             return;
         }
-        let takes = |gate: &Gate| gate.camera == verdict.camera && gate.actions.contains(&action);
+        let takes = |gate: &EjectorGate| gate.camera == verdict.camera && gate.actions.contains(&action);
         let Some(index) = self.0.gates.iter().position(|(gate, _)| takes(gate)) else {
             // The configuration's check leaves no camera without gates.
             tracing::error!(camera = verdict.camera, "no gate for {}", action.name());
@@ -159,18 +159,18 @@ impl Ejector {
         let (gate, name) = &self.0.gates[index];
         let speed = self.speed(gate, seen);
         let due = verdict.region.and_then(|region| gate.due(captured, region, speed?));
-        let measured = speed.filter(|_| self.0.measured.is_some() && gate.speed != Speed::Seen);
+        let measured = speed.filter(|_| self.0.measured.is_some() && gate.speed != GateSpeed::Seen);
         let pace = measured.map(|speed| Pace { speed: speed.abs(), delay: gate.delay });
         let subject = Arc::new(Subject::new(name.clone(), verdict));
-        let order = Order { gate: index, target: gate.target, due, pace, subject: subject.clone() };
+        let order = EjectOrder { gate: index, target: gate.target, due, pace, subject: subject.clone() };
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
-            self.0.messages.try_send(Message::Order(order))
+            self.0.messages.try_send(TimekeeperMessage::Order(order))
         {
             for output in 0..self.0.outcomes.outputs.len() {
-                self.0.outcomes.late(output, &Late::QueueFull, &subject);
+                self.0.outcomes.late(output, &LateReason::QueueFull, &subject);
             }
             if gate.confirm.is_some() {
-                self.0.outcomes.confirmed(&confirm::Outcome::Missed(subject), name);
+                self.0.outcomes.confirmed(&confirm::SensorOutcome::Missed(subject), name);
             }
         }
     }
@@ -188,45 +188,47 @@ impl Ejector {
     }
 
     /// The belt's speed at a gate in m/s; `None` where it should be measured and is not.
-    fn speed(&self, gate: &Gate, seen: Option<f32>) -> Option<f64> {
-        let Speed::Told(told) = gate.speed else { return seen.map(|pixels| f64::from(pixels) * gate.scale / 1e3) };
-        let Some(measured) = &self.0.measured else { return Some(told) };
+    fn speed(&self, gate: &EjectorGate, seen: Option<f32>) -> Option<f64> {
+        let GateSpeed::Given(given) = gate.speed else {
+            return seen.map(|pixels| f64::from(pixels) * gate.scale / 1e3);
+        };
+        let Some(measured) = &self.0.measured else { return Some(given) };
         let (speed, at) = (*measured.lock().unwrap_or_else(PoisonError::into_inner))?;
-        (at.elapsed() < SPEED_COUNTS).then(|| speed.abs() * told.signum())
+        (at.elapsed() < SPEED_COUNTS).then(|| speed.abs() * given.signum())
     }
 
     /// The sensor after the gate saw an item at `at`; false when there is no such gate, or none with a sensor.
     pub fn confirm(&self, gate: &str, at: Instant) -> bool {
         let known = self.0.gates.iter().position(|(known, _)| known.name == gate && known.confirm.is_some());
         // A pulse that finds no place makes a missed reject, which is the safe side.
-        known.map(|index| self.0.messages.try_send(Message::Pulse(index, at))).is_some()
+        known.map(|index| self.0.messages.try_send(TimekeeperMessage::Pulse(index, at))).is_some()
     }
 
-    /// The lot on the belt, as an output tells it; for [`lots::follow`].
+    /// The lot on the belt, as an output tells it; for [`lots`](crate::service::tasks::lots).
     pub fn lot(&self) -> watch::Receiver<Option<LotOnBelt>> {
         self.0.lot.subscribe()
     }
 
-    /// What an output tells, on its thread.
-    fn told(&self, told: Told) {
-        match told {
+    /// Takes in what an output tells, on its thread.
+    fn receive(&self, notice: OutputNotice) {
+        match notice {
             // An answer that finds no place leaves its command unacknowledged, which is the safe side.
-            Told::Report(report) => drop(self.0.messages.try_send(Message::Report(report))),
-            Told::Pulse { gate, at } => {
+            OutputNotice::Report(report) => drop(self.0.messages.try_send(TimekeeperMessage::Report(report))),
+            OutputNotice::Pulse { gate, at } => {
                 if !self.confirm(&gate, at) {
                     tracing::warn!("a pulse for the gate {gate:?}, which has no sensor");
                 }
             }
-            Told::Lot { name, by } => {
-                let told = Some(LotOnBelt { name, by });
+            OutputNotice::Lot { name, by } => {
+                let on_belt = Some(LotOnBelt { name, by });
                 self.0.lot.send_if_modified(|lot| {
-                    *lot != told && {
-                        *lot = told;
+                    *lot != on_belt && {
+                        *lot = on_belt;
                         true
                     }
                 });
             }
-            Told::Speed { metres_per_second, at } => {
+            OutputNotice::Speed { metres_per_second, at } => {
                 if metres_per_second.is_finite() {
                     self.0.outcomes.metrics.belt_speed.set(metres_per_second);
                 }
@@ -234,7 +236,7 @@ impl Ejector {
                     *measured.lock().unwrap_or_else(PoisonError::into_inner) = Some((metres_per_second, at));
                     if metres_per_second.is_finite() {
                         // One that finds no place is made good by the next.
-                        drop(self.0.messages.try_send(Message::Speed(metres_per_second.abs(), at)));
+                        drop(self.0.messages.try_send(TimekeeperMessage::Speed(metres_per_second.abs(), at)));
                     }
                 }
             }

@@ -10,11 +10,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::line::eject::output::{Command, Subject, Target};
+use crate::line::eject::output::{EjectorCommand, Subject, Target};
 
 /// A verdict that asks for a gate.
 #[derive(Clone, Debug)]
-pub struct Order {
+pub struct EjectOrder {
     /// Index of the gate.
     pub gate: usize,
     /// What moves it.
@@ -41,7 +41,7 @@ const STANDING: f64 = 1e-9;
 
 /// Why a command is late.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Late {
+pub enum LateReason {
     /// The due time had passed, beyond the tolerance, when the verdict came.
     Verdict,
     /// The verdict came in time, but this thread woke up too late.
@@ -58,60 +58,60 @@ pub enum Late {
     Stopping,
 }
 
-impl std::fmt::Display for Late {
+impl std::fmt::Display for LateReason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Late::Verdict => "the verdict came after the item's moment",
-            Late::Wakeup => "the computer was too busy at the item's moment",
-            Late::NoMoment => "nothing tells when the item reaches the gate",
-            Late::QueueFull => "too many commands were waiting",
-            Late::Unacknowledged => "nobody acknowledged the command in time",
-            Late::Failed(why) => why,
-            Late::Stopping => "the service stopped first",
+            LateReason::Verdict => "the verdict came after the item's moment",
+            LateReason::Wakeup => "the computer was too busy at the item's moment",
+            LateReason::NoMoment => "nothing tells when the item reaches the gate",
+            LateReason::QueueFull => "too many commands were waiting",
+            LateReason::Unacknowledged => "nobody acknowledged the command in time",
+            LateReason::Failed(why) => why,
+            LateReason::Stopping => "the service stopped first",
         })
     }
 }
 
-impl Late {
+impl LateReason {
     /// Closed set of names for metrics.
     pub fn name(&self) -> &'static str {
         match self {
-            Late::Verdict => "late_verdict",
-            Late::Wakeup => "late_wakeup",
-            Late::NoMoment => "no_moment",
-            Late::QueueFull => "queue_full",
-            Late::Unacknowledged => "unacknowledged",
-            Late::Failed(_) => "failed",
-            Late::Stopping => "stopping",
+            LateReason::Verdict => "late_verdict",
+            LateReason::Wakeup => "late_wakeup",
+            LateReason::NoMoment => "no_moment",
+            LateReason::QueueFull => "queue_full",
+            LateReason::Unacknowledged => "unacknowledged",
+            LateReason::Failed(_) => "failed",
+            LateReason::Stopping => "stopping",
         }
     }
 }
 
 /// What to do now.
 #[derive(Clone, Debug)]
-pub enum Step {
+pub enum EjectStep {
     /// Send it to this output.
-    Send(usize, Command),
+    Send(usize, EjectorCommand),
     /// It ended late for this output.
-    Late(usize, Late, Arc<Subject>),
+    Late(usize, LateReason, Arc<Subject>),
 }
 
 /// Orders waiting for their moment, and commands waiting for their acknowledgement.
-pub struct Plan {
+pub struct EjectPlan {
     queue: usize,
     /// Per output: how long after the due time a command is late.
     tolerances: Vec<Duration>,
     next: u64,
     waiting: BinaryHeap<Reverse<(Instant, u64)>>,
     /// With the moment when each came.
-    orders: BTreeMap<u64, (Order, Instant)>,
+    orders: BTreeMap<u64, (EjectOrder, Instant)>,
     /// Sent commands by the moment they become late.
     sent: BTreeSet<(Instant, u64, usize)>,
     subjects: BTreeMap<(u64, usize), (Instant, Instant, Arc<Subject>)>,
-    steps: Vec<Step>,
+    steps: Vec<EjectStep>,
 }
 
-impl Plan {
+impl EjectPlan {
     /// An empty plan for at most `queue` orders.
     pub fn new(queue: usize, tolerances: Vec<Duration>) -> Self {
         Self {
@@ -137,10 +137,10 @@ impl Plan {
     }
 
     /// Takes an order at `now`.
-    pub fn add(&mut self, order: Order, now: Instant) {
-        let Some(due) = order.due else { return self.late_everywhere(&Late::NoMoment, &order) };
+    pub fn add(&mut self, order: EjectOrder, now: Instant) {
+        let Some(due) = order.due else { return self.late_everywhere(&LateReason::NoMoment, &order) };
         if self.len() >= self.queue {
-            return self.late_everywhere(&Late::QueueFull, &order);
+            return self.late_everywhere(&LateReason::QueueFull, &order);
         }
         self.waiting.push(Reverse((due, self.next)));
         self.orders.insert(self.next, (order, now));
@@ -173,13 +173,13 @@ impl Plan {
         moved
     }
 
-    fn late_everywhere(&mut self, why: &Late, order: &Order) {
-        let late = |output| Step::Late(output, why.clone(), order.subject.clone());
+    fn late_everywhere(&mut self, why: &LateReason, order: &EjectOrder) {
+        let late = |output| EjectStep::Late(output, why.clone(), order.subject.clone());
         self.steps.extend((0..self.tolerances.len()).map(late));
     }
 
     /// What is to be done at `now`, in the order of due times.
-    pub fn steps(&mut self, now: Instant) -> Vec<Step> {
+    pub fn steps(&mut self, now: Instant) -> Vec<EjectStep> {
         while let Some(&Reverse((due, id))) = self.waiting.peek()
             && due <= now
         {
@@ -188,24 +188,25 @@ impl Plan {
             for (output, tolerance) in self.tolerances.iter().enumerate() {
                 let (subject, give_up) = (order.subject.clone(), due + *tolerance);
                 if give_up < now {
-                    let why = if give_up < came { Late::Verdict } else { Late::Wakeup };
-                    self.steps.push(Step::Late(output, why, subject));
+                    let why = if give_up < came { LateReason::Verdict } else { LateReason::Wakeup };
+                    self.steps.push(EjectStep::Late(output, why, subject));
                     continue;
                 }
                 self.sent.insert((give_up, id, output));
                 self.subjects.insert((id, output), (due, give_up, subject.clone()));
-                self.steps.push(Step::Send(output, Command { id, target: order.target, due, give_up, subject }));
+                self.steps
+                    .push(EjectStep::Send(output, EjectorCommand { id, target: order.target, due, give_up, subject }));
             }
         }
         while let Some(&(give_up, id, output)) = self.sent.first()
             && give_up < now
         {
-            self.end(id, output, Some(Late::Unacknowledged));
+            self.end(id, output, Some(LateReason::Unacknowledged));
         }
         std::mem::take(&mut self.steps)
     }
 
-    /// When [`Plan::steps`] has something to do next, if nothing is added before.
+    /// When [`EjectPlan::steps`] has something to do next, if nothing is added before.
     pub fn next(&self) -> Option<Instant> {
         let due = self.waiting.peek().map(|Reverse((due, _))| *due);
         let late = self.sent.first().map(|(give_up, ..)| *give_up + Duration::from_nanos(1));
@@ -219,28 +220,28 @@ impl Plan {
         let (due, give_up) = (*due, *give_up);
         let late = match result {
             Ok(()) if at <= give_up => None,
-            Ok(()) => Some(Late::Unacknowledged),
-            Err(why) => Some(Late::Failed(why)),
+            Ok(()) => Some(LateReason::Unacknowledged),
+            Err(why) => Some(LateReason::Failed(why)),
         };
         let acknowledged = late.is_none();
         self.end(id, output, late);
         acknowledged.then(|| at.saturating_duration_since(due))
     }
 
-    fn end(&mut self, id: u64, output: usize, late: Option<Late>) {
+    fn end(&mut self, id: u64, output: usize, late: Option<LateReason>) {
         let Some((_, give_up, subject)) = self.subjects.remove(&(id, output)) else { return };
         self.sent.remove(&(give_up, id, output));
-        self.steps.extend(late.map(|why| Step::Late(output, why, subject)));
+        self.steps.extend(late.map(|why| EjectStep::Late(output, why, subject)));
     }
 
     /// Ends everything that has not ended.
     pub fn give_up(&mut self) {
         for (_, (order, _)) in std::mem::take(&mut self.orders) {
-            self.late_everywhere(&Late::Stopping, &order);
+            self.late_everywhere(&LateReason::Stopping, &order);
         }
         self.waiting.clear();
         for (_, id, output) in std::mem::take(&mut self.sent) {
-            self.end(id, output, Some(Late::Stopping));
+            self.end(id, output, Some(LateReason::Stopping));
         }
     }
 }
@@ -253,10 +254,10 @@ mod tests {
     use super::*;
     use crate::{domain::Action, line::verdict::tests::verdict};
 
-    fn order(due: Option<Instant>, track: u64) -> Order {
+    fn order(due: Option<Instant>, track: u64) -> EjectOrder {
         let mut verdict = verdict(Action::Reject);
         verdict.track = track;
-        Order {
+        EjectOrder {
             gate: 0,
             target: Target { coil: Some(0), register: None },
             due,
@@ -270,14 +271,14 @@ mod tests {
     #[test]
     fn commands_leave_at_their_due_time_in_its_order() {
         let now = Instant::now();
-        let mut plan = Plan::new(8, vec![8 * MS]);
+        let mut plan = EjectPlan::new(8, vec![8 * MS]);
         for (ms, track) in [(30, 1), (10, 2), (20, 3)] {
             plan.add(order(Some(now + ms * MS), track), now);
         }
         let mut sent = Vec::new();
         for (ms, next) in [(9, 10), (10, 18), (17, 18), (25, 28), (30, 38)] {
             sent.extend(plan.steps(now + ms * MS).into_iter().filter_map(|step| match step {
-                Step::Send(0, command) => Some((ms, command.subject.track)),
+                EjectStep::Send(0, command) => Some((ms, command.subject.track)),
                 _ => None,
             }));
             assert_eq!(plan.next().map(|at| (at - now).as_millis()), Some(next), "after {ms} ms");
@@ -288,28 +289,31 @@ mod tests {
     #[test]
     fn an_order_beyond_its_tolerance_is_late_and_sent_nowhere() {
         let now = Instant::now();
-        for (added, stepped, why) in [(9, 9, Late::Verdict), (0, 9, Late::Wakeup)] {
-            let mut plan = Plan::new(8, vec![8 * MS]);
+        for (added, stepped, why) in [(9, 9, LateReason::Verdict), (0, 9, LateReason::Wakeup)] {
+            let mut plan = EjectPlan::new(8, vec![8 * MS]);
             plan.add(order(Some(now), 1), now + added * MS);
-            assert!(matches!(&plan.steps(now + stepped * MS)[..], [Step::Late(0, late, _)] if *late == why), "{why:?}");
+            assert!(
+                matches!(&plan.steps(now + stepped * MS)[..], [EjectStep::Late(0, late, _)] if *late == why),
+                "{why:?}"
+            );
         }
-        let mut plan = Plan::new(1, vec![8 * MS]);
+        let mut plan = EjectPlan::new(1, vec![8 * MS]);
         plan.add(order(Some(now), 1), now);
         plan.add(order(Some(now), 2), now);
         plan.add(order(None, 3), now);
         let late = plan.steps(now).into_iter().filter_map(|step| match step {
-            Step::Late(_, why, subject) => Some((subject.track, why)),
-            Step::Send(..) => None,
+            EjectStep::Late(_, why, subject) => Some((subject.track, why)),
+            EjectStep::Send(..) => None,
         });
-        assert_eq!(late.collect::<Vec<_>>(), [(2, Late::QueueFull), (3, Late::NoMoment)]);
+        assert_eq!(late.collect::<Vec<_>>(), [(2, LateReason::QueueFull), (3, LateReason::NoMoment)]);
     }
 
     #[test]
     fn what_waits_follows_the_belt_when_it_slows_stands_and_runs_on() {
         let start = Instant::now();
-        let mut plan = Plan::new(8, vec![8 * MS, 8 * MS]);
+        let mut plan = EjectPlan::new(8, vec![8 * MS, 8 * MS]);
         let pace = Some(Pace { speed: 1.0, delay: 20 * MS });
-        plan.add(Order { pace, ..order(Some(start + 980 * MS), 1) }, start); // a metre at 1 m/s, less the delay
+        plan.add(EjectOrder { pace, ..order(Some(start + 980 * MS), 1) }, start); // a metre at 1 m/s, less the delay
         plan.add(order(Some(start + 9000 * MS), 2), start); // of a belt whose speed nobody measures
         // (after ms, m/s, at the gate after ms): 800 mm are left, then 600, then 600 again.
         let hour = 3_600_000;
@@ -322,30 +326,32 @@ mod tests {
         }
         assert!(plan.retime(2.0, start + Duration::from_millis(hour)).is_empty(), "the speed is the same");
         let steps = plan.steps(start + Duration::from_millis(hour + 279));
-        assert!(steps.iter().all(|step| !matches!(step, Step::Send(_, command) if command.subject.track == 1)));
+        assert!(steps.iter().all(|step| !matches!(step, EjectStep::Send(_, command) if command.subject.track == 1)));
         let steps = plan.steps(start + Duration::from_millis(hour + 281));
-        assert!(matches!(&steps[..], [Step::Send(0, command), Step::Send(1, _)] if command.subject.track == 1));
+        assert!(
+            matches!(&steps[..], [EjectStep::Send(0, command), EjectStep::Send(1, _)] if command.subject.track == 1)
+        );
     }
 
     #[test]
     fn an_answer_counts_until_the_tolerance_ends() {
         let now = Instant::now();
-        let mut plan = Plan::new(8, vec![8 * MS]);
+        let mut plan = EjectPlan::new(8, vec![8 * MS]);
         for (answer, outcome) in [
             (Some((8, Ok(()))), None),
-            (Some((9, Ok(()))), Some(Late::Unacknowledged)),
-            (Some((1, Err("no".to_string()))), Some(Late::Failed("no".into()))),
-            (None, Some(Late::Unacknowledged)),
+            (Some((9, Ok(()))), Some(LateReason::Unacknowledged)),
+            (Some((1, Err("no".to_string()))), Some(LateReason::Failed("no".into()))),
+            (None, Some(LateReason::Unacknowledged)),
         ] {
             plan.add(order(Some(now), 1), now);
-            let Some(Step::Send(0, command)) = plan.steps(now).pop() else { panic!("not sent") };
+            let Some(EjectStep::Send(0, command)) = plan.steps(now).pop() else { panic!("not sent") };
             if let Some((ms, result)) = answer {
                 let took = plan.reported(command.id, 0, now + ms * MS, result);
                 assert_eq!(took, outcome.is_none().then_some(8 * MS));
             }
             let late = match &plan.steps(now + 9 * MS)[..] {
                 [] => None,
-                [Step::Late(0, why, _)] => Some(why.clone()),
+                [EjectStep::Late(0, why, _)] => Some(why.clone()),
                 other => panic!("{other:?}"),
             };
             assert_eq!(late, outcome);
@@ -362,15 +368,15 @@ mod tests {
             events in prop::collection::vec((0u64..400, 0u64..300, 0usize..5, any::<bool>()), 1..60),
         ) {
             let start = Instant::now();
-            let mut plan = Plan::new(20, vec![8 * MS, 50 * MS]);
+            let mut plan = EjectPlan::new(20, vec![8 * MS, 50 * MS]);
             let mut ends: BTreeMap<(u64, usize), u32> = BTreeMap::new();
             let mut open: Vec<(u64, u64, usize)> = Vec::new();
             let mut now = start;
-            let take = |plan: &mut Plan, now, open: &mut Vec<_>, ends: &mut BTreeMap<(u64, usize), u32>| {
+            let take = |plan: &mut EjectPlan, now, open: &mut Vec<_>, ends: &mut BTreeMap<(u64, usize), u32>| {
                 for step in plan.steps(now) {
                     match step {
-                        Step::Send(output, command) => open.push((command.id, command.subject.track, output)),
-                        Step::Late(output, _, subject) => *ends.entry((subject.track, output)).or_default() += 1,
+                        EjectStep::Send(output, command) => open.push((command.id, command.subject.track, output)),
+                        EjectStep::Late(output, _, subject) => *ends.entry((subject.track, output)).or_default() += 1,
                     }
                 }
             };

@@ -5,7 +5,7 @@ use rand::{RngExt, SeedableRng};
 use super::{gate::tests::TEXT, *};
 use crate::{
     domain::Region,
-    line::{eject::output::Report, verdict::tests::verdict},
+    line::{eject::output::CommandReport, verdict::tests::verdict},
 };
 
 const ITEMS: u64 = 500;
@@ -51,11 +51,15 @@ fn belt() -> Vec<Passing> {
 }
 
 /// A configuration with as many cameras and gates as belts.
-fn settings() -> Settings {
-    let mut settings: Settings = toml::from_str(TEXT).unwrap();
+fn settings() -> EjectSettings {
+    let mut settings: EjectSettings = toml::from_str(TEXT).unwrap();
     let gate = settings.gate.remove(0);
     for belt in 0..BELTS {
-        settings.gate.push(Gate { name: format!("gate-{belt}"), camera: format!("belt-{belt}"), ..gate.clone() });
+        settings.gate.push(EjectorGate {
+            name: format!("gate-{belt}"),
+            camera: format!("belt-{belt}"),
+            ..gate.clone()
+        });
     }
     settings
 }
@@ -71,7 +75,7 @@ fn judged(item: &Passing) -> Verdict {
 fn five_hundred_items_are_hit_within_eight_milliseconds() {
     let (settings, metrics) = (settings(), Metrics::new().unwrap());
     let (ejector, received) = Ejector::new(&settings, &metrics, Arc::new(|event| panic!("{event:?}")));
-    let (sender, mut commands) = mpsc::channel::<Command>(64);
+    let (sender, mut commands) = mpsc::channel::<EjectorCommand>(64);
     let messages = ejector.0.messages.clone();
     let keeper = ejector.keep(&settings, received, vec![sender]).unwrap();
     let gate = thread::spawn(move || {
@@ -81,7 +85,9 @@ fn five_hundred_items_are_hit_within_eight_milliseconds() {
             let at = Instant::now();
             hits.entry(command.subject.track).or_default().push(at);
             assert_eq!(format!("gate-{}", command.subject.track % BELTS), *command.subject.gate);
-            messages.send(Message::Report(Report { id: command.id, output: 0, at, result: Ok(()) })).unwrap();
+            messages
+                .send(TimekeeperMessage::Report(CommandReport { id: command.id, output: 0, at, result: Ok(()) }))
+                .unwrap();
         }
         hits
     });
@@ -91,7 +97,7 @@ fn five_hundred_items_are_hit_within_eight_milliseconds() {
         ejector.act(&judged(item), start + item.captured, None);
     }
     let messages = ejector.0.messages.clone();
-    messages.send(Message::Stop).unwrap();
+    messages.send(TimekeeperMessage::Stop).unwrap();
     keeper.join().unwrap();
     let hits = gate.join().unwrap();
 
@@ -119,8 +125,8 @@ fn five_hundred_items_are_hit_within_eight_milliseconds() {
 
 #[test]
 fn the_speed_that_the_camera_saw_moves_the_gate_and_without_one_the_command_is_late() {
-    let mut settings: Settings = toml::from_str(TEXT).unwrap();
-    settings.gate[0].speed = Speed::Seen;
+    let mut settings: EjectSettings = toml::from_str(TEXT).unwrap();
+    settings.gate[0].speed = GateSpeed::Seen;
     settings.gate[0].distance = 400.0;
     let metrics = Metrics::new().unwrap();
     let (ejector, running) = Ejector::start(settings, &metrics, |_| ()).unwrap();
@@ -138,7 +144,7 @@ fn the_speed_that_the_camera_saw_moves_the_gate_and_without_one_the_command_is_l
 
 #[test]
 fn accepted_items_move_nothing_and_every_other_verdict_ends_in_the_counts() {
-    let mut settings: Settings = toml::from_str(TEXT).unwrap();
+    let mut settings: EjectSettings = toml::from_str(TEXT).unwrap();
     settings.gate[0].distance = 400.0;
     let metrics = Metrics::new().unwrap();
     let told = Arc::new(Mutex::new(Vec::new()));
@@ -176,12 +182,12 @@ fn a_camera_that_sees_nothing_is_as_bad_as_a_late_command_and_one_without_gates_
         stop_line = 3
         tolerance = '8ms'
         on_late = 'stop_line'";
-    let settings: Settings = toml::from_str(&format!("{TEXT}\n{plc}\n{plc}")).unwrap(); // asked once, not once per output
+    let settings: EjectSettings = toml::from_str(&format!("{TEXT}\n{plc}\n{plc}")).unwrap(); // asked once, not once per output
     let metrics = Metrics::new().unwrap();
     let (ejector, _received) = Ejector::new(&settings, &metrics, Arc::new(|event| panic!("{event:?}")));
     ejector.blind("elsewhere", "frozen");
-    assert_eq!(*ejector.0.outcomes.asked.borrow(), Asked::default());
+    assert_eq!(*ejector.0.outcomes.requests.borrow(), LineRequests::default());
     ejector.blind("belt", "frozen");
-    let asked = Asked { stop: 1, divert: 0, why: "camera belt is lost: frozen".into() };
-    assert_eq!(*ejector.0.outcomes.asked.borrow(), asked);
+    let requests = LineRequests { stop: 1, divert: 0, why: "camera belt is lost: frozen".into() };
+    assert_eq!(*ejector.0.outcomes.requests.borrow(), requests);
 }

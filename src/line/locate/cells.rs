@@ -8,7 +8,6 @@ use fast_image_resize::{
     pixels::U8x3,
 };
 
-use super::blob::Blob;
 use crate::domain::Picture;
 
 /// Cells across the shrunken picture.
@@ -122,18 +121,4 @@ pub(super) fn differs(pixel: &[u8], belt: &[f32], threshold: f32) -> bool {
 fn excess(pixel: &[u8], belt: &[f32], threshold: f32) -> f32 {
     let difference: f32 = (0..3).map(|c| (f32::from(pixel[c]) - belt[c]).abs()).sum();
     difference / (threshold * (belt[0] + belt[1] + belt[2])).max(12.0)
-}
-
-/// The belt's mean colour under `blob`.
-pub(super) fn mean_belt(belt: &[f32], blob: &Blob, across: usize) -> [f32; 3] {
-    let mut sum = [0f32; 3];
-    let mut n = 0f32;
-    for y in blob.top..=blob.bottom {
-        for x in blob.left..=blob.right {
-            let cell = &belt[(y * across + x) * 3..][..3];
-            (0..3).for_each(|c| sum[c] += cell[c]);
-            n += 1.0;
-        }
-    }
-    sum.map(|s| s / n.max(1.0))
 }

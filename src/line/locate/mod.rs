@@ -19,7 +19,7 @@ mod cells;
 mod motion;
 
 use blob::{Blob, Outlines, blobs, gather};
-use cells::{Cells, Mark, differs, mean_belt};
+use cells::{Cells, Mark, differs};
 use motion::Motion;
 
 use crate::domain::{Item, Picture, Region};
@@ -28,7 +28,7 @@ use crate::domain::{Item, Picture, Region};
 const FOLLOW: f32 = 1.0 / 12.0;
 /// The same for a cell under an item, so that a standing item is not learned away within ten seconds.
 const FOLLOW_COVERED: f32 = 1.0 / 1024.0;
-/// More of the picture than this is never fish: the light was switched or the camera moved, so learn anew.
+/// More of the picture than this is never fish: the light was switched or the camera moved, so the belt is learned again.
 const MOST_COVERED: f32 = 0.7;
 /// Share of its largest area from which on an item counts as seen whole again.
 const AS_LARGE: f32 = 0.8;
@@ -123,7 +123,7 @@ pub fn find(picture: &Picture) -> Vec<Region> {
     let found = gather(blobs(&marked, across, down, min_area.max(1)), &Outlines::default());
     let mut regions = Vec::with_capacity(found.len());
     for blob in found {
-        let belt = mean_belt(&ground, &blob, across);
+        let belt = blob.mean_belt(&ground, across);
         regions.push(sharpen(picture, &blob, cells.scale, belt, config.threshold));
     }
     regions
@@ -201,7 +201,7 @@ impl Locator {
             };
             if now {
                 track.looks += 1;
-                let belt = mean_belt(&self.belt, blob, cells.across);
+                let belt = blob.mean_belt(&self.belt, cells.across);
                 let region = sharpen(picture, blob, cells.scale, belt, self.config.threshold);
                 // One that was never whole shows no outline of its own; it is judged as it is.
                 let several = whole(blob, cells.across) && self.outlines.unlike(blob.outline());

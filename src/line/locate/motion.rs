@@ -4,7 +4,7 @@ use std::{collections::VecDeque, time::Instant};
 
 /// Speeds of items that tell the belt's.
 const SPEEDS: usize = 15;
-/// Pictures in which no item is found again before the belt's speed is learned anew.
+/// Pictures in which no item is found again before the belt's speed is learned again.
 const LOST: u32 = 3;
 
 /// How the belt moves, learned from the items.
@@ -47,7 +47,7 @@ impl Motion {
     }
 
     /// A picture with items followed another one with items: whether any of them was found again. A belt whose speed
-    /// was changed, or was learned wrongly, is learned anew.
+    /// was changed, or was learned wrongly, is learned again.
     pub fn followed(&mut self, again: bool) {
         self.lost = if again { 0 } else { self.lost + 1 };
         if self.lost == LOST {

@@ -83,7 +83,7 @@ fn four_cc(format: FrameFormat) -> Option<FourCC> {
 /// What the camera has taken for `asked` frames a second; `None` where it does not tell.
 ///
 /// # Errors
-/// When that is another rate, in words.
+/// The rate that it has taken, when that is another one.
 fn rate_near(interval: Fraction, asked: u32) -> Result<Option<f64>, String> {
     if interval.numerator == 0 {
         return Ok(None);

@@ -1,7 +1,7 @@
 //! A V4L2 camera through nokhwa, over a capture backend of our own (`backend.rs`, which says why).
 //!
-//! Invariant: a camera that is unplugged, busy, stalled or broken is said to be lost and opened anew, for ever; no
-//! call here lasts longer than the timeout.
+//! Invariant: a camera that is unplugged, busy, stalled or broken is marked lost and reopened, for ever; no call here
+//! lasts longer than the timeout.
 
 use std::{
     fs,
@@ -18,14 +18,14 @@ use nokhwa::{
     utils::{ApiBackend, CameraFormat, CameraIndex, FrameFormat, Resolution},
 };
 
-use super::{Event, Outlet, PixelFormat, ago};
+use super::{CameraEvent, FrameSink, PixelFormat, ago};
 use crate::domain::{Picture, Raw};
 
 mod backend;
 
 /// What the camera must deliver, exactly.
 #[derive(Clone, Copy)]
-pub(super) struct Wanted {
+pub(super) struct StreamRequest {
     pub format: PixelFormat,
     pub width: u32,
     pub height: u32,
@@ -33,7 +33,7 @@ pub(super) struct Wanted {
     pub timeout: Duration,
 }
 
-impl Wanted {
+impl StreamRequest {
     fn camera_format(self) -> CameraFormat {
         let format = match self.format {
             PixelFormat::Mjpg => FrameFormat::MJPEG,
@@ -43,20 +43,20 @@ impl Wanted {
     }
 }
 
-pub(super) fn run(device: &str, wanted: Wanted, outlet: &Outlet<'_>) {
-    outlet.keep_open(device, |sequence| match open(device, wanted) {
+pub(super) fn run(device: &str, request: StreamRequest, sink: &FrameSink<'_>) {
+    sink.keep_open(device, |sequence| match open(device, request) {
         Ok((mut camera, counter)) => {
-            outlet.tell(Event::Opened);
-            drain(&mut camera, &counter, wanted, sequence, outlet)
+            sink.tell(CameraEvent::Opened);
+            drain(&mut camera, &counter, request, sequence, sink)
         }
         Err(error) => Some(error.to_string()),
     });
 }
 
-fn open(device: &str, wanted: Wanted) -> Result<(Camera, Arc<AtomicU32>), NokhwaError> {
-    let path = find(device, wanted)?;
+fn open(device: &str, request: StreamRequest) -> Result<(Camera, Arc<AtomicU32>), NokhwaError> {
+    let path = find(device, request)?;
     let counter = Arc::new(AtomicU32::new(0));
-    let backend = backend::Backend::open(&path, wanted.camera_format(), wanted.timeout, counter.clone())?;
+    let backend = backend::Backend::open(&path, request.camera_format(), request.timeout, counter.clone())?;
     let index = CameraIndex::String(path.display().to_string());
     let mut camera = Camera::with_custom(index, ApiBackend::Video4Linux, Box::new(backend));
     camera.open_stream()?;
@@ -65,7 +65,7 @@ fn open(device: &str, wanted: Wanted) -> Result<(Camera, Arc<AtomicU32>), Nokhwa
 
 /// A path is taken as it is. Anything else is looked for in model name and bus address of every node that offers the
 /// wanted format; UVC cameras have a second node, for metadata, which offers none.
-fn find(device: &str, wanted: Wanted) -> Result<PathBuf, NokhwaError> {
+fn find(device: &str, request: StreamRequest) -> Result<PathBuf, NokhwaError> {
     if device.starts_with('/') {
         return Ok(device.into());
     }
@@ -73,7 +73,7 @@ fn find(device: &str, wanted: Wanted) -> Result<PathBuf, NokhwaError> {
     let entries = fs::read_dir("/dev").map_err(|error| missing(error.to_string()))?;
     let mut nodes: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(|path| is_video(path)).collect();
     nodes.sort();
-    let format = wanted.camera_format().format();
+    let format = request.camera_format().format();
     nodes
         .into_iter()
         .find(|path| backend::describe(path, format).is_some_and(|names| names.iter().any(|n| n.contains(device))))
@@ -88,12 +88,12 @@ fn is_video(path: &Path) -> bool {
 fn drain(
     camera: &mut Camera,
     counter: &AtomicU32,
-    wanted: Wanted,
+    request: StreamRequest,
     sequence: &mut u64,
-    outlet: &Outlet<'_>,
+    sink: &FrameSink<'_>,
 ) -> Option<String> {
     let mut last = None;
-    while !outlet.stopped() {
+    while !sink.stopped() {
         let taken = camera.frame();
         if taken.is_err() && !camera.is_stream_open() {
             return taken.err().map(|error| error.to_string());
@@ -104,11 +104,11 @@ fn drain(
         last = Some(count);
         *sequence += u64::from(step - 1);
         if step > 1 {
-            outlet.tell(Event::Skipped(step - 1));
+            sink.tell(CameraEvent::Skipped(step - 1));
         }
-        match taken.map_err(|error| error.to_string()).and_then(|buffer| Ok((picture(&buffer, wanted)?, buffer))) {
-            Ok((raw, buffer)) => outlet.shot(*sequence, captured(buffer.capture_timestamp()), raw),
-            Err(why) => outlet.tell(Event::BadFrame(why)),
+        match taken.map_err(|error| error.to_string()).and_then(|buffer| Ok((picture(&buffer, request)?, buffer))) {
+            Ok((raw, buffer)) => sink.shot(*sequence, captured(buffer.capture_timestamp()), raw),
+            Err(why) => sink.tell(CameraEvent::BadFrame(why)),
         }
         *sequence += 1;
     }
@@ -128,12 +128,12 @@ fn monotonic() -> Option<Duration> {
     (done == 0).then(|| Duration::new(now.tv_sec as u64, now.tv_nsec as u32))
 }
 
-fn picture(buffer: &Buffer, wanted: Wanted) -> Result<Raw, String> {
-    match wanted.format {
+fn picture(buffer: &Buffer, request: StreamRequest) -> Result<Raw, String> {
+    match request.format {
         PixelFormat::Mjpg if buffer.buffer().starts_with(&[0xff, 0xd8]) => Ok(Raw::Jpeg(buffer.buffer_bytes())),
         PixelFormat::Mjpg => Err("the frame does not start as a JPEG".into()),
         PixelFormat::Yuyv => {
-            rgb_from_yuyv(buffer.buffer(), wanted.width, wanted.height).map(|picture| Raw::Rgb(Arc::new(picture)))
+            rgb_from_yuyv(buffer.buffer(), request.width, request.height).map(|picture| Raw::Rgb(Arc::new(picture)))
         }
     }
 }

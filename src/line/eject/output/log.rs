@@ -4,10 +4,10 @@ use std::time::Instant;
 
 use tokio::sync::mpsc;
 
-use super::{Command, Outlet};
+use super::{EjectorCommand, Outlet};
 
 /// Runs for ever.
-pub(super) async fn run(mut outlet: Outlet, mut commands: mpsc::Receiver<Command>) {
+pub(super) async fn run(mut outlet: Outlet, mut commands: mpsc::Receiver<EjectorCommand>) {
     outlet.connected(true);
     loop {
         tokio::select! {
@@ -20,12 +20,12 @@ pub(super) async fn run(mut outlet: Outlet, mut commands: mpsc::Receiver<Command
                 );
                 outlet.report(command.id, Ok(()));
             }
-            changed = outlet.asked.changed() => {
+            changed = outlet.requests.changed() => {
                 if changed.is_err() {
                     return;
                 }
-                let asked = outlet.asked.borrow_and_update().clone();
-                tracing::warn!(stops = asked.stop, diverts = asked.divert, "asked of the line: {}", asked.why);
+                let requests = outlet.requests.borrow_and_update().clone();
+                tracing::warn!(stops = requests.stop, diverts = requests.divert, "asked of the line: {}", requests.why);
             }
         }
     }

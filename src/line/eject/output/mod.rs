@@ -31,8 +31,8 @@ mod webhook;
 
 pub use modbus::Modbus;
 pub use mqtt::Mqtt;
-use webhook::Hook;
 pub use webhook::Webhook;
+use webhook::WebhookSender;
 
 /// Commands that may wait for one output. At 800 items a minute more than a few means that it hangs.
 const QUEUE: usize = 64;
@@ -53,7 +53,7 @@ pub struct Target {
 /// One output. In TOML `kind = "modbus" | "mqtt" | "webhook" | "log"` chooses it.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
-pub enum Settings {
+pub enum OutputSettings {
     /// A PLC over Modbus TCP.
     Modbus(Modbus),
     /// An MQTT broker.
@@ -64,42 +64,42 @@ pub enum Settings {
     Log {},
 }
 
-impl Settings {
+impl OutputSettings {
     /// Closed set of names for metrics.
     pub fn name(&self) -> &'static str {
         match self {
-            Settings::Modbus(_) => "modbus",
-            Settings::Mqtt(_) => "mqtt",
-            Settings::Webhook(_) => "webhook",
-            Settings::Log {} => "log",
+            OutputSettings::Modbus(_) => "modbus",
+            OutputSettings::Mqtt(_) => "mqtt",
+            OutputSettings::Webhook(_) => "webhook",
+            OutputSettings::Log {} => "log",
         }
     }
 
     /// Whether it measures the belt's speed.
     pub fn measures_speed(&self) -> bool {
         match self {
-            Settings::Modbus(modbus) => modbus.speed.is_some(),
-            Settings::Mqtt(mqtt) => mqtt.speed.is_some(),
-            Settings::Webhook(_) | Settings::Log {} => false,
+            OutputSettings::Modbus(modbus) => modbus.speed.is_some(),
+            OutputSettings::Mqtt(mqtt) => mqtt.speed.is_some(),
+            OutputSettings::Webhook(_) | OutputSettings::Log {} => false,
         }
     }
 
     /// Whether it tells which lot is on the belt.
     pub fn tells_lot(&self) -> bool {
         match self {
-            Settings::Modbus(modbus) => modbus.lot.is_some(),
-            Settings::Mqtt(mqtt) => mqtt.lot.is_some(),
-            Settings::Webhook(_) | Settings::Log {} => false,
+            OutputSettings::Modbus(modbus) => modbus.lot.is_some(),
+            OutputSettings::Mqtt(mqtt) => mqtt.lot.is_some(),
+            OutputSettings::Webhook(_) | OutputSettings::Log {} => false,
         }
     }
 
     /// Whether it can stop the line, or lead everything aside.
     pub fn can(&self, action: LineAction) -> bool {
         match (self, action) {
-            (Settings::Modbus(modbus), LineAction::StopLine) => modbus.stop_line.is_some(),
-            (Settings::Modbus(modbus), LineAction::Divert) => modbus.divert.is_some(),
-            (Settings::Mqtt(_) | Settings::Webhook(_), _) => true,
-            (Settings::Log {}, _) => false,
+            (OutputSettings::Modbus(modbus), LineAction::StopLine) => modbus.stop_line.is_some(),
+            (OutputSettings::Modbus(modbus), LineAction::Divert) => modbus.divert.is_some(),
+            (OutputSettings::Mqtt(_) | OutputSettings::Webhook(_), _) => true,
+            (OutputSettings::Log {}, _) => false,
         }
     }
 
@@ -109,10 +109,10 @@ impl Settings {
     /// What the gate lacks.
     pub fn check(&self, target: &Target) -> Result<(), String> {
         match self {
-            Settings::Modbus(modbus) => modbus.check(target),
-            Settings::Mqtt(mqtt) => mqtt.check(),
-            Settings::Webhook(webhook) => webhook.check(),
-            Settings::Log {} => Ok(()),
+            OutputSettings::Modbus(modbus) => modbus.check(target),
+            OutputSettings::Mqtt(mqtt) => mqtt.check(),
+            OutputSettings::Webhook(webhook) => webhook.check(),
+            OutputSettings::Log {} => Ok(()),
         }
     }
 }
@@ -151,7 +151,7 @@ impl Subject {
 
 /// Move a gate now.
 #[derive(Clone, Debug)]
-pub struct Command {
+pub struct EjectorCommand {
     /// Counts the commands since the service started; its report carries it.
     pub id: u64,
     /// What moves the gate.
@@ -166,7 +166,7 @@ pub struct Command {
 
 /// How a command went.
 #[derive(Clone, Debug)]
-pub struct Report {
+pub struct CommandReport {
     /// The command's.
     pub id: u64,
     /// Index of the output in the configuration.
@@ -177,11 +177,11 @@ pub struct Report {
     pub result: Result<(), String>,
 }
 
-/// What outputs tell.
+/// What an output tells about the line and its own commands.
 #[derive(Clone, Debug)]
-pub enum Told {
+pub enum OutputNotice {
     /// How a command went.
-    Report(Report),
+    Report(CommandReport),
     /// The sensor after this gate saw an item.
     Pulse {
         /// Name of the gate, as the other side says it.
@@ -207,7 +207,7 @@ pub enum Told {
 
 /// A gate with a sensor after it.
 #[derive(Clone, Debug)]
-pub struct Sensing {
+pub struct SensedGate {
     /// Name of the gate.
     pub gate: Arc<str>,
     /// Modbus: the sensor's discrete input.
@@ -233,10 +233,10 @@ impl LineAction {
     }
 }
 
-/// How often the line was asked: counts that only rise, so that no full queue loses a request, and an output whose
-/// connection was broken makes it good.
+/// How often the line was asked to stop or to lead everything aside: counts that only rise, so that no full queue loses
+/// a request, and an output whose connection was broken makes it good.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Asked {
+pub struct LineRequests {
     /// Times the line was to stop.
     pub stop: u64,
     /// Times everything was to be led aside.
@@ -251,12 +251,12 @@ struct Outlet {
     index: usize,
     /// Tells the commands of this run of the service from those of another.
     boot: i64,
-    output: Settings,
-    asked: watch::Receiver<Asked>,
-    /// How much of that was acknowledged.
-    done: Asked,
-    sensing: Vec<Sensing>,
-    tell: Arc<dyn Fn(Told) + Send + Sync>,
+    output: OutputSettings,
+    requests: watch::Receiver<LineRequests>,
+    /// How many of them the other side has acknowledged.
+    acknowledged: LineRequests,
+    sensed: Vec<SensedGate>,
+    notify: Arc<dyn Fn(OutputNotice) + Send + Sync>,
     metrics: Metrics,
 }
 
@@ -271,8 +271,8 @@ impl Outlet {
         self.metrics.output_reconnects.with_label_values(&[self.output.name()]).inc();
     }
 
-    /// A command in words: an id that no other command ever has, the item, and until when to act.
-    fn message(&self, command: &Command) -> Result<Value, String> {
+    /// A command as a message: an id that no other command ever has, the item, and until when to act.
+    fn message(&self, command: &EjectorCommand) -> Result<Value, String> {
         let left = command.give_up.saturating_duration_since(Instant::now());
         let expires = (OffsetDateTime::now_utc() + left).format(&Rfc3339).map_err(|e| e.to_string())?;
         let mut message = serde_json::to_value(&*command.subject).map_err(|e| e.to_string())?;
@@ -282,21 +282,20 @@ impl Outlet {
         Ok(message)
     }
 
-    /// What was asked of the line and is not acknowledged, and how many times in all: a stop
-    /// first.
+    /// What was asked of the line and is not acknowledged, and how many times in all: a stop first.
     fn open(&self) -> Option<(LineAction, u64)> {
-        let asked = self.asked.borrow();
-        let open =
-            [(LineAction::StopLine, asked.stop, self.done.stop), (LineAction::Divert, asked.divert, self.done.divert)];
-        let mut open = open.into_iter().filter(|(action, asked, done)| asked > done && self.output.can(*action));
+        let (requests, done) = (self.requests.borrow(), &self.acknowledged);
+        let counts =
+            [(LineAction::StopLine, requests.stop, done.stop), (LineAction::Divert, requests.divert, done.divert)];
+        let mut open = counts.into_iter().filter(|(action, asked, done)| asked > done && self.output.can(*action));
         open.next().map(|(action, asked, _)| (action, asked))
     }
 
     /// The other side has acknowledged the first `upto` requests.
     fn acknowledge(&mut self, action: LineAction, upto: u64) {
         let done = match action {
-            LineAction::StopLine => &mut self.done.stop,
-            LineAction::Divert => &mut self.done.divert,
+            LineAction::StopLine => &mut self.acknowledged.stop,
+            LineAction::Divert => &mut self.acknowledged.divert,
         };
         let more = upto.saturating_sub(*done);
         *done = upto;
@@ -304,26 +303,26 @@ impl Outlet {
     }
 
     fn report(&self, id: u64, result: Result<(), String>) {
-        (self.tell)(Told::Report(Report { id, output: self.index, at: Instant::now(), result }));
+        (self.notify)(OutputNotice::Report(CommandReport { id, output: self.index, at: Instant::now(), result }));
     }
 }
 
 /// Starts all outputs on a thread that runs until `stop`; returns where each takes its commands. `on_start` is called on
-/// the thread; `tell` must be quick.
+/// the thread; `notify` must be quick.
 ///
 /// # Errors
 /// A password, secret or certificate that can't be read; the system's, when no thread can be started.
 pub fn start(
-    outputs: Vec<Settings>,
-    sensing: Vec<Sensing>,
-    asked: &watch::Receiver<Asked>,
-    tell: impl Fn(Told) + Send + Sync + 'static,
+    outputs: Vec<OutputSettings>,
+    sensed: Vec<SensedGate>,
+    requests: &watch::Receiver<LineRequests>,
+    notify: impl Fn(OutputNotice) + Send + Sync + 'static,
     metrics: &Metrics,
     on_start: fn(),
     stop: CancellationToken,
-) -> io::Result<(Vec<mpsc::Sender<Command>>, JoinHandle<()>)> {
+) -> io::Result<(Vec<mpsc::Sender<EjectorCommand>>, JoinHandle<()>)> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let tell: Arc<dyn Fn(Told) + Send + Sync> = Arc::new(tell);
+    let notify: Arc<dyn Fn(OutputNotice) + Send + Sync> = Arc::new(notify);
     let boot = OffsetDateTime::now_utc().unix_timestamp();
     let mut senders = Vec::new();
     let begin = || {
@@ -335,25 +334,25 @@ pub fn start(
                 index,
                 boot,
                 output: output.clone(),
-                asked: asked.clone(),
-                done: Asked::default(),
-                sensing: sensing.clone(),
-                tell: tell.clone(),
+                requests: requests.clone(),
+                acknowledged: LineRequests::default(),
+                sensed: sensed.clone(),
+                notify: notify.clone(),
                 metrics: metrics.clone(),
             };
             outlet.connected(false);
             tasks.push(match output {
-                Settings::Modbus(modbus) => runtime.spawn(modbus::run(modbus, outlet, commands)),
-                Settings::Mqtt(mqtt) => {
+                OutputSettings::Modbus(modbus) => runtime.spawn(modbus::run(modbus, outlet, commands)),
+                OutputSettings::Mqtt(mqtt) => {
                     let options = mqtt.options().map_err(io::Error::other)?;
                     runtime.spawn(mqtt::run(mqtt, options, outlet, commands))
                 }
-                Settings::Webhook(webhook) => {
+                OutputSettings::Webhook(webhook) => {
                     let secret = webhook.secret().map_err(io::Error::other)?;
                     let client = webhook::client(&webhook).map_err(io::Error::other)?;
-                    runtime.spawn(webhook::run(Hook { settings: webhook, client, secret }, outlet, commands))
+                    runtime.spawn(webhook::run(WebhookSender { settings: webhook, client, secret }, outlet, commands))
                 }
-                Settings::Log {} => runtime.spawn(log::run(outlet, commands)),
+                OutputSettings::Log {} => runtime.spawn(log::run(outlet, commands)),
             });
         }
         Ok(tasks)

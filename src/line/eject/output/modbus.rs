@@ -20,7 +20,7 @@ use tokio_modbus::{
     client::{Context, Reader, Writer, tcp},
 };
 
-use super::{Command, LineAction, Outlet, Target, Told};
+use super::{EjectorCommand, LineAction, Outlet, OutputNotice, Target};
 
 /// Longest pause between two attempts to connect: every item until then is late.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
@@ -89,7 +89,7 @@ impl Modbus {
 }
 
 /// Why an exchange failed.
-enum Failed {
+enum ExchangeError {
     /// The PLC refused; the connection is good.
     Refused(String),
     /// The connection is broken or doubtful.
@@ -113,12 +113,12 @@ struct Plc {
 }
 
 /// Runs until the commands' sender is gone.
-pub(super) async fn run(settings: Modbus, outlet: Outlet, mut commands: mpsc::Receiver<Command>) {
+pub(super) async fn run(settings: Modbus, outlet: Outlet, mut commands: mpsc::Receiver<EjectorCommand>) {
     let mut beat = interval(settings.every);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut poll = interval(settings.poll);
     poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let sensors = outlet.sensing.iter().filter_map(|gate| Some((gate.gate.clone(), gate.input?, true))).collect();
+    let sensors = outlet.sensed.iter().filter_map(|gate| Some((gate.gate.clone(), gate.input?, true))).collect();
     let mut plc = Plc {
         settings,
         outlet,
@@ -135,7 +135,7 @@ pub(super) async fn run(settings: Modbus, outlet: Outlet, mut commands: mpsc::Re
         let connected = plc.context.is_some();
         tokio::select! {
             biased;
-            changed = plc.outlet.asked.changed() => {
+            changed = plc.outlet.requests.changed() => {
                 if changed.is_err() {
                     return;
                 }
@@ -161,7 +161,7 @@ pub(super) async fn run(settings: Modbus, outlet: Outlet, mut commands: mpsc::Re
 
 impl Plc {
     /// Moves a gate, trying again on a new connection until `give_up`.
-    async fn command(&mut self, command: &Command) -> Result<(), String> {
+    async fn command(&mut self, command: &EjectorCommand) -> Result<(), String> {
         let until = Instant::from_std(command.give_up);
         if Instant::now() > until {
             return Err("its moment had passed".into());
@@ -169,8 +169,8 @@ impl Plc {
         loop {
             let why = match self.fire(command, until).await {
                 Ok(()) => return Ok(()),
-                Err(Failed::Refused(why)) => return Err(why),
-                Err(Failed::Lost(why)) => why,
+                Err(ExchangeError::Refused(why)) => return Err(why),
+                Err(ExchangeError::Lost(why)) => why,
             };
             let pause = Duration::from_millis(1);
             if Instant::now() + 2 * pause > until {
@@ -180,12 +180,12 @@ impl Plc {
         }
     }
 
-    async fn fire(&mut self, command: &Command, until: Instant) -> Result<(), Failed> {
+    async fn fire(&mut self, command: &EjectorCommand, until: Instant) -> Result<(), ExchangeError> {
         if let Some(register) = command.target.register {
             let value = self.next_value(register, command.id, until).await?;
             return self.set_register(register, value, until).await;
         }
-        let Some(coil) = command.target.coil else { return Err(Failed::Refused("the gate has no coil".into())) };
+        let Some(coil) = command.target.coil else { return Err(ExchangeError::Refused("the gate has no coil".into())) };
         self.raised.retain(|(_, raised)| *raised != coil);
         // Owed from now on: a write whose answer is lost may have raised it all the same.
         self.raised.push((Instant::now() + self.settings.pulse, coil));
@@ -194,7 +194,7 @@ impl Plc {
 
     /// What to write into a gate's register: the PLC acts on each change, so it is another than what stands there, which
     /// an earlier run of this service may have left; a command that is tried again changes nothing more.
-    async fn next_value(&mut self, register: u16, command: u64, until: Instant) -> Result<u16, Failed> {
+    async fn next_value(&mut self, register: u16, command: u64, until: Instant) -> Result<u16, ExchangeError> {
         let last = match self.registers.get(&register) {
             Some(&(id, value)) if id == command => return Ok(value),
             Some(&(_, value)) => value,
@@ -214,7 +214,7 @@ impl Plc {
             }
             match self.set_coil(coil, false, now + ANSWER).await {
                 Ok(()) => self.raised.retain(|(_, raised)| *raised != coil),
-                Err(Failed::Lost(why) | Failed::Refused(why)) => {
+                Err(ExchangeError::Lost(why) | ExchangeError::Refused(why)) => {
                     tracing::error!("coil {coil} could not be lowered: {why}");
                     // Not at once again: commands come first.
                     self.raised.iter_mut().filter(|(_, c)| *c == coil).for_each(|(at, _)| *at = now + ANSWER);
@@ -233,7 +233,7 @@ impl Plc {
             let Some(coil) = coil else { return true }; // never open
             match self.set_coil(coil, true, Instant::now() + ANSWER).await {
                 Ok(()) => self.outlet.acknowledge(action, upto),
-                Err(Failed::Lost(why) | Failed::Refused(why)) => {
+                Err(ExchangeError::Lost(why) | ExchangeError::Refused(why)) => {
                     tracing::error!("{} is not acknowledged: {why}", action.name());
                     return false;
                 }
@@ -252,16 +252,17 @@ impl Plc {
         }
         let (register, until) = (self.settings.heartbeat, Instant::now() + ANSWER);
         self.beats = self.beats.wrapping_add(1);
-        if let Err(Failed::Refused(why)) = self.set_register(register, self.beats, until).await {
+        if let Err(ExchangeError::Refused(why)) = self.set_register(register, self.beats, until).await {
             tracing::error!("the heartbeat was refused: {why}");
         }
         if let Some(speed) = self.read_input("belt's speed", self.settings.speed).await {
-            let told = Told::Speed { metres_per_second: f64::from(speed) / 1e3, at: std::time::Instant::now() };
-            (self.outlet.tell)(told);
+            let notice =
+                OutputNotice::Speed { metres_per_second: f64::from(speed) / 1e3, at: std::time::Instant::now() };
+            (self.outlet.notify)(notice);
         }
         if let Some(lot) = self.read_input("lot", self.settings.lot).await {
             let name = if lot == 0 { String::new() } else { lot.to_string() };
-            (self.outlet.tell)(Told::Lot { name, by: "modbus" });
+            (self.outlet.notify)(OutputNotice::Lot { name, by: "modbus" });
         }
     }
 
@@ -277,7 +278,7 @@ impl Plc {
                 true
             }))
         });
-        if let Err(Failed::Refused(why)) = read.await {
+        if let Err(ExchangeError::Refused(why)) = read.await {
             tracing::error!("the {what} can't be read: {why}");
         }
         value
@@ -297,18 +298,18 @@ impl Plc {
             });
             match read.await {
                 Ok(()) => {}
-                Err(Failed::Refused(why)) => tracing::error!("the sensor of gate {gate} can't be read: {why}"),
-                Err(Failed::Lost(_)) => return,
+                Err(ExchangeError::Refused(why)) => tracing::error!("the sensor of gate {gate} can't be read: {why}"),
+                Err(ExchangeError::Lost(_)) => return,
             }
             let Some(is) = is else { continue };
             self.sensors[i].2 = is;
             if is && !was {
-                (self.outlet.tell)(Told::Pulse { gate: gate.to_string(), at: std::time::Instant::now() });
+                (self.outlet.notify)(OutputNotice::Pulse { gate: gate.to_string(), at: std::time::Instant::now() });
             }
         }
     }
 
-    async fn set_coil(&mut self, coil: u16, on: bool, until: Instant) -> Result<(), Failed> {
+    async fn set_coil(&mut self, coil: u16, on: bool, until: Instant) -> Result<(), ExchangeError> {
         self.exchange(until, async move |context| {
             let written = context.write_single_coil(coil, on).await?;
             let read = context.read_coils(coil, 1).await?;
@@ -317,7 +318,7 @@ impl Plc {
         .await
     }
 
-    async fn read_register(&mut self, register: u16, until: Instant) -> Result<u16, Failed> {
+    async fn read_register(&mut self, register: u16, until: Instant) -> Result<u16, ExchangeError> {
         let mut value = 0;
         let talk = async |context: &mut Context| {
             let read = context.read_holding_registers(register, 1).await?;
@@ -327,7 +328,7 @@ impl Plc {
         Ok(value)
     }
 
-    async fn set_register(&mut self, register: u16, value: u16, until: Instant) -> Result<(), Failed> {
+    async fn set_register(&mut self, register: u16, value: u16, until: Instant) -> Result<(), ExchangeError> {
         self.exchange(until, async move |context| {
             let written = context.write_single_register(register, value).await?;
             let read = context.read_holding_registers(register, 1).await?;
@@ -341,10 +342,10 @@ impl Plc {
         &mut self,
         until: Instant,
         talk: impl AsyncFnOnce(&mut Context) -> Result<Result<bool, tokio_modbus::ExceptionCode>, tokio_modbus::Error>,
-    ) -> Result<(), Failed> {
+    ) -> Result<(), ExchangeError> {
         let mut context = match self.context.take() {
             Some(context) => context,
-            None => self.connect(until).await.map_err(Failed::Lost)?,
+            None => self.connect(until).await.map_err(ExchangeError::Lost)?,
         };
         let sent = Instant::now();
         let answer = {
@@ -359,10 +360,10 @@ impl Plc {
             Ok(Ok(answer)) => {
                 self.context = Some(context);
                 return match answer {
-                    _ if Instant::now() > until => Err(Failed::Refused("the PLC answered too late".into())),
+                    _ if Instant::now() > until => Err(ExchangeError::Refused("the PLC answered too late".into())),
                     Ok(true) => Ok(()),
-                    Ok(false) => Err(Failed::Refused("what was read back is not what was written".into())),
-                    Err(code) => Err(Failed::Refused(format!("the PLC answers {code}"))),
+                    Ok(false) => Err(ExchangeError::Refused("what was read back is not what was written".into())),
+                    Err(code) => Err(ExchangeError::Refused(format!("the PLC answers {code}"))),
                 };
             }
             Ok(Err(e)) => e.to_string(),
@@ -370,7 +371,7 @@ impl Plc {
         };
         tracing::warn!("connection to {} lost: {why}", self.settings.address);
         self.outlet.lost();
-        Err(Failed::Lost(why))
+        Err(ExchangeError::Lost(why))
     }
 
     async fn connect(&mut self, until: Instant) -> Result<Context, String> {

@@ -35,7 +35,7 @@ use serde_json::json;
 use tokio::{sync::mpsc, task::JoinHandle};
 
 use super::{
-    Command, LineAction, Outlet, QUEUE, Told,
+    EjectorCommand, LineAction, Outlet, OutputNotice, QUEUE,
     sparkplug::{self, Sparkplug},
     tls::Tls,
 };
@@ -123,14 +123,14 @@ impl Mqtt {
 }
 
 /// What waits for the broker's acknowledgement.
-enum Sent {
+enum Delivery {
     Command(u64),
     Ask(LineAction, u64),
     State,
 }
 
 /// One connection, from the attempt to its end.
-struct Session {
+struct BrokerSession {
     client: AsyncClient,
     events: mpsc::Receiver<Result<Event, ConnectionError>>,
     poller: JoinHandle<()>,
@@ -138,9 +138,9 @@ struct Session {
     /// Why the session before this one ended.
     before: String,
     /// Handed to the client, in its order, without a packet number yet.
-    queued: VecDeque<Sent>,
+    queued: VecDeque<Delivery>,
     /// By packet number.
-    in_flight: HashMap<u16, Sent>,
+    in_flight: HashMap<u16, Delivery>,
     /// A stop or a divert is on its way.
     asking: bool,
     /// Sparkplug: which birth this session is, whether its certificate is out, and the number of its last message.
@@ -149,7 +149,7 @@ struct Session {
     seq: u8,
 }
 
-impl Session {
+impl BrokerSession {
     /// Connects after `pause`.
     fn start(options: MqttOptions, pause: Duration, birth: u8, before: String) -> Self {
         let (client, mut loop_) = AsyncClient::new(options, QUEUE);
@@ -172,14 +172,14 @@ impl Session {
         Self { client, events, poller, connected, before, queued, in_flight, asking: false, birth, born: false, seq: 0 }
     }
 
-    fn publish(&mut self, sent: Sent, topic: String, retain: bool, payload: String) -> Result<(), String> {
+    fn publish(&mut self, sent: Delivery, topic: String, retain: bool, payload: String) -> Result<(), String> {
         self.publish_at(QoS::AtLeastOnce, sent, topic, retain, payload.into())
     }
 
     fn publish_at(
         &mut self,
         qos: QoS,
-        sent: Sent,
+        sent: Delivery,
         topic: String,
         retain: bool,
         payload: Vec<u8>,
@@ -198,13 +198,13 @@ pub(super) async fn run(
     settings: Mqtt,
     options: MqttOptions,
     mut outlet: Outlet,
-    mut commands: mpsc::Receiver<Command>,
+    mut commands: mpsc::Receiver<EjectorCommand>,
 ) {
     let (mut pause, mut birth, mut before) = (Duration::ZERO, 0u8, "no answer yet".to_owned());
     loop {
         let mut options = options.clone();
         options.set_last_will(settings.will(birth));
-        let mut session = Session::start(options, pause, birth, before.clone());
+        let mut session = BrokerSession::start(options, pause, birth, before.clone());
         birth = birth.wrapping_add(1);
         let why = talk(&settings, &mut outlet, &mut commands, &mut session).await;
         session.poller.abort();
@@ -219,7 +219,7 @@ pub(super) async fn run(
             outlet.connected(false);
         }
         for sent in session.queued.into_iter().chain(session.in_flight.into_values()) {
-            if let Sent::Command(id) = sent {
+            if let Delivery::Command(id) = sent {
                 outlet.report(id, Err(format!("the broker was lost: {why}")));
             }
         }
@@ -232,8 +232,8 @@ pub(super) async fn run(
 async fn talk(
     settings: &Mqtt,
     outlet: &mut Outlet,
-    commands: &mut mpsc::Receiver<Command>,
-    session: &mut Session,
+    commands: &mut mpsc::Receiver<EjectorCommand>,
+    session: &mut BrokerSession,
 ) -> Option<String> {
     let mut closing = false;
     loop {
@@ -248,9 +248,9 @@ async fn talk(
                 Some(Err(e)) => return Some(e.to_string()),
                 Some(Ok(event)) => happened(settings, outlet, session, &event),
             },
-            changed = outlet.asked.changed() => {
+            changed = outlet.requests.changed() => {
                 changed.ok()?;
-                outlet.asked.borrow_and_update();
+                outlet.requests.borrow_and_update();
                 ask_line(settings, outlet, session);
             }
             command = commands.recv(), if !closing => match command {
@@ -263,7 +263,7 @@ async fn talk(
     }
 }
 
-fn happened(settings: &Mqtt, outlet: &mut Outlet, session: &mut Session, event: &Event) {
+fn happened(settings: &Mqtt, outlet: &mut Outlet, session: &mut BrokerSession, event: &Event) {
     match event {
         Event::Incoming(Packet::ConnAck(_)) => {
             tracing::info!("connected to the broker {}", settings.host);
@@ -275,8 +275,8 @@ fn happened(settings: &Mqtt, outlet: &mut Outlet, session: &mut Session, event: 
         }
         Event::Incoming(Packet::Publish(message)) if Some(&message.topic) == settings.lot.as_ref() => {
             match std::str::from_utf8(&message.payload) {
-                Ok(name) => (outlet.tell)(Told::Lot { name: name.trim().to_owned(), by: "mqtt" }),
-                Err(e) => tracing::error!("{}: the lot's name is no text: {e}", message.topic),
+                Ok(name) => (outlet.notify)(OutputNotice::Lot { name: name.trim().to_owned(), by: "mqtt" }),
+                Err(e) => tracing::error!("{}: the lot's name is not text: {e}", message.topic),
             }
         }
         Event::Incoming(Packet::Publish(message)) if !message.retain => {
@@ -290,13 +290,13 @@ fn happened(settings: &Mqtt, outlet: &mut Outlet, session: &mut Session, event: 
         }
         Event::Incoming(Packet::PubAck(ack)) => {
             match session.in_flight.remove(&ack.pkid) {
-                Some(Sent::Command(id)) => outlet.report(id, Ok(())),
-                Some(Sent::Ask(action, upto)) => {
+                Some(Delivery::Command(id)) => outlet.report(id, Ok(())),
+                Some(Delivery::Ask(action, upto)) => {
                     session.asking = false;
                     outlet.acknowledge(action, upto);
                     tell_state(settings, outlet, session);
                 }
-                Some(Sent::State) | None => {}
+                Some(Delivery::State) | None => {}
             }
             ask_line(settings, outlet, session);
         }
@@ -304,8 +304,8 @@ fn happened(settings: &Mqtt, outlet: &mut Outlet, session: &mut Session, event: 
     }
 }
 
-fn listen(settings: &Mqtt, outlet: &Outlet, session: &mut Session) {
-    let confirm = (!outlet.sensing.is_empty()).then(|| format!("{}/confirm/+", settings.topic));
+fn listen(settings: &Mqtt, outlet: &Outlet, session: &mut BrokerSession) {
+    let confirm = (!outlet.sensed.is_empty()).then(|| format!("{}/confirm/+", settings.topic));
     let command = settings.sparkplug.as_ref().map(|node| node.topic("NCMD"));
     for topic in confirm.iter().chain(&command).chain(&settings.speed).chain(&settings.lot) {
         if let Err(e) = session.client.try_subscribe(topic, QoS::AtLeastOnce) {
@@ -314,11 +314,11 @@ fn listen(settings: &Mqtt, outlet: &Outlet, session: &mut Session) {
     }
 }
 
-fn heard(settings: &Mqtt, outlet: &Outlet, session: &mut Session, topic: &str, payload: &[u8]) {
+fn heard(settings: &Mqtt, outlet: &Outlet, session: &mut BrokerSession, topic: &str, payload: &[u8]) {
     let at = Instant::now();
     if Some(topic) == settings.speed.as_deref() {
         let speed = std::str::from_utf8(payload).ok().and_then(|text| text.trim().parse().ok());
-        return (outlet.tell)(Told::Speed { metres_per_second: speed.unwrap_or(f64::NAN), at });
+        return (outlet.notify)(OutputNotice::Speed { metres_per_second: speed.unwrap_or(f64::NAN), at });
     }
     if settings.sparkplug.as_ref().is_some_and(|node| node.topic("NCMD") == topic) {
         if sparkplug::asks_rebirth(payload) {
@@ -329,45 +329,45 @@ fn heard(settings: &Mqtt, outlet: &Outlet, session: &mut Session, topic: &str, p
     }
     let rest = topic.strip_prefix(settings.topic.as_str());
     if let Some(gate) = rest.and_then(|rest| rest.strip_prefix("/confirm/")) {
-        (outlet.tell)(Told::Pulse { gate: gate.into(), at });
+        (outlet.notify)(OutputNotice::Pulse { gate: gate.into(), at });
     }
 }
 
-fn fire(settings: &Mqtt, outlet: &Outlet, session: &mut Session, command: &Command) -> Result<(), String> {
+fn fire(settings: &Mqtt, outlet: &Outlet, session: &mut BrokerSession, command: &EjectorCommand) -> Result<(), String> {
     let message = outlet.message(command)?;
     let topic = format!("{}/eject/{}", settings.topic, command.subject.gate);
-    session.publish(Sent::Command(command.id), topic, false, message.to_string())
+    session.publish(Delivery::Command(command.id), topic, false, message.to_string())
 }
 
-fn ask_line(settings: &Mqtt, outlet: &mut Outlet, session: &mut Session) {
+fn ask_line(settings: &Mqtt, outlet: &mut Outlet, session: &mut BrokerSession) {
     let Some((action, upto)) = outlet.open() else { return };
     if session.asking {
         return;
     }
-    let payload = json!({ "times": upto, "why": outlet.asked.borrow().why }).to_string();
+    let payload = json!({ "times": upto, "why": outlet.requests.borrow().why }).to_string();
     let topic = format!("{}/{}", settings.topic, action.name());
-    match session.publish(Sent::Ask(action, upto), topic, false, payload) {
+    match session.publish(Delivery::Ask(action, upto), topic, false, payload) {
         Ok(()) => session.asking = true,
         Err(why) => tracing::error!("{} is not asked yet: {why}", action.name()), // again with the next answer
     }
 }
 
-fn tell_state(settings: &Mqtt, outlet: &Outlet, session: &mut Session) {
-    let asked = outlet.asked.borrow().clone();
+fn tell_state(settings: &Mqtt, outlet: &Outlet, session: &mut BrokerSession) {
+    let requests = outlet.requests.borrow().clone();
     if let Some(node) = &settings.sparkplug {
         session.seq = if session.born { session.seq.wrapping_add(1) } else { 0 };
         let (kind, payload) = match std::mem::replace(&mut session.born, true) {
-            false => ("NBIRTH", sparkplug::birth(session.birth, &asked)),
-            true => ("NDATA", sparkplug::data(session.seq, &asked)),
+            false => ("NBIRTH", sparkplug::birth(session.birth, &requests)),
+            true => ("NDATA", sparkplug::data(session.seq, &requests)),
         };
-        if let Err(why) = session.publish_at(QoS::AtMostOnce, Sent::State, node.topic(kind), false, payload) {
+        if let Err(why) = session.publish_at(QoS::AtMostOnce, Delivery::State, node.topic(kind), false, payload) {
             tracing::warn!("the line's state is not told: {why}");
         }
         return;
     }
-    let state = json!({ "online": true, "stops": asked.stop, "diverts": asked.divert, "why": asked.why });
+    let state = json!({ "online": true, "stops": requests.stop, "diverts": requests.divert, "why": requests.why });
     let topic = format!("{}/state", settings.topic);
-    if let Err(why) = session.publish(Sent::State, topic, true, state.to_string()) {
+    if let Err(why) = session.publish(Delivery::State, topic, true, state.to_string()) {
         tracing::warn!("the line's state is not told: {why}");
     }
 }

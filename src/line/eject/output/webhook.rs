@@ -23,7 +23,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Command, Outlet, tls::Tls};
+use super::{EjectorCommand, Outlet, tls::Tls};
 
 /// One attempt may take this long.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -48,7 +48,7 @@ impl Webhook {
     pub(super) fn check(&self) -> Result<(), String> {
         let address = self.url.parse::<Uri>().ok().filter(|url| url.host().is_some());
         if !address.is_some_and(|url| matches!(url.scheme_str(), Some("http" | "https"))) {
-            return Err(format!("webhook: {} is no http:// or https:// address", self.url));
+            return Err(format!("webhook: {} is not an http:// or https:// address", self.url));
         }
         self.tls.check().map_err(|why| format!("webhook: {why}"))
     }
@@ -75,14 +75,14 @@ pub(super) fn client(settings: &Webhook) -> Result<Client, String> {
 }
 
 /// Where requests go, and what signs them.
-pub(super) struct Hook {
+pub(super) struct WebhookSender {
     pub settings: Webhook,
     pub client: Client,
     pub secret: Vec<u8>,
 }
 
 /// Runs until the commands' sender is gone and what was asked of the line is acknowledged.
-pub(super) async fn run(hook: Hook, outlet: Outlet, mut commands: mpsc::Receiver<Command>) {
+pub(super) async fn run(hook: WebhookSender, outlet: Outlet, mut commands: mpsc::Receiver<EjectorCommand>) {
     let closing = CancellationToken::new();
     let deliver_all = async {
         while let Some(command) = commands.recv().await {
@@ -99,31 +99,31 @@ pub(super) async fn run(hook: Hook, outlet: Outlet, mut commands: mpsc::Receiver
     tokio::join!(deliver_all, hook.ask_line(outlet.clone(), &closing));
 }
 
-impl Hook {
+impl WebhookSender {
     /// Passes on what is asked of the line until it is acknowledged; returns when nothing is open while `closing`.
     async fn ask_line(&self, mut outlet: Outlet, closing: &CancellationToken) {
         let mut pause = PAUSES[0];
         loop {
-            outlet.asked.borrow_and_update();
+            outlet.requests.borrow_and_update();
             let Some((action, upto)) = outlet.open() else {
                 pause = PAUSES[0];
                 tokio::select! {
                     () = closing.cancelled() => return,
-                    changed = outlet.asked.changed() => match changed {
+                    changed = outlet.requests.changed() => match changed {
                         Ok(()) => continue,
                         Err(_) => return,
                     },
                 }
             };
-            let body = json!({ "event": action.name(), "times": upto, "why": outlet.asked.borrow().why });
+            let body = json!({ "event": action.name(), "times": upto, "why": outlet.requests.borrow().why });
             let id = format!("{}-{}-{upto}", outlet.boot, action.name());
             match self.post(&id, &body).await {
                 Ok(()) => outlet.acknowledge(action, upto),
-                Err(Failed::Refused(why) | Failed::Again(why)) => {
+                Err(PostError::Refused(why) | PostError::Again(why)) => {
                     tracing::error!("{} is not acknowledged: {why}", action.name());
                     outlet.connected(false);
-                    // What is asked anew is not kept waiting.
-                    if let Ok(Err(_)) = timeout(pause, outlet.asked.changed()).await {
+                    // A new request is not kept waiting.
+                    if let Ok(Err(_)) = timeout(pause, outlet.requests.changed()).await {
                         sleep(pause).await;
                     }
                     pause = (pause * 2).min(PAUSES[1]);
@@ -139,8 +139,8 @@ impl Hook {
         loop {
             let why = match timeout_at(until, self.post(id, body)).await {
                 Ok(Ok(())) => return Ok(()),
-                Ok(Err(Failed::Refused(why))) => return Err(why),
-                Ok(Err(Failed::Again(why))) => why,
+                Ok(Err(PostError::Refused(why))) => return Err(why),
+                Ok(Err(PostError::Again(why))) => why,
                 Err(_) => return Err("no answer in time".into()),
             };
             if Instant::now() + pause >= until {
@@ -152,7 +152,7 @@ impl Hook {
     }
 
     /// One attempt.
-    async fn post(&self, id: &str, body: &Value) -> Result<(), Failed> {
+    async fn post(&self, id: &str, body: &Value) -> Result<(), PostError> {
         let body = body.to_string();
         let seconds = OffsetDateTime::now_utc().unix_timestamp();
         let signature = hmac_sha256(&self.secret, format!("{seconds}.{body}").as_bytes());
@@ -164,23 +164,24 @@ impl Hook {
             .header("Beltsight-Id", id)
             .header("Beltsight-Signature", format!("t={seconds},v1={signature}"))
             .body(Full::from(body))
-            .map_err(|e| Failed::Refused(e.to_string()))?;
+            .map_err(|e| PostError::Refused(e.to_string()))?;
         // The answer's body is never read: its status says all.
         let status = match timeout(ANSWER, self.client.request(request)).await {
             Ok(Ok(answer)) => answer.status(),
-            Ok(Err(e)) => return Err(Failed::Again(in_full(&e))),
-            Err(_) => return Err(Failed::Again("the webhook does not answer".into())),
+            Ok(Err(e)) => return Err(PostError::Again(in_full(&e))),
+            Err(_) => return Err(PostError::Again("the webhook does not answer".into())),
         };
         if status.is_success() {
             return Ok(());
         }
         let why = format!("the webhook answers {status}");
         let again = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS].contains(&status);
-        Err(if again || status.is_server_error() { Failed::Again(why) } else { Failed::Refused(why) })
+        Err(if again || status.is_server_error() { PostError::Again(why) } else { PostError::Refused(why) })
     }
 }
 
-enum Failed {
+/// Why one attempt failed.
+enum PostError {
     /// Another attempt would meet the same answer.
     Refused(String),
     /// It may go better next time.
@@ -221,7 +222,7 @@ mod tests {
     use crate::{
         domain::Action,
         line::{
-            eject::output::{Asked, Settings, Subject, Target},
+            eject::output::{LineRequests, OutputSettings, Subject, Target},
             verdict::tests::verdict,
         },
         metrics::Metrics,
@@ -254,28 +255,28 @@ mod tests {
             tls: Tls::default(),
             secret_file: PathBuf::new(),
         };
-        let (asking, asked) = tokio::sync::watch::channel(Asked::default());
+        let (asking, requests) = tokio::sync::watch::channel(LineRequests::default());
         let metrics = Metrics::new().unwrap();
         let outlet = Outlet {
             index: 0,
             boot: 0,
-            output: Settings::Webhook(settings.clone()),
-            asked,
-            done: Asked::default(),
-            sensing: Vec::new(),
-            tell: Arc::new(|_| ()),
+            output: OutputSettings::Webhook(settings.clone()),
+            requests,
+            acknowledged: LineRequests::default(),
+            sensed: Vec::new(),
+            notify: Arc::new(|_| ()),
             metrics: metrics.clone(),
         };
         let (commands, received) = mpsc::channel(1);
-        let hook = Hook { client: client(&settings).unwrap(), settings, secret: vec![7; 16] };
+        let hook = WebhookSender { client: client(&settings).unwrap(), settings, secret: vec![7; 16] };
         let running = tokio::spawn(run(hook, outlet, received));
         let due = std::time::Instant::now();
         let target = Target { coil: None, register: None };
         let subject = Arc::new(Subject::new("out".into(), &verdict(Action::Reject)));
-        let command = Command { id: 1, target, due, give_up: due + Duration::from_secs(20), subject };
+        let command = EjectorCommand { id: 1, target, due, give_up: due + Duration::from_secs(20), subject };
         commands.send(command).await.unwrap();
         sleep(Duration::from_millis(200)).await;
-        asking.send_modify(|asked| asked.stop = 1);
+        asking.send_modify(|requests| requests.stop = 1);
         let taken = metrics.line_acknowledged.with_label_values(&["webhook", "stop_line"]);
         while taken.get() == 0 {
             assert!(due.elapsed() < Duration::from_secs(10), "the stop waits behind the command");

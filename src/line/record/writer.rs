@@ -1,0 +1,102 @@
+//! The recording task: takes verdicts and events from their queues and commits them.
+//!
+//! Invariant: a verdict is sent on only after its commit.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{broadcast, mpsc},
+    time::{MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{QueuedVerdict, frames::keep_frames, losses::RecordLosses, preface::Preface, retry::StoreRetry};
+use crate::{
+    domain::Verdict,
+    metrics::Metrics,
+    store::{Event, Store},
+};
+
+/// Most verdicts in one transaction.
+const BATCH: usize = 256;
+/// How often a gap that goes on is told.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
+/// Writes verdicts in batches, each in one transaction; committed ones go to `recorded`. After `stop` it writes what waits
+/// and ends.
+pub(super) async fn write_verdicts(
+    mut records: mpsc::Receiver<QueuedVerdict>,
+    store: Store,
+    losses: RecordLosses,
+    metrics: Metrics,
+    recorded: broadcast::Sender<Arc<Verdict>>,
+    stop: CancellationToken,
+) {
+    let mut batch = Vec::with_capacity(BATCH);
+    let mut preface = Preface::new();
+    let mut retry = StoreRetry::new(metrics.clone(), stop.clone());
+    let mut ticks = interval(TELL_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            taken = records.recv_many(&mut batch, BATCH) => if taken == 0 { return },
+            () = stop.cancelled(), if !records.is_closed() => records.close(), // no new ones; what waits is written
+            _ = ticks.tick() => losses.tell(&store).await,
+        }
+        metrics.queue_depth.with_label_values(&["record"]).set(records.len() as i64);
+        if batch.is_empty() {
+            continue;
+        }
+        let events = preface.events_before(&mut batch);
+        let verdicts = keep_frames(batch.drain(..), &store, &losses, &metrics).await;
+        let commit = || async {
+            let timer = metrics.store_seconds.start_timer();
+            let outcome = store.insert_after(&events, &verdicts).await;
+            timer.observe_duration();
+            outcome
+        };
+        match retry.until_done(commit).await {
+            Ok((ids, failures)) => {
+                metrics.recorded.inc_by(ids.len() as u64);
+                for (verdict, id) in verdicts.into_iter().zip(ids) {
+                    // Fails only while nobody listens.
+                    let _ = recorded.send(Arc::new(Verdict { id, ..verdict }));
+                }
+                if failures > 0 {
+                    losses.tell(&store).await; // the store is back
+                }
+            }
+            Err(e) => {
+                tracing::error!("{} verdicts are lost: {e}", verdicts.len());
+                losses.verdicts(verdicts.len());
+                preface.forget_model();
+            }
+        }
+    }
+}
+
+/// Writes events one by one. After `stop` it writes what waits and ends.
+pub(super) async fn write_events(
+    mut events: mpsc::Receiver<Event>,
+    store: Store,
+    losses: RecordLosses,
+    metrics: Metrics,
+    stop: CancellationToken,
+) {
+    let mut retry = StoreRetry::new(metrics, stop.clone());
+    loop {
+        let event = tokio::select! {
+            biased;
+            event = events.recv() => match event { Some(event) => event, None => return },
+            () = stop.cancelled(), if !events.is_closed() => {
+                events.close();
+                continue;
+            }
+        };
+        if let Err(e) = retry.until_done(|| store.append(event.clone())).await {
+            tracing::error!("an event could not be recorded: {e}: {event:?}");
+            losses.event();
+        }
+    }
+}
