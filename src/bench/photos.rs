@@ -143,14 +143,6 @@ fn part(plan: &Plan) -> Result<Parts> {
     Ok(Parts { start, stream, exam })
 }
 
-fn list(folder: &Path, samples: &[Sample]) -> Result<()> {
-    fs::create_dir_all(folder)?;
-    let mut table = csv::Writer::from_path(folder.join("photos.csv"))?;
-    table.write_record(["file", "class", "split_group"])?;
-    samples.iter().try_for_each(|s| table.write_record([&s.file, &s.class, &s.group]))?;
-    Ok(table.flush()?)
-}
-
 /// Runs the loop.
 ///
 /// # Errors
@@ -159,8 +151,8 @@ pub async fn run(plan: Plan) -> Result<Report> {
     let out = std::path::absolute(&plan.out)?;
     let parts = part(&plan)?;
     let [start, exam] = ["start", "exam"].map(|name| out.join(name));
-    list(&start, &parts.start)?;
-    list(&exam, &parts.exam)?;
+    dataset::write(&start, &parts.start)?;
+    dataset::write(&exam, &parts.exam)?;
     if !out.join("first/model").is_dir() {
         let mut command = learner::command()?;
         command.arg("train").args(&plan.first).args(["--accept", &plan.accept, "--seed", &plan.seed.to_string()]);

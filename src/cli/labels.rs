@@ -174,10 +174,7 @@ mod tests {
     use time::OffsetDateTime;
 
     use super::*;
-    use crate::{
-        domain::{Action, Verdict},
-        line::verdict::tests::verdict,
-    };
+    use crate::domain::{Action, Verdict, testing::verdict};
 
     async fn store(folder: &Path) -> Store {
         let store = Store::open(folder).await.unwrap();

@@ -29,7 +29,8 @@ use super::{
     window::Belt,
 };
 use crate::{
-    domain::{Spread, Verdict},
+    domain::{Spread, Verdict, time::rfc3339_now},
+    files::FolderDraft,
     line::{
         shadow::Shadow,
         swap::{LoadError, Swapper},
@@ -383,7 +384,7 @@ impl Keeper {
         let plan = Plan {
             number: last + 1,
             trigger: trigger.into(),
-            started: now(),
+            started: rfc3339_now(),
             labels,
             store: absolute(&parts.folder)?,
             incumbent: absolute(&parts.registry.root.join(&parts.swapper.infer.card().version))?,
@@ -590,7 +591,7 @@ impl Keeper {
     fn end(&mut self, folder: &Folder, end: End, why: String, ruling: Option<Ruling>) {
         tracing::info!(round = folder.number, end = end.name(), "the round is over: {why}");
         self.parts.metrics.rounds.with_label_values(&[end.name()]).inc();
-        let outcome = Outcome { end, why, at: now(), ruling };
+        let outcome = Outcome { end, why, at: rfc3339_now(), ruling };
         if let Err(e) = folder.write("outcome.json", &outcome) {
             tracing::error!("round {} can't be closed now: {e}", folder.number); // a restart would go on with it
             self.unwritten.push((folder.clone(), outcome));
@@ -659,18 +660,12 @@ enum TakeOverError {
 
 /// Copies a model folder to `root/version`; it appears there whole or not at all.
 fn install(from: &std::path::Path, root: &std::path::Path, version: &str) -> io::Result<()> {
-    let new = tempfile::Builder::new().prefix(".").tempdir_in(root)?;
+    let draft = FolderDraft::begin(&root.join(version))?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;
-        fs::copy(entry.path(), new.path().join(entry.file_name()))?;
+        fs::copy(entry.path(), draft.path().join(entry.file_name()))?;
     }
-    let target = root.join(version);
-    let _ = fs::remove_dir_all(&target); // of a take-over that broke off before the registry named it
-    fs::rename(new.keep(), target)
-}
-
-fn now() -> String {
-    OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default() // now can always be written
+    draft.replace() // what is there is left of a take-over that broke off before the registry named it
 }
 
 #[cfg(test)]

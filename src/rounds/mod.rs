@@ -29,7 +29,10 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::rounds::gate::{Limits, Ruling};
+use crate::{
+    files,
+    rounds::gate::{Limits, Ruling},
+};
 
 /// Exit status of `beltsight round` when it can go on by being run again (EX_TEMPFAIL of sysexits.h).
 pub const AGAIN: u8 = 75;
@@ -303,17 +306,14 @@ impl Folder {
     /// The system's.
     pub fn write<T: Serialize>(&self, file: &str, content: &T) -> io::Result<()> {
         fs::create_dir_all(&self.path)?;
-        let new = tempfile::NamedTempFile::new_in(&self.path)?;
-        serde_json::to_writer_pretty(&new, content)?;
-        new.as_file().sync_all()?;
-        new.persist(self.path.join(file)).map(drop).map_err(|e| e.error)
+        files::write(&self.path.join(file), &serde_json::to_vec_pretty(content)?)
     }
 
     /// How long ago something in it was written; 0 when that can't be told.
     pub fn still_for(&self) -> Duration {
         let runs = [self.path.clone(), self.teacher(), self.path.join(self.version())];
-        let files = runs.iter().filter_map(|run| fs::read_dir(run).ok()).flatten().flatten();
-        let ages = files.filter_map(|file| file.metadata().ok()?.modified().ok()?.elapsed().ok());
+        let entries = runs.iter().filter_map(|run| fs::read_dir(run).ok()).flatten().flatten();
+        let ages = entries.filter_map(|file| file.metadata().ok()?.modified().ok()?.elapsed().ok());
         ages.min().unwrap_or_default()
     }
 

@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::{Folder, Plan};
 use crate::{
     domain::hash::sha256,
+    files::FolderDraft,
     picture::dataset::{self, Dataset, Sample},
     rounds::{
         exam, gate, learner,
@@ -109,16 +110,11 @@ fn absolute(root: &Path, data: Dataset) -> Result<Vec<Sample>> {
 
 /// Writes `folder/name/photos.csv`, whole or not at all.
 fn list(folder: &Path, name: &str, samples: &[Sample]) -> Result<()> {
-    let new = tempfile::tempdir_in(folder)?;
-    let mut table = csv::Writer::from_path(new.path().join("photos.csv"))?;
-    table.write_record(["file", "class", "split_group"])?;
-    for sample in samples {
-        table.write_record([&sample.file, &sample.class, &sample.group])?;
-    }
-    table.flush()?;
     let target = folder.join(name);
-    let _ = fs::remove_dir_all(&target); // left by a run that was killed between the two lists
-    fs::rename(new.keep(), &target).with_context(|| target.display().to_string())
+    let draft = FolderDraft::begin(&target)?;
+    dataset::write(draft.path(), samples)?;
+    // What is there is left by a run that was killed between the two lists.
+    draft.replace().with_context(|| target.display().to_string())
 }
 
 /// Runs `beltsight-learn what words` until `out/model` is there.

@@ -11,9 +11,10 @@ use std::{
 use tokio::task::spawn_blocking;
 
 use crate::{
-    domain::{Source, Verdict, hash::sha256},
+    domain::{Verdict, hash::sha256},
+    files::FolderDraft,
     picture::{
-        dataset::{self, DataError},
+        dataset::{self, DataError, Sample},
         pixels::{self, PixelError},
     },
     store::{Consensus, ItemPage, LabeledItem, MAX_PAGE, Store, StoreError, consensus},
@@ -90,31 +91,24 @@ pub async fn snapshot(store: &Store, folder: &Path, limits: Limits) -> Result<Sn
     if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(SnapshotError::Taken(folder.into()));
     }
-    let partial = folder.with_added_extension("partial");
-    let _ = fs::remove_dir_all(&partial); // of a run that was broken off
-    let written = write(store, &partial, limits).await;
-    let finished = written.and_then(|snapshot| {
-        let _ = fs::remove_dir(folder); // an empty one is in the way
-        fs::rename(&partial, folder).map_err(at(folder))?;
-        Ok(snapshot)
-    });
-    if finished.is_err() {
-        let _ = fs::remove_dir_all(&partial);
-    }
-    finished
+    let draft = FolderDraft::begin(folder).map_err(at(folder))?;
+    let written = write(store, draft.path(), limits).await?;
+    // Flushing thousands of pictures takes seconds.
+    spawn_blocking(move || draft.publish()).await.unwrap_or_else(|e| Err(io::Error::other(e))).map_err(at(folder))?;
+    Ok(written)
 }
 
 async fn write(store: &Store, folder: &Path, limits: Limits) -> Result<Snapshot, SnapshotError> {
     let mut looks: Vec<(String, Look)> = Vec::new();
-    let mut rows = Vec::new();
+    let mut samples = Vec::new();
     let (mut duplicates, mut unsettled, mut missing) = (0, 0, 0);
     let mut page = ItemPage { limit: MAX_PAGE, labeled: Some(true), ..ItemPage::default() };
-    while rows.len() < limits.labeled {
+    while samples.len() < limits.labeled {
         let items = store.items(&page).await?;
         let Some(last) = items.last() else { break };
         page.before = Some(last.verdict.id);
         for LabeledItem { verdict, labels } in items {
-            if rows.len() == limits.labeled {
+            if samples.len() == limits.labeled {
                 break;
             }
             let Some(Consensus::Class(class)) = consensus(&labels) else {
@@ -131,15 +125,15 @@ async fn write(store: &Store, folder: &Path, limits: Limits) -> Result<Snapshot,
             }
             let file = keep(folder, "labeled", verdict.id, &still)?;
             looks.push((class.clone(), still.look));
-            rows.push([file, class, group(&verdict)]);
+            samples.push(Sample { file, class, group: verdict.group() });
         }
     }
-    if rows.is_empty() {
+    if samples.is_empty() {
         return Err(SnapshotError::NoLabels);
     }
-    rows.sort();
-    let labeled = rows.len();
-    list(folder, rows)?;
+    samples.sort_by(|a, b| a.file.cmp(&b.file));
+    let labeled = samples.len();
+    dataset::write(folder, &samples)?;
 
     let mut unlabeled = 0;
     let mut page = ItemPage { limit: MAX_PAGE, labeled: Some(false), ..ItemPage::default() };
@@ -213,28 +207,8 @@ fn keep(folder: &Path, kind: &str, id: i64, still: &Still) -> Result<String, Sna
     Ok(format!("{kind}/{name}"))
 }
 
-fn list(folder: &Path, rows: Vec<[String; 3]>) -> Result<(), SnapshotError> {
-    let path = folder.join("photos.csv");
-    let wrong = |e: csv::Error| SnapshotError::Write { path: path.clone(), error: io::Error::other(e) };
-    let mut list = csv::Writer::from_path(&path).map_err(wrong)?;
-    list.write_record(["file", "class", "split_group"]).map_err(wrong)?;
-    for row in rows {
-        list.write_record(row).map_err(wrong)?;
-    }
-    list.flush().map_err(at(&path))
-}
-
 fn at(path: &Path) -> impl Fn(io::Error) -> SnapshotError {
     move |error| SnapshotError::Write { path: path.into(), error }
-}
-
-/// What belongs together: looks of one track, or of one uploaded picture. Track numbers start anew with the service, so
-/// a group may hold more than one item, never less.
-pub fn group(verdict: &Verdict) -> String {
-    match verdict.source {
-        Source::Belt => format!("{}#{}", verdict.camera, verdict.track),
-        Source::Http => verdict.frame.clone().unwrap_or_default(),
-    }
 }
 
 /// What a picture looks like, in 9 × 9 grays.
@@ -280,8 +254,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        domain::{Action, Picture, Region},
-        line::verdict::tests::verdict,
+        domain::{Action, Picture, Region, Source, testing::verdict},
         store::frame_key,
     };
 

@@ -25,7 +25,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous},
 };
 
-pub use audit::{Deed, rfc3339};
+pub use audit::Deed;
 pub use frames::frame_key;
 use labels::queue;
 pub use labels::{

@@ -186,8 +186,7 @@ impl Store {
 mod tests {
     use super::*;
     use crate::{
-        domain::{Action, Verdict},
-        line::verdict::tests::verdict,
+        domain::{Action, Verdict, testing::verdict},
         store::{Ask, ItemPage, Order, Page, frame_key, verify},
     };
 

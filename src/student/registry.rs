@@ -5,14 +5,16 @@
 
 use std::{
     fs,
-    io::Write as _,
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use crate::student::manifest::{Manifest, ModelError};
+use crate::{
+    domain::time::rfc3339_now,
+    files,
+    student::manifest::{Manifest, ModelError},
+};
 
 /// File name inside the folder of the model folders.
 pub const SERVING: &str = "serving.json";
@@ -159,14 +161,7 @@ impl Registry {
         let path = self.root.join(SERVING);
         let refuse = |why: String| RegistryError::File { path: path.clone(), why };
         let text = serde_json::to_string_pretty(history).map_err(|e| refuse(e.to_string()))?;
-        // Two writers at once each write a file of their own; the later rename wins.
-        let write = || {
-            let mut file = tempfile::NamedTempFile::new_in(&self.root)?;
-            file.write_all(text.as_bytes())?;
-            file.as_file().sync_all()?; // a power cut must not leave an empty file behind the rename
-            file.persist(&path).map_err(|e| e.error)
-        };
-        write().map(drop).map_err(|e: std::io::Error| refuse(e.to_string()))
+        files::write(&path, text.as_bytes()).map_err(|e| refuse(e.to_string()))
     }
 }
 
@@ -179,8 +174,7 @@ fn verify(folder: &Path) -> Result<(), ModelError> {
 }
 
 fn entry(change: Change, version: &str, by: &str, why: &str) -> Entry {
-    let at = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(); // now can always be written
-    Entry { change, version: version.into(), at, by: by.into(), why: why.into() }
+    Entry { change, version: version.into(), at: rfc3339_now(), by: by.into(), why: why.into() }
 }
 
 #[cfg(test)]

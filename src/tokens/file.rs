@@ -3,8 +3,7 @@
 //! Invariant: it is replaced as a whole by one process at a time, so that nobody reads half a file and no change is lost.
 
 use std::{
-    io::Write,
-    os::unix::fs::{MetadataExt, chown},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -14,7 +13,10 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::{Role, hash};
+use crate::files;
 
+/// The first line of the file.
+const HEADING: &str = "# Written by `beltsight tokens`; it holds hashes, the tokens themselves are nowhere.\n";
 /// What every token starts with, so that scanners for leaked secrets know it.
 const PREFIX: &str = "bs_";
 /// Most tokens in a file: each costs every request a comparison.
@@ -168,19 +170,10 @@ fn change<T>(path: &Path, edit: impl FnOnce(&mut Vec<Entry>) -> Result<T, TokenE
     let mut entries = list(path)?;
     let done = edit(&mut entries)?;
     let text = toml::to_string(&File { token: entries }).map_err(|e| failed(std::io::Error::other(e)))?;
-    // Written beside and renamed, so that a running service never reads half a file.
-    let mut new = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
-    new.write_all(b"# Written by `beltsight tokens`; it holds hashes, the tokens themselves are nowhere.\n")
-        .and_then(|()| new.write_all(text.as_bytes()))
-        .and_then(|()| new.as_file().sync_all())
-        .map_err(failed)?;
-    let (owner, ours) = (lock.metadata().map_err(failed)?, new.as_file().metadata().map_err(failed)?);
-    if owner.uid() != ours.uid() {
-        // Root makes tokens for a service that runs as somebody else.
-        chown(new.path(), Some(owner.uid()), Some(owner.gid())).map_err(failed)?;
-    }
-    new.persist(path).map_err(|e| failed(e.error))?;
-    lock.sync_all().map_err(failed)?;
+    let text = format!("{HEADING}{text}");
+    // Root makes tokens for a service that runs as somebody else: the file is the folder's owner's.
+    let owner = lock.metadata().map_err(failed)?;
+    files::write_private(path, text.as_bytes(), (owner.uid(), owner.gid())).map_err(failed)?;
     Ok(done)
 }
 

@@ -305,7 +305,7 @@ pub(in crate::api) fn page_size(limit: Option<u32>) -> Result<u32, ApiError> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::{domain::Action, line::verdict::tests::verdict};
+    use crate::domain::{Action, testing::verdict};
 
     #[test]
     fn what_one_person_has_before_them_is_held_for_two_minutes_and_no_longer() {

@@ -4,8 +4,8 @@ use rand::{RngExt, SeedableRng};
 
 use super::{gate::tests::TEXT, *};
 use crate::{
-    domain::Region,
-    line::{eject::output::Report, verdict::tests::verdict},
+    domain::{Region, testing::verdict},
+    line::eject::output::Report,
 };
 
 const ITEMS: u64 = 500;

@@ -443,8 +443,7 @@ async fn keep_frame(
 mod tests {
     use super::*;
     use crate::{
-        domain::{Action, Picture, Thresholds},
-        line::verdict::tests::verdict,
+        domain::{Action, Picture, Thresholds, testing::verdict},
         store::Page,
     };
 

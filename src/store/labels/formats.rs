@@ -6,7 +6,7 @@
 use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use crate::{rounds::snapshot::group, store::LabeledItem};
+use crate::{domain::time::rfc3339, store::LabeledItem};
 
 /// One label outside the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,10 +35,6 @@ fn wrong(place: String, why: impl ToString) -> Wrong {
     Wrong { place, why: why.to_string() }
 }
 
-fn text(at: OffsetDateTime) -> String {
-    at.format(&Rfc3339).unwrap_or_default() // fails for years past 9999 only
-}
-
 /// Tasks for Label Studio with one annotation a labeler; its labeling configuration is
 /// `<View><Image name="image" value="$image"/><Choices name="class" toName="image">…</Choices></View>`. An annotation
 /// that was cancelled (Label Studio's "skip") means that the labeler could not tell.
@@ -51,7 +47,7 @@ pub fn to_label_studio(items: &[LabeledItem], url: &str) -> Value {
                 json!({
                     "id": label.id,
                     "completed_by": {"email": label.by},
-                    "created_at": text(label.at),
+                    "created_at": rfc3339(label.at),
                     "was_cancelled": label.class.is_none(),
                     "result": label.class.as_deref().map_or(json!([]), choice),
                 })
@@ -126,7 +122,7 @@ pub fn to_csv(items: &[LabeledItem]) -> Result<String, csv::Error> {
         for label in labels {
             let (file, id) = (format!("items/{}.jpg", verdict.id), verdict.id.to_string());
             let class = label.class.as_deref().unwrap_or_default();
-            rows.write_record([&file, class, &group(verdict), &id, &label.by, &text(label.at)])?;
+            rows.write_record([&file, class, &verdict.group(), &id, &label.by, &rfc3339(label.at)])?;
         }
     }
     let bytes = rows.into_inner().map_err(|e| e.into_error())?;

@@ -62,9 +62,8 @@ pub struct Queue {
 /// for what is not a number), + 0.5 for the unsure, + 0.25 for the other rejects, + up to 1 for how far it lies from
 /// what the model was trained on (0 at the training data's middle, 1 from twice its edge on).
 pub fn usefulness(verdict: &Verdict) -> f32 {
-    let probability = |place: usize| verdict.scores.get(place).map_or(0.0, |s| s.probability);
-    let gap = probability(0) - probability(1);
-    let doubt = if gap.is_finite() { 1.0 - gap.clamp(0.0, 1.0) } else { 1.0 };
+    let margin = verdict.margin();
+    let doubt = if margin.is_finite() { 1.0 - margin.clamp(0.0, 1.0) } else { 1.0 };
     let action = match (verdict.decision.action, verdict.decision.reason) {
         (_, Reason::Unsure) | (Action::Divert, _) => 0.5,
         (Action::Reject, _) => 0.25,
@@ -215,10 +214,7 @@ mod tests {
     use time::OffsetDateTime;
 
     use super::*;
-    use crate::{
-        domain::{ClassScore, Decision, Source},
-        line::verdict::tests::verdict,
-    };
+    use crate::domain::{ClassScore, Decision, Source, testing::verdict};
 
     /// A belt item of `class` with probability `p`, a track and frame of its own.
     fn item(id: i64, action: Action, class: &str, p: f32) -> Verdict {

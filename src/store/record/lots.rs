@@ -6,7 +6,7 @@
 use std::sync::atomic::Ordering;
 
 use serde::Serialize;
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use time::OffsetDateTime;
 
 use super::{
     chain::{self, extend, no_head, tail},
@@ -14,7 +14,7 @@ use super::{
     signer::hex,
 };
 use crate::{
-    domain::{Action, Verdict},
+    domain::{Action, Verdict, time::rfc3339},
     store::{Store, StoreError},
 };
 
@@ -304,7 +304,7 @@ impl Store {
             let hash = hex(&hash);
             let Some(number) = id else {
                 let details = String::from_utf8_lossy(&body).into_owned();
-                let time = chain::entry(seq, &details)?.time.format(&Rfc3339).unwrap_or_default();
+                let time = rfc3339(chain::entry(seq, &details)?.time);
                 return Ok(LotEntry { seq, kind: kind.unwrap_or_default(), time, id, verdict: None, details, hash });
             };
             let (details, id) = (String::new(), Some(number));
@@ -315,7 +315,7 @@ impl Store {
             let read: Result<Verdict, _> = serde_json::from_str(&document);
             let unreadable = |e: serde_json::Error| StoreError::Row { id: number, why: e.to_string() };
             let verdict = Verdict { id: number, ..read.map_err(unreadable)? };
-            let time = verdict.time.format(&Rfc3339).unwrap_or_default();
+            let time = rfc3339(verdict.time);
             Ok(LotEntry { seq, kind: "verdict".into(), time, id, verdict: Some(verdict), details, hash })
         };
         rows.into_iter().map(read).collect()

@@ -517,8 +517,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        domain::Action,
-        line::verdict::tests::verdict,
+        domain::{Action, testing::verdict},
         store::{Event, Store},
     };
 

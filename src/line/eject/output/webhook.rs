@@ -219,11 +219,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        domain::Action,
-        line::{
-            eject::output::{Asked, Settings, Subject, Target},
-            verdict::tests::verdict,
-        },
+        domain::{Action, testing::verdict},
+        line::eject::output::{Asked, Settings, Subject, Target},
         metrics::Metrics,
     };
 
