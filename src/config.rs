@@ -55,7 +55,7 @@ pub struct Config {
     /// How people label.
     pub labels: api::LabelSettings,
     /// The learning beside the line.
-    pub rounds: rounds::Settings,
+    pub rounds: rounds::RoundSettings,
 }
 
 /// Where the HTTP API listens.

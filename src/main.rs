@@ -457,7 +457,7 @@ fn run(command: Cmd) -> Result<ExitCode> {
         Cmd::Round { folder } => {
             let number = folder.file_name().and_then(|name| name.to_str()?.parse().ok());
             let number = number.with_context(|| format!("{} is no round's folder", folder.display()))?;
-            let done = rounds::run::run(&rounds::Folder { path: std::path::absolute(folder)?, number });
+            let done = rounds::run::run(&rounds::RoundFolder { path: std::path::absolute(folder)?, number });
             if let Err(e) = &done
                 && e.is::<rounds::run::Killed>()
             {

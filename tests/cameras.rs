@@ -104,7 +104,7 @@ fn jpeg(shade: u8) -> Vec<u8> {
 /// The shade in the middle of a frame.
 fn shade(frame: &Frame) -> u8 {
     match &frame.raw {
-        Raw::Jpeg(bytes) => pixels::decode(bytes, pixels::Limits::default()).unwrap().at(32, 24)[0],
+        Raw::Jpeg(bytes) => pixels::decode(bytes, pixels::PixelLimits::default()).unwrap().at(32, 24)[0],
         Raw::Rgb(picture) => picture.at(picture.width / 2, picture.height / 2)[0],
     }
 }
@@ -440,7 +440,7 @@ async fn two_lines_in_one_service_keep_to_themselves() {
     // Each camera has a picture of its own.
     for (query, size) in [("", (320, 180)), ("?camera=line-1", (320, 180)), ("?camera=line-2", (400, 224))] {
         let jpeg = reqwest::get(format!("{}/live.jpg{query}", service.0.url)).await.unwrap().bytes().await.unwrap();
-        let picture = pixels::decode(&jpeg, pixels::Limits::default()).unwrap();
+        let picture = pixels::decode(&jpeg, pixels::PixelLimits::default()).unwrap();
         assert_eq!((picture.width, picture.height), size, "{query}");
     }
     let answer = reqwest::get(format!("{}/live.jpg?camera=line-3", service.0.url)).await.unwrap();

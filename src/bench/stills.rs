@@ -171,7 +171,7 @@ mod tests {
         for file in files {
             let bytes = fs::read(a.path().join(file)).unwrap();
             assert_eq!(bytes, fs::read(b.path().join(file)).unwrap(), "{file}");
-            let still = pixels::decode(&bytes, pixels::Limits::default()).unwrap();
+            let still = pixels::decode(&bytes, pixels::PixelLimits::default()).unwrap();
             assert_eq!(still.width, still.height, "{file} is a square");
             assert!(still.width >= 110, "{file} shows a fish, not a speck: {}", still.width);
         }

@@ -12,7 +12,7 @@ pub use crate::store::labels::formats::{Said, Wrong, from_csv, from_label_studio
 
 use crate::{
     config::Config,
-    rounds::snapshot::{self, Limits},
+    rounds::snapshot::{self, SnapshotLimits},
     store::{ItemPage, LabeledItem, MAX_PAGE, Store},
     student::{manifest::Manifest, registry::Registry},
 };
@@ -75,7 +75,7 @@ pub async fn run(command: Command, config: &Config) -> Result<()> {
     };
     match command {
         Command::Export { to: Some(folder), labeled, unlabeled, .. } => {
-            let done = snapshot::snapshot(&store, &folder, Limits { labeled, unlabeled }).await?;
+            let done = snapshot::snapshot(&store, &folder, SnapshotLimits { labeled, unlabeled }).await?;
             println!("{} labeled and {} unlabeled pictures, sha256 {}", done.labeled, done.unlabeled, done.sha256);
             println!(
                 "left out: {} near-identical, {} unsettled, {} without a picture",

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     files,
-    picture::pixels::{self, Limits, PixelError},
+    picture::pixels::{self, PixelError, PixelLimits},
 };
 
 /// File name of the list in a data set's folder.
@@ -229,7 +229,7 @@ impl Dataset {
             .map(|sample| {
                 let path = self.root.join(&sample.file);
                 let bytes = fs::read(&path).map_err(|e| DataError::Read { path: path.clone(), why: e.to_string() })?;
-                pixels::decode(&bytes, Limits::default())
+                pixels::decode(&bytes, PixelLimits::default())
                     .and_then(|picture| pixels::fit(&picture, None, side))
                     .map_err(|source| DataError::Picture { path, source })
             })

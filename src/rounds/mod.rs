@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     files,
-    rounds::gate::{Limits, Ruling},
+    rounds::gate::{PromotionGateLimits, PromotionGateRuling},
 };
 
 /// Exit status of `beltsight round` when it can go on by being run again (EX_TEMPFAIL of sysexits.h).
@@ -40,7 +40,7 @@ pub const AGAIN: u8 = 75;
 /// When rounds run and how.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Settings {
+pub struct RoundSettings {
     /// Time between two rounds; 0 runs none by the clock.
     #[serde(with = "humantime_serde")]
     pub every: Duration,
@@ -84,10 +84,10 @@ pub struct Settings {
     #[serde(with = "humantime_serde")]
     pub probation: Duration,
     /// What a candidate must keep to.
-    pub gate: Limits,
+    pub gate: PromotionGateLimits,
 }
 
-impl Default for Settings {
+impl Default for RoundSettings {
     fn default() -> Self {
         let words = |text: &str| text.split(' ').map(String::from).collect();
         Self {
@@ -108,14 +108,14 @@ impl Default for Settings {
             pause: Duration::from_secs(300),
             automatic: true,
             probation: Duration::from_secs(600),
-            gate: Limits::default(),
+            gate: PromotionGateLimits::default(),
         }
     }
 }
 
 /// Everything a round depends on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Plan {
+pub struct RoundPlan {
     /// Counts from 1.
     pub number: u32,
     /// What started it: `schedule`, `labels`, `drift`, or a person's name.
@@ -128,41 +128,42 @@ pub struct Plan {
     pub store: PathBuf,
     /// Model folder of the student that serves.
     pub incumbent: PathBuf,
-    /// As in [`Settings`].
+    /// As in [`RoundSettings`].
     pub train: Vec<String>,
-    /// As in [`Settings`].
+    /// As in [`RoundSettings`].
     pub distill: Vec<String>,
-    /// As in [`Settings`].
+    /// As in [`RoundSettings`].
     pub base: Option<PathBuf>,
-    /// As in [`Settings`].
+    /// As in [`RoundSettings`].
     pub held_out: Option<PathBuf>,
-    /// As in [`Settings`].
+    /// As in [`RoundSettings`].
     pub held_out_share: f64,
-    /// As in [`Settings`].
+    /// As in [`RoundSettings`].
     pub unlabeled: usize,
-    /// As in [`Settings`].
+    /// As in [`RoundSettings`].
     pub memory: u64,
-    /// As in [`Settings`].
-    pub gate: Limits,
+    /// As in [`RoundSettings`].
+    pub gate: PromotionGateLimits,
 }
 
-impl Plan {
+impl RoundPlan {
     /// The stages that the round goes through, in order; a person approves unless it is `automatic`.
-    pub fn steps(&self, automatic: bool) -> Vec<Stage> {
-        let wanted = |stage: &Stage| match stage {
-            Stage::Distill => !self.distill.is_empty(),
-            Stage::Approval => !automatic,
-            Stage::Paused => false,
+    pub fn steps(&self, automatic: bool) -> Vec<RoundStage> {
+        let wanted = |stage: &RoundStage| match stage {
+            RoundStage::Distill => !self.distill.is_empty(),
+            RoundStage::Approval => !automatic,
+            RoundStage::Paused => false,
             _ => true,
         };
-        Stage::ALL.into_iter().filter(wanted).collect()
+        RoundStage::ALL.into_iter().filter(wanted).collect()
     }
 }
 
 /// What a round does at present.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Stage {
+#[schema(as = Stage)]
+pub enum RoundStage {
     /// Freezing the data.
     Snapshot,
     /// Training.
@@ -181,30 +182,30 @@ pub enum Stage {
     Done,
 }
 
-impl Stage {
+impl RoundStage {
     /// All of them, in order.
-    pub const ALL: [Stage; 8] = [
-        Stage::Snapshot,
-        Stage::Train,
-        Stage::Distill,
-        Stage::Examine,
-        Stage::Shadow,
-        Stage::Approval,
-        Stage::Paused,
-        Stage::Done,
+    pub const ALL: [RoundStage; 8] = [
+        RoundStage::Snapshot,
+        RoundStage::Train,
+        RoundStage::Distill,
+        RoundStage::Examine,
+        RoundStage::Shadow,
+        RoundStage::Approval,
+        RoundStage::Paused,
+        RoundStage::Done,
     ];
 
     /// Snake-case name, as in metrics and JSON.
     pub fn name(self) -> &'static str {
         match self {
-            Stage::Snapshot => "snapshot",
-            Stage::Train => "train",
-            Stage::Distill => "distill",
-            Stage::Examine => "examine",
-            Stage::Shadow => "shadow",
-            Stage::Approval => "approval",
-            Stage::Paused => "paused",
-            Stage::Done => "done",
+            RoundStage::Snapshot => "snapshot",
+            RoundStage::Train => "train",
+            RoundStage::Distill => "distill",
+            RoundStage::Examine => "examine",
+            RoundStage::Shadow => "shadow",
+            RoundStage::Approval => "approval",
+            RoundStage::Paused => "paused",
+            RoundStage::Done => "done",
         }
     }
 }
@@ -212,7 +213,8 @@ impl Stage {
 /// How a round ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum End {
+#[schema(as = End)]
+pub enum RoundEnd {
     /// The candidate serves.
     Promoted,
     /// The gate held it.
@@ -223,41 +225,41 @@ pub enum End {
     Failed,
 }
 
-impl End {
+impl RoundEnd {
     /// Snake-case name, as in metrics and JSON.
     pub fn name(self) -> &'static str {
         match self {
-            End::Promoted => "promoted",
-            End::Held => "held",
-            End::Stopped => "stopped",
-            End::Failed => "failed",
+            RoundEnd::Promoted => "promoted",
+            RoundEnd::Held => "held",
+            RoundEnd::Stopped => "stopped",
+            RoundEnd::Failed => "failed",
         }
     }
 }
 
 /// How a round ended and why.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Outcome {
+pub struct RoundOutcome {
     /// How.
-    pub end: End,
+    pub end: RoundEnd,
     /// Why, in words.
     pub why: String,
     /// When (RFC 3339).
     pub at: String,
     /// The ruling with the shadow run, where it came to that.
-    pub ruling: Option<Ruling>,
+    pub ruling: Option<PromotionGateRuling>,
 }
 
 /// A round's folder.
 #[derive(Clone, Debug)]
-pub struct Folder {
+pub struct RoundFolder {
     /// Its path.
     pub path: PathBuf,
     /// Its number.
     pub number: u32,
 }
 
-impl Folder {
+impl RoundFolder {
     /// The folder of round `number` of the store in `store`; need not exist.
     pub fn new(store: &Path, number: u32) -> Self {
         Self { path: store.join("rounds").join(format!("{number:04}")), number }
@@ -318,24 +320,24 @@ impl Folder {
     }
 
     /// What the child does at present, by what it has finished, and how far that is: 0 to 1, where it can be told.
-    pub fn stage(&self) -> (Stage, Option<f64>) {
+    pub fn stage(&self) -> (RoundStage, Option<f64>) {
         if self.path.join("outcome.json").is_file() {
-            return (Stage::Done, None);
+            return (RoundStage::Done, None);
         }
         if self.path.join("ruling.json").is_file() {
-            return (Stage::Shadow, None);
+            return (RoundStage::Shadow, None);
         }
-        let Some(plan) = self.read::<Plan>("plan.json") else { return (Stage::Snapshot, None) };
+        let Some(plan) = self.read::<RoundPlan>("plan.json") else { return (RoundStage::Snapshot, None) };
         if self.candidate().is_dir() {
-            (Stage::Examine, None)
+            (RoundStage::Examine, None)
         } else if !self.path.join("held_out").is_dir() {
-            (Stage::Snapshot, None)
+            (RoundStage::Snapshot, None)
         } else if plan.distill.is_empty() {
-            (Stage::Train, steps(&self.path.join(self.version())))
+            (RoundStage::Train, steps(&self.path.join(self.version())))
         } else if self.teacher().join("model").is_dir() {
-            (Stage::Distill, steps(&self.path.join(self.version())))
+            (RoundStage::Distill, steps(&self.path.join(self.version())))
         } else {
-            (Stage::Train, steps(&self.teacher()))
+            (RoundStage::Train, steps(&self.teacher()))
         }
     }
 }

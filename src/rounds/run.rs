@@ -12,14 +12,14 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{Folder, Plan};
+use super::{RoundFolder, RoundPlan};
 use crate::{
     domain::hash::sha256,
     files::FolderDraft,
     picture::dataset::{self, Dataset, Sample},
     rounds::{
         exam, gate, learner,
-        snapshot::{self, snapshot},
+        snapshot::{self, SnapshotLimits, snapshot},
     },
     store::Store,
     student::manifest::Manifest,
@@ -33,8 +33,9 @@ const MOST_LISTED: usize = 16;
 ///
 /// # Errors
 /// In words.
-pub fn run(folder: &Folder) -> Result<()> {
-    let plan: Plan = folder.read("plan.json").with_context(|| format!("{} holds no plan", folder.path.display()))?;
+pub fn run(folder: &RoundFolder) -> Result<()> {
+    let plan: RoundPlan =
+        folder.read("plan.json").with_context(|| format!("{} holds no plan", folder.path.display()))?;
     if folder.path.join("ruling.json").is_file() {
         return Ok(());
     }
@@ -62,10 +63,10 @@ pub fn run(folder: &Folder) -> Result<()> {
 }
 
 /// Freezes the data: the snapshot, and the lists `train` and `held_out` of its labeled pictures.
-fn freeze(folder: &Folder, plan: &Plan) -> Result<()> {
+fn freeze(folder: &RoundFolder, plan: &RoundPlan) -> Result<()> {
     let frozen = folder.path.join("snapshot");
     if !frozen.is_dir() {
-        let limits = snapshot::Limits { labeled: 100_000, unlabeled: plan.unlabeled };
+        let limits = SnapshotLimits { labeled: 100_000, unlabeled: plan.unlabeled };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let store = Store::open_to_read(&plan.store).await?; // the service writes it
@@ -118,7 +119,7 @@ fn list(folder: &Path, name: &str, samples: &[Sample]) -> Result<()> {
 }
 
 /// Runs `beltsight-learn what words` until `out/model` is there.
-fn learn(folder: &Folder, plan: &Plan, what: &str, words: &[String], accept: &str, out: &Path) -> Result<()> {
+fn learn(folder: &RoundFolder, plan: &RoundPlan, what: &str, words: &[String], accept: &str, out: &Path) -> Result<()> {
     if out.join("model").is_dir() {
         return Ok(());
     }

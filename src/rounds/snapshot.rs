@@ -25,7 +25,7 @@ pub const UNLABELED: &str = "unlabeled";
 
 /// Most pictures of each kind; the newest are taken.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct SnapshotLimits {
     /// Labeled ones.
     pub labeled: usize,
     /// Unlabeled ones.
@@ -87,7 +87,7 @@ pub enum SnapshotError {
 ///
 /// # Errors
 /// [`SnapshotError`]; then `folder` is as it was.
-pub async fn snapshot(store: &Store, folder: &Path, limits: Limits) -> Result<Snapshot, SnapshotError> {
+pub async fn snapshot(store: &Store, folder: &Path, limits: SnapshotLimits) -> Result<Snapshot, SnapshotError> {
     if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(SnapshotError::Taken(folder.into()));
     }
@@ -98,7 +98,7 @@ pub async fn snapshot(store: &Store, folder: &Path, limits: Limits) -> Result<Sn
     Ok(written)
 }
 
-async fn write(store: &Store, folder: &Path, limits: Limits) -> Result<Snapshot, SnapshotError> {
+async fn write(store: &Store, folder: &Path, limits: SnapshotLimits) -> Result<Snapshot, SnapshotError> {
     let mut looks: Vec<(String, Look)> = Vec::new();
     let mut samples = Vec::new();
     let (mut duplicates, mut unsettled, mut missing) = (0, 0, 0);
@@ -185,7 +185,7 @@ async fn still(store: &Store, verdict: &Verdict) -> Result<Option<Still>, Snapsh
     let Some(jpeg) = store.frame(key).await? else { return Ok(None) };
     let region = verdict.region;
     let cut = spawn_blocking(move || {
-        let Ok(frame) = pixels::decode(&jpeg, pixels::Limits::default()) else { return Ok(None) };
+        let Ok(frame) = pixels::decode(&jpeg, pixels::PixelLimits::default()) else { return Ok(None) };
         let item = pixels::cut_item(&frame, region);
         let look = Look::of(&item)?;
         let (bytes, kind) = match region {
@@ -297,7 +297,7 @@ mod tests {
         }
         say(&store, 4, Some("bass"), "ben").await; // disputed
         say(&store, 6, None, "anna").await; // can't tell
-        let limits = Limits { labeled: 100, unlabeled: 100 };
+        let limits = SnapshotLimits { labeled: 100, unlabeled: 100 };
         let folder = root.path().join("first");
         let found = snapshot(&store, &folder, limits).await.unwrap();
         assert_eq!((found.labeled, found.unlabeled), (5, 6), "{found:?}");
@@ -315,7 +315,7 @@ mod tests {
                 .map(|(f, c)| (f.as_str(), *c))
         );
         assert_eq!((data.samples[0].group.as_str(), data.samples[3].group.as_str()), ("belt#1", "belt#33"));
-        let whole = pixels::decode(&frame(2), pixels::Limits::default()).unwrap();
+        let whole = pixels::decode(&frame(2), pixels::PixelLimits::default()).unwrap();
         let cut = pixels::cut_item(&whole, region);
         assert_eq!(data.load(24).unwrap()[1], pixels::fit(&cut, None, 24).unwrap(), "nothing is lost");
         let pool = dataset::read_unlabeled(&folder.join(UNLABELED)).unwrap();
@@ -327,7 +327,8 @@ mod tests {
         assert_eq!(again, found, "one store, one snapshot");
         let refused = snapshot(&store, &folder, limits).await.unwrap_err();
         assert!(matches!(refused, SnapshotError::Taken(_)), "{refused}");
-        let few = snapshot(&store, &root.path().join("few"), Limits { labeled: 2, unlabeled: 0 }).await.unwrap();
+        let few =
+            snapshot(&store, &root.path().join("few"), SnapshotLimits { labeled: 2, unlabeled: 0 }).await.unwrap();
         assert_eq!((few.labeled, few.unlabeled), (2, 0));
         assert_eq!(few.sha256, dataset::read(&root.path().join("few")).unwrap().hash().unwrap());
         assert_ne!(few.sha256, found.sha256);
@@ -341,15 +342,15 @@ mod tests {
         store.insert(&[gone]).await.unwrap();
         say(&store, 1, Some("cod"), "anna").await;
         let folder = root.path().join("data");
-        let refused = snapshot(&store, &folder, Limits { labeled: 9, unlabeled: 9 }).await.unwrap_err();
+        let refused = snapshot(&store, &folder, SnapshotLimits { labeled: 9, unlabeled: 9 }).await.unwrap_err();
         assert!(matches!(refused, SnapshotError::NoLabels), "{refused}");
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1, "only the store is there");
     }
 
     #[test]
     fn near_identical_is_the_same_scene_a_moment_later_and_nothing_else() {
-        let look = |seed| Look::of(&pixels::decode(&frame(seed), pixels::Limits::default()).unwrap()).unwrap();
-        let mut brighter = pixels::decode(&frame(1), pixels::Limits::default()).unwrap();
+        let look = |seed| Look::of(&pixels::decode(&frame(seed), pixels::PixelLimits::default()).unwrap()).unwrap();
+        let mut brighter = pixels::decode(&frame(1), pixels::PixelLimits::default()).unwrap();
         brighter.rgb.iter_mut().for_each(|v| *v = v.saturating_add(2));
         assert!(look(1).is_like(&Look::of(&brighter).unwrap()));
         assert!((2..60).all(|seed| !look(1).is_like(&look(seed))));

@@ -149,7 +149,7 @@ async fn run(config: Config) -> Result<()> {
         cameras.push(view);
     }
 
-    let rounds = keeper::Parts {
+    let rounds = keeper::RoundKeeperParts {
         settings: config.rounds,
         store: store.clone(),
         folder: config.store.folder,
