@@ -8,7 +8,9 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use clap::{Subcommand, ValueEnum};
 
-pub use crate::store::labels::formats::{Said, Wrong, from_csv, from_label_studio, to_csv, to_label_studio};
+pub use crate::store::labels::formats::{
+    FormatError, ImportedLabel, from_csv, from_label_studio, to_csv, to_label_studio,
+};
 
 use crate::{
     config::Config,
@@ -109,7 +111,7 @@ fn classes(config: &Config) -> Result<Vec<String>> {
     Ok(classes)
 }
 
-fn read(file: &Path) -> Result<Vec<Said>> {
+fn read(file: &Path) -> Result<Vec<ImportedLabel>> {
     let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
     let json = file.extension().is_some_and(|e| e.eq_ignore_ascii_case("json"));
     let said = if json { from_label_studio(&text) } else { from_csv(&text) };
@@ -137,9 +139,9 @@ pub async fn labeled_items(store: &Store) -> Result<Vec<LabeledItem>> {
 ///
 /// # Errors
 /// In words, naming item and class; or the store's.
-pub async fn import(store: &Store, mut said: Vec<Said>, classes: &[String]) -> Result<Imported> {
+pub async fn import(store: &Store, mut said: Vec<ImportedLabel>, classes: &[String]) -> Result<Imported> {
     let mut here: BTreeMap<i64, HashSet<_>> = BTreeMap::new();
-    for Said { verdict, class, .. } in &said {
+    for ImportedLabel { verdict, class, .. } in &said {
         if let Some(class) = class {
             ensure!(
                 classes.contains(class),
@@ -157,7 +159,7 @@ pub async fn import(store: &Store, mut said: Vec<Said>, classes: &[String]) -> R
     }
     said.sort_by_key(|s| s.at);
     let mut done = Imported { added: 0, known: 0 };
-    for Said { verdict, class, by, at } in said {
+    for ImportedLabel { verdict, class, by, at } in said {
         if !here.entry(verdict).or_default().insert((class.clone(), by.clone(), at)) {
             done.known += 1;
             continue;

@@ -31,15 +31,15 @@ use labels::queue;
 pub use labels::{
     ItemPage, Label, LabelPage, LabeledItem,
     agreement::{Agreement, Consensus, consensus},
-    queue::{Ask, Order, Queue, WINDOW, hash_share},
+    queue::{Ask, Queue, QueueOrder, WINDOW, hash_share},
 };
 use record::{chain, signer};
 pub use record::{
     challenges::{Announcement, Challenge, CorrectiveAction},
     event::{Entry, Event},
-    lots::{Lot, LotEntry, RemovedOf, SignOff, Tally},
+    lots::{Lot, LotEntry, LotTally, RemovedOf, SignOff},
     signer::{KeyError, PUBLIC, SECRET},
-    verify::{Finding, Kept, LotVerification, Verification, verify, verify_lot, verify_pictures},
+    verify::{Finding, KeptEntry, LotVerification, Verification, verify, verify_lot, verify_pictures},
 };
 pub use retention::{Removed, Retention};
 pub use verdicts::{Counts, MAX_PAGE, Page};

@@ -22,7 +22,7 @@ pub const SERVING: &str = "serving.json";
 /// One change of the serving student.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Entry {
+pub struct RegistryEntry {
     /// What was done.
     pub change: Change,
     /// The version that served from then on.
@@ -94,7 +94,7 @@ impl Registry {
     ///
     /// # Errors
     /// [`RegistryError::File`].
-    pub fn history(&self) -> Result<Vec<Entry>, RegistryError> {
+    pub fn history(&self) -> Result<Vec<RegistryEntry>, RegistryError> {
         let path = self.root.join(SERVING);
         let refuse = |why: String| RegistryError::File { path: path.clone(), why };
         match fs::read_to_string(&path) {
@@ -112,7 +112,7 @@ impl Registry {
         Ok(self.stacked(&self.history()?))
     }
 
-    fn stacked(&self, history: &[Entry]) -> Vec<String> {
+    fn stacked(&self, history: &[RegistryEntry]) -> Vec<String> {
         let mut stack = vec![self.first.clone()];
         for entry in history {
             match entry.change {
@@ -157,7 +157,7 @@ impl Registry {
         Ok(version)
     }
 
-    fn write(&self, history: &[Entry]) -> Result<(), RegistryError> {
+    fn write(&self, history: &[RegistryEntry]) -> Result<(), RegistryError> {
         let path = self.root.join(SERVING);
         let refuse = |why: String| RegistryError::File { path: path.clone(), why };
         let text = serde_json::to_string_pretty(history).map_err(|e| refuse(e.to_string()))?;
@@ -173,8 +173,8 @@ fn verify(folder: &Path) -> Result<(), ModelError> {
     Ok(())
 }
 
-fn entry(change: Change, version: &str, by: &str, why: &str) -> Entry {
-    Entry { change, version: version.into(), at: rfc3339_now(), by: by.into(), why: why.into() }
+fn entry(change: Change, version: &str, by: &str, why: &str) -> RegistryEntry {
+    RegistryEntry { change, version: version.into(), at: rfc3339_now(), by: by.into(), why: why.into() }
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ const MAX_FILE: u64 = 1 << 20;
 /// A token as the file knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Entry {
+pub struct TokenEntry {
     /// Who holds it; unique.
     pub name: String,
     /// What the holder may do.
@@ -48,7 +48,7 @@ pub struct Entry {
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
     #[serde(default)]
-    pub(super) token: Vec<Entry>,
+    pub(super) token: Vec<TokenEntry>,
 }
 
 /// Why tokens can't be read or changed.
@@ -96,7 +96,7 @@ pub fn add(path: &Path, name: &str, role: Role, expires: Option<OffsetDateTime>)
     SysRng.try_fill_bytes(&mut secret).map_err(|e| TokenError::File { path: path.into(), why: e.to_string() })?;
     let token = format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(secret));
     let created = OffsetDateTime::now_utc().replace_nanosecond(0).unwrap_or(OffsetDateTime::UNIX_EPOCH);
-    let entry = Entry { name: name.into(), role, sha256: hash(&token), created, expires };
+    let entry = TokenEntry { name: name.into(), role, sha256: hash(&token), created, expires };
     change(path, |entries| {
         if entries.iter().any(|e| e.name == name) {
             return Err(TokenError::Taken(name.into()));
@@ -126,7 +126,7 @@ pub fn revoke(path: &Path, name: &str) -> Result<usize, TokenError> {
 ///
 /// # Errors
 /// [`TokenError::File`], [`TokenError::Wrong`].
-pub fn list(path: &Path) -> Result<Vec<Entry>, TokenError> {
+pub fn list(path: &Path) -> Result<Vec<TokenEntry>, TokenError> {
     let failed = |e: std::io::Error| TokenError::File { path: path.into(), why: e.to_string() };
     match std::fs::metadata(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -141,7 +141,7 @@ pub fn list(path: &Path) -> Result<Vec<Entry>, TokenError> {
     parse(&text).map_err(|why| TokenError::Wrong { path: path.into(), why })
 }
 
-fn parse(text: &str) -> Result<Vec<Entry>, String> {
+fn parse(text: &str) -> Result<Vec<TokenEntry>, String> {
     let File { token: entries } = toml::from_str(text).map_err(|e| e.to_string())?;
     if entries.len() > MAX_TOKENS {
         return Err(format!("{} tokens are more than {MAX_TOKENS}", entries.len()));
@@ -161,7 +161,7 @@ fn parse(text: &str) -> Result<Vec<Entry>, String> {
 }
 
 /// Reads, changes and writes the file while no other process does.
-fn change<T>(path: &Path, edit: impl FnOnce(&mut Vec<Entry>) -> Result<T, TokenError>) -> Result<T, TokenError> {
+fn change<T>(path: &Path, edit: impl FnOnce(&mut Vec<TokenEntry>) -> Result<T, TokenError>) -> Result<T, TokenError> {
     let failed = |e: std::io::Error| TokenError::File { path: path.into(), why: e.to_string() };
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).map_err(failed)?;

@@ -27,7 +27,7 @@ use crate::{
         },
     },
     domain::Verdict,
-    store::{Agreement, Ask, Label, LabelPage, MAX_PAGE, Order},
+    store::{Agreement, Ask, Label, LabelPage, MAX_PAGE, QueueOrder},
     tokens::Role,
 };
 
@@ -143,7 +143,7 @@ pub struct Asking {
     limit: Option<usize>,
     /// `useful` (if absent): what teaches most first; `random`: by chance, for comparison.
     #[serde(default)]
-    order: Order,
+    order: QueueOrder,
 }
 
 /// What a person should look at, in order.

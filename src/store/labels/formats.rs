@@ -10,7 +10,7 @@ use crate::{domain::time::rfc3339, store::LabeledItem};
 
 /// One label outside the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Said {
+pub struct ImportedLabel {
     /// The item's verdict.
     pub verdict: i64,
     /// The class; `None` when the person could not tell.
@@ -24,15 +24,15 @@ pub struct Said {
 /// A place in a file and what is wrong there.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{place}: {why}")]
-pub struct Wrong {
+pub struct FormatError {
     /// Line or task.
     pub place: String,
     /// What is wrong.
     pub why: String,
 }
 
-fn wrong(place: String, why: impl ToString) -> Wrong {
-    Wrong { place, why: why.to_string() }
+fn refuse(place: String, why: impl ToString) -> FormatError {
+    FormatError { place, why: why.to_string() }
 }
 
 /// Tasks for Label Studio with one annotation a labeler; its labeling configuration is
@@ -72,15 +72,15 @@ pub fn to_label_studio(items: &[LabeledItem], url: &str) -> Value {
 /// Reads what [`to_label_studio`] wrote or what Label Studio exports as JSON from such tasks.
 ///
 /// # Errors
-/// [`Wrong`], naming the task.
-pub fn from_label_studio(json: &str) -> Result<Vec<Said>, Wrong> {
-    let tasks: Vec<Value> = serde_json::from_str(json).map_err(|e| wrong("the file".into(), e))?;
+/// [`FormatError`], naming the task.
+pub fn from_label_studio(json: &str) -> Result<Vec<ImportedLabel>, FormatError> {
+    let tasks: Vec<Value> = serde_json::from_str(json).map_err(|e| refuse("the file".into(), e))?;
     let mut all = Vec::new();
     for (i, task) in tasks.iter().enumerate() {
         let place = || format!("task {}", i + 1);
         let in_path = || task["data"]["image"].as_str()?.rsplit_once("/items/")?.1.strip_suffix(".jpg")?.parse().ok();
         let verdict = task["data"]["verdict"].as_i64().or_else(in_path).ok_or_else(|| {
-            wrong(place(), "data.verdict is no number and data.image does not end in /items/<number>.jpg")
+            refuse(place(), "data.verdict is no number and data.image does not end in /items/<number>.jpg")
         })?;
         for annotation in task["annotations"].as_array().into_iter().flatten() {
             let by = &annotation["completed_by"];
@@ -89,9 +89,9 @@ pub fn from_label_studio(json: &str) -> Result<Vec<Said>, Wrong> {
                 Value::Number(id) => Some(id.to_string()),
                 _ => None,
             });
-            let by = by.filter(|b| !b.is_empty()).ok_or_else(|| wrong(place(), "completed_by names nobody"))?;
+            let by = by.filter(|b| !b.is_empty()).ok_or_else(|| refuse(place(), "completed_by names nobody"))?;
             let at = annotation["created_at"].as_str().unwrap_or_default();
-            let at = OffsetDateTime::parse(at, &Rfc3339).map_err(|e| wrong(place(), format!("created_at: {e}")))?;
+            let at = OffsetDateTime::parse(at, &Rfc3339).map_err(|e| refuse(place(), format!("created_at: {e}")))?;
             let class = if annotation["was_cancelled"] == true {
                 None
             } else {
@@ -99,10 +99,10 @@ pub fn from_label_studio(json: &str) -> Result<Vec<Said>, Wrong> {
                 let mut choices = results.filter_map(|r| r["value"]["choices"].as_array()).flatten();
                 match (choices.next().and_then(Value::as_str), choices.next()) {
                     (Some(class), None) => Some(class.to_owned()),
-                    _ => return Err(wrong(place(), "an annotation needs exactly one choice")),
+                    _ => return Err(refuse(place(), "an annotation needs exactly one choice")),
                 }
             };
-            all.push(Said { verdict, class, by, at });
+            all.push(ImportedLabel { verdict, class, by, at });
         }
     }
     Ok(all)
@@ -132,28 +132,28 @@ pub fn to_csv(items: &[LabeledItem]) -> Result<String, csv::Error> {
 /// Reads columns `verdict`, `class`, `by` and `at` in any order; others are not looked at.
 ///
 /// # Errors
-/// [`Wrong`], naming the line.
-pub fn from_csv(text: &str) -> Result<Vec<Said>, Wrong> {
+/// [`FormatError`], naming the line.
+pub fn from_csv(text: &str) -> Result<Vec<ImportedLabel>, FormatError> {
     let mut rows = csv::Reader::from_reader(text.as_bytes());
-    let headers = rows.headers().map_err(|e| wrong("line 1".into(), e))?.clone();
+    let headers = rows.headers().map_err(|e| refuse("line 1".into(), e))?.clone();
     let column = |name: &str| {
         let place = headers.iter().position(|h| h.trim() == name);
-        place.ok_or_else(|| wrong("line 1".into(), format!("there is no column `{name}`")))
+        place.ok_or_else(|| refuse("line 1".into(), format!("there is no column `{name}`")))
     };
     let (verdict, class, by, at) = (column("verdict")?, column("class")?, column("by")?, column("at")?);
     let mut all = Vec::new();
     for (i, row) in rows.records().enumerate() {
         let place = || format!("line {}", i + 2);
-        let row = row.map_err(|e| wrong(place(), e))?;
+        let row = row.map_err(|e| refuse(place(), e))?;
         let cell = |column: usize| row.get(column).unwrap_or_default().trim();
         if cell(by).is_empty() {
-            return Err(wrong(place(), "`by` is empty"));
+            return Err(refuse(place(), "`by` is empty"));
         }
-        all.push(Said {
-            verdict: cell(verdict).parse().map_err(|e| wrong(place(), format!("verdict: {e}")))?,
+        all.push(ImportedLabel {
+            verdict: cell(verdict).parse().map_err(|e| refuse(place(), format!("verdict: {e}")))?,
             class: Some(cell(class)).filter(|c| !c.is_empty()).map(str::to_owned),
             by: cell(by).to_owned(),
-            at: OffsetDateTime::parse(cell(at), &Rfc3339).map_err(|e| wrong(place(), format!("at: {e}")))?,
+            at: OffsetDateTime::parse(cell(at), &Rfc3339).map_err(|e| refuse(place(), format!("at: {e}")))?,
         });
     }
     Ok(all)

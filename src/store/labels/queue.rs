@@ -26,7 +26,8 @@ const CLASS_STEP: f32 = 0.1;
 /// In which order a person is asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Order {
+#[schema(as = Order)]
+pub enum QueueOrder {
     /// What teaches most first.
     #[default]
     Useful,
@@ -42,7 +43,7 @@ pub struct Ask {
     /// Most items.
     pub limit: usize,
     /// In which order.
-    pub order: Order,
+    pub order: QueueOrder,
     /// Share of the labeled items that is asked of a second person, 0 to 1.
     pub second_share: f64,
     /// Items that others have before them at this moment.
@@ -104,7 +105,7 @@ pub fn choose(candidates: Vec<Arc<Verdict>>, said: &BTreeMap<i64, Vec<Label>>, a
         candidates.iter().filter(|v| !labels(v).is_empty()).flat_map(|v| scenes(v)).collect();
     let mut waiting: Vec<Arc<Verdict>> = candidates.into_iter().filter(|v| open(v, labels(v), ask)).collect();
     let total = waiting.len();
-    if ask.order == Order::Random {
+    if ask.order == QueueOrder::Random {
         waiting.sort_by(|a, b| hash_share(a.id, 0xabcd).total_cmp(&hash_share(b.id, 0xabcd)));
         let items = waiting.iter().take(ask.limit).map(|v| Verdict::clone(v)).collect();
         return Queue { items, waiting: total };
@@ -251,7 +252,7 @@ mod tests {
     }
 
     fn ask(by: &str, limit: usize, busy: &HashSet<i64>) -> Ask {
-        Ask { by: by.into(), limit, order: Order::Useful, second_share: 0.0, busy: busy.clone() }
+        Ask { by: by.into(), limit, order: QueueOrder::Useful, second_share: 0.0, busy: busy.clone() }
     }
 
     #[test]
@@ -319,7 +320,7 @@ mod tests {
     fn the_random_order_stays_and_has_nothing_to_do_with_usefulness() {
         let none = HashSet::new();
         let all: Vec<Verdict> = (0..1000).map(|i| item(i, Action::Divert, "a", 0.5 + i as f32 / 2000.0)).collect();
-        let random = Ask { order: Order::Random, ..ask("anna", 200, &none) };
+        let random = Ask { order: QueueOrder::Random, ..ask("anna", 200, &none) };
         let first = choose(all.clone(), &BTreeMap::new(), &random);
         let mut turned = all.clone();
         turned.reverse();

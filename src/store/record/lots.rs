@@ -106,7 +106,8 @@ pub struct SignOff {
 
 /// How many verdicts of a lot are alike.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
-pub struct Tally {
+#[schema(as = Tally)]
+pub struct LotTally {
     /// What happened to them.
     pub action: Action,
     /// The most probable class; `null` after a fault.
@@ -160,7 +161,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Database`], [`StoreError::Record`].
-    pub async fn tallies(&self, lot: i64) -> Result<Vec<Tally>, StoreError> {
+    pub async fn tallies(&self, lot: i64) -> Result<Vec<LotTally>, StoreError> {
         let rows: Vec<(String, Option<String>, String, String, i64)> = sqlx::query_as(
             "SELECT action, class, model, coalesce(json_extract(body, '$.thresholds'), ''), count(*) FROM verdicts
              WHERE lot = ? GROUP BY 1, 2, 3, 4 ORDER BY 5 DESC",
@@ -171,7 +172,7 @@ impl Store {
         let tally = |(action, class, model, thresholds, verdicts): (String, _, _, _, _)| {
             let known = [Action::Accept, Action::Reject, Action::Divert].into_iter().find(|a| a.name() == action);
             let action = known.ok_or_else(|| StoreError::Record(format!("there is no action `{action}`")))?;
-            Ok(Tally { action, class, model, thresholds, verdicts })
+            Ok(LotTally { action, class, model, thresholds, verdicts })
         };
         rows.into_iter().map(tally).collect()
     }
