@@ -49,7 +49,7 @@ pub enum PixelError {
         /// The limit on the number of pixels.
         max_pixels: u64,
     },
-    /// A kind of picture that is refused in words.
+    /// A kind of picture that is not supported, and why.
     #[error("{0}")]
     Unsupported(String),
     /// Cut short, mixed or otherwise broken.
@@ -72,7 +72,7 @@ impl PixelError {
 
 /// Decodes JPEG (turbojpeg, which refuses cut and mixed files), PNG or WebP (`image`) into 8-bit RGB.
 ///
-/// 16-bit PNGs are scaled to 8 bits, alpha is dropped, gray becomes RGB; CMYK JPEGs are refused in words, because
+/// 16-bit PNGs are scaled to 8 bits, alpha is dropped, gray becomes RGB; CMYK JPEGs are refused with the reason, because
 /// without their colour profile the colours would be guesses.
 ///
 /// # Errors
@@ -115,7 +115,7 @@ fn decode_other(bytes: &[u8], limits: PixelLimits) -> Result<Picture, PixelError
         return Err(PixelError::UnknownFormat);
     }
     let mut allowed = image::Limits::default();
-    allowed.max_image_width = None; // checked below, in words, before anything is allocated
+    allowed.max_image_width = None; // checked below, with a reason, before anything is allocated
     allowed.max_image_height = None;
     allowed.max_alloc = Some(limits.max_pixels * 8); // 16-bit RGBA
     reader.limits(allowed);

@@ -308,7 +308,7 @@ fn fast_enough(pair: &ExamPair<'_>, limits: &PromotionGateLimits) -> PromotionGa
         new <= limits.slower * old,
         format!("{:.2} times", new / old),
         format!("≤ {} times", limits.slower),
-        format!("{new:.2} ms a picture, the incumbent {old:.2} ms, allowed {} times that", limits.slower),
+        format!("{new:.2} ms per picture, the incumbent {old:.2} ms, allowed {} times that", limits.slower),
     )
 }
 

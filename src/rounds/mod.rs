@@ -5,9 +5,9 @@
 //! | file | written by | holds |
 //! |---|---|---|
 //! | `plan.json` | the service, first | everything the round depends on |
-//! | `snapshot/` | the child | the data, frozen; `train/` and `held_out/` list its labeled pictures |
+//! | `snapshot/` | its process | the data, frozen; `train/` and `held_out/` list its labeled pictures |
 //! | `round-<number>-teacher/`, `round-<number>/` | `beltsight-learn` | its runs: checkpoints, metrics, report, `model/` |
-//! | `ruling.json` | the child, last | the gate's ruling on the candidate `round-<number>/model` |
+//! | `ruling.json` | its process, last | the promotion gate's ruling on the candidate `round-<number>/model` |
 //! | `outcome.json` | the service | how it ended |
 //!
 //! Invariant: a file or folder under its final name is whole, so a round that was killed goes on by being run again.
@@ -242,7 +242,7 @@ impl RoundEnd {
 pub struct RoundOutcome {
     /// How.
     pub end: RoundEnd,
-    /// Why, in words.
+    /// Why, as a sentence.
     pub why: String,
     /// When (RFC 3339).
     pub at: String,
@@ -319,7 +319,7 @@ impl RoundFolder {
         ages.min().unwrap_or_default()
     }
 
-    /// What the child does at present, by what it has finished, and how far that is: 0 to 1, where it can be told.
+    /// What its process does at present, by what it has finished, and how far that is: 0 to 1, where it can be told.
     pub fn stage(&self) -> (RoundStage, Option<f64>) {
         if self.path.join("outcome.json").is_file() {
             return (RoundStage::Done, None);

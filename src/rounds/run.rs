@@ -1,4 +1,4 @@
-//! The child's side of a round: snapshot → training → distilled student → exam → ruling, start to finish.
+//! The process of a round: snapshot → training → distilled student → exam → ruling, start to finish.
 //!
 //! Invariant: a step whose result is there is not done again, so a killed round goes on where it was; training goes on
 //! from its checkpoint.
@@ -32,7 +32,7 @@ const MOST_LISTED: usize = 16;
 /// Runs what is left of the round in `folder` and leaves its ruling there.
 ///
 /// # Errors
-/// In words.
+/// What kept a step from its result, with the step.
 pub fn run(folder: &RoundFolder) -> Result<()> {
     let plan: RoundPlan =
         folder.read("plan.json").with_context(|| format!("{} holds no plan", folder.path.display()))?;

@@ -81,7 +81,7 @@ pub enum SnapshotError {
 /// `folder/unlabeled/`, for `beltsight train … --data folder --unlabeled folder/unlabeled`.
 ///
 /// Labeled is what a majority of its labelers agree on; unlabeled is what nobody labeled. Near-identical pictures (see
-/// [`Look::is_like`]) are taken once: among the labeled of one class, and among the unlabeled and all labeled. The
+/// [`Thumbnail::is_like`]) are taken once: among the labeled of one class, and among the unlabeled and all labeled. The
 /// newest come first, until a limit is reached. Pictures are worked on one at a time, so that at most one core is taken
 /// from the line.
 ///
@@ -99,7 +99,7 @@ pub async fn snapshot(store: &Store, folder: &Path, limits: SnapshotLimits) -> R
 }
 
 async fn write(store: &Store, folder: &Path, limits: SnapshotLimits) -> Result<Snapshot, SnapshotError> {
-    let mut looks: Vec<(String, Look)> = Vec::new();
+    let mut thumbnails: Vec<(String, Thumbnail)> = Vec::new();
     let mut samples = Vec::new();
     let (mut duplicates, mut unsettled, mut missing) = (0, 0, 0);
     let mut page = ItemPage { limit: MAX_PAGE, labeled: Some(true), ..ItemPage::default() };
@@ -119,12 +119,12 @@ async fn write(store: &Store, folder: &Path, limits: SnapshotLimits) -> Result<S
                 missing += 1;
                 continue;
             };
-            if looks.iter().any(|(of, look)| *of == class && look.is_like(&still.look)) {
+            if thumbnails.iter().any(|(of, thumbnail)| *of == class && thumbnail.is_like(&still.thumbnail)) {
                 duplicates += 1;
                 continue;
             }
             let file = keep(folder, "labeled", verdict.id, &still)?;
-            looks.push((class.clone(), still.look));
+            thumbnails.push((class.clone(), still.thumbnail));
             samples.push(Sample { file, class, group: verdict.group() });
         }
     }
@@ -149,12 +149,12 @@ async fn write(store: &Store, folder: &Path, limits: SnapshotLimits) -> Result<S
                 missing += 1;
                 continue;
             };
-            if looks.iter().any(|(_, look)| look.is_like(&still.look)) {
+            if thumbnails.iter().any(|(_, thumbnail)| thumbnail.is_like(&still.thumbnail)) {
                 duplicates += 1;
                 continue;
             }
             keep(folder, UNLABELED, verdict.id, &still)?;
-            looks.push((String::new(), still.look));
+            thumbnails.push((String::new(), still.thumbnail));
             unlabeled += 1;
         }
     }
@@ -176,7 +176,7 @@ fn hash(folder: &Path, unlabeled: bool) -> Result<String, DataError> {
 struct Still {
     bytes: Vec<u8>,
     kind: &'static str,
-    look: Look,
+    thumbnail: Thumbnail,
 }
 
 /// `None` when the frame is gone or can't be decoded.
@@ -187,12 +187,12 @@ async fn still(store: &Store, verdict: &Verdict) -> Result<Option<Still>, Snapsh
     let cut = spawn_blocking(move || {
         let Ok(frame) = pixels::decode(&jpeg, pixels::PixelLimits::default()) else { return Ok(None) };
         let item = pixels::cut_item(&frame, region);
-        let look = Look::of(&item)?;
+        let thumbnail = Thumbnail::of(&item)?;
         let (bytes, kind) = match region {
             Some(_) => (pixels::encode_png(&item)?, "png"), // no second loss
             None => (jpeg.to_vec(), "jpg"),
         };
-        Ok::<_, PixelError>(Some(Still { bytes, kind, look }))
+        Ok::<_, PixelError>(Some(Still { bytes, kind, thumbnail }))
     });
     Ok(cut.await.unwrap_or_else(|e| Err(PixelError::Damaged(e.to_string())))?)
 }
@@ -211,15 +211,15 @@ fn at(path: &Path) -> impl Fn(io::Error) -> SnapshotError {
     move |error| SnapshotError::Write { path: path.into(), error }
 }
 
-/// What a picture looks like, in 9 × 9 grays.
+/// A picture in 9 × 9 grays, to tell near-identical ones by.
 #[derive(Clone, Debug)]
-pub struct Look {
+pub struct Thumbnail {
     grays: Vec<u8>,
     /// Difference hash: for 8 × 8 places, whether the right neighbour is brighter.
     differences: u64,
 }
 
-impl Look {
+impl Thumbnail {
     /// Most of the 64 comparisons that may differ between near-identical pictures.
     const BITS: u32 = 4;
     /// Largest mean difference between the grays of near-identical pictures, of 255.
@@ -349,12 +349,13 @@ mod tests {
 
     #[test]
     fn near_identical_is_the_same_scene_a_moment_later_and_nothing_else() {
-        let look = |seed| Look::of(&pixels::decode(&frame(seed), pixels::PixelLimits::default()).unwrap()).unwrap();
+        let thumbnail =
+            |seed| Thumbnail::of(&pixels::decode(&frame(seed), pixels::PixelLimits::default()).unwrap()).unwrap();
         let mut brighter = pixels::decode(&frame(1), pixels::PixelLimits::default()).unwrap();
         brighter.rgb.iter_mut().for_each(|v| *v = v.saturating_add(2));
-        assert!(look(1).is_like(&Look::of(&brighter).unwrap()));
-        assert!((2..60).all(|seed| !look(1).is_like(&look(seed))));
-        let even = |gray| Look::of(&Picture::filled(20, 20, [gray; 3])).unwrap();
+        assert!(thumbnail(1).is_like(&Thumbnail::of(&brighter).unwrap()));
+        assert!((2..60).all(|seed| !thumbnail(1).is_like(&thumbnail(seed))));
+        let even = |gray| Thumbnail::of(&Picture::filled(20, 20, [gray; 3])).unwrap();
         assert!(even(90).is_like(&even(92)) && !even(90).is_like(&even(120)));
     }
 }

@@ -96,7 +96,7 @@ pub enum StoreError {
     /// The record's key.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// A row is no verdict; written by a newer version or by hand.
+    /// A row is not a verdict; written by a newer version or by hand.
     #[error("verdict {id} in the store can't be read: {why}")]
     Row {
         /// Its id.

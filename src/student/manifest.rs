@@ -117,7 +117,7 @@ pub enum ModelError {
         /// The system's words.
         why: String,
     },
-    /// The manifest is no valid manifest.
+    /// The manifest is not valid.
     #[error("{path}: {why}")]
     Manifest {
         /// The manifest's path.

@@ -1,4 +1,4 @@
-//! Which student serves, and which served before: `models/serving.json`, one entry a change, the newest last.
+//! Which student serves, and which served before: `models/serving.json`, one entry per change, the newest last.
 //!
 //! Invariant: the file is replaced whole or not at all, entries are only added, and no version gets in whose folder
 //! does not match its manifest's hashes.
@@ -31,7 +31,7 @@ pub struct RegistryEntry {
     pub at: String,
     /// Who: a person's name, `gate`, or `probation`.
     pub by: String,
-    /// Why, in words.
+    /// Why, as a sentence.
     pub why: String,
 }
 
@@ -69,8 +69,8 @@ pub enum RegistryError {
     /// The version's folder is refused.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// The name is no folder name.
-    #[error("`{0}` is no version name")]
+    /// The name is not a folder name.
+    #[error("`{0}` is not a version name")]
     Name(String),
     /// It serves already.
     #[error("{0} serves already")]

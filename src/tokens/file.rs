@@ -71,7 +71,7 @@ pub enum TokenError {
         why: String,
     },
     /// The name can't be used.
-    #[error("`{0}` is no name for a token: 1 to {MAX_NAME} letters, digits, dots, dashes or underscores are")]
+    #[error("`{0}` cannot name a token: use 1 to {MAX_NAME} letters, digits, dots, dashes or underscores")]
     Name(String),
     /// There is a token of this name.
     #[error("there is a token named `{0}`; revoke it first")]

@@ -64,7 +64,7 @@ impl FromStr for Role {
 
     fn from_str(name: &str) -> Result<Self, String> {
         let found = Self::ALL.into_iter().find(|role| role.name() == name);
-        found.ok_or_else(|| format!("`{name}` is no role: viewer, labeler, operator and admin are"))
+        found.ok_or_else(|| format!("`{name}` is not a role: viewer, labeler, operator and admin are"))
     }
 }
 
@@ -86,7 +86,7 @@ pub enum Refused {
     Expired,
 }
 
-/// The tokens of a running service, read anew when the file changes; clones share them.
+/// The tokens of a running service, read again when the file changes; clones share them.
 #[derive(Clone)]
 pub struct Tokens(Arc<Shared>);
 

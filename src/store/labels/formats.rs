@@ -35,7 +35,7 @@ fn refuse(place: String, why: impl ToString) -> FormatError {
     FormatError { place, why: why.to_string() }
 }
 
-/// Tasks for Label Studio with one annotation a labeler; its labeling configuration is
+/// Tasks for Label Studio with one annotation per labeler; its labeling configuration is
 /// `<View><Image name="image" value="$image"/><Choices name="class" toName="image">…</Choices></View>`. An annotation
 /// that was cancelled (Label Studio's "skip") means that the labeler could not tell.
 pub fn to_label_studio(items: &[LabeledItem], url: &str) -> Value {
@@ -80,7 +80,7 @@ pub fn from_label_studio(json: &str) -> Result<Vec<ImportedLabel>, FormatError> 
         let place = || format!("task {}", i + 1);
         let in_path = || task["data"]["image"].as_str()?.rsplit_once("/items/")?.1.strip_suffix(".jpg")?.parse().ok();
         let verdict = task["data"]["verdict"].as_i64().or_else(in_path).ok_or_else(|| {
-            refuse(place(), "data.verdict is no number and data.image does not end in /items/<number>.jpg")
+            refuse(place(), "data.verdict is not a number and data.image does not end in /items/<number>.jpg")
         })?;
         for annotation in task["annotations"].as_array().into_iter().flatten() {
             let by = &annotation["completed_by"];
@@ -111,7 +111,7 @@ pub fn from_label_studio(json: &str) -> Result<Vec<ImportedLabel>, FormatError> 
 /// The columns of [`to_csv`]; the first three are those of a data set's `photos.csv`.
 const COLUMNS: [&str; 6] = ["file", "class", "split_group", "verdict", "by", "at"];
 
-/// One row a label; `class` is empty where the labeler could not tell.
+/// One row per label; `class` is empty where the labeler could not tell.
 ///
 /// # Errors
 /// None that a list in memory can cause.

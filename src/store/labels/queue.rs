@@ -150,7 +150,7 @@ fn scenes(verdict: &Verdict) -> Vec<Scene> {
     track.into_iter().chain(verdict.frame.clone().map(Scene::Frame)).collect()
 }
 
-/// The newest items with a kept picture, kept at hand: reading thousands of documents anew for every label would take
+/// The newest items with a kept picture, kept at hand: reading thousands of documents again for every label would take
 /// time from the line. A verdict never changes, so only newer ones have to be added.
 #[derive(Default)]
 pub(in crate::store) struct Window {
@@ -160,7 +160,7 @@ pub(in crate::store) struct Window {
 }
 
 impl Window {
-    /// Reads everything anew the next time: pictures were removed.
+    /// Reads everything again the next time: pictures were removed.
     pub(in crate::store) fn forget(&mut self) {
         *self = Self::default();
     }

@@ -119,7 +119,7 @@ impl std::str::FromStr for KeptEntry {
 }
 
 /// Verifies the record in `folder` with the public key in `key`, or with the one beside it, and that it still holds the
-/// entry `kept`, which shows that it is no earlier or rewritten one.
+/// entry `kept`, which shows that it is neither an earlier nor a rewritten one.
 ///
 /// # Errors
 /// Only when there is nothing to verify: no readable database or key.
