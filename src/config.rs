@@ -53,7 +53,7 @@ pub struct Config {
     /// How people label.
     pub labels: api::LabelSettings,
     /// The learning beside the line.
-    pub rounds: rounds::Settings,
+    pub rounds: rounds::RoundSettings,
 }
 
 /// When challenge tests are due.

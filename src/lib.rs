@@ -18,6 +18,7 @@
 //! | [`belt`] | the simulated belt: seeded fish with exact truth |
 //! | [`picture`] | decode, crop, resize: the one pre-processing that serving AND learning use; data sets; corruptions |
 //! | [`tokens`] | access tokens and roles, hashed in a file |
+//! | [`files`] | whole-or-nothing writes, fsync included |
 //! | [`metrics`] | every Prometheus metric: name, unit, labels, buckets |
 //! | [`domain`] | the words of the trade: `Frame → Item → Scored → Verdict`; no I/O |
 //!
@@ -30,6 +31,7 @@ pub mod cli;
 pub mod config;
 pub mod domain;
 pub mod export;
+pub mod files;
 pub mod line;
 pub mod metrics;
 pub mod network;

@@ -14,7 +14,7 @@ use std::{
 use beltsight::{
     api::TABLE,
     config::Config,
-    picture::pixels::{self, Limits},
+    picture::pixels::{self, PixelLimits},
     tokens::{self, Role},
 };
 use common::{
@@ -247,7 +247,7 @@ fn pictures() -> Vec<Vec<u8>> {
 
 #[test]
 fn no_damaged_picture_panics_or_takes_more_memory_than_its_limits_allow() {
-    let limits = Limits { max_side: 2000, max_pixels: 1_000_000 };
+    let limits = PixelLimits { max_side: 2000, max_pixels: 1_000_000 };
     let valid = pictures();
     assert!(valid.iter().all(|bytes| pixels::decode(bytes, limits).is_ok()));
     let mut random = ChaCha8Rng::seed_from_u64(7);
@@ -302,7 +302,7 @@ fn a_small_file_that_unpacks_to_much_is_refused_before_it_does() {
         ("size", png(&[header(60_000), png_chunk(b"IDAT", &bomb)])),
     ];
     for (what, bytes) in cases {
-        let answer = pixels::decode(&bytes, Limits { max_side: 2000, max_pixels: 1_000_000 });
+        let answer = pixels::decode(&bytes, PixelLimits { max_side: 2000, max_pixels: 1_000_000 });
         let grown = peak_mib() - before;
         assert!(grown < 64, "{what}: memory grew by {grown} MiB: {:?}", answer.map(|p| p.width));
     }

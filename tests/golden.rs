@@ -18,8 +18,8 @@ use std::{
 
 use beltsight::api::TABLE;
 use beltsight::config::Config;
-use beltsight::rounds::gate::Ruling;
-use beltsight::rounds::{Outcome, Plan};
+use beltsight::rounds::gate::PromotionGateRuling;
+use beltsight::rounds::{RoundOutcome, RoundPlan};
 use beltsight::store::Entry;
 use common::served::{Served, configured, shipped};
 use serde::{Serialize, de::DeserializeOwned};
@@ -686,9 +686,9 @@ fn every_kind_of_record_entry_has_the_fields_it_had() {
 #[test]
 fn every_file_of_models_rounds_and_tokens_has_the_fields_it_had() {
     let (mut facts, files) = (Facts::new(), golden().join("files"));
-    written::<Plan>(&mut facts, "plan.json", &json_document(&files.join("plan.json")));
-    written::<Ruling>(&mut facts, "ruling.json", &json_document(&files.join("ruling.json")));
-    written::<Outcome>(&mut facts, "outcome.json", &json_document(&files.join("outcome.json")));
+    written::<RoundPlan>(&mut facts, "plan.json", &json_document(&files.join("plan.json")));
+    written::<PromotionGateRuling>(&mut facts, "ruling.json", &json_document(&files.join("ruling.json")));
+    written::<RoundOutcome>(&mut facts, "outcome.json", &json_document(&files.join("outcome.json")));
 
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().to_str().unwrap();

@@ -151,7 +151,7 @@ async fn an_items_picture_is_the_square_that_was_judged() {
     let answer = server.ask("/items/1.jpg").await;
     assert_eq!(answer.headers()["content-type"], "image/jpeg");
     let jpeg = answer.bytes().await.unwrap();
-    let cut = pixels::decode(&jpeg, pixels::Limits::default()).unwrap();
+    let cut = pixels::decode(&jpeg, pixels::PixelLimits::default()).unwrap();
     assert_eq!((cut.width, cut.height), (46, 46), "40 pixels and 15 % around");
     for (path, status) in [
         ("/items/2.jpg", 409),

@@ -10,8 +10,8 @@ use std::{
 
 use beltsight::{
     rounds::{
-        End, Folder, Outcome, Plan,
-        gate::{self, Check, Ruling},
+        RoundEnd, RoundFolder, RoundOutcome, RoundPlan,
+        gate::{PromotionGateCheck, PromotionGateLimits, PromotionGateRuling},
     },
     student::manifest::{Lineage, Manifest},
     tokens::{self, Role},
@@ -167,7 +167,7 @@ async fn a_hundred_orders_one_after_another_are_neither_refused_nor_undone() {
 }
 
 /// A ruling in which all that `failed` does not name is as it should be.
-fn ruling(failed: &str) -> Ruling {
+fn ruling(failed: &str) -> PromotionGateRuling {
     let told = [
         ("classes", "5 classes", "the same", "flounder, herring, mackerel, salmon, sea_bass"),
         (
@@ -185,17 +185,30 @@ fn ruling(failed: &str) -> Ruling {
     let check = |(name, figure, limit, found): (&str, &str, &str, &str)| {
         let passed = name != failed;
         let figure = if passed { figure } else { "+0.0020, p = 0.4018" };
-        Check { name: name.into(), passed, found: found.into(), figure: figure.into(), limit: limit.into() }
+        PromotionGateCheck {
+            name: name.into(),
+            passed,
+            found: found.into(),
+            figure: figure.into(),
+            limit: limit.into(),
+        }
     };
-    let checks: Vec<Check> = told.into_iter().map(check).collect();
+    let checks: Vec<PromotionGateCheck> = told.into_iter().map(check).collect();
     let promote = checks.iter().all(|check| check.passed);
-    Ruling { promote, checks, pictures: 420, accuracy: [0.9476, 0.9786], disagreement: 0.03, shadow: None }
+    PromotionGateRuling { promote, checks, pictures: 420, accuracy: [0.9476, 0.9786], disagreement: 0.03, shadow: None }
 }
 
 /// The folder of round `number`, as its process leaves it behind: a candidate and the gate's ruling.
-fn examined(store: &Path, number: u32, day: u32, incumbent: &Path, trigger: &str, ruling: &Ruling) -> Folder {
-    let folder = Folder::new(store, number);
-    let plan = Plan {
+fn examined(
+    store: &Path,
+    number: u32,
+    day: u32,
+    incumbent: &Path,
+    trigger: &str,
+    ruling: &PromotionGateRuling,
+) -> RoundFolder {
+    let folder = RoundFolder::new(store, number);
+    let plan = RoundPlan {
         number,
         trigger: trigger.into(),
         started: format!("2026-11-{day}T08:12:00Z"),
@@ -209,7 +222,7 @@ fn examined(store: &Path, number: u32, day: u32, incumbent: &Path, trigger: &str
         held_out_share: 0.3,
         unlabeled: 5000,
         memory: 8 << 30,
-        gate: gate::Limits::default(),
+        gate: PromotionGateLimits::default(),
     };
     folder.write("plan.json", &plan).unwrap();
     folder.write("ruling.json", ruling).unwrap();
@@ -225,8 +238,8 @@ fn examined(store: &Path, number: u32, day: u32, incumbent: &Path, trigger: &str
     folder
 }
 
-fn over(folder: &Folder, day: u32, end: End, why: &str, ruling: Option<Ruling>) {
-    let outcome = Outcome { end, why: why.into(), at: format!("2026-11-{day}T08:50:00Z"), ruling };
+fn over(folder: &RoundFolder, day: u32, end: RoundEnd, why: &str, ruling: Option<PromotionGateRuling>) {
+    let outcome = RoundOutcome { end, why: why.into(), at: format!("2026-11-{day}T08:50:00Z"), ruling };
     folder.write("outcome.json", &outcome).unwrap();
 }
 
@@ -238,7 +251,7 @@ fn some_weeks_later(folder: &Path) -> PathBuf {
     let (good, poor) = (ruling(""), ruling("better"));
     for (number, day, incumbent) in [(1, 10, "belt-small"), (4, 19, "round-0001")] {
         let round = examined(&store, number, day, &root.join(incumbent), "labels", &good);
-        over(&round, day, End::Promoted, &good.checks[1].found, Some(good.clone()));
+        over(&round, day, RoundEnd::Promoted, &good.checks[1].found, Some(good.clone()));
         std::fs::rename(round.candidate(), root.join(round.version())).unwrap();
         std::fs::create_dir_all(round.candidate()).unwrap();
         for file in std::fs::read_dir(root.join(round.version())).unwrap().flatten() {
@@ -246,11 +259,11 @@ fn some_weeks_later(folder: &Path) -> PathBuf {
         }
     }
     let held = examined(&store, 2, 13, &root.join("round-0001"), "schedule", &poor);
-    over(&held, 13, End::Held, &poor.reasons(), Some(poor.clone()));
+    over(&held, 13, RoundEnd::Held, &poor.reasons(), Some(poor.clone()));
     let failed = examined(&store, 3, 16, &root.join("round-0001"), "drift", &poor);
     std::fs::remove_file(failed.path.join("ruling.json")).unwrap();
     std::fs::remove_dir_all(failed.candidate()).unwrap();
-    over(&failed, 16, End::Failed, "its process ended with exit status: 1: No space left on device", None);
+    over(&failed, 16, RoundEnd::Failed, "its process ended with exit status: 1: No space left on device", None);
     examined(&store, 5, 24, &root.join("round-0001"), "labels", &good);
     let entry = |change: &str, version: &str, day: u32, by: &str, why: &str| json!({"change": change, "version": version, "at": format!("2026-11-{day}T08:51:00Z"), "by": by, "why": why});
     let history = json!([

@@ -26,7 +26,7 @@ use crate::{
     domain::Verdict,
     line::{eject::Ejector, infer::Infer, live::View, record::Recorder, swap::Swapper},
     metrics::Metrics,
-    rounds::keeper::Handle,
+    rounds::keeper::RoundsHandle,
     store::Store,
     student::registry::Registry,
     tokens::Tokens,
@@ -117,7 +117,7 @@ pub struct Parts {
     /// Which student serves and which served before.
     pub registry: Registry,
     /// The learning beside the line.
-    pub rounds: Handle,
+    pub rounds: RoundsHandle,
     /// Moves the gates, if there are any.
     pub ejector: Option<Ejector>,
 }

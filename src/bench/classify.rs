@@ -173,7 +173,7 @@ fn run_directly(
     let (started, mut times) = (Instant::now(), Vec::new());
     while started.elapsed() < span {
         let one = Instant::now();
-        let picture = pixels::decode(&pictures[times.len() % pictures.len()], pixels::Limits::default())?;
+        let picture = pixels::decode(&pictures[times.len() % pictures.len()], pixels::PixelLimits::default())?;
         let fitted = pixels::fit(&picture, None, engine.side() as u32)?;
         engine.run(stack(&[fitted], engine.side())?.view())?;
         times.push(one.elapsed());

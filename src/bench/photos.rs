@@ -143,14 +143,6 @@ fn split(plan: &PhotosPlan) -> Result<PhotoSplit> {
     Ok(PhotoSplit { start, stream, exam })
 }
 
-fn list(folder: &Path, samples: &[Sample]) -> Result<()> {
-    fs::create_dir_all(folder)?;
-    let mut table = csv::Writer::from_path(folder.join("photos.csv"))?;
-    table.write_record(["file", "class", "split_group"])?;
-    samples.iter().try_for_each(|s| table.write_record([&s.file, &s.class, &s.group]))?;
-    Ok(table.flush()?)
-}
-
 /// Runs the loop.
 ///
 /// # Errors
@@ -159,8 +151,8 @@ pub async fn run(plan: PhotosPlan) -> Result<PhotosReport> {
     let out = std::path::absolute(&plan.out)?;
     let photos = split(&plan)?;
     let [start, exam] = ["start", "exam"].map(|name| out.join(name));
-    list(&start, &photos.start)?;
-    list(&exam, &photos.exam)?;
+    dataset::write(&start, &photos.start)?;
+    dataset::write(&exam, &photos.exam)?;
     if !out.join("first/model").is_dir() {
         let mut command = learner::command()?;
         command.arg("train").args(&plan.first).args(["--accept", &plan.accept, "--seed", &plan.seed.to_string()]);

@@ -13,7 +13,10 @@ use crate::{
     belt::{Belt, BeltConfig, BeltError, Species},
     domain::{Picture, Region},
     line::locate::{LocateConfig, Locator},
-    picture::pixels::{self, CROP_MARGIN, PixelError},
+    picture::{
+        dataset::{self, DataError},
+        pixels::{self, CROP_MARGIN, PixelError},
+    },
 };
 
 /// Items drawn from one belt; the next belt has other colours, lamps and dirt.
@@ -36,6 +39,9 @@ pub enum DatasetError {
         /// Why.
         error: io::Error,
     },
+    /// The list could not be written.
+    #[error(transparent)]
+    List(#[from] DataError),
     /// A still could not be encoded.
     #[error(transparent)]
     Pixels(#[from] PixelError),
@@ -81,17 +87,15 @@ fn write_spans(out: &Path, items: usize, span: impl Fn(usize) -> (BeltConfig, f6
         fs::create_dir_all(&folder).map_err(|error| DatasetError::Write { path: folder, error })?;
     }
     let firsts: Vec<usize> = (0..items).step_by(ITEMS_PER_BELT).collect();
-    let rows: Vec<Vec<String>> = firsts
+    let rows: Vec<Vec<[String; 5]>> = firsts
         .into_par_iter()
         .map(|first| {
             let (belt, start) = span(first);
             write_belt(out, &belt, start, first, ITEMS_PER_BELT.min(items - first))
         })
         .collect::<Result<_, _>>()?;
-    let mut csv = String::from("file,species,salmonid,split_group,mask\n");
-    rows.iter().flatten().for_each(|row| csv.push_str(row));
-    let path = out.join("photos.csv");
-    fs::write(&path, csv).map_err(|error| DatasetError::Write { path, error })
+    let columns = ["file", "species", "salmonid", "split_group", "mask"];
+    Ok(dataset::write_table(out, columns, rows.into_iter().flatten())?)
 }
 
 fn write_belt(
@@ -100,7 +104,7 @@ fn write_belt(
     from: f64,
     first: usize,
     count: usize,
-) -> Result<Vec<String>, DatasetError> {
+) -> Result<Vec<[String; 5]>, DatasetError> {
     // Fewer pictures per second than a camera takes: only those with a newly whole item are kept anyway.
     let config = BeltConfig { frame_rate: 12.0, ..like.clone() };
     let frame_rate = config.frame_rate;
@@ -125,9 +129,10 @@ fn write_belt(
             let file = format!("photos/{0}/{0}_{1:05}.jpg", truth.species, first + rows.len());
             let path = out.join(&file);
             fs::write(&path, still).map_err(|error| DatasetError::Write { path, error })?;
-            let salmonid = u8::from(truth.species == Species::Salmon.name());
-            let group = first + rows.len();
-            rows.push(format!("{file},{0},{salmonid},{0}_g{group:05},0\n", truth.species));
+            let species = truth.species.clone();
+            let salmonid = u8::from(species == Species::Salmon.name()).to_string();
+            let group = format!("{species}_g{:05}", first + rows.len());
+            rows.push([file, species, salmonid, group, "0".into()]);
         }
         n += 1;
     }
@@ -166,7 +171,7 @@ mod tests {
         for file in files {
             let bytes = fs::read(a.path().join(file)).unwrap();
             assert_eq!(bytes, fs::read(b.path().join(file)).unwrap(), "{file}");
-            let still = pixels::decode(&bytes, pixels::Limits::default()).unwrap();
+            let still = pixels::decode(&bytes, pixels::PixelLimits::default()).unwrap();
             assert_eq!(still.width, still.height, "{file} is a square");
             assert!(still.width >= 110, "{file} shows a fish, not a speck: {}", still.width);
         }

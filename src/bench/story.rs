@@ -26,7 +26,7 @@ use crate::{
     belt::{BeltConfig, Change, Species},
     bench::stills,
     domain::{Action, Verdict, ms},
-    picture::dataset,
+    picture::dataset::{self, Sample},
     rounds::learner,
     student::evaluate::evaluate,
 };
@@ -145,32 +145,27 @@ fn stills(out: &Path, seed: u64, items: usize, from: &StillsSource) -> Result<()
             stills::write_one(out, &slow(scene(seed, Some(change(0.0)))), start, items)?;
         }
     }
-    let list = out.join("photos.csv");
-    let mut table = csv::Reader::from_path(&list)?;
-    let mut rows = vec![["file", "class", "salmonid", "split_group"].map(String::from)];
+    let mut table = csv::Reader::from_path(out.join(dataset::PHOTOS))?;
+    let mut rows = Vec::new();
     for row in table.records() {
         let row = row?;
         let class = if &row[1] == "salmon" { "salmon" } else { "other" };
-        rows.push([row[0].into(), class.into(), row[2].into(), row[3].into()]);
+        rows.push([&row[0], class, &row[2], &row[3]].map(String::from));
     }
-    let mut writer = csv::Writer::from_path(&list)?;
-    rows.iter().try_for_each(|row| writer.write_record(row))?;
-    Ok(writer.flush()?)
+    Ok(dataset::write_table(out, ["file", "class", "salmonid", "split_group"], rows)?)
 }
 
 /// Lists the pictures of several data sets as one.
 fn join(parts: &[&Path], to: &Path) -> Result<()> {
-    fs::create_dir_all(to)?;
-    let mut table = csv::Writer::from_path(to.join("photos.csv"))?;
-    table.write_record(["file", "class", "split_group"])?;
+    let mut joined = Vec::new();
     for root in parts {
         let name = root.file_name().unwrap_or_default().to_string_lossy();
         for sample in dataset::read(root)?.samples {
             let file = root.join(&sample.file).to_string_lossy().into_owned();
-            table.write_record([&file, &sample.class, &format!("{name} {}", sample.group)])?;
+            joined.push(Sample { file, group: format!("{name} {}", sample.group), ..sample });
         }
     }
-    Ok(table.flush()?)
+    Ok(dataset::write(to, &joined)?)
 }
 
 fn train(data: &Path, out: &Path, seed: u64) -> Result<()> {
@@ -194,7 +189,7 @@ fn prepare(out: &Path, seed: u64) -> Result<()> {
         (&changed, 800, StillsSource::Own(100)),
         (&exam, 500, StillsSource::Own(200)),
     ] {
-        if !folder.join("photos.csv").is_file() {
+        if !folder.join(dataset::PHOTOS).is_file() {
             println!("drawing {}", folder.display());
             stills(folder, seed, items, &from)?;
         }

@@ -85,7 +85,7 @@ fn probe(config: &Config, name: &str, span: Duration, save: Option<&Path>) -> Re
         Raw::Jpeg(bytes) => bytes.to_vec(),
         Raw::Rgb(picture) => pixels::encode_jpeg(picture, 90)?,
     };
-    let picture = pixels::decode(&jpeg, pixels::Limits::default())?;
+    let picture = pixels::decode(&jpeg, pixels::PixelLimits::default())?;
     println!("{} x {} pixels", picture.width, picture.height);
     if let Some(path) = save {
         std::fs::write(path, &jpeg).with_context(|| path.display().to_string())?;

@@ -10,11 +10,11 @@ use anyhow::{Context, Result};
 use super::DEFAULT_CONFIG;
 use crate::{
     config::Config,
-    rounds::snapshot::{self, Limits},
+    rounds::snapshot::{self, SnapshotLimits},
     store::{
         Store,
         labels::{
-            formats::{Said, from_csv, from_label_studio, to_csv, to_label_studio},
+            formats::{ImportedLabel, from_csv, from_label_studio, to_csv, to_label_studio},
             transfer::{Imported, add_missing, all_labeled},
         },
     },
@@ -83,7 +83,7 @@ async fn read_or_write(command: LabelsCommand, config: &Config) -> Result<()> {
     };
     match command {
         LabelsCommand::Export { to: Some(folder), labeled, unlabeled, .. } => {
-            let done = snapshot::snapshot(&store, &folder, Limits { labeled, unlabeled }).await?;
+            let done = snapshot::snapshot(&store, &folder, SnapshotLimits { labeled, unlabeled }).await?;
             println!("{} labeled and {} unlabeled pictures, sha256 {}", done.labeled, done.unlabeled, done.sha256);
             println!(
                 "left out: {} near-identical, {} unsettled, {} without a picture",
@@ -116,7 +116,7 @@ fn classes(config: &Config) -> Result<Vec<String>> {
     Ok(classes)
 }
 
-fn read(file: &Path) -> Result<Vec<Said>> {
+fn read(file: &Path) -> Result<Vec<ImportedLabel>> {
     let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
     let json = file.extension().is_some_and(|e| e.eq_ignore_ascii_case("json"));
     let labels = if json { from_label_studio(&text) } else { from_csv(&text) };

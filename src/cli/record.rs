@@ -33,7 +33,7 @@ pub struct VerifyArgs {
     public_key: Option<PathBuf>,
     /// An entry that it must still hold, `ENTRY:HASH`, from an exported lot or the log.
     #[arg(long)]
-    kept: Option<store::Kept>,
+    kept: Option<store::KeptEntry>,
     /// Compare every kept picture with the hash in its name too.
     #[arg(long)]
     pictures: bool,

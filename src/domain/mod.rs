@@ -7,6 +7,9 @@ pub mod hash;
 mod item;
 mod picture;
 mod scores;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod time;
 mod verdict;
 
 pub use decision::{Action, Decision, Reason, Thresholds};

@@ -52,6 +52,23 @@ pub struct Verdict {
     pub optics: Option<Optics>,
 }
 
+impl Verdict {
+    /// Gap between the two most probable classes, 0 to 1; what a score is missing for counts as 0. NaN where a score is.
+    pub fn margin(&self) -> f32 {
+        let probability = |place: usize| self.scores.get(place).map_or(0.0, |score| score.probability);
+        probability(0) - probability(1)
+    }
+
+    /// What belongs together in a data set: the looks of one track, or the items of one uploaded picture. Track numbers
+    /// restart with the service, so a group may hold more than one item, never less.
+    pub fn group(&self) -> String {
+        match self.source {
+            Source::Belt => format!("{}#{}", self.camera, self.track),
+            Source::Http => self.frame.clone().unwrap_or_default(),
+        }
+    }
+}
+
 /// One class and its probability.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ClassScore {

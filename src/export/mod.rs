@@ -14,7 +14,7 @@ pub use self::{
 };
 use crate::{
     domain::{Action, Thresholds, Verdict},
-    store::{Challenge, CorrectiveAction, Counts, Entry, Event, Lot, Page, RemovedOf, Store, StoreError, Tally},
+    store::{Challenge, CorrectiveAction, Counts, Entry, Event, Lot, LotTally, Page, RemovedOf, Store, StoreError},
 };
 
 /// Rejected and diverted items listed on the page; the CSV has all.
@@ -30,7 +30,7 @@ pub struct Report {
     /// Its verdicts by action.
     pub counts: Counts,
     /// Its verdicts by action, class, model and thresholds, most first.
-    pub tallies: Vec<Tally>,
+    pub tallies: Vec<LotTally>,
     /// The models and thresholds that judged.
     pub models: Vec<Model>,
     /// When nothing or not everything was inspected, oldest first.
@@ -150,14 +150,14 @@ pub async fn taken_off(store: &Store, lot: i64) -> Result<Vec<Verdict>, StoreErr
     Ok(found.split_off(surplus))
 }
 
-fn models(told: &[Entry], tallies: &[Tally]) -> Vec<Model> {
+fn models(told: &[Entry], tallies: &[LotTally]) -> Vec<Model> {
     let mut models: Vec<Model> = Vec::new();
     for entry in told {
         let Event::Model { model, sha256, thresholds_hash, thresholds } = &entry.event else { continue };
         if models.iter().any(|m| m.model == *model && m.thresholds_hash == *thresholds_hash) {
             continue; // the service started with it again
         }
-        let of_it = |t: &&Tally| t.model == *model && t.thresholds == *thresholds_hash;
+        let of_it = |t: &&LotTally| t.model == *model && t.thresholds == *thresholds_hash;
         let verdicts = tallies.iter().filter(of_it).map(|t| t.verdicts).sum();
         if verdicts > 0 {
             let (model, thresholds_hash) = (model.clone(), thresholds_hash.clone());

@@ -33,7 +33,7 @@ use crate::{
         verdict::{Origin, assemble, mean},
     },
     metrics::Metrics,
-    picture::pixels::{self, Limits},
+    picture::pixels::{self, PixelLimits},
 };
 
 /// How long an item's box stays on the live picture.
@@ -144,7 +144,7 @@ pub fn run(line: &Line, view: &Arc<View>, frames: &Handover, stop: &Cancellation
 fn decode(raw: &Raw) -> Result<Arc<Picture>, pixels::PixelError> {
     match raw {
         Raw::Rgb(picture) => Ok(picture.clone()),
-        Raw::Jpeg(bytes) => pixels::decode(bytes, Limits::default()).map(Arc::new),
+        Raw::Jpeg(bytes) => pixels::decode(bytes, PixelLimits::default()).map(Arc::new),
     }
 }
 

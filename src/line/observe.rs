@@ -29,8 +29,8 @@ pub fn observe(metrics: &Metrics, verdict: &Verdict, fault: Option<&Fault>) {
         faulted(metrics, verdict.source, &verdict.camera, fault);
     } else {
         metrics.accept_probability.with_label_values(&[source]).observe(decision.accept_probability.into());
-        if let [best, second, ..] = &verdict.scores[..] {
-            metrics.margin.observe((best.probability - second.probability).into());
+        if verdict.scores.len() > 1 {
+            metrics.margin.observe(verdict.margin().into());
         }
     }
     let seconds = |ms: f64| Duration::try_from_secs_f64(ms / 1e3).unwrap_or_default().as_secs_f64();

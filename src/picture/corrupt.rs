@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::{
     domain::Picture,
-    picture::pixels::{self, Limits, PixelError},
+    picture::pixels::{self, PixelError, PixelLimits},
 };
 
 /// What happened to a picture; each gives its five strengths.
@@ -99,7 +99,7 @@ pub fn corrupt(
         Corruption::Jpeg => {
             let picture = Picture { width: side as u32, height: side as u32, rgb: picture.to_vec() };
             let quality = of([25.0, 18.0, 12.0, 8.0, 5.0]) as i32;
-            pixels::decode(&pixels::encode_jpeg(&picture, quality)?, Limits::default())?.rgb
+            pixels::decode(&pixels::encode_jpeg(&picture, quality)?, PixelLimits::default())?.rgb
         }
         Corruption::Shift => {
             let [dx, dy] = direction(rng).map(|d| (d * of([0.04, 0.08, 0.13, 0.19, 0.26]) * wide).round() as isize);

@@ -11,7 +11,15 @@ use std::{
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use crate::picture::pixels::{self, Limits, PixelError};
+use crate::{
+    files,
+    picture::pixels::{self, PixelError, PixelLimits},
+};
+
+/// File name of the list in a data set's folder.
+pub const PHOTOS: &str = "photos.csv";
+/// The columns that [`write`] lists samples in.
+const COLUMNS: [&str; 3] = ["file", "class", "split_group"];
 
 /// One labeled picture.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +47,7 @@ pub struct Dataset {
 /// Why a data set is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
-    /// A file or folder can't be read.
+    /// A file or folder can't be read or written.
     #[error("{path}: {why}")]
     Read {
         /// The file.
@@ -84,7 +92,7 @@ pub enum DataError {
 /// # Errors
 /// [`DataError`].
 pub fn read(root: &Path) -> Result<Dataset, DataError> {
-    let list = ["photos.csv", "index.csv"].map(|name| root.join(name)).into_iter().find(|path| path.is_file());
+    let list = [PHOTOS, "index.csv"].map(|name| root.join(name)).into_iter().find(|path| path.is_file());
     let (samples, good) = match list {
         Some(list) => read_csv(&list)?,
         None => (read_folders(root)?, BTreeSet::new()),
@@ -94,6 +102,40 @@ pub fn read(root: &Path) -> Result<Dataset, DataError> {
     }
     let classes: BTreeSet<String> = samples.iter().map(|s| s.class.clone()).collect();
     Ok(Dataset { root: root.into(), samples, classes: classes.into_iter().collect(), good: good.into_iter().collect() })
+}
+
+/// Lists `samples` in `root/photos.csv`, whole or not at all; makes `root` if it is missing.
+///
+/// # Errors
+/// [`DataError::Read`] with the system's words.
+pub fn write(root: &Path, samples: &[Sample]) -> Result<(), DataError> {
+    write_table(root, COLUMNS, samples.iter().map(|sample| [&*sample.file, &*sample.class, &*sample.group]))
+}
+
+/// As [`write`], with columns of the caller's; [`read`] says which it needs.
+///
+/// # Errors
+/// [`DataError::Read`] with the system's words.
+pub fn write_table<const N: usize, T: AsRef<[u8]>>(
+    root: &Path,
+    columns: [&str; N],
+    rows: impl IntoIterator<Item = [T; N]>,
+) -> Result<(), DataError> {
+    let path = root.join(PHOTOS);
+    let refuse = |why: String| DataError::Read { path: path.clone(), why };
+    let text = table(columns, rows).map_err(|e| refuse(e.to_string()))?;
+    fs::create_dir_all(root).and_then(|()| files::write(&path, &text)).map_err(|e| refuse(e.to_string()))
+}
+
+/// A CSV in memory.
+fn table<const N: usize, T: AsRef<[u8]>>(
+    columns: [&str; N],
+    rows: impl IntoIterator<Item = [T; N]>,
+) -> Result<Vec<u8>, csv::Error> {
+    let mut table = csv::Writer::from_writer(Vec::new());
+    table.write_record(columns)?;
+    rows.into_iter().try_for_each(|row| table.write_record(row))?;
+    table.into_inner().map_err(|e| e.into_error().into())
 }
 
 /// Lists every picture in a folder and the folders in it, without looking for labels: their classes are empty.
@@ -187,7 +229,7 @@ impl Dataset {
             .map(|sample| {
                 let path = self.root.join(&sample.file);
                 let bytes = fs::read(&path).map_err(|e| DataError::Read { path: path.clone(), why: e.to_string() })?;
-                pixels::decode(&bytes, Limits::default())
+                pixels::decode(&bytes, PixelLimits::default())
                     .and_then(|picture| pixels::fit(&picture, None, side))
                     .map_err(|source| DataError::Picture { path, source })
             })
@@ -249,6 +291,22 @@ mod tests {
         );
         assert_eq!((data.samples[0].group.as_str(), data.samples[1].group.as_str()), ("g1", "b.jpg"));
         assert!(data.load(8).unwrap_err().to_string().contains("a.jpg"));
+    }
+
+    #[test]
+    fn what_is_written_is_read_again_whatever_stands_in_it() {
+        let root = tempfile::tempdir().unwrap();
+        let sample = |file: &str, class: &str, group: &str| {
+            let [file, class, group] = [file, class, group].map(String::from);
+            Sample { file, class, group }
+        };
+        let samples = vec![sample("a, b.jpg", "the \"big\" one", "g1"), sample("c.jpg", "cod", "belt#7")];
+        write(&root.path().join("new"), &samples).unwrap();
+        assert_eq!(read(&root.path().join("new")).unwrap().samples, samples);
+        let list = root.path().join("new").join(PHOTOS);
+        assert!(fs::read_to_string(list).unwrap().starts_with("file,class,split_group\n"));
+        let refused = write(Path::new("/dev/null/no folder"), &samples).unwrap_err().to_string();
+        assert!(refused.contains(PHOTOS), "{refused}");
     }
 
     #[test]

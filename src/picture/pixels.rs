@@ -1,6 +1,6 @@
 //! Decode, crop and resize: the one pre-processing that serving AND learning use, so that both see the same bits.
 //!
-//! Invariant: nothing is allocated for a picture before its header's size was checked against [`Limits`].
+//! Invariant: nothing is allocated for a picture before its header's size was checked against [`PixelLimits`].
 
 use std::{cell::RefCell, io::Cursor};
 
@@ -15,14 +15,14 @@ use crate::domain::{Optics, Picture, Region};
 
 /// Largest picture that is decoded.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct PixelLimits {
     /// Largest side in pixels.
     pub max_side: u32,
     /// Largest number of pixels.
     pub max_pixels: u64,
 }
 
-impl Default for Limits {
+impl Default for PixelLimits {
     fn default() -> Self {
         Self { max_side: 16_384, max_pixels: 40_000_000 }
     }
@@ -49,7 +49,7 @@ pub enum PixelError {
         /// The limit on the number of pixels.
         max_pixels: u64,
     },
-    /// A kind of picture that is refused in words.
+    /// A kind of picture that is not supported, and why.
     #[error("{0}")]
     Unsupported(String),
     /// Cut short, mixed or otherwise broken.
@@ -72,12 +72,12 @@ impl PixelError {
 
 /// Decodes JPEG (turbojpeg, which refuses cut and mixed files), PNG or WebP (`image`) into 8-bit RGB.
 ///
-/// 16-bit PNGs are scaled to 8 bits, alpha is dropped, gray becomes RGB; CMYK JPEGs are refused in words, because
+/// 16-bit PNGs are scaled to 8 bits, alpha is dropped, gray becomes RGB; CMYK JPEGs are refused with the reason, because
 /// without their colour profile the colours would be guesses.
 ///
 /// # Errors
 /// See [`PixelError`].
-pub fn decode(bytes: &[u8], limits: Limits) -> Result<Picture, PixelError> {
+pub fn decode(bytes: &[u8], limits: PixelLimits) -> Result<Picture, PixelError> {
     match bytes {
         [] => Err(PixelError::Empty),
         [0xff, 0xd8, ..] => decode_jpeg(bytes, limits),
@@ -85,7 +85,7 @@ pub fn decode(bytes: &[u8], limits: Limits) -> Result<Picture, PixelError> {
     }
 }
 
-fn decode_jpeg(bytes: &[u8], limits: Limits) -> Result<Picture, PixelError> {
+fn decode_jpeg(bytes: &[u8], limits: PixelLimits) -> Result<Picture, PixelError> {
     let damaged = |e: turbojpeg::Error| PixelError::Damaged(e.to_string());
     // A new decoder for each picture: one that is used again answers a JPEG without a frame header with the size and
     // colour space of the picture before.
@@ -107,7 +107,7 @@ fn decode_jpeg(bytes: &[u8], limits: Limits) -> Result<Picture, PixelError> {
     Ok(Picture { width: header.width as u32, height: header.height as u32, rgb })
 }
 
-fn decode_other(bytes: &[u8], limits: Limits) -> Result<Picture, PixelError> {
+fn decode_other(bytes: &[u8], limits: PixelLimits) -> Result<Picture, PixelError> {
     let damaged = |e: image::ImageError| PixelError::Damaged(e.to_string());
     let mut reader =
         ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|_| PixelError::UnknownFormat)?;
@@ -115,7 +115,7 @@ fn decode_other(bytes: &[u8], limits: Limits) -> Result<Picture, PixelError> {
         return Err(PixelError::UnknownFormat);
     }
     let mut allowed = image::Limits::default();
-    allowed.max_image_width = None; // checked below, in words, before anything is allocated
+    allowed.max_image_width = None; // checked below, with a reason, before anything is allocated
     allowed.max_image_height = None;
     allowed.max_alloc = Some(limits.max_pixels * 8); // 16-bit RGBA
     reader.limits(allowed);
@@ -126,8 +126,8 @@ fn decode_other(bytes: &[u8], limits: Limits) -> Result<Picture, PixelError> {
     Ok(Picture { width, height, rgb: picture.into_raw() })
 }
 
-fn check(width: u64, height: u64, limits: Limits) -> Result<(), PixelError> {
-    let Limits { max_side, max_pixels } = limits;
+fn check(width: u64, height: u64, limits: PixelLimits) -> Result<(), PixelError> {
+    let PixelLimits { max_side, max_pixels } = limits;
     if width == 0 || height == 0 {
         return Err(PixelError::Damaged("it has no pixels".into()));
     }
@@ -261,19 +261,19 @@ mod tests {
         let mut noise = gradient(320, 240);
         noise.rgb.iter_mut().enumerate().for_each(|(i, v)| *v = v.wrapping_add(((i * 2_654_435_761) >> 7) as u8));
         let b = encode_jpeg(&noise, 90).unwrap();
-        assert!(decode(&a, Limits::default()).is_ok());
+        assert!(decode(&a, PixelLimits::default()).is_ok());
         for cut in [a.len() / 10, a.len() / 2, a.len() - 3] {
-            assert!(matches!(decode(&a[..cut], Limits::default()), Err(PixelError::Damaged(_))), "cut at {cut}");
+            assert!(matches!(decode(&a[..cut], PixelLimits::default()), Err(PixelError::Damaged(_))), "cut at {cut}");
         }
         let mixed = [&a[..a.len() / 2], &b[b.len() / 2..]].concat();
-        assert!(matches!(decode(&mixed, Limits::default()), Err(PixelError::Damaged(_))));
+        assert!(matches!(decode(&mixed, PixelLimits::default()), Err(PixelError::Damaged(_))));
     }
 
     #[test]
     fn a_jpeg_without_a_frame_header_says_nothing_of_the_one_before() {
-        assert!(decode(&encode_jpeg(&gradient(64, 48), 90).unwrap(), Limits::default()).is_ok());
+        assert!(decode(&encode_jpeg(&gradient(64, 48), 90).unwrap(), PixelLimits::default()).is_ok());
         for bytes in [&[0xff, 0xd8][..], &[0xff, 0xd8, 0xff, 0xd9]] {
-            let refused = decode(bytes, Limits::default());
+            let refused = decode(bytes, PixelLimits::default());
             assert!(matches!(refused, Err(PixelError::Damaged(_))), "{refused:?}");
         }
     }
@@ -293,7 +293,7 @@ mod tests {
             let region = Region { x, y, width, height };
             let square = square_around(region, CROP_MARGIN, 160, 120);
             let served = fit(&picture, Some(square), 32).unwrap();
-            let kept = decode(&encode_png(&cut_item(&picture, Some(region))).unwrap(), Limits::default()).unwrap();
+            let kept = decode(&encode_png(&cut_item(&picture, Some(region))).unwrap(), PixelLimits::default()).unwrap();
             let again = fit(&kept, None, 32).unwrap();
             // How many pixels of the network's input, counted from the edge, can see past the square's edge.
             let ring = 1.max(32 / square.width as usize);

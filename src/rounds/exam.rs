@@ -15,7 +15,7 @@ use crate::{
         dataset::{DataError, Dataset},
         pixels::PixelError,
     },
-    rounds::gate::{Exam, Truth},
+    rounds::gate::{ExamAnswers, HeldOutTruth},
     student::{
         engine::{Device, Engine, EngineError, softmax},
         manifest::{Manifest, ModelError},
@@ -46,19 +46,19 @@ pub enum ExamError {
     Engine(#[from] EngineError),
 }
 
-struct Candidate {
+struct Examinee {
     engine: Engine,
-    exam: Exam,
+    exam: ExamAnswers,
 }
 
 /// What the models in `folders` answer to `data`, and the truth.
 ///
 /// # Errors
 /// [`ExamError`].
-pub fn sit(folders: [&Path; 2], data: &Dataset) -> Result<([Exam; 2], Truth), ExamError> {
+pub fn sit(folders: [&Path; 2], data: &Dataset) -> Result<([ExamAnswers; 2], HeldOutTruth), ExamError> {
     let classes: Vec<String> = data.samples.iter().map(|s| s.class.clone()).collect();
     let step = classes.len().div_ceil(DAMAGED).max(1);
-    let truth = Truth {
+    let truth = HeldOutTruth {
         damaged: classes
             .iter()
             .step_by(step)
@@ -84,7 +84,7 @@ pub fn sit(folders: [&Path; 2], data: &Dataset) -> Result<([Exam; 2], Truth), Ex
     Ok(([a.exam, b.exam], truth))
 }
 
-fn open(folder: &Path, data: &Dataset, step: usize) -> Result<Candidate, ExamError> {
+fn open(folder: &Path, data: &Dataset, step: usize) -> Result<Examinee, ExamError> {
     let manifest = Manifest::read(folder)?;
     let card = manifest.card(&manifest.serve);
     let mut engine = Engine::open(&manifest.onnx(folder, &manifest.serve)?, Device::Cpu, 1)?;
@@ -110,7 +110,7 @@ fn open(folder: &Path, data: &Dataset, step: usize) -> Result<Candidate, ExamErr
     let ordered = |rows: Vec<Vec<f32>>| rows.iter().map(|row| order.iter().map(|&c| row[c]).collect()).collect();
     let mut accept = card.thresholds.accept.clone();
     accept.sort();
-    let exam = Exam {
+    let exam = ExamAnswers {
         classes: order.iter().map(|&c| card.classes[c].clone()).collect(),
         accept,
         accepted,
@@ -118,7 +118,7 @@ fn open(folder: &Path, data: &Dataset, step: usize) -> Result<Candidate, ExamErr
         damaged: ordered(damaged),
         infer_ms: f64::NAN,
     };
-    Ok(Candidate { engine, exam })
+    Ok(Examinee { engine, exam })
 }
 
 fn probabilities(engine: &mut Engine, card: &Card, pictures: &[Vec<u8>]) -> Result<Vec<Vec<f32>>, EngineError> {

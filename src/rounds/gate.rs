@@ -1,4 +1,7 @@
-//! Whether a candidate may take over: two models' answers on the same held-out pictures → a [`Ruling`]. Pure.
+//! The promotion gate: two students' answers on the same held-out pictures → a [`PromotionGateRuling`]. Pure.
+//!
+//! Every check is a function of its own, listed in [`CHECKS`]; a new one is written there and gets its limit in
+//! [`PromotionGateLimits`].
 //!
 //! Invariant: doubt holds the candidate. Every check must pass; NaN, missing or unequal figures fail theirs.
 
@@ -9,7 +12,7 @@ use crate::student::scorecard::{argmax, calibration_error};
 /// What a candidate must keep to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Limits {
+pub struct PromotionGateLimits {
     /// Level of the one-sided paired test: this share of equal candidates may look better by chance.
     pub significance: f64,
     /// Recall that a class may lose, as a share of its pictures.
@@ -28,7 +31,7 @@ pub struct Limits {
     pub shadow_disagreement: f64,
 }
 
-impl Default for Limits {
+impl Default for PromotionGateLimits {
     fn default() -> Self {
         Self {
             significance: 0.025,
@@ -43,9 +46,9 @@ impl Default for Limits {
     }
 }
 
-/// One model's answers on the held-out pictures, in their order.
+/// One student's answers on the held-out pictures, in their order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Exam {
+pub struct ExamAnswers {
     /// Class names in the order of the probabilities.
     pub classes: Vec<String>,
     /// Classes that pass.
@@ -61,23 +64,23 @@ pub struct Exam {
     pub infer_ms: f64,
 }
 
-/// The true classes.
+/// The true classes of the held-out pictures.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Truth {
+pub struct HeldOutTruth {
     /// Per held-out picture its class name.
     pub clean: Vec<String>,
     /// Per damaged picture its class name.
     pub damaged: Vec<String>,
 }
 
-/// One question and its answer.
+/// One question about the candidate and its answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Check {
+pub struct PromotionGateCheck {
     /// Short name, from a closed set.
     pub name: String,
     /// Whether the candidate passed it.
     pub passed: bool,
-    /// What was found, in words with its figures.
+    /// What was found: a sentence with its figures.
     pub found: String,
     /// What was measured, short; empty where there is nothing to measure or an older gate ruled.
     #[serde(default)]
@@ -87,19 +90,30 @@ pub struct Check {
     pub limit: String,
 }
 
-impl Check {
+impl ExamAnswers {
+    /// Whether there is a finite answer of the right width to every picture.
+    fn answer_all(&self, truth: &HeldOutTruth) -> bool {
+        let finite = |row: &Vec<f32>| row.len() == self.classes.len() && row.iter().all(|p| p.is_finite());
+        self.clean.len() == truth.clean.len()
+            && self.accepted.len() == truth.clean.len()
+            && self.damaged.len() == truth.damaged.len()
+            && self.clean.iter().chain(&self.damaged).all(finite)
+    }
+}
+
+impl PromotionGateCheck {
     fn new(name: &str, passed: bool, figure: String, limit: String, found: String) -> Self {
         Self { name: name.into(), passed, found, figure, limit }
     }
 }
 
-/// What the gate says and why.
+/// What the promotion gate says and why.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Ruling {
+pub struct PromotionGateRuling {
     /// True only if every check passed.
     pub promote: bool,
     /// All checks that could be made.
-    pub checks: Vec<Check>,
+    pub checks: Vec<PromotionGateCheck>,
     /// Held-out pictures.
     pub pictures: usize,
     /// Accuracy of the incumbent and of the candidate.
@@ -107,16 +121,16 @@ pub struct Ruling {
     /// Share of the held-out pictures on which one would pass the item and the other not.
     pub disagreement: f64,
     /// The shadow run, once it is over.
-    pub shadow: Option<Shadow>,
+    pub shadow: Option<ShadowRun>,
 }
 
-impl Ruling {
-    fn of(checks: Vec<Check>) -> Self {
+impl PromotionGateRuling {
+    fn of(checks: Vec<PromotionGateCheck>) -> Self {
         let promote = checks.iter().all(|check| check.passed);
         Self { promote, checks, pictures: 0, accuracy: [0.0; 2], disagreement: 0.0, shadow: None }
     }
 
-    /// The checks that failed, in words; empty when none did.
+    /// The checks that failed and why, as one line; empty when none did.
     pub fn reasons(&self) -> String {
         let failed: Vec<_> =
             self.checks.iter().filter(|c| !c.passed).map(|c| format!("{}: {}", c.name, c.found)).collect();
@@ -124,138 +138,183 @@ impl Ruling {
     }
 }
 
-/// Weighs `candidate` against `incumbent`.
-pub fn rule(incumbent: &Exam, candidate: &Exam, truth: &Truth, limits: &Limits) -> Ruling {
-    let same = incumbent.classes == candidate.classes && incumbent.accept == candidate.accept;
-    let classes = Check::new(
-        "classes",
-        same,
-        format!("{} classes", candidate.classes.len()),
-        "the same".into(),
-        if same {
-            candidate.classes.join(", ")
-        } else {
-            let listed = |exam: &Exam| format!("{} (accepting {})", exam.classes.join(", "), exam.accept.join(", "));
-            format!("the candidate knows {}, the incumbent {}", listed(candidate), listed(incumbent))
-        },
-    );
-    let known = |name: &String| candidate.classes.iter().position(|class| class == name);
-    let index = |names: &[String]| names.iter().map(known).collect::<Option<Vec<usize>>>();
-    let whole = |exam: &Exam| {
-        exam.clean.len() == truth.clean.len()
-            && exam.accepted.len() == truth.clean.len()
-            && exam.damaged.len() == truth.damaged.len()
-            && exam
-                .clean
-                .iter()
-                .chain(&exam.damaged)
-                .all(|row| row.len() == exam.classes.len() && row.iter().all(|p| p.is_finite()))
+/// Judges `candidate` against `incumbent`: first whether they can be compared at all, then every check in turn.
+pub fn rule(
+    incumbent: &ExamAnswers,
+    candidate: &ExamAnswers,
+    truth: &HeldOutTruth,
+    limits: &PromotionGateLimits,
+) -> PromotionGateRuling {
+    let classes = same_classes(incumbent, candidate);
+    if !classes.passed {
+        return PromotionGateRuling::of(vec![classes]);
+    }
+    let Some(pair) = ExamPair::of(incumbent, candidate, truth) else {
+        return PromotionGateRuling::of(vec![classes, incomplete_answers(truth)]);
     };
-    let complete = !truth.clean.is_empty() && whole(incumbent) && whole(candidate);
-    let (true, true, Some(clean), Some(damaged)) = (same, complete, index(&truth.clean), index(&truth.damaged)) else {
-        let why = format!("{} pictures, of which not all have finite answers of known classes", truth.clean.len());
-        return Ruling::of(if same {
-            vec![classes, Check::new("answers", false, String::new(), String::new(), why)]
-        } else {
-            vec![classes]
-        });
-    };
+    let checks = CHECKS.iter().map(|check| check(&pair, limits));
+    PromotionGateRuling {
+        pictures: pair.clean.len(),
+        accuracy: [share(pair.old_right.iter().copied()), share(pair.new_right.iter().copied())],
+        disagreement: share(incumbent.accepted.iter().zip(&candidate.accepted).map(|(old, new)| old != new)),
+        ..PromotionGateRuling::of(std::iter::once(classes).chain(checks).collect())
+    }
+}
 
-    let right = |rows: &[Vec<f32>], truth: &[usize]| -> Vec<bool> {
-        rows.iter().zip(truth).map(|(row, t)| argmax(row) == *t).collect()
+/// What a comparable pair of students is checked for, in the order of the ruling.
+const CHECKS: [fn(&ExamPair<'_>, &PromotionGateLimits) -> PromotionGateCheck; 6] =
+    [better, every_class, false_accepts, calibrated, robust, fast_enough];
+
+/// Two students' whole answers to the same pictures, over the same classes.
+struct ExamPair<'a> {
+    incumbent: &'a ExamAnswers,
+    candidate: &'a ExamAnswers,
+    truth: &'a HeldOutTruth,
+    /// Per held-out picture the index of its class.
+    clean: Vec<usize>,
+    /// Per damaged picture the index of its class.
+    damaged: Vec<usize>,
+    /// Per held-out picture whether the incumbent named its class.
+    old_right: Vec<bool>,
+    /// Per held-out picture whether the candidate named its class.
+    new_right: Vec<bool>,
+}
+
+impl<'a> ExamPair<'a> {
+    /// `None` without pictures, where an answer is missing or not finite, or where the truth names an unknown class.
+    fn of(incumbent: &'a ExamAnswers, candidate: &'a ExamAnswers, truth: &'a HeldOutTruth) -> Option<Self> {
+        if truth.clean.is_empty() || !incumbent.answer_all(truth) || !candidate.answer_all(truth) {
+            return None;
+        }
+        let class = |name: &String| candidate.classes.iter().position(|class| class == name);
+        let clean: Vec<usize> = truth.clean.iter().map(class).collect::<Option<_>>()?;
+        let damaged = truth.damaged.iter().map(class).collect::<Option<_>>()?;
+        let (old_right, new_right) = (right(&incumbent.clean, &clean), right(&candidate.clean, &clean));
+        Some(Self { incumbent, candidate, truth, clean, damaged, old_right, new_right })
+    }
+}
+
+/// Per picture whether its class is the most probable one.
+fn right(probabilities: &[Vec<f32>], truth: &[usize]) -> Vec<bool> {
+    probabilities.iter().zip(truth).map(|(row, class)| argmax(row) == *class).collect()
+}
+
+fn same_classes(incumbent: &ExamAnswers, candidate: &ExamAnswers) -> PromotionGateCheck {
+    let same = incumbent.classes == candidate.classes && incumbent.accept == candidate.accept;
+    let found = if same {
+        candidate.classes.join(", ")
+    } else {
+        let listed = |exam: &ExamAnswers| format!("{} (accepting {})", exam.classes.join(", "), exam.accept.join(", "));
+        format!("the candidate knows {}, the incumbent {}", listed(candidate), listed(incumbent))
     };
-    let (old, new) = (right(&incumbent.clean, &clean), right(&candidate.clean, &clean));
-    let pairs = || old.iter().zip(&new);
-    let won = pairs().filter(|(old, new)| !**old && **new).count();
-    let lost = pairs().filter(|(old, new)| **old && !**new).count();
-    let p = mcnemar(won, lost);
-    let gain = (won as f64 - lost as f64) / clean.len() as f64;
-    let better = Check::new(
+    PromotionGateCheck::new("classes", same, format!("{} classes", candidate.classes.len()), "the same".into(), found)
+}
+
+fn incomplete_answers(truth: &HeldOutTruth) -> PromotionGateCheck {
+    let found = format!("{} pictures, of which not all have finite answers of known classes", truth.clean.len());
+    PromotionGateCheck::new("answers", false, String::new(), String::new(), found)
+}
+
+/// More held-out pictures right than the incumbent, beyond chance.
+fn better(pair: &ExamPair<'_>, limits: &PromotionGateLimits) -> PromotionGateCheck {
+    let answers = || pair.old_right.iter().zip(&pair.new_right);
+    let won = answers().filter(|(old, new)| !**old && **new).count();
+    let lost = answers().filter(|(old, new)| **old && !**new).count();
+    let (p, n) = (mcnemar(won, lost), pair.clean.len());
+    let gain = (won as f64 - lost as f64) / n as f64;
+    PromotionGateCheck::new(
         "better",
         p <= limits.significance && won > lost,
         format!("{gain:+.4}, p = {p:.4}"),
         format!("above 0, p ≤ {}", limits.significance),
         format!(
-            "{gain:+.4} on {} held-out pictures ({won} mended, {lost} broken; 95 % interval {:+.4} to {:+.4}; p = {p:.4}, \
+            "{gain:+.4} on {n} held-out pictures ({won} mended, {lost} broken; 95 % interval {:+.4} to {:+.4}; p = {p:.4}, \
              wanted at most {})",
-            clean.len(),
-            gain - 1.96 * deviation(won, lost, clean.len()),
-            gain + 1.96 * deviation(won, lost, clean.len()),
+            gain - 1.96 * deviation(won, lost, n),
+            gain + 1.96 * deviation(won, lost, n),
             limits.significance
         ),
-    );
+    )
+}
 
+/// No class loses much of its recall.
+fn every_class(pair: &ExamPair<'_>, limits: &PromotionGateLimits) -> PromotionGateCheck {
     let recall = |right: &[bool], class: usize| {
-        share(right.iter().zip(&clean).filter(|(_, t)| **t == class).map(|(right, _)| *right))
+        share(right.iter().zip(&pair.clean).filter(|(_, truth)| **truth == class).map(|(right, _)| *right))
     };
-    let losses = candidate.classes.iter().enumerate().map(|(c, name)| (recall(&old, c) - recall(&new, c), name));
-    let (worst, class) = losses.max_by(|a, b| a.0.total_cmp(&b.0)).map_or((0.0, ""), |(loss, name)| (loss, name));
-    let every_class = Check::new(
+    let loss = |class: usize| recall(&pair.old_right, class) - recall(&pair.new_right, class);
+    let losses = pair.candidate.classes.iter().enumerate().map(|(class, name)| (loss(class), name.as_str()));
+    let (worst, class) = losses.max_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or((0.0, ""));
+    PromotionGateCheck::new(
         "every class",
         worst <= limits.class_loss,
         format!("{:+.4} ({class})", -worst),
         format!("≥ {:+.4}", -limits.class_loss),
         format!("{class} changes most for the worse: {:+.4} of its recall, allowed {:+.4}", -worst, -limits.class_loss),
-    );
+    )
+}
 
-    let bad: Vec<bool> = truth.clean.iter().map(|name| !candidate.accept.contains(name)).collect();
-    let passes = |exam: &Exam| share(exam.accepted.iter().zip(&bad).filter(|(_, bad)| **bad).map(|(a, _)| *a));
-    let more = passes(candidate) - passes(incumbent);
-    let false_accepts = Check::new(
+/// Hardly more of the bad items pass.
+fn false_accepts(pair: &ExamPair<'_>, limits: &PromotionGateLimits) -> PromotionGateCheck {
+    let bad: Vec<bool> = pair.truth.clean.iter().map(|name| !pair.candidate.accept.contains(name)).collect();
+    let passing = |exam: &ExamAnswers| {
+        share(exam.accepted.iter().zip(&bad).filter(|(_, bad)| **bad).map(|(accepted, _)| *accepted))
+    };
+    let (old, new) = (passing(pair.incumbent), passing(pair.candidate));
+    let more = new - old;
+    PromotionGateCheck::new(
         "false accepts",
         more <= limits.more_false_accepts,
         format!("{more:+.4}"),
         format!("≤ {:+.4}", limits.more_false_accepts),
         format!(
-            "{:.4} of the bad items pass, {:.4} with the incumbent, allowed {:+.4}",
-            passes(candidate),
-            passes(incumbent),
+            "{new:.4} of the bad items pass, {old:.4} with the incumbent, allowed {:+.4}",
             limits.more_false_accepts
         ),
-    );
+    )
+}
 
-    let errors = [incumbent, candidate].map(|exam| calibration_error(&exam.clean, &clean, 15));
-    let allowed = limits.calibration_error.max(errors[0]);
-    let calibrated = Check::new(
+/// Its probabilities mean what they say, or as much as the incumbent's do.
+fn calibrated(pair: &ExamPair<'_>, limits: &PromotionGateLimits) -> PromotionGateCheck {
+    let [old, new] = [pair.incumbent, pair.candidate].map(|exam| calibration_error(&exam.clean, &pair.clean, 15));
+    let allowed = limits.calibration_error.max(old);
+    PromotionGateCheck::new(
         "calibrated",
-        errors[1] <= allowed,
-        format!("{:.4}", errors[1]),
+        new <= allowed,
+        format!("{new:.4}"),
         format!("≤ {allowed:.4}"),
-        format!("expected calibration error {:.4}, the incumbent's {:.4}", errors[1], errors[0]),
-    );
+        format!("expected calibration error {new:.4}, the incumbent's {old:.4}"),
+    )
+}
 
-    let [sturdy_old, sturdy_new] = [incumbent, candidate].map(|exam| share(right(&exam.damaged, &damaged).into_iter()));
-    let robust = Check::new(
+/// Damaged pictures cost it hardly more than they cost the incumbent.
+fn robust(pair: &ExamPair<'_>, limits: &PromotionGateLimits) -> PromotionGateCheck {
+    let [old, new] =
+        [pair.incumbent, pair.candidate].map(|exam| share(right(&exam.damaged, &pair.damaged).into_iter()));
+    PromotionGateCheck::new(
         "robust",
-        sturdy_old - sturdy_new <= limits.damaged_loss,
-        format!("{:+.4}", sturdy_new - sturdy_old),
+        old - new <= limits.damaged_loss,
+        format!("{:+.4}", new - old),
         format!("≥ {:+.4}", -limits.damaged_loss),
-        format!("accuracy {sturdy_new:.4} on damaged pictures, the incumbent's {sturdy_old:.4}"),
-    );
+        format!("accuracy {new:.4} on damaged pictures, the incumbent's {old:.4}"),
+    )
+}
 
-    let fast = Check::new(
+/// It takes hardly longer per picture.
+fn fast_enough(pair: &ExamPair<'_>, limits: &PromotionGateLimits) -> PromotionGateCheck {
+    let (old, new) = (pair.incumbent.infer_ms, pair.candidate.infer_ms);
+    PromotionGateCheck::new(
         "fast enough",
-        candidate.infer_ms <= limits.slower * incumbent.infer_ms,
-        format!("{:.2} times", candidate.infer_ms / incumbent.infer_ms),
+        new <= limits.slower * old,
+        format!("{:.2} times", new / old),
         format!("≤ {} times", limits.slower),
-        format!(
-            "{:.2} ms a picture, the incumbent {:.2} ms, allowed {} times that",
-            candidate.infer_ms, incumbent.infer_ms, limits.slower
-        ),
-    );
-
-    let apart = incumbent.accepted.iter().zip(&candidate.accepted).map(|(a, b)| a != b);
-    Ruling {
-        pictures: clean.len(),
-        accuracy: [share(old.iter().copied()), share(new.iter().copied())],
-        disagreement: share(apart),
-        ..Ruling::of(vec![classes, better, every_class, false_accepts, calibrated, robust, fast])
-    }
+        format!("{new:.2} ms per picture, the incumbent {old:.2} ms, allowed {} times that", limits.slower),
+    )
 }
 
 /// What happened while the candidate scored live items beside the incumbent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Shadow {
+pub struct ShadowRun {
     /// Items scored by both.
     pub items: usize,
     /// Items on which one would pass it and the other not.
@@ -265,10 +324,14 @@ pub struct Shadow {
 }
 
 /// The last check: `ruling` with what the shadow run says.
-pub fn with_shadow(mut ruling: Ruling, shadow: Shadow, limits: &Limits) -> Ruling {
+pub fn with_shadow(
+    mut ruling: PromotionGateRuling,
+    shadow: ShadowRun,
+    limits: &PromotionGateLimits,
+) -> PromotionGateRuling {
     let apart = shadow.apart as f64 / shadow.items.max(1) as f64;
     let allowed = ruling.disagreement + limits.shadow_disagreement;
-    ruling.checks.push(Check::new(
+    ruling.checks.push(PromotionGateCheck::new(
         "shadow",
         shadow.items >= limits.shadow_items && shadow.faults == 0 && apart <= allowed,
         format!("{apart:.4} apart, {} faults of {}", shadow.faults, shadow.items),
@@ -328,7 +391,7 @@ mod tests {
     const CLASSES: [&str; 3] = ["salmon", "cod", "bass"];
 
     /// Answers that are right where `right` says so, each with a probability of 0.92 (so nearly calibrated).
-    fn exam(right: &[bool], truth: &[usize]) -> Exam {
+    fn exam(right: &[bool], truth: &[usize]) -> ExamAnswers {
         let rows: Vec<Vec<f32>> = right
             .iter()
             .zip(truth)
@@ -337,7 +400,7 @@ mod tests {
                 (0..3).map(|c| if c == said { 0.92 } else { 0.04 }).collect()
             })
             .collect();
-        Exam {
+        ExamAnswers {
             classes: CLASSES.map(String::from).to_vec(),
             accept: vec!["salmon".into()],
             accepted: rows.iter().map(|row| row[0] > 0.5).collect(),
@@ -347,14 +410,14 @@ mod tests {
         }
     }
 
-    fn truth_of(truth: &[usize]) -> Truth {
+    fn truth_of(truth: &[usize]) -> HeldOutTruth {
         let names = |t: &[usize]| t.iter().map(|t| CLASSES[*t].to_string()).collect();
-        Truth { clean: names(truth), damaged: names(&truth[..HELD_OUT / 2]) }
+        HeldOutTruth { clean: names(truth), damaged: names(&truth[..HELD_OUT / 2]) }
     }
 
     /// Two models that are right on 90 % and 90 % + `gain` of the pictures and differ on 7 % of them (as two students
-    /// of one teacher do), drawn anew for each `seed`.
-    fn rule_by_chance(gain: f64, seed: u64) -> Ruling {
+    /// of one teacher do), drawn freshly for each `seed`.
+    fn rule_by_chance(gain: f64, seed: u64) -> PromotionGateRuling {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let truth: Vec<usize> = (0..HELD_OUT).map(|i| i % 3).collect();
         let (won, lost) = ((0.07 + gain) / 2.0, (0.07 - gain) / 2.0);
@@ -370,7 +433,7 @@ mod tests {
             old.push(pair.0);
             new.push(pair.1);
         }
-        rule(&exam(&old, &truth), &exam(&new, &truth), &truth_of(&truth), &Limits::default())
+        rule(&exam(&old, &truth), &exam(&new, &truth), &truth_of(&truth), &PromotionGateLimits::default())
     }
 
     #[test]
@@ -393,17 +456,17 @@ mod tests {
     }
 
     /// A clearly better candidate, for the other checks to spoil.
-    fn better() -> (Exam, Exam, Truth) {
+    fn better() -> (ExamAnswers, ExamAnswers, HeldOutTruth) {
         let truth: Vec<usize> = (0..HELD_OUT).map(|i| i % 3).collect();
         let old: Vec<bool> = (0..HELD_OUT).map(|i| i % 7 != 0).collect();
         let new: Vec<bool> = (0..HELD_OUT).map(|i| i % 21 != 0).collect();
         (exam(&old, &truth), exam(&new, &truth), truth_of(&truth))
     }
 
-    fn reasons(spoil: impl Fn(&mut Exam, &mut Truth)) -> String {
+    fn reasons(spoil: impl Fn(&mut ExamAnswers, &mut HeldOutTruth)) -> String {
         let (old, mut new, mut truth) = better();
         spoil(&mut new, &mut truth);
-        let ruling = rule(&old, &new, &truth, &Limits::default());
+        let ruling = rule(&old, &new, &truth, &PromotionGateLimits::default());
         assert_eq!(ruling.promote, ruling.reasons().is_empty());
         ruling.reasons()
     }
@@ -412,7 +475,7 @@ mod tests {
     fn every_way_to_be_worse_is_held_with_its_reason() {
         assert_eq!(reasons(|_, _| ()), "");
         // 10 of the 333 bass that both know: 3 points of one class, while the whole gains 8.
-        let worse_on_bass = |new: &mut Exam, truth: &mut Truth| {
+        let worse_on_bass = |new: &mut ExamAnswers, truth: &mut HeldOutTruth| {
             let bass = (0..HELD_OUT).filter(|&i| truth.clean[i] == "bass" && i % 7 != 0);
             for i in bass.take(58) {
                 new.clean[i] = vec![0.04, 0.92, 0.04];
@@ -440,17 +503,17 @@ mod tests {
         assert!(reasons(|new, _| drop(new.clean.pop())).starts_with("answers"));
         assert!(reasons(|_, truth| truth.clean[0] = "eel".into()).starts_with("answers"));
         assert!(reasons(|new, _| new.infer_ms = f64::NAN).starts_with("fast enough"));
-        let empty = Truth { clean: vec![], damaged: vec![] };
-        let none = Exam { clean: vec![], accepted: vec![], damaged: vec![], ..better().0 };
-        assert!(!rule(&none, &none, &empty, &Limits::default()).promote);
+        let empty = HeldOutTruth { clean: vec![], damaged: vec![] };
+        let none = ExamAnswers { clean: vec![], accepted: vec![], damaged: vec![], ..better().0 };
+        assert!(!rule(&none, &none, &empty, &PromotionGateLimits::default()).promote);
     }
 
     #[test]
     fn the_shadow_run_has_the_last_word() {
         let (old, new, truth) = better();
-        let limits = Limits::default();
+        let limits = PromotionGateLimits::default();
         let after = |items, apart, faults| {
-            with_shadow(rule(&old, &new, &truth, &limits), Shadow { items, apart, faults }, &limits)
+            with_shadow(rule(&old, &new, &truth, &limits), ShadowRun { items, apart, faults }, &limits)
         };
         assert!(after(200, 20, 0).promote);
         assert!(!after(199, 0, 0).promote, "too few items");

@@ -5,9 +5,9 @@
 //! | file | written by | holds |
 //! |---|---|---|
 //! | `plan.json` | the service, first | everything the round depends on |
-//! | `snapshot/` | the child | the data, frozen; `train/` and `held_out/` list its labeled pictures |
+//! | `snapshot/` | its process | the data, frozen; `train/` and `held_out/` list its labeled pictures |
 //! | `round-<number>-teacher/`, `round-<number>/` | `beltsight-learn` | its runs: checkpoints, metrics, report, `model/` |
-//! | `ruling.json` | the child, last | the gate's ruling on the candidate `round-<number>/model` |
+//! | `ruling.json` | its process, last | the promotion gate's ruling on the candidate `round-<number>/model` |
 //! | `outcome.json` | the service | how it ended |
 //!
 //! Invariant: a file or folder under its final name is whole, so a round that was killed goes on by being run again.
@@ -29,7 +29,10 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::rounds::gate::{Limits, Ruling};
+use crate::{
+    files,
+    rounds::gate::{PromotionGateLimits, PromotionGateRuling},
+};
 
 /// Exit status of `beltsight round` when it can go on by being run again (EX_TEMPFAIL of sysexits.h).
 pub const AGAIN: u8 = 75;
@@ -37,7 +40,7 @@ pub const AGAIN: u8 = 75;
 /// When rounds run and how.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Settings {
+pub struct RoundSettings {
     /// Time between two rounds; 0 runs none by the clock.
     #[serde(with = "humantime_serde")]
     pub every: Duration,
@@ -81,10 +84,10 @@ pub struct Settings {
     #[serde(with = "humantime_serde")]
     pub probation: Duration,
     /// What a candidate must keep to.
-    pub gate: Limits,
+    pub gate: PromotionGateLimits,
 }
 
-impl Default for Settings {
+impl Default for RoundSettings {
     fn default() -> Self {
         let words = |text: &str| text.split(' ').map(String::from).collect();
         Self {
@@ -105,12 +108,12 @@ impl Default for Settings {
             pause: Duration::from_secs(300),
             automatic: true,
             probation: Duration::from_secs(600),
-            gate: Limits::default(),
+            gate: PromotionGateLimits::default(),
         }
     }
 }
 
-impl Settings {
+impl RoundSettings {
     /// Whether every value lies in its range.
     ///
     /// # Errors
@@ -128,7 +131,7 @@ impl Settings {
 
 /// Everything a round depends on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Plan {
+pub struct RoundPlan {
     /// Counts from 1.
     pub number: u32,
     /// What started it: `schedule`, `labels`, `drift`, or a person's name.
@@ -141,41 +144,42 @@ pub struct Plan {
     pub store: PathBuf,
     /// Model folder of the student that serves.
     pub incumbent: PathBuf,
-    /// As in [`Settings`].
+    /// As in [`RoundSettings`].
     pub train: Vec<String>,
-    /// As in [`Settings`].
+    /// As in [`RoundSettings`].
     pub distill: Vec<String>,
-    /// As in [`Settings`].
+    /// As in [`RoundSettings`].
     pub base: Option<PathBuf>,
-    /// As in [`Settings`].
+    /// As in [`RoundSettings`].
     pub held_out: Option<PathBuf>,
-    /// As in [`Settings`].
+    /// As in [`RoundSettings`].
     pub held_out_share: f64,
-    /// As in [`Settings`].
+    /// As in [`RoundSettings`].
     pub unlabeled: usize,
-    /// As in [`Settings`].
+    /// As in [`RoundSettings`].
     pub memory: u64,
-    /// As in [`Settings`].
-    pub gate: Limits,
+    /// As in [`RoundSettings`].
+    pub gate: PromotionGateLimits,
 }
 
-impl Plan {
+impl RoundPlan {
     /// The stages that the round goes through, in order; a person approves unless it is `automatic`.
-    pub fn steps(&self, automatic: bool) -> Vec<Stage> {
-        let wanted = |stage: &Stage| match stage {
-            Stage::Distill => !self.distill.is_empty(),
-            Stage::Approval => !automatic,
-            Stage::Paused => false,
+    pub fn steps(&self, automatic: bool) -> Vec<RoundStage> {
+        let wanted = |stage: &RoundStage| match stage {
+            RoundStage::Distill => !self.distill.is_empty(),
+            RoundStage::Approval => !automatic,
+            RoundStage::Paused => false,
             _ => true,
         };
-        Stage::ALL.into_iter().filter(wanted).collect()
+        RoundStage::ALL.into_iter().filter(wanted).collect()
     }
 }
 
 /// What a round does at present.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Stage {
+#[schema(as = Stage)]
+pub enum RoundStage {
     /// Freezing the data.
     Snapshot,
     /// Training.
@@ -194,30 +198,30 @@ pub enum Stage {
     Done,
 }
 
-impl Stage {
+impl RoundStage {
     /// All of them, in order.
-    pub const ALL: [Stage; 8] = [
-        Stage::Snapshot,
-        Stage::Train,
-        Stage::Distill,
-        Stage::Examine,
-        Stage::Shadow,
-        Stage::Approval,
-        Stage::Paused,
-        Stage::Done,
+    pub const ALL: [RoundStage; 8] = [
+        RoundStage::Snapshot,
+        RoundStage::Train,
+        RoundStage::Distill,
+        RoundStage::Examine,
+        RoundStage::Shadow,
+        RoundStage::Approval,
+        RoundStage::Paused,
+        RoundStage::Done,
     ];
 
     /// Snake-case name, as in metrics and JSON.
     pub fn name(self) -> &'static str {
         match self {
-            Stage::Snapshot => "snapshot",
-            Stage::Train => "train",
-            Stage::Distill => "distill",
-            Stage::Examine => "examine",
-            Stage::Shadow => "shadow",
-            Stage::Approval => "approval",
-            Stage::Paused => "paused",
-            Stage::Done => "done",
+            RoundStage::Snapshot => "snapshot",
+            RoundStage::Train => "train",
+            RoundStage::Distill => "distill",
+            RoundStage::Examine => "examine",
+            RoundStage::Shadow => "shadow",
+            RoundStage::Approval => "approval",
+            RoundStage::Paused => "paused",
+            RoundStage::Done => "done",
         }
     }
 }
@@ -225,7 +229,8 @@ impl Stage {
 /// How a round ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum End {
+#[schema(as = End)]
+pub enum RoundEnd {
     /// The candidate serves.
     Promoted,
     /// The gate held it.
@@ -236,41 +241,41 @@ pub enum End {
     Failed,
 }
 
-impl End {
+impl RoundEnd {
     /// Snake-case name, as in metrics and JSON.
     pub fn name(self) -> &'static str {
         match self {
-            End::Promoted => "promoted",
-            End::Held => "held",
-            End::Stopped => "stopped",
-            End::Failed => "failed",
+            RoundEnd::Promoted => "promoted",
+            RoundEnd::Held => "held",
+            RoundEnd::Stopped => "stopped",
+            RoundEnd::Failed => "failed",
         }
     }
 }
 
 /// How a round ended and why.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Outcome {
+pub struct RoundOutcome {
     /// How.
-    pub end: End,
-    /// Why, in words.
+    pub end: RoundEnd,
+    /// Why, as a sentence.
     pub why: String,
     /// When (RFC 3339).
     pub at: String,
     /// The ruling with the shadow run, where it came to that.
-    pub ruling: Option<Ruling>,
+    pub ruling: Option<PromotionGateRuling>,
 }
 
 /// A round's folder.
 #[derive(Clone, Debug)]
-pub struct Folder {
+pub struct RoundFolder {
     /// Its path.
     pub path: PathBuf,
     /// Its number.
     pub number: u32,
 }
 
-impl Folder {
+impl RoundFolder {
     /// The folder of round `number` of the store in `store`; need not exist.
     pub fn new(store: &Path, number: u32) -> Self {
         Self { path: store.join("rounds").join(format!("{number:04}")), number }
@@ -319,39 +324,36 @@ impl Folder {
     /// The system's.
     pub fn write<T: Serialize>(&self, file: &str, content: &T) -> io::Result<()> {
         fs::create_dir_all(&self.path)?;
-        let new = tempfile::NamedTempFile::new_in(&self.path)?;
-        serde_json::to_writer_pretty(&new, content)?;
-        new.as_file().sync_all()?;
-        new.persist(self.path.join(file)).map(drop).map_err(|e| e.error)
+        files::write(&self.path.join(file), &serde_json::to_vec_pretty(content)?)
     }
 
     /// How long ago something in it was written; 0 when that can't be told.
     pub fn still_for(&self) -> Duration {
         let runs = [self.path.clone(), self.teacher(), self.path.join(self.version())];
-        let files = runs.iter().filter_map(|run| fs::read_dir(run).ok()).flatten().flatten();
-        let ages = files.filter_map(|file| file.metadata().ok()?.modified().ok()?.elapsed().ok());
+        let entries = runs.iter().filter_map(|run| fs::read_dir(run).ok()).flatten().flatten();
+        let ages = entries.filter_map(|file| file.metadata().ok()?.modified().ok()?.elapsed().ok());
         ages.min().unwrap_or_default()
     }
 
-    /// What the child does at present, by what it has finished, and how far that is: 0 to 1, where it can be told.
-    pub fn stage(&self) -> (Stage, Option<f64>) {
+    /// What its process does at present, by what it has finished, and how far that is: 0 to 1, where it can be told.
+    pub fn stage(&self) -> (RoundStage, Option<f64>) {
         if self.path.join("outcome.json").is_file() {
-            return (Stage::Done, None);
+            return (RoundStage::Done, None);
         }
         if self.path.join("ruling.json").is_file() {
-            return (Stage::Shadow, None);
+            return (RoundStage::Shadow, None);
         }
-        let Some(plan) = self.read::<Plan>("plan.json") else { return (Stage::Snapshot, None) };
+        let Some(plan) = self.read::<RoundPlan>("plan.json") else { return (RoundStage::Snapshot, None) };
         if self.candidate().is_dir() {
-            (Stage::Examine, None)
+            (RoundStage::Examine, None)
         } else if !self.path.join("held_out").is_dir() {
-            (Stage::Snapshot, None)
+            (RoundStage::Snapshot, None)
         } else if plan.distill.is_empty() {
-            (Stage::Train, steps(&self.path.join(self.version())))
+            (RoundStage::Train, steps(&self.path.join(self.version())))
         } else if self.teacher().join("model").is_dir() {
-            (Stage::Distill, steps(&self.path.join(self.version())))
+            (RoundStage::Distill, steps(&self.path.join(self.version())))
         } else {
-            (Stage::Train, steps(&self.teacher()))
+            (RoundStage::Train, steps(&self.teacher()))
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::{Folder, window::Belt};
+use super::{RoundFolder, window::BeltWindow};
 use crate::{
     domain::{Source, Verdict},
     store::{Challenge, Store, StoreError},
@@ -25,7 +25,7 @@ const TERMS: &str = "probation.json";
 
 /// What the student is measured by.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Terms {
+pub(super) struct ProbationTerms {
     /// When it took over, by the clock of the record.
     #[serde(with = "time::serde::rfc3339")]
     pub began: OffsetDateTime,
@@ -38,16 +38,16 @@ pub(super) struct Terms {
 /// A new student under watch.
 pub(super) struct Probation {
     pub version: String,
-    terms: Terms,
+    terms: ProbationTerms,
     until: Instant,
-    tests: Tests,
-    belt: Belt,
+    tests: ProbationTests,
+    belt: BeltWindow,
     items: usize,
 }
 
 impl Probation {
     /// Begins the watch over the student of the round in `folder`, for `span`.
-    pub fn begin(folder: &Folder, terms: Terms, span: Duration) -> Self {
+    pub fn begin(folder: &RoundFolder, terms: ProbationTerms, span: Duration) -> Self {
         if let Err(e) = folder.write(TERMS, &terms) {
             tracing::warn!("after a restart {} will not be watched: {e}", folder.version());
         }
@@ -56,16 +56,16 @@ impl Probation {
 
     /// Goes on with the watch over the student `serving`, if it came from one of `rounds` and took over less than
     /// `span` before `now`.
-    pub fn resume(rounds: &[Folder], serving: &str, span: Duration, now: OffsetDateTime) -> Option<Self> {
+    pub fn resume(rounds: &[RoundFolder], serving: &str, span: Duration, now: OffsetDateTime) -> Option<Self> {
         let folder = rounds.iter().rev().find(|round| round.version() == serving)?;
-        let terms: Terms = folder.read(TERMS)?;
+        let terms: ProbationTerms = folder.read(TERMS)?;
         let gone = Duration::try_from(now - terms.began).unwrap_or_default(); // negative: the clock was set back
         let left = span.checked_sub(gone)?;
         Some(Self::new(folder.version(), terms, left))
     }
 
-    fn new(version: String, terms: Terms, left: Duration) -> Self {
-        let (tests, belt) = (Tests::default(), Belt::default());
+    fn new(version: String, terms: ProbationTerms, left: Duration) -> Self {
+        let (tests, belt) = (ProbationTests::default(), BeltWindow::default());
         Self { version, terms, until: Instant::now() + left, tests, belt, items: 0 }
     }
 
@@ -84,14 +84,14 @@ impl Probation {
     pub async fn read_tests(&mut self, store: &Store) -> Result<(), StoreError> {
         let event = store.newest_event().await?;
         if event != self.tests.event {
-            self.tests = Tests::of(&store.challenges(None).await?, self.terms.began, event);
+            self.tests = ProbationTests::of(&store.challenges(None).await?, self.terms.began, event);
         }
         Ok(())
     }
 
     /// Why the student must go, if it must.
     pub fn trouble(&self) -> Option<String> {
-        let (rejects, faults) = (self.belt.share(|seen| !seen.passed), self.belt.share(|seen| seen.fault));
+        let (rejects, faults) = (self.belt.share(|item| !item.passed), self.belt.share(|item| item.fault));
         self.tests.missed.clone().or_else(|| troubled(self.items, &self.terms, rejects, faults))
     }
 
@@ -103,7 +103,7 @@ impl Probation {
 
 /// Challenge tests that were announced since the student under watch took over.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Tests {
+struct ProbationTests {
     /// The newest event when they were read.
     event: i64,
     /// Whether one is not decided yet.
@@ -112,7 +112,7 @@ struct Tests {
     missed: Option<String>,
 }
 
-impl Tests {
+impl ProbationTests {
     fn of(challenges: &[Challenge], began: OffsetDateTime, event: i64) -> Self {
         let mut own = challenges.iter().filter(|challenge| challenge.announced >= began);
         let undecided = own.clone().any(|challenge| challenge.found.is_none());
@@ -124,7 +124,7 @@ impl Tests {
 
 /// Why the student under watch must go, if it must. `items` were judged by it; `rejects` and `faults` are shares of the
 /// newest of them.
-fn troubled(items: usize, terms: &Terms, rejects: f64, faults: f64) -> Option<String> {
+fn troubled(items: usize, terms: &ProbationTerms, rejects: f64, faults: f64) -> Option<String> {
     if items < ITEMS {
         return None;
     }
@@ -147,8 +147,8 @@ fn troubled(items: usize, terms: &Terms, rejects: f64, faults: f64) -> Option<St
 mod tests {
     use super::*;
 
-    fn terms(before: f64, expected: f64) -> Terms {
-        Terms { began: OffsetDateTime::UNIX_EPOCH, before, expected }
+    fn terms(before: f64, expected: f64) -> ProbationTerms {
+        ProbationTerms { began: OffsetDateTime::UNIX_EPOCH, before, expected }
     }
 
     #[test]
@@ -163,10 +163,11 @@ mod tests {
     #[test]
     fn a_restart_does_not_end_the_watch() {
         let store = tempfile::tempdir().unwrap();
-        let (folder, span, began) = (Folder::new(store.path(), 3), Duration::from_secs(600), OffsetDateTime::now_utc());
-        let terms = Terms { began, ..terms(0.1, 0.05) };
+        let (folder, span, began) =
+            (RoundFolder::new(store.path(), 3), Duration::from_secs(600), OffsetDateTime::now_utc());
+        let terms = ProbationTerms { began, ..terms(0.1, 0.05) };
         Probation::begin(&folder, terms.clone(), span);
-        let rounds = [folder, Folder::new(store.path(), 4)];
+        let rounds = [folder, RoundFolder::new(store.path(), 4)];
         let left = |serving: &str, after: i64| {
             let now = began + time::Duration::seconds(after);
             let watch = Probation::resume(&rounds, serving, span, now)?;

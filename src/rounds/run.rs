@@ -1,4 +1,4 @@
-//! The child's side of a round: snapshot → training → distilled student → exam → ruling, start to finish.
+//! The process of a round: snapshot → training → distilled student → exam → ruling, start to finish.
 //!
 //! Invariant: a step whose result is there is not done again, so a killed round goes on where it was; training goes on
 //! from its checkpoint.
@@ -12,13 +12,14 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{Folder, Plan};
+use super::{RoundFolder, RoundPlan};
 use crate::{
     domain::hash::sha256,
+    files::FolderDraft,
     picture::dataset::{self, Dataset, Sample},
     rounds::{
         exam, gate, learner,
-        snapshot::{self, snapshot},
+        snapshot::{self, SnapshotLimits, snapshot},
     },
     store::Store,
     student::manifest::Manifest,
@@ -31,9 +32,10 @@ const MOST_LISTED: usize = 16;
 /// Runs what is left of the round in `folder` and leaves its ruling there.
 ///
 /// # Errors
-/// In words.
-pub fn run(folder: &Folder) -> Result<()> {
-    let plan: Plan = folder.read("plan.json").with_context(|| format!("{} holds no plan", folder.path.display()))?;
+/// What kept a step from its result, with the step.
+pub fn run(folder: &RoundFolder) -> Result<()> {
+    let plan: RoundPlan =
+        folder.read("plan.json").with_context(|| format!("{} holds no plan", folder.path.display()))?;
     if folder.path.join("ruling.json").is_file() {
         return Ok(());
     }
@@ -61,10 +63,10 @@ pub fn run(folder: &Folder) -> Result<()> {
 }
 
 /// Freezes the data: the snapshot, and the lists `train` and `held_out` of its labeled pictures.
-fn freeze(folder: &Folder, plan: &Plan) -> Result<()> {
+fn freeze(folder: &RoundFolder, plan: &RoundPlan) -> Result<()> {
     let frozen = folder.path.join("snapshot");
     if !frozen.is_dir() {
-        let limits = snapshot::Limits { labeled: 100_000, unlabeled: plan.unlabeled };
+        let limits = SnapshotLimits { labeled: 100_000, unlabeled: plan.unlabeled };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let store = Store::open_to_read(&plan.store).await?; // the service writes it
@@ -109,20 +111,15 @@ fn absolute(root: &Path, data: Dataset) -> Result<Vec<Sample>> {
 
 /// Writes `folder/name/photos.csv`, whole or not at all.
 fn list(folder: &Path, name: &str, samples: &[Sample]) -> Result<()> {
-    let new = tempfile::tempdir_in(folder)?;
-    let mut table = csv::Writer::from_path(new.path().join("photos.csv"))?;
-    table.write_record(["file", "class", "split_group"])?;
-    for sample in samples {
-        table.write_record([&sample.file, &sample.class, &sample.group])?;
-    }
-    table.flush()?;
     let target = folder.join(name);
-    let _ = fs::remove_dir_all(&target); // left by a run that was killed between the two lists
-    fs::rename(new.keep(), &target).with_context(|| target.display().to_string())
+    let draft = FolderDraft::begin(&target)?;
+    dataset::write(draft.path(), samples)?;
+    // What is there is left by a run that was killed between the two lists.
+    draft.replace().with_context(|| target.display().to_string())
 }
 
 /// Runs `beltsight-learn what words` until `out/model` is there.
-fn learn(folder: &Folder, plan: &Plan, what: &str, words: &[String], accept: &str, out: &Path) -> Result<()> {
+fn learn(folder: &RoundFolder, plan: &RoundPlan, what: &str, words: &[String], accept: &str, out: &Path) -> Result<()> {
     if out.join("model").is_dir() {
         return Ok(());
     }

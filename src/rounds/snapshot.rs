@@ -11,9 +11,10 @@ use std::{
 use tokio::task::spawn_blocking;
 
 use crate::{
-    domain::{Source, Verdict, hash::sha256},
+    domain::{Verdict, hash::sha256},
+    files::FolderDraft,
     picture::{
-        dataset::{self, DataError},
+        dataset::{self, DataError, Sample},
         pixels::{self, PixelError},
     },
     store::{Consensus, ItemPage, LabeledItem, MAX_PAGE, Store, StoreError, consensus},
@@ -24,7 +25,7 @@ pub const UNLABELED: &str = "unlabeled";
 
 /// Most pictures of each kind; the newest are taken.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct SnapshotLimits {
     /// Labeled ones.
     pub labeled: usize,
     /// Unlabeled ones.
@@ -80,41 +81,34 @@ pub enum SnapshotError {
 /// `folder/unlabeled/`, for `beltsight train … --data folder --unlabeled folder/unlabeled`.
 ///
 /// Labeled is what a majority of its labelers agree on; unlabeled is what nobody labeled. Near-identical pictures (see
-/// [`Look::is_like`]) are taken once: among the labeled of one class, and among the unlabeled and all labeled. The
+/// [`Thumbnail::is_like`]) are taken once: among the labeled of one class, and among the unlabeled and all labeled. The
 /// newest come first, until a limit is reached. Pictures are worked on one at a time, so that at most one core is taken
 /// from the line.
 ///
 /// # Errors
 /// [`SnapshotError`]; then `folder` is as it was.
-pub async fn snapshot(store: &Store, folder: &Path, limits: Limits) -> Result<Snapshot, SnapshotError> {
+pub async fn snapshot(store: &Store, folder: &Path, limits: SnapshotLimits) -> Result<Snapshot, SnapshotError> {
     if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(SnapshotError::Taken(folder.into()));
     }
-    let partial = folder.with_added_extension("partial");
-    let _ = fs::remove_dir_all(&partial); // of a run that was broken off
-    let written = write(store, &partial, limits).await;
-    let finished = written.and_then(|snapshot| {
-        let _ = fs::remove_dir(folder); // an empty one is in the way
-        fs::rename(&partial, folder).map_err(at(folder))?;
-        Ok(snapshot)
-    });
-    if finished.is_err() {
-        let _ = fs::remove_dir_all(&partial);
-    }
-    finished
+    let draft = FolderDraft::begin(folder).map_err(at(folder))?;
+    let written = write(store, draft.path(), limits).await?;
+    // Flushing thousands of pictures takes seconds.
+    spawn_blocking(move || draft.publish()).await.unwrap_or_else(|e| Err(io::Error::other(e))).map_err(at(folder))?;
+    Ok(written)
 }
 
-async fn write(store: &Store, folder: &Path, limits: Limits) -> Result<Snapshot, SnapshotError> {
-    let mut looks: Vec<(String, Look)> = Vec::new();
-    let mut rows = Vec::new();
+async fn write(store: &Store, folder: &Path, limits: SnapshotLimits) -> Result<Snapshot, SnapshotError> {
+    let mut thumbnails: Vec<(String, Thumbnail)> = Vec::new();
+    let mut samples = Vec::new();
     let (mut duplicates, mut unsettled, mut missing) = (0, 0, 0);
     let mut page = ItemPage { limit: MAX_PAGE, labeled: Some(true), ..ItemPage::default() };
-    while rows.len() < limits.labeled {
+    while samples.len() < limits.labeled {
         let items = store.items(&page).await?;
         let Some(last) = items.last() else { break };
         page.before = Some(last.verdict.id);
         for LabeledItem { verdict, labels } in items {
-            if rows.len() == limits.labeled {
+            if samples.len() == limits.labeled {
                 break;
             }
             let Some(Consensus::Class(class)) = consensus(&labels) else {
@@ -125,21 +119,21 @@ async fn write(store: &Store, folder: &Path, limits: Limits) -> Result<Snapshot,
                 missing += 1;
                 continue;
             };
-            if looks.iter().any(|(of, look)| *of == class && look.is_like(&still.look)) {
+            if thumbnails.iter().any(|(of, thumbnail)| *of == class && thumbnail.is_like(&still.thumbnail)) {
                 duplicates += 1;
                 continue;
             }
             let file = keep(folder, "labeled", verdict.id, &still)?;
-            looks.push((class.clone(), still.look));
-            rows.push([file, class, group(&verdict)]);
+            thumbnails.push((class.clone(), still.thumbnail));
+            samples.push(Sample { file, class, group: verdict.group() });
         }
     }
-    if rows.is_empty() {
+    if samples.is_empty() {
         return Err(SnapshotError::NoLabels);
     }
-    rows.sort();
-    let labeled = rows.len();
-    list(folder, rows)?;
+    samples.sort_by(|a, b| a.file.cmp(&b.file));
+    let labeled = samples.len();
+    dataset::write(folder, &samples)?;
 
     let mut unlabeled = 0;
     let mut page = ItemPage { limit: MAX_PAGE, labeled: Some(false), ..ItemPage::default() };
@@ -155,12 +149,12 @@ async fn write(store: &Store, folder: &Path, limits: Limits) -> Result<Snapshot,
                 missing += 1;
                 continue;
             };
-            if looks.iter().any(|(_, look)| look.is_like(&still.look)) {
+            if thumbnails.iter().any(|(_, thumbnail)| thumbnail.is_like(&still.thumbnail)) {
                 duplicates += 1;
                 continue;
             }
             keep(folder, UNLABELED, verdict.id, &still)?;
-            looks.push((String::new(), still.look));
+            thumbnails.push((String::new(), still.thumbnail));
             unlabeled += 1;
         }
     }
@@ -182,7 +176,7 @@ fn hash(folder: &Path, unlabeled: bool) -> Result<String, DataError> {
 struct Still {
     bytes: Vec<u8>,
     kind: &'static str,
-    look: Look,
+    thumbnail: Thumbnail,
 }
 
 /// `None` when the frame is gone or can't be decoded.
@@ -191,14 +185,14 @@ async fn still(store: &Store, verdict: &Verdict) -> Result<Option<Still>, Snapsh
     let Some(jpeg) = store.frame(key).await? else { return Ok(None) };
     let region = verdict.region;
     let cut = spawn_blocking(move || {
-        let Ok(frame) = pixels::decode(&jpeg, pixels::Limits::default()) else { return Ok(None) };
+        let Ok(frame) = pixels::decode(&jpeg, pixels::PixelLimits::default()) else { return Ok(None) };
         let item = pixels::cut_item(&frame, region);
-        let look = Look::of(&item)?;
+        let thumbnail = Thumbnail::of(&item)?;
         let (bytes, kind) = match region {
             Some(_) => (pixels::encode_png(&item)?, "png"), // no second loss
             None => (jpeg.to_vec(), "jpg"),
         };
-        Ok::<_, PixelError>(Some(Still { bytes, kind, look }))
+        Ok::<_, PixelError>(Some(Still { bytes, kind, thumbnail }))
     });
     Ok(cut.await.unwrap_or_else(|e| Err(PixelError::Damaged(e.to_string())))?)
 }
@@ -213,39 +207,19 @@ fn keep(folder: &Path, kind: &str, id: i64, still: &Still) -> Result<String, Sna
     Ok(format!("{kind}/{name}"))
 }
 
-fn list(folder: &Path, rows: Vec<[String; 3]>) -> Result<(), SnapshotError> {
-    let path = folder.join("photos.csv");
-    let wrong = |e: csv::Error| SnapshotError::Write { path: path.clone(), error: io::Error::other(e) };
-    let mut list = csv::Writer::from_path(&path).map_err(wrong)?;
-    list.write_record(["file", "class", "split_group"]).map_err(wrong)?;
-    for row in rows {
-        list.write_record(row).map_err(wrong)?;
-    }
-    list.flush().map_err(at(&path))
-}
-
 fn at(path: &Path) -> impl Fn(io::Error) -> SnapshotError {
     move |error| SnapshotError::Write { path: path.into(), error }
 }
 
-/// What belongs together: looks of one track, or of one uploaded picture. Track numbers start anew with the service, so
-/// a group may hold more than one item, never less.
-pub fn group(verdict: &Verdict) -> String {
-    match verdict.source {
-        Source::Belt => format!("{}#{}", verdict.camera, verdict.track),
-        Source::Http => verdict.frame.clone().unwrap_or_default(),
-    }
-}
-
-/// What a picture looks like, in 9 × 9 grays.
+/// A picture in 9 × 9 grays, to tell near-identical ones by.
 #[derive(Clone, Debug)]
-pub struct Look {
+pub struct Thumbnail {
     grays: Vec<u8>,
     /// Difference hash: for 8 × 8 places, whether the right neighbour is brighter.
     differences: u64,
 }
 
-impl Look {
+impl Thumbnail {
     /// Most of the 64 comparisons that may differ between near-identical pictures.
     const BITS: u32 = 4;
     /// Largest mean difference between the grays of near-identical pictures, of 255.
@@ -280,8 +254,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        domain::{Action, Picture, Region},
-        line::verdict::tests::verdict,
+        domain::{Action, Picture, Region, Source, testing::verdict},
         store::frame_key,
     };
 
@@ -324,7 +297,7 @@ mod tests {
         }
         say(&store, 4, Some("bass"), "ben").await; // disputed
         say(&store, 6, None, "anna").await; // can't tell
-        let limits = Limits { labeled: 100, unlabeled: 100 };
+        let limits = SnapshotLimits { labeled: 100, unlabeled: 100 };
         let folder = root.path().join("first");
         let found = snapshot(&store, &folder, limits).await.unwrap();
         assert_eq!((found.labeled, found.unlabeled), (5, 6), "{found:?}");
@@ -342,7 +315,7 @@ mod tests {
                 .map(|(f, c)| (f.as_str(), *c))
         );
         assert_eq!((data.samples[0].group.as_str(), data.samples[3].group.as_str()), ("belt#1", "belt#33"));
-        let whole = pixels::decode(&frame(2), pixels::Limits::default()).unwrap();
+        let whole = pixels::decode(&frame(2), pixels::PixelLimits::default()).unwrap();
         let cut = pixels::cut_item(&whole, region);
         assert_eq!(data.load(24).unwrap()[1], pixels::fit(&cut, None, 24).unwrap(), "nothing is lost");
         let pool = dataset::read_unlabeled(&folder.join(UNLABELED)).unwrap();
@@ -354,7 +327,8 @@ mod tests {
         assert_eq!(again, found, "one store, one snapshot");
         let refused = snapshot(&store, &folder, limits).await.unwrap_err();
         assert!(matches!(refused, SnapshotError::Taken(_)), "{refused}");
-        let few = snapshot(&store, &root.path().join("few"), Limits { labeled: 2, unlabeled: 0 }).await.unwrap();
+        let few =
+            snapshot(&store, &root.path().join("few"), SnapshotLimits { labeled: 2, unlabeled: 0 }).await.unwrap();
         assert_eq!((few.labeled, few.unlabeled), (2, 0));
         assert_eq!(few.sha256, dataset::read(&root.path().join("few")).unwrap().hash().unwrap());
         assert_ne!(few.sha256, found.sha256);
@@ -368,19 +342,20 @@ mod tests {
         store.insert(&[gone]).await.unwrap();
         say(&store, 1, Some("cod"), "anna").await;
         let folder = root.path().join("data");
-        let refused = snapshot(&store, &folder, Limits { labeled: 9, unlabeled: 9 }).await.unwrap_err();
+        let refused = snapshot(&store, &folder, SnapshotLimits { labeled: 9, unlabeled: 9 }).await.unwrap_err();
         assert!(matches!(refused, SnapshotError::NoLabels), "{refused}");
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1, "only the store is there");
     }
 
     #[test]
     fn near_identical_is_the_same_scene_a_moment_later_and_nothing_else() {
-        let look = |seed| Look::of(&pixels::decode(&frame(seed), pixels::Limits::default()).unwrap()).unwrap();
-        let mut brighter = pixels::decode(&frame(1), pixels::Limits::default()).unwrap();
+        let thumbnail =
+            |seed| Thumbnail::of(&pixels::decode(&frame(seed), pixels::PixelLimits::default()).unwrap()).unwrap();
+        let mut brighter = pixels::decode(&frame(1), pixels::PixelLimits::default()).unwrap();
         brighter.rgb.iter_mut().for_each(|v| *v = v.saturating_add(2));
-        assert!(look(1).is_like(&Look::of(&brighter).unwrap()));
-        assert!((2..60).all(|seed| !look(1).is_like(&look(seed))));
-        let even = |gray| Look::of(&Picture::filled(20, 20, [gray; 3])).unwrap();
+        assert!(thumbnail(1).is_like(&Thumbnail::of(&brighter).unwrap()));
+        assert!((2..60).all(|seed| !thumbnail(1).is_like(&thumbnail(seed))));
+        let even = |gray| Thumbnail::of(&Picture::filled(20, 20, [gray; 3])).unwrap();
         assert!(even(90).is_like(&even(92)) && !even(90).is_like(&even(120)));
     }
 }

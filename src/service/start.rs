@@ -49,7 +49,7 @@ pub(super) async fn start(config: Config) -> Result<RunningService> {
     let store = &record.store;
     let line = RunningLine::start(&config, &infer, &recorder, store, &metrics, &stop)?;
 
-    let rounds = keeper::Parts {
+    let rounds = keeper::RoundKeeperParts {
         settings: config.rounds.clone(),
         store: store.clone(),
         folder: config.store.folder.clone(),

@@ -4,7 +4,6 @@
 //! Invariant: entries are only added; nothing of ours changes or deletes one, and SQLite refuses it too.
 
 use serde::Serialize;
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{
     MAX_PAGE, Store, StoreError,
@@ -73,15 +72,13 @@ impl Store {
     }
 }
 
-/// `time` as entries have it.
-pub fn rfc3339(time: OffsetDateTime) -> String {
-    time.format(&Rfc3339).unwrap_or_default()
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use time::OffsetDateTime;
+
     use super::*;
+    use crate::domain::time::rfc3339;
 
     #[tokio::test]
     async fn entries_are_kept_in_order_and_can_be_neither_changed_nor_deleted() {

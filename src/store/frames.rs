@@ -42,7 +42,7 @@ impl Store {
     /// [`StoreError::Frames`].
     pub async fn put_frame(&self, key: &str, jpeg: Bytes) -> Result<(), StoreError> {
         let path = place(key).ok_or_else(|| no_key(key))?;
-        self.there().await?; // a folder that was moved away must not be begun anew
+        self.there().await?; // a folder that was moved away must not be made again
         self.frames.put(&path, jpeg.into()).await?;
         Ok(())
     }
@@ -126,7 +126,7 @@ fn day(name: &str) -> Option<Date> {
 }
 
 fn no_key(key: &str) -> object_store::Error {
-    object_store::Error::Generic { store: "frames", source: format!("`{key}` is no frame key").into() }
+    object_store::Error::Generic { store: "frames", source: format!("`{key}` is not a frame key").into() }
 }
 
 #[cfg(test)]

@@ -26,21 +26,21 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous},
 };
 
-pub use audit::{Deed, rfc3339};
+pub use audit::Deed;
 pub use frames::frame_key;
 use labels::queue;
 pub use labels::{
     ItemPage, Label, LabelPage, LabeledItem,
     agreement::{Agreement, Consensus, consensus},
-    queue::{Ask, Order, Queue, WINDOW, hash_share},
+    queue::{Ask, Queue, QueueOrder, WINDOW, hash_share},
 };
 use record::{chain, signer};
 pub use record::{
     challenges::{Announcement, Challenge, CorrectiveAction},
     event::{Entry, Event},
-    lots::{Lot, LotEntry, RemovedOf, SignOff, Tally},
+    lots::{Lot, LotEntry, LotTally, RemovedOf, SignOff},
     signer::{KeyError, PUBLIC, SECRET},
-    verify::{Finding, Kept, LotVerification, Verification, verify, verify_lot, verify_pictures},
+    verify::{Finding, KeptEntry, LotVerification, Verification, verify, verify_lot, verify_pictures},
 };
 pub use retention::{Removed, Retention};
 pub use settings::StoreSettings;
@@ -98,7 +98,7 @@ pub enum StoreError {
     /// The record's key.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// A row is no verdict; written by a newer version or by hand.
+    /// A row is not a verdict; written by a newer version or by hand.
     #[error("verdict {id} in the store can't be read: {why}")]
     Row {
         /// Its id.

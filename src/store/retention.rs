@@ -186,9 +186,8 @@ impl Store {
 mod tests {
     use super::*;
     use crate::{
-        domain::{Action, Verdict},
-        line::verdict::tests::verdict,
-        store::{Ask, ItemPage, Order, Page, frame_key, verify},
+        domain::{Action, Verdict, testing::verdict},
+        store::{Ask, ItemPage, Page, QueueOrder, frame_key, verify},
     };
 
     #[test]
@@ -234,7 +233,8 @@ mod tests {
         let page = ItemPage { limit: 10, ..ItemPage::default() };
         let there: Vec<i64> = store.items(&page).await.unwrap().iter().map(|i| i.verdict.id).collect();
         assert_eq!(there, [6, 5, 3, 1]);
-        let ask = Ask { by: "Cleo".into(), limit: 10, order: Order::Useful, second_share: 0.0, busy: HashSet::new() };
+        let ask =
+            Ask { by: "Cleo".into(), limit: 10, order: QueueOrder::Useful, second_share: 0.0, busy: HashSet::new() };
         let mut asked: Vec<i64> = store.queue(ask).await.unwrap().items.iter().map(|v| v.id).collect();
         asked.sort_unstable();
         assert_eq!((asked, store.unlabeled().await.unwrap()), (vec![5, 6], 2));

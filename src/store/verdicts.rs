@@ -136,7 +136,7 @@ impl Store {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::line::verdict::tests::verdict;
+    use crate::domain::testing::verdict;
 
     #[tokio::test]
     async fn what_was_committed_is_there_after_reopening() {

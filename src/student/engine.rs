@@ -108,7 +108,7 @@ pub fn library_path() -> Result<PathBuf, EngineError> {
         return if path.is_file() {
             Ok(path)
         } else {
-            Err(EngineError::Library(format!("ORT_DYLIB_PATH names {}, which is no file", path.display())))
+            Err(EngineError::Library(format!("ORT_DYLIB_PATH names {}, which is not a file", path.display())))
         };
     }
     let roots = std::env::current_dir().into_iter().chain(
@@ -184,7 +184,7 @@ impl Engine {
     /// Opens ONNX bytes on `device` with `threads` threads inside an operator (0: as many as [`cores`]).
     ///
     /// # Errors
-    /// Library, device or graph, each in words. With [`Device::Auto`] a missing GPU is no error.
+    /// Library, device or graph, with what is wrong. With [`Device::Auto`] a missing GPU is not an error.
     pub fn open(onnx: &[u8], device: Device, threads: usize) -> Result<Self, EngineError> {
         let environment = runtime()?;
         let (session, provider) = match device {
@@ -198,7 +198,7 @@ impl Engine {
         };
         let graph = |why: &str| EngineError::Graph(why.into());
         let input = session.inputs().first().ok_or_else(|| graph("it has no input"))?;
-        let shape = input.dtype().tensor_shape().ok_or_else(|| graph("its input is no tensor"))?.to_vec();
+        let shape = input.dtype().tensor_shape().ok_or_else(|| graph("its input is not a tensor"))?.to_vec();
         let is_u8 = input.dtype().tensor_type() == Some(ort::value::TensorElementType::Uint8);
         let side = match shape[..] {
             [_, h, w, 3] if is_u8 && h == w && h > 0 && input.name() == "image" => h as usize,
@@ -219,7 +219,7 @@ impl Engine {
     }
 
     /// Fills every batch up to `size` with blanks, so that the session only ever meets one size. ONNX Runtime plans every
-    /// convolution anew whenever the size changes on a GPU: on an H100 that took 0.3 to 0.9 s, the batch itself a
+    /// convolution again whenever the size changes on a GPU: on an H100 that took 0.3 to 0.9 s, the batch itself a
     /// millisecond, and blanks next to nothing.
     pub fn padded(self, size: usize) -> Self {
         Self { padded: Some(size), ..self }
@@ -327,13 +327,13 @@ impl Classifier {
     /// Opens ONNX bytes; a float input is given `(x / 255 − mean) / std`.
     ///
     /// # Errors
-    /// Library or graph, in words.
+    /// Library or graph, with what is wrong.
     pub fn open(onnx: &[u8], mean: [f32; 3], std: [f32; 3]) -> Result<Self, EngineError> {
         use ort::value::TensorElementType::{Float32, Uint8};
         let session = open_session(runtime()?, onnx, Device::Cpu, 0)?;
         let graph = |why: &str| EngineError::Graph(why.into());
         let input = session.inputs().first().ok_or_else(|| graph("it has no input"))?;
-        let shape = input.dtype().tensor_shape().ok_or_else(|| graph("its input is no tensor"))?.to_vec();
+        let shape = input.dtype().tensor_shape().ok_or_else(|| graph("its input is not a tensor"))?.to_vec();
         let (side, bytes) = match (&shape[..], input.dtype().tensor_type()) {
             ([_, h, w, 3], Some(Uint8)) if h == w && *h > 0 => (*h as usize, true),
             ([_, 3, h, w], Some(Float32)) if h == w && *h > 0 => (*h as usize, false),
@@ -387,7 +387,7 @@ impl Trunk {
     /// Opens ONNX bytes that take pictures of `side`.
     ///
     /// # Errors
-    /// Library or graph, in words.
+    /// Library or graph, with what is wrong.
     pub fn open(onnx: &[u8], side: usize) -> Result<Self, EngineError> {
         Ok(Self { session: open_session(runtime()?, onnx, Device::Cpu, 0)?, side })
     }
@@ -410,7 +410,7 @@ impl Trunk {
 /// `each(index of the name, values)`. Serves calibration: ranges are taken without keeping activations.
 ///
 /// # Errors
-/// Library, graph or run, in words.
+/// Library, graph or run, with what is wrong.
 pub fn observe(
     onnx: &[u8],
     pictures: &[Vec<u8>],

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     domain::{Card, Reference, Thresholds, hash::sha256},
+    files,
     student::scorecard::Scorecard,
 };
 
@@ -116,7 +117,7 @@ pub enum ModelError {
         /// The system's words.
         why: String,
     },
-    /// The manifest is no valid manifest.
+    /// The manifest is not valid.
     #[error("{path}: {why}")]
     Manifest {
         /// The manifest's path.
@@ -184,7 +185,7 @@ impl Manifest {
         }
     }
 
-    /// Writes `folder/manifest.toml` through a temporary file, so that no half manifest is ever visible.
+    /// Writes `folder/manifest.toml`, whole or not at all.
     ///
     /// # Errors
     /// [`ModelError::Read`] with the system's words.
@@ -192,8 +193,7 @@ impl Manifest {
         let path = folder.join(MANIFEST);
         let refuse = |why: String| ModelError::Read { path: path.clone(), why };
         let text = toml::to_string_pretty(self).map_err(|e| refuse(e.to_string()))?;
-        let temporary = folder.join(".manifest.toml.new");
-        fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, &path)).map_err(|e| refuse(e.to_string()))
+        files::write(&path, text.as_bytes()).map_err(|e| refuse(e.to_string()))
     }
 
     /// The bytes of the file of `precision`, checked against the manifest's hash.

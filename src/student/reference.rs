@@ -3,10 +3,11 @@
 //!
 //! Invariant: written with the graph that serves, so that serving measures with the same ruler.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use crate::{
     domain::{Reference, Spread, hash::sha256},
+    files,
     picture::pixels,
     student::{
         engine::{Device, Engine},
@@ -42,7 +43,7 @@ pub fn write(folder: &Path, pictures: &[Vec<u8>]) -> Result<Reference, ModelErro
         ..measured
     };
     let text = serde_json::to_vec(&reference).map_err(|e| refuse(e.to_string()))?;
-    fs::write(&path, &text).map_err(|e| refuse(e.to_string()))?;
+    files::write(&path, &text).map_err(|e| refuse(e.to_string()))?;
     manifest.reference = Some(Named { name: FILE.into(), sha256: sha256(&text) });
     manifest.write(folder)?;
     Ok(reference)

@@ -1,18 +1,20 @@
-//! Which student serves, and which served before: `models/serving.json`, one entry a change, the newest last.
+//! Which student serves, and which served before: `models/serving.json`, one entry per change, the newest last.
 //!
 //! Invariant: the file is replaced whole or not at all, entries are only added, and no version gets in whose folder
 //! does not match its manifest's hashes.
 
 use std::{
     fs,
-    io::Write as _,
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use crate::student::manifest::{Manifest, ModelError};
+use crate::{
+    domain::time::rfc3339_now,
+    files,
+    student::manifest::{Manifest, ModelError},
+};
 
 /// File name inside the folder of the model folders.
 pub const SERVING: &str = "serving.json";
@@ -20,7 +22,7 @@ pub const SERVING: &str = "serving.json";
 /// One change of the serving student.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Entry {
+pub struct RegistryEntry {
     /// What was done.
     pub change: Change,
     /// The version that served from then on.
@@ -29,7 +31,7 @@ pub struct Entry {
     pub at: String,
     /// Who: a person's name, `gate`, or `probation`.
     pub by: String,
-    /// Why, in words.
+    /// Why, as a sentence.
     pub why: String,
 }
 
@@ -67,8 +69,8 @@ pub enum RegistryError {
     /// The version's folder is refused.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// The name is no folder name.
-    #[error("`{0}` is no version name")]
+    /// The name is not a folder name.
+    #[error("`{0}` is not a version name")]
     Name(String),
     /// It serves already.
     #[error("{0} serves already")]
@@ -92,7 +94,7 @@ impl Registry {
     ///
     /// # Errors
     /// [`RegistryError::File`].
-    pub fn history(&self) -> Result<Vec<Entry>, RegistryError> {
+    pub fn history(&self) -> Result<Vec<RegistryEntry>, RegistryError> {
         let path = self.root.join(SERVING);
         let refuse = |why: String| RegistryError::File { path: path.clone(), why };
         match fs::read_to_string(&path) {
@@ -110,7 +112,7 @@ impl Registry {
         Ok(self.stacked(&self.history()?))
     }
 
-    fn stacked(&self, history: &[Entry]) -> Vec<String> {
+    fn stacked(&self, history: &[RegistryEntry]) -> Vec<String> {
         let mut stack = vec![self.first.clone()];
         for entry in history {
             match entry.change {
@@ -155,18 +157,11 @@ impl Registry {
         Ok(version)
     }
 
-    fn write(&self, history: &[Entry]) -> Result<(), RegistryError> {
+    fn write(&self, history: &[RegistryEntry]) -> Result<(), RegistryError> {
         let path = self.root.join(SERVING);
         let refuse = |why: String| RegistryError::File { path: path.clone(), why };
         let text = serde_json::to_string_pretty(history).map_err(|e| refuse(e.to_string()))?;
-        // Two writers at once each write a file of their own; the later rename wins.
-        let write = || {
-            let mut file = tempfile::NamedTempFile::new_in(&self.root)?;
-            file.write_all(text.as_bytes())?;
-            file.as_file().sync_all()?; // a power cut must not leave an empty file behind the rename
-            file.persist(&path).map_err(|e| e.error)
-        };
-        write().map(drop).map_err(|e: std::io::Error| refuse(e.to_string()))
+        files::write(&path, text.as_bytes()).map_err(|e| refuse(e.to_string()))
     }
 }
 
@@ -178,9 +173,8 @@ fn verify(folder: &Path) -> Result<(), ModelError> {
     Ok(())
 }
 
-fn entry(change: Change, version: &str, by: &str, why: &str) -> Entry {
-    let at = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(); // now can always be written
-    Entry { change, version: version.into(), at, by: by.into(), why: why.into() }
+fn entry(change: Change, version: &str, by: &str, why: &str) -> RegistryEntry {
+    RegistryEntry { change, version: version.into(), at: rfc3339_now(), by: by.into(), why: why.into() }
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use time::OffsetDateTime;
 
-pub use file::{Entry, MAX_TOKENS, TokenError, add, list, revoke};
+pub use file::{MAX_TOKENS, TokenEntry, TokenError, add, list, revoke};
 
 /// What its holder may do; each role may do all that the ones before it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
@@ -64,7 +64,7 @@ impl FromStr for Role {
 
     fn from_str(name: &str) -> Result<Self, String> {
         let found = Self::ALL.into_iter().find(|role| role.name() == name);
-        found.ok_or_else(|| format!("`{name}` is no role: viewer, labeler, operator and admin are"))
+        found.ok_or_else(|| format!("`{name}` is not a role: viewer, labeler, operator and admin are"))
     }
 }
 
@@ -86,7 +86,7 @@ pub enum Refused {
     Expired,
 }
 
-/// The tokens of a running service, read anew when the file changes; clones share them.
+/// The tokens of a running service, read again when the file changes; clones share them.
 #[derive(Clone)]
 pub struct Tokens(Arc<Shared>);
 
@@ -98,7 +98,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     stamp: Option<Stamp>,
-    entries: Vec<Entry>,
+    entries: Vec<TokenEntry>,
     /// Whether there ever was a token, or a file that could not be read.
     guarded: bool,
 }
@@ -262,7 +262,7 @@ mod tests {
         assert!(matches!(revoke(&path, "b"), Err(TokenError::Unknown(_))));
         let mut entries = list(&path).unwrap();
         let last = entries[0].clone();
-        entries.extend((1..MAX_TOKENS).map(|i| Entry { name: format!("n{i}"), ..last.clone() }));
+        entries.extend((1..MAX_TOKENS).map(|i| TokenEntry { name: format!("n{i}"), ..last.clone() }));
         std::fs::write(&path, toml::to_string(&File { token: entries }).unwrap()).unwrap();
         assert!(matches!(add(&path, "one-more", Role::Viewer, None), Err(TokenError::Full)));
     }

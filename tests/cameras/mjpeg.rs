@@ -27,7 +27,7 @@ fn jpeg(shade: u8) -> Vec<u8> {
 /// The shade in the middle of a frame.
 fn shade(frame: &Frame) -> u8 {
     match &frame.raw {
-        Raw::Jpeg(bytes) => pixels::decode(bytes, pixels::Limits::default()).unwrap().at(32, 24)[0],
+        Raw::Jpeg(bytes) => pixels::decode(bytes, pixels::PixelLimits::default()).unwrap().at(32, 24)[0],
         Raw::Rgb(picture) => picture.at(picture.width / 2, picture.height / 2)[0],
     }
 }

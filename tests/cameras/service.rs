@@ -136,7 +136,7 @@ async fn two_lines_in_one_service_keep_to_themselves() {
     // Each camera has a picture of its own.
     for (query, size) in [("", (320, 180)), ("?camera=line-1", (320, 180)), ("?camera=line-2", (400, 224))] {
         let jpeg = service.ask(&format!("/live.jpg{query}")).await.bytes().await.unwrap();
-        let picture = pixels::decode(&jpeg, pixels::Limits::default()).unwrap();
+        let picture = pixels::decode(&jpeg, pixels::PixelLimits::default()).unwrap();
         assert_eq!((picture.width, picture.height), size, "{query}");
     }
     let answer = service.ask("/live.jpg?camera=line-3").await;

@@ -161,8 +161,8 @@ pub async fn start_within(settings: Settings, limits: Limits) -> Server {
         loading: Mutex::new(()),
     });
     let registry = Registry { root: models.clone(), first: "one".into() };
-    let rounds = keeper::Parts {
-        settings: rounds::Settings::default(),
+    let rounds = keeper::RoundKeeperParts {
+        settings: rounds::RoundSettings::default(),
         store: store.clone(),
         folder: folder.path().join("store"),
         registry: registry.clone(),

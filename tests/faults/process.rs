@@ -31,7 +31,7 @@ async fn a_kill_loses_no_recorded_verdict_and_leaves_no_half_frame() {
             let Some(key) = &verdict.frame else { continue };
             let frame = service.ask(&format!("/frames/{key}")).await;
             assert_eq!(frame.status(), 200, "the frame of verdict {} is there", verdict.id);
-            assert!(pixels::decode(&frame.bytes().await.unwrap(), pixels::Limits::default()).is_ok());
+            assert!(pixels::decode(&frame.bytes().await.unwrap(), pixels::PixelLimits::default()).is_ok());
         }
         seen = kept;
         let sender = {

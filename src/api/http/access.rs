@@ -26,7 +26,8 @@ use crate::{
         error::ApiError,
         resources::{labels::MAX_NAME, lots::text},
     },
-    store::{Deed, rfc3339},
+    domain::time::rfc3339_now,
+    store::Deed,
     tokens::{
         Refused,
         Role::{self, Admin, Labeler, Operator, Viewer},
@@ -336,7 +337,7 @@ async fn change(api: Api, deed: Deed, request: Request, next: Next) -> Response 
 fn deed(request: &Request, name: &str, role: Role) -> Deed {
     Deed {
         id: 0,
-        time: rfc3339(OffsetDateTime::now_utc()),
+        time: rfc3339_now(),
         name: name.into(),
         role: role.name().into(),
         address: request.extensions().get::<Peer>().map_or(String::new(), |peer| peer.address.ip().to_string()),

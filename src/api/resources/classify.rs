@@ -25,7 +25,7 @@ use crate::{
         observe::{faulted, observe},
         verdict::{Origin, assemble},
     },
-    picture::pixels::{self, Limits, PixelError},
+    picture::pixels::{self, PixelError, PixelLimits},
 };
 
 /// Most items judged in one picture; more are refused, because dropping some in silence would let them pass.
@@ -119,7 +119,7 @@ pub(in crate::api) async fn classify(
 /// Decodes, finds the items and cuts each to `side × side`; runs on a decode thread.
 fn prepare(bytes: Bytes, several: bool, side: u32) -> Result<Prepared, PixelError> {
     let started = Instant::now();
-    let picture = pixels::decode(&bytes, Limits::default())?;
+    let picture = pixels::decode(&bytes, PixelLimits::default())?;
     let decoded = Instant::now();
     let regions = if several { locate::find(&picture).into_iter().map(Some).collect() } else { vec![None] };
     if regions.len() > MAX_ITEMS {

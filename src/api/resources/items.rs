@@ -17,7 +17,7 @@ use crate::{
         error::{ApiError, Problem},
     },
     domain::Action,
-    picture::pixels::{self, Limits, PixelError},
+    picture::pixels::{self, PixelError, PixelLimits},
     store::{ItemPage, LabeledItem},
 };
 
@@ -84,7 +84,7 @@ pub(in crate::api) async fn picture(
     // Waits for a place instead of refusing: a gallery asks for many at once, and the request has its deadline.
     let permit = api.0.admission.clone().acquire_owned().await.map_err(|e| ApiError::Internal(e.to_string()))?;
     let cut = move || {
-        let frame = pixels::decode(&frame, Limits::default())?;
+        let frame = pixels::decode(&frame, PixelLimits::default())?;
         pixels::encode_jpeg(&pixels::cut_item(&frame, verdict.region), QUALITY)
     };
     let jpeg: Result<Vec<u8>, PixelError> = api.0.decoders.run(Arc::new(permit), cut).await?;

@@ -27,7 +27,7 @@ use crate::{
         },
     },
     domain::Verdict,
-    store::{Agreement, Ask, Label, LabelPage, MAX_PAGE, Order},
+    store::{Agreement, Ask, Label, LabelPage, MAX_PAGE, QueueOrder},
     tokens::Role,
 };
 
@@ -159,7 +159,7 @@ pub struct Asking {
     limit: Option<usize>,
     /// `useful` (if absent): what teaches most first; `random`: by chance, for comparison.
     #[serde(default)]
-    order: Order,
+    order: QueueOrder,
 }
 
 /// What a person should look at, in order.
@@ -321,7 +321,7 @@ pub(in crate::api) fn page_size(limit: Option<u32>) -> Result<u32, ApiError> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::{domain::Action, line::verdict::tests::verdict};
+    use crate::domain::{Action, testing::verdict};
 
     #[test]
     fn what_one_person_has_before_them_is_held_for_two_minutes_and_no_longer() {

@@ -52,7 +52,7 @@ pub struct Models {
     versions: Vec<Version>,
     /// Every change of the serving student, the oldest first.
     #[schema(value_type = Vec<Object>)]
-    history: Vec<crate::student::registry::Entry>,
+    history: Vec<crate::student::registry::RegistryEntry>,
 }
 
 /// One student: where it comes from and what it is worth.

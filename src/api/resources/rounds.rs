@@ -18,8 +18,8 @@ use crate::{
         http::body,
     },
     rounds::{
-        End, Folder, Outcome, Plan,
-        keeper::{Order, Status},
+        RoundEnd, RoundFolder, RoundOutcome, RoundPlan,
+        keeper::{RoundOrder, RoundStatus},
     },
     student::manifest::Manifest,
 };
@@ -31,7 +31,7 @@ const SHOWN: usize = 50;
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Rounds {
     /// At present.
-    now: Status,
+    now: RoundStatus,
     /// The newest rounds, newest first.
     rounds: Vec<Round>,
 }
@@ -50,7 +50,7 @@ pub struct Round {
     /// The candidate, once there is one.
     candidate: Option<Version>,
     /// How it ended; `null` while it runs.
-    end: Option<End>,
+    end: Option<RoundEnd>,
     /// Why it ended so.
     why: Option<String>,
     /// When it ended (RFC 3339).
@@ -61,7 +61,7 @@ pub struct Round {
     accuracy: Option<[f64; 2]>,
     /// Every check of the gate.
     #[schema(value_type = Vec<Object>)]
-    checks: Vec<crate::rounds::gate::Check>,
+    checks: Vec<crate::rounds::gate::PromotionGateCheck>,
 }
 
 /// Who orders it.
@@ -77,16 +77,16 @@ pub struct Person {
 pub(in crate::api) async fn list(State(api): State<Api>) -> Result<Json<Rounds>, ApiError> {
     let now = api.rounds.status.borrow().clone();
     let read = move || {
-        let folders = Folder::all(&api.rounds.store).map_err(|e| ApiError::Internal(e.to_string()))?;
+        let folders = RoundFolder::all(&api.rounds.store).map_err(|e| ApiError::Internal(e.to_string()))?;
         let rounds = folders.iter().rev().take(SHOWN).filter_map(round).collect();
         Ok(Json(Rounds { now, rounds }))
     };
     blocking(read).await
 }
 
-fn round(folder: &Folder) -> Option<Round> {
-    let plan: Plan = folder.read("plan.json")?;
-    let outcome: Option<Outcome> = folder.read("outcome.json");
+fn round(folder: &RoundFolder) -> Option<Round> {
+    let plan: RoundPlan = folder.read("plan.json")?;
+    let outcome: Option<RoundOutcome> = folder.read("outcome.json");
     let examined = folder.read("ruling.json");
     let (end, why, ended, ruling) = match outcome {
         Some(o) => (Some(o.end), Some(o.why), Some(o.at), o.ruling.or(examined)),
@@ -115,7 +115,7 @@ pub(in crate::api) async fn start(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<StatusCode, ApiError> {
-    order(&api, &caller, request, Order::Start).await
+    order(&api, &caller, request, RoundOrder::Start).await
 }
 
 /// Ends the round that runs.
@@ -126,7 +126,7 @@ pub(in crate::api) async fn stop(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<StatusCode, ApiError> {
-    order(&api, &caller, request, Order::Stop).await
+    order(&api, &caller, request, RoundOrder::Stop).await
 }
 
 /// Lets the candidate serve that passed every check and waits for a person.
@@ -137,10 +137,10 @@ pub(in crate::api) async fn approve(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<StatusCode, ApiError> {
-    order(&api, &caller, request, Order::Approve).await
+    order(&api, &caller, request, RoundOrder::Approve).await
 }
 
-async fn order(api: &Api, caller: &Caller, request: Request, order: Order) -> Result<StatusCode, ApiError> {
+async fn order(api: &Api, caller: &Caller, request: Request, order: RoundOrder) -> Result<StatusCode, ApiError> {
     let person: Person = body::json(api, request).await?;
     api.rounds.order(order, &caller.signs(person.by.as_deref())?).await?;
     Ok(StatusCode::ACCEPTED)

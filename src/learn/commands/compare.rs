@@ -7,6 +7,8 @@ use std::{collections::BTreeMap, fs, path::Path, time::Instant};
 
 use anyhow::{Context, ensure};
 use beltsight::{
+    domain::time::rfc3339_now,
+    files,
     picture::corrupt::{CORRUPTIONS, corrupt},
     student::scorecard::{Scorecard, argmax},
 };
@@ -21,7 +23,6 @@ use crate::{
     network::{
         device,
         model::{Model, rows},
-        weights,
     },
     pages::comparison,
     pictures::{
@@ -336,8 +337,8 @@ pub fn run(command: &Command) -> anyhow::Result<()> {
                 precision: used().map(|m| m.precision).collect(),
                 distilled,
             });
-            results.date = time::OffsetDateTime::now_utc().format(&time::format_description::well_known::Rfc3339)?;
-            weights::write_atomically(&file, serde_json::to_string_pretty(&results)?.as_bytes())?;
+            results.date = rfc3339_now();
+            files::write(&file, serde_json::to_string_pretty(&results)?.as_bytes())?;
             if interrupt::requested() {
                 return Err(TrainError::Stopped(file).into());
             }
@@ -349,7 +350,7 @@ pub fn run(command: &Command) -> anyhow::Result<()> {
 /// Writes the page and prints the table.
 fn finish(results: &Results, options: &Options, began: Instant) -> anyhow::Result<()> {
     let page = comparison::render(results)?;
-    weights::write_atomically(&options.out.join("comparison.html"), page.as_bytes())?;
+    files::write(&options.out.join("comparison.html"), page.as_bytes())?;
     println!("{}", comparison::table(results));
     println!("{} in {:.0} s", options.out.join("comparison.html").display(), began.elapsed().as_secs_f64());
     Ok(())

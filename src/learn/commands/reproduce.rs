@@ -10,6 +10,8 @@ use std::{
 
 use anyhow::{Context, ensure};
 use beltsight::{
+    domain::time::rfc3339_now,
+    files,
     network::{Net, digits},
     student::scorecard::argmax,
 };
@@ -26,7 +28,7 @@ use crate::{
         pseudo_label::PseudoLabel,
         supervised::Supervised,
     },
-    network::{model::Model, weights},
+    network::model::Model,
     pages::comparison::mean_sd,
     pictures::{augment::generator, data, views::Views},
     training::{
@@ -106,12 +108,12 @@ pub fn run(command: &Command) -> anyhow::Result<()> {
         Which::Hinton2015(_) => ("hinton2015.json", hinton(setting, &mnist)?),
     };
     let whole = serde_json::json!({
-        "date": time::OffsetDateTime::now_utc().format(&time::format_description::well_known::Rfc3339)?,
+        "date": rfc3339_now(),
         "machine": machine(tch::Device::Cpu), "command": std::env::args().skip(1).collect::<Vec<_>>().join(" "),
         "setting": setting, "result": result,
     });
     let file = setting.out.join(name);
-    weights::write_atomically(&file, serde_json::to_string_pretty(&whole)?.as_bytes())?;
+    files::write(&file, serde_json::to_string_pretty(&whole)?.as_bytes())?;
     println!("{}", file.display());
     Ok(())
 }

@@ -7,6 +7,7 @@ use std::{fs, time::Instant};
 use anyhow::{Context, ensure};
 use beltsight::{
     domain::Thresholds,
+    files,
     student::{manifest::Lineage, scorecard::Scorecard},
 };
 use clap::Args;
@@ -17,7 +18,6 @@ use crate::{
         distill::Teacher,
         setup::{Options, Setup},
     },
-    network::weights,
     pages::report,
     pictures::data::{self, Dataset},
     training::{
@@ -65,7 +65,7 @@ pub fn run(options: &Options, splits: &Splits, recipe: &Recipe, teacher: Option<
     fs::create_dir_all(&options.out).with_context(|| options.out.display().to_string())?;
     let config = serde_json::json!({ "options": options, "splits": splits, "recipe": recipe, "plan": plan,
         "accept": accept, "started_from": setup.started_from, "version": env!("CARGO_PKG_VERSION") });
-    weights::write_atomically(&options.out.join("config.json"), serde_json::to_string_pretty(&config)?.as_bytes())?;
+    files::write(&options.out.join("config.json"), serde_json::to_string_pretty(&config)?.as_bytes())?;
 
     let taught = teacher.map(|teacher| teacher.teach(options, &setup)).transpose()?;
     let plan_for = |labeled: usize| {
@@ -100,7 +100,7 @@ pub fn run(options: &Options, splits: &Splits, recipe: &Recipe, teacher: Option<
         last = Some((student, labeled.len()));
     }
     let validation = judge(data, &accept, &held_out, splits.folds.unwrap_or(1), began);
-    weights::write_atomically(&options.out.join("cv.json"), serde_json::to_string_pretty(&validation)?.as_bytes())?;
+    files::write(&options.out.join("cv.json"), serde_json::to_string_pretty(&validation)?.as_bytes())?;
     if splits.folds.is_some() {
         let all: Vec<usize> = (0..data.files.len()).collect();
         let (labeled, unlabeled) = pools(&setup, splits, options.seed, &all)?;
@@ -136,7 +136,7 @@ pub fn run(options: &Options, splits: &Splits, recipe: &Recipe, teacher: Option<
     let gain = taught.map(|t| t.against(&manifest, &options.out, data, &validation)).transpose()?;
     let metrics = log::metrics(&options.out)?;
     let page = report::render(&student, &validation, data, &metrics, &config, gain.as_ref())?;
-    weights::write_atomically(&options.out.join("report.html"), page.as_bytes())?;
+    files::write(&options.out.join("report.html"), page.as_bytes())?;
     println!("\n{}", validation.pooled);
     let Thresholds { accept_from, temperature, .. } = student.thresholds;
     println!("accepts {} from {accept_from:.3}, temperature {temperature:.3}", accept.join(", "));

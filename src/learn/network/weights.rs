@@ -1,6 +1,6 @@
 //! Named weights on disk: safetensors in, safetensors out.
 //!
-//! Invariant: a file under its final name is whole; it is written beside it and renamed.
+//! Invariant: a file under its final name is whole.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use beltsight::files;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 /// Shape and row-major values by name; names as in `beltsight::network`.
@@ -72,20 +73,7 @@ pub fn write(path: &Path, weights: &Weights, metadata: HashMap<String, String>) 
         .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()
         .map_err(|e| format(e.to_string()))?;
     let whole = safetensors::serialize(views, Some(metadata)).map_err(|e| format(e.to_string()))?;
-    write_atomically(path, &whole).map_err(|source| WeightsError::Io { path: path.into(), source })
-}
-
-/// Writes beside the final name, flushes to the disk and renames.
-///
-/// # Errors
-/// The system's.
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(".new");
-    let beside = path.with_file_name(name);
-    fs::write(&beside, bytes)?;
-    fs::File::open(&beside)?.sync_all()?;
-    fs::rename(&beside, path)
+    files::write(path, &whole).map_err(|source| WeightsError::Io { path: path.into(), source })
 }
 
 /// The network whose ImageNet weights deploy/setup brings.

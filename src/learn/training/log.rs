@@ -2,12 +2,10 @@
 
 use std::{collections::BTreeMap, fs, io, path::Path, time::Duration};
 
+use beltsight::files;
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    methods::Loss,
-    network::{model::to_host, weights},
-};
+use crate::{methods::Loss, network::model::to_host};
 
 /// One line of `metrics.jsonl`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -151,5 +149,5 @@ pub fn forget(out: &Path, run: &str, done: usize) -> io::Result<()> {
         text += &format!("{}\n", serde_json::to_string(metric)?);
     }
     fs::create_dir_all(out)?;
-    weights::write_atomically(&out.join("metrics.jsonl"), text.as_bytes())
+    files::write(&out.join("metrics.jsonl"), text.as_bytes())
 }

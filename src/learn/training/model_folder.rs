@@ -7,7 +7,8 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context, ensure};
 use beltsight::{
-    domain::hash::sha256,
+    domain::{hash::sha256, time::rfc3339_now},
+    files::FolderDraft,
     network::onnx::{self, Tensor},
     student::{
         engine::{Device, Engine, softmax},
@@ -45,9 +46,8 @@ pub fn write(student: &Student, pictures: &[&[u8]], version: &str, out: &Path) -
 
     let temperature = student.thresholds.temperature;
     let trained = student.model.probabilities(pictures, f64::from(temperature));
-    let fresh = out.join(".model.new");
-    let _ = fs::remove_dir_all(&fresh); // left by a run that was killed
-    fs::create_dir_all(&fresh).with_context(|| fresh.display().to_string())?;
+    let folder = out.join("model");
+    let draft = FolderDraft::begin(&folder).with_context(|| folder.display().to_string())?;
     let mut files = BTreeMap::new();
     let mut serve = "float32";
     for (precision, name, bytes) in graphs {
@@ -65,7 +65,7 @@ pub fn write(student: &Student, pictures: &[&[u8]], version: &str, out: &Path) -
         } else if agreement >= INT8_AGREEMENT {
             serve = "int8";
         }
-        fs::write(fresh.join(name), &bytes)?;
+        fs::write(draft.path().join(name), &bytes)?;
         let file = File {
             name: name.into(),
             sha256: sha256(&bytes),
@@ -76,7 +76,7 @@ pub fn write(student: &Student, pictures: &[&[u8]], version: &str, out: &Path) -
     }
     let manifest = Manifest {
         version: version.into(),
-        created: time::OffsetDateTime::now_utc().format(&time::format_description::well_known::Rfc3339)?,
+        created: rfc3339_now(),
         serve: serve.into(),
         classes: student.classes.clone(),
         input: Input { side: net.input as u32, format: "uint8 RGB NHWC".into() },
@@ -86,13 +86,11 @@ pub fn write(student: &Student, pictures: &[&[u8]], version: &str, out: &Path) -
         reference: None,
         scorecard: Some(student.scorecard.clone()),
     };
-    manifest.write(&fresh)?;
+    manifest.write(draft.path())?;
     let pictures: Vec<Vec<u8>> = pictures.iter().map(|p| p.to_vec()).collect();
-    reference::write(&fresh, &pictures)?;
-    let manifest = Manifest::read(&fresh)?;
-    let folder = out.join("model");
-    let _ = fs::remove_dir_all(&folder); // an earlier run's
-    fs::rename(&fresh, &folder).with_context(|| folder.display().to_string())?;
+    reference::write(draft.path(), &pictures)?;
+    let manifest = Manifest::read(draft.path())?;
+    draft.replace().with_context(|| folder.display().to_string())?; // an earlier run's goes
     Ok(manifest)
 }
 

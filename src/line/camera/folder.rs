@@ -10,7 +10,7 @@ use std::{
 use super::{CameraEvent, FrameSink};
 use crate::{
     domain::Raw,
-    picture::pixels::{self, Limits},
+    picture::pixels::{self, PixelLimits},
 };
 
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -73,6 +73,6 @@ fn read(file: &Path) -> Result<Raw, String> {
     if bytes.starts_with(&[0xff, 0xd8]) {
         return Ok(Raw::Jpeg(bytes.into()));
     }
-    let picture = pixels::decode(&bytes, Limits::default()).map_err(|error| said(&error))?;
+    let picture = pixels::decode(&bytes, PixelLimits::default()).map_err(|error| said(&error))?;
     Ok(Raw::Rgb(Arc::new(picture)))
 }

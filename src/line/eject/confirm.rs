@@ -109,7 +109,7 @@ impl Reconciler {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{domain::Action, line::verdict::tests::verdict};
+    use crate::domain::{Action, testing::verdict};
 
     const MS: Duration = Duration::from_millis(1);
 

@@ -252,7 +252,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{domain::Action, line::verdict::tests::verdict};
+    use crate::domain::{Action, testing::verdict};
 
     fn order(due: Option<Instant>, track: u64) -> EjectOrder {
         let mut verdict = verdict(Action::Reject);

@@ -4,8 +4,8 @@ use rand::{RngExt, SeedableRng};
 
 use super::{gate::tests::TEXT, *};
 use crate::{
-    domain::Region,
-    line::{eject::output::CommandReport, verdict::tests::verdict},
+    domain::{Region, testing::verdict},
+    line::eject::output::CommandReport,
 };
 
 const ITEMS: u64 = 500;

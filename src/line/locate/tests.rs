@@ -37,7 +37,7 @@ fn look(config: &BeltConfig, frames: Range<u64>, unsteady: Duration, jpeg: Optio
         let (mut picture, truths) = belt.frame(n);
         if let Some(quality) = jpeg {
             let sent = pixels::encode_jpeg(&picture, quality).unwrap();
-            picture = pixels::decode(&sent, pixels::Limits::default()).unwrap();
+            picture = pixels::decode(&sent, pixels::PixelLimits::default()).unwrap();
         }
         let captured = start + Duration::from_secs_f64(n as f64 / config.frame_rate + late);
         let began = Instant::now();

@@ -36,7 +36,7 @@ impl FaultStreaks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{domain::Action, line::verdict::tests::verdict};
+    use crate::domain::{Action, testing::verdict};
 
     #[test]
     fn a_single_fault_is_no_outage_and_three_in_a_row_are_one() {

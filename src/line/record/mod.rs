@@ -198,8 +198,7 @@ impl Recorder {
 mod tests {
     use super::*;
     use crate::{
-        domain::{Action, Picture, Thresholds},
-        line::verdict::tests::verdict,
+        domain::{Action, Picture, Thresholds, testing::verdict},
         picture::pixels,
         store::Page,
     };
@@ -233,7 +232,7 @@ mod tests {
         assert!(keys[0].is_some() && keys[0] == keys[1], "two items of one frame share a file: {keys:?}");
         assert_eq!(keys[2], None, "an accepted one is not kept at share 0");
         let jpeg = store.frame(keys[0].as_deref().unwrap()).await.unwrap().unwrap();
-        assert_eq!(pixels::decode(&jpeg, pixels::Limits::default()).unwrap().width, 64);
+        assert_eq!(pixels::decode(&jpeg, pixels::PixelLimits::default()).unwrap().width, 64);
         assert_eq!(recorder.metrics.recorded.get(), 3);
         recorder.record(verdict(Action::Accept), None, None);
         assert_eq!(recorder.metrics.record_dropped.with_label_values(&["verdict"]).get(), 1, "after the stop");

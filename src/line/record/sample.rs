@@ -42,8 +42,7 @@ impl KeepReason {
 
 /// Why the picture of `verdict` is worth keeping, if it is; `chance` is drawn evenly from 0..1.
 pub fn reason_to_keep(verdict: &Verdict, settings: &RecordSettings, chance: f64) -> Option<KeepReason> {
-    let probability = |place: usize| verdict.scores.get(place).map_or(0.0, |s| s.probability);
-    let sure = probability(0) - probability(1) >= settings.keep_margin;
+    let sure = verdict.margin() >= settings.keep_margin;
     let known = verdict.novelty.is_none_or(|n| n <= settings.keep_novelty);
     match verdict.decision.action {
         Action::Reject | Action::Divert => Some(KeepReason::TakenOff),
@@ -90,7 +89,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::{domain::ClassScore, line::verdict::tests::verdict};
+    use crate::domain::{ClassScore, testing::verdict};
 
     fn accepted(best: f32, second: f32, novelty: Option<f32>) -> Verdict {
         let score = |class: &str, probability| ClassScore { class: class.into(), probability };

@@ -6,11 +6,11 @@
 use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use crate::{rounds::snapshot::group, store::LabeledItem};
+use crate::{domain::time::rfc3339, store::LabeledItem};
 
 /// One label outside the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Said {
+pub struct ImportedLabel {
     /// The item's verdict.
     pub verdict: i64,
     /// The class; `None` when the person could not tell.
@@ -24,22 +24,18 @@ pub struct Said {
 /// A place in a file and what is wrong there.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{place}: {why}")]
-pub struct Wrong {
+pub struct FormatError {
     /// Line or task.
     pub place: String,
     /// What is wrong.
     pub why: String,
 }
 
-fn wrong(place: String, why: impl ToString) -> Wrong {
-    Wrong { place, why: why.to_string() }
+fn refuse(place: String, why: impl ToString) -> FormatError {
+    FormatError { place, why: why.to_string() }
 }
 
-fn text(at: OffsetDateTime) -> String {
-    at.format(&Rfc3339).unwrap_or_default() // fails for years past 9999 only
-}
-
-/// Tasks for Label Studio with one annotation a labeler; its labeling configuration is
+/// Tasks for Label Studio with one annotation per labeler; its labeling configuration is
 /// `<View><Image name="image" value="$image"/><Choices name="class" toName="image">…</Choices></View>`. An annotation
 /// that was cancelled (Label Studio's "skip") means that the labeler could not tell.
 pub fn to_label_studio(items: &[LabeledItem], url: &str) -> Value {
@@ -51,7 +47,7 @@ pub fn to_label_studio(items: &[LabeledItem], url: &str) -> Value {
                 json!({
                     "id": label.id,
                     "completed_by": {"email": label.by},
-                    "created_at": text(label.at),
+                    "created_at": rfc3339(label.at),
                     "was_cancelled": label.class.is_none(),
                     "result": label.class.as_deref().map_or(json!([]), choice),
                 })
@@ -76,15 +72,15 @@ pub fn to_label_studio(items: &[LabeledItem], url: &str) -> Value {
 /// Reads what [`to_label_studio`] wrote or what Label Studio exports as JSON from such tasks.
 ///
 /// # Errors
-/// [`Wrong`], naming the task.
-pub fn from_label_studio(json: &str) -> Result<Vec<Said>, Wrong> {
-    let tasks: Vec<Value> = serde_json::from_str(json).map_err(|e| wrong("the file".into(), e))?;
+/// [`FormatError`], naming the task.
+pub fn from_label_studio(json: &str) -> Result<Vec<ImportedLabel>, FormatError> {
+    let tasks: Vec<Value> = serde_json::from_str(json).map_err(|e| refuse("the file".into(), e))?;
     let mut all = Vec::new();
     for (i, task) in tasks.iter().enumerate() {
         let place = || format!("task {}", i + 1);
         let in_path = || task["data"]["image"].as_str()?.rsplit_once("/items/")?.1.strip_suffix(".jpg")?.parse().ok();
         let verdict = task["data"]["verdict"].as_i64().or_else(in_path).ok_or_else(|| {
-            wrong(place(), "data.verdict is no number and data.image does not end in /items/<number>.jpg")
+            refuse(place(), "data.verdict is not a number and data.image does not end in /items/<number>.jpg")
         })?;
         for annotation in task["annotations"].as_array().into_iter().flatten() {
             let by = &annotation["completed_by"];
@@ -93,9 +89,9 @@ pub fn from_label_studio(json: &str) -> Result<Vec<Said>, Wrong> {
                 Value::Number(id) => Some(id.to_string()),
                 _ => None,
             });
-            let by = by.filter(|b| !b.is_empty()).ok_or_else(|| wrong(place(), "completed_by names nobody"))?;
+            let by = by.filter(|b| !b.is_empty()).ok_or_else(|| refuse(place(), "completed_by names nobody"))?;
             let at = annotation["created_at"].as_str().unwrap_or_default();
-            let at = OffsetDateTime::parse(at, &Rfc3339).map_err(|e| wrong(place(), format!("created_at: {e}")))?;
+            let at = OffsetDateTime::parse(at, &Rfc3339).map_err(|e| refuse(place(), format!("created_at: {e}")))?;
             let class = if annotation["was_cancelled"] == true {
                 None
             } else {
@@ -103,10 +99,10 @@ pub fn from_label_studio(json: &str) -> Result<Vec<Said>, Wrong> {
                 let mut choices = results.filter_map(|r| r["value"]["choices"].as_array()).flatten();
                 match (choices.next().and_then(Value::as_str), choices.next()) {
                     (Some(class), None) => Some(class.to_owned()),
-                    _ => return Err(wrong(place(), "an annotation needs exactly one choice")),
+                    _ => return Err(refuse(place(), "an annotation needs exactly one choice")),
                 }
             };
-            all.push(Said { verdict, class, by, at });
+            all.push(ImportedLabel { verdict, class, by, at });
         }
     }
     Ok(all)
@@ -115,7 +111,7 @@ pub fn from_label_studio(json: &str) -> Result<Vec<Said>, Wrong> {
 /// The columns of [`to_csv`]; the first three are those of a data set's `photos.csv`.
 const COLUMNS: [&str; 6] = ["file", "class", "split_group", "verdict", "by", "at"];
 
-/// One row a label; `class` is empty where the labeler could not tell.
+/// One row per label; `class` is empty where the labeler could not tell.
 ///
 /// # Errors
 /// None that a list in memory can cause.
@@ -126,7 +122,7 @@ pub fn to_csv(items: &[LabeledItem]) -> Result<String, csv::Error> {
         for label in labels {
             let (file, id) = (format!("items/{}.jpg", verdict.id), verdict.id.to_string());
             let class = label.class.as_deref().unwrap_or_default();
-            rows.write_record([&file, class, &group(verdict), &id, &label.by, &text(label.at)])?;
+            rows.write_record([&file, class, &verdict.group(), &id, &label.by, &rfc3339(label.at)])?;
         }
     }
     let bytes = rows.into_inner().map_err(|e| e.into_error())?;
@@ -136,28 +132,28 @@ pub fn to_csv(items: &[LabeledItem]) -> Result<String, csv::Error> {
 /// Reads columns `verdict`, `class`, `by` and `at` in any order; others are not looked at.
 ///
 /// # Errors
-/// [`Wrong`], naming the line.
-pub fn from_csv(text: &str) -> Result<Vec<Said>, Wrong> {
+/// [`FormatError`], naming the line.
+pub fn from_csv(text: &str) -> Result<Vec<ImportedLabel>, FormatError> {
     let mut rows = csv::Reader::from_reader(text.as_bytes());
-    let headers = rows.headers().map_err(|e| wrong("line 1".into(), e))?.clone();
+    let headers = rows.headers().map_err(|e| refuse("line 1".into(), e))?.clone();
     let column = |name: &str| {
         let place = headers.iter().position(|h| h.trim() == name);
-        place.ok_or_else(|| wrong("line 1".into(), format!("there is no column `{name}`")))
+        place.ok_or_else(|| refuse("line 1".into(), format!("there is no column `{name}`")))
     };
     let (verdict, class, by, at) = (column("verdict")?, column("class")?, column("by")?, column("at")?);
     let mut all = Vec::new();
     for (i, row) in rows.records().enumerate() {
         let place = || format!("line {}", i + 2);
-        let row = row.map_err(|e| wrong(place(), e))?;
+        let row = row.map_err(|e| refuse(place(), e))?;
         let cell = |column: usize| row.get(column).unwrap_or_default().trim();
         if cell(by).is_empty() {
-            return Err(wrong(place(), "`by` is empty"));
+            return Err(refuse(place(), "`by` is empty"));
         }
-        all.push(Said {
-            verdict: cell(verdict).parse().map_err(|e| wrong(place(), format!("verdict: {e}")))?,
+        all.push(ImportedLabel {
+            verdict: cell(verdict).parse().map_err(|e| refuse(place(), format!("verdict: {e}")))?,
             class: Some(cell(class)).filter(|c| !c.is_empty()).map(str::to_owned),
             by: cell(by).to_owned(),
-            at: OffsetDateTime::parse(cell(at), &Rfc3339).map_err(|e| wrong(place(), format!("at: {e}")))?,
+            at: OffsetDateTime::parse(cell(at), &Rfc3339).map_err(|e| refuse(place(), format!("at: {e}")))?,
         });
     }
     Ok(all)

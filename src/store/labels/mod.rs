@@ -286,7 +286,7 @@ fn label((id, verdict, class, by, at, withdrawn, current): Row) -> Label {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::line::verdict::tests::verdict;
+    use crate::domain::testing::verdict;
 
     async fn store_with(items: &[Verdict]) -> (tempfile::TempDir, Store) {
         let folder = tempfile::tempdir().unwrap();

@@ -26,7 +26,8 @@ const CLASS_STEP: f32 = 0.1;
 /// In which order a person is asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Order {
+#[schema(as = Order)]
+pub enum QueueOrder {
     /// What teaches most first.
     #[default]
     Useful,
@@ -42,7 +43,7 @@ pub struct Ask {
     /// Most items.
     pub limit: usize,
     /// In which order.
-    pub order: Order,
+    pub order: QueueOrder,
     /// Share of the labeled items that is asked of a second person, 0 to 1.
     pub second_share: f64,
     /// Items that others have before them at this moment.
@@ -62,9 +63,8 @@ pub struct Queue {
 /// for what is not a number), + 0.5 for the unsure, + 0.25 for the other rejects, + up to 1 for how far it lies from
 /// what the model was trained on (0 at the training data's middle, 1 from twice its edge on).
 pub fn usefulness(verdict: &Verdict) -> f32 {
-    let probability = |place: usize| verdict.scores.get(place).map_or(0.0, |s| s.probability);
-    let gap = probability(0) - probability(1);
-    let doubt = if gap.is_finite() { 1.0 - gap.clamp(0.0, 1.0) } else { 1.0 };
+    let margin = verdict.margin();
+    let doubt = if margin.is_finite() { 1.0 - margin.clamp(0.0, 1.0) } else { 1.0 };
     let action = match (verdict.decision.action, verdict.decision.reason) {
         (_, Reason::Unsure) | (Action::Divert, _) => 0.5,
         (Action::Reject, _) => 0.25,
@@ -105,7 +105,7 @@ pub fn choose(candidates: Vec<Arc<Verdict>>, said: &BTreeMap<i64, Vec<Label>>, a
         candidates.iter().filter(|v| !labels(v).is_empty()).flat_map(|v| scenes(v)).collect();
     let mut waiting: Vec<Arc<Verdict>> = candidates.into_iter().filter(|v| open(v, labels(v), ask)).collect();
     let total = waiting.len();
-    if ask.order == Order::Random {
+    if ask.order == QueueOrder::Random {
         waiting.sort_by(|a, b| hash_share(a.id, 0xabcd).total_cmp(&hash_share(b.id, 0xabcd)));
         let items = waiting.iter().take(ask.limit).map(|v| Verdict::clone(v)).collect();
         return Queue { items, waiting: total };
@@ -150,7 +150,7 @@ fn scenes(verdict: &Verdict) -> Vec<Scene> {
     track.into_iter().chain(verdict.frame.clone().map(Scene::Frame)).collect()
 }
 
-/// The newest items with a kept picture, kept at hand: reading thousands of documents anew for every label would take
+/// The newest items with a kept picture, kept at hand: reading thousands of documents again for every label would take
 /// time from the line. A verdict never changes, so only newer ones have to be added.
 #[derive(Default)]
 pub(in crate::store) struct Window {
@@ -160,7 +160,7 @@ pub(in crate::store) struct Window {
 }
 
 impl Window {
-    /// Reads everything anew the next time: pictures were removed.
+    /// Reads everything again the next time: pictures were removed.
     pub(in crate::store) fn forget(&mut self) {
         *self = Self::default();
     }
@@ -215,10 +215,7 @@ mod tests {
     use time::OffsetDateTime;
 
     use super::*;
-    use crate::{
-        domain::{ClassScore, Decision, Source},
-        line::verdict::tests::verdict,
-    };
+    use crate::domain::{ClassScore, Decision, Source, testing::verdict};
 
     /// A belt item of `class` with probability `p`, a track and frame of its own.
     fn item(id: i64, action: Action, class: &str, p: f32) -> Verdict {
@@ -255,7 +252,7 @@ mod tests {
     }
 
     fn ask(by: &str, limit: usize, busy: &HashSet<i64>) -> Ask {
-        Ask { by: by.into(), limit, order: Order::Useful, second_share: 0.0, busy: busy.clone() }
+        Ask { by: by.into(), limit, order: QueueOrder::Useful, second_share: 0.0, busy: busy.clone() }
     }
 
     #[test]
@@ -323,7 +320,7 @@ mod tests {
     fn the_random_order_stays_and_has_nothing_to_do_with_usefulness() {
         let none = HashSet::new();
         let all: Vec<Verdict> = (0..1000).map(|i| item(i, Action::Divert, "a", 0.5 + i as f32 / 2000.0)).collect();
-        let random = Ask { order: Order::Random, ..ask("anna", 200, &none) };
+        let random = Ask { order: QueueOrder::Random, ..ask("anna", 200, &none) };
         let first = choose(all.clone(), &BTreeMap::new(), &random);
         let mut turned = all.clone();
         turned.reverse();

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::{ItemPage, LabeledItem, formats::Said};
+use super::{ItemPage, LabeledItem, formats::ImportedLabel};
 use crate::store::{MAX_PAGE, Store, StoreError};
 
 /// How an import went.
@@ -59,9 +59,13 @@ pub async fn all_labeled(store: &Store) -> Result<Vec<LabeledItem>, StoreError> 
 ///
 /// # Errors
 /// [`ImportError`], naming item and class.
-pub async fn add_missing(store: &Store, mut labels: Vec<Said>, classes: &[String]) -> Result<Imported, ImportError> {
+pub async fn add_missing(
+    store: &Store,
+    mut labels: Vec<ImportedLabel>,
+    classes: &[String],
+) -> Result<Imported, ImportError> {
     let mut here: BTreeMap<i64, HashSet<_>> = BTreeMap::new();
-    for Said { verdict, class, .. } in &labels {
+    for ImportedLabel { verdict, class, .. } in &labels {
         if let Some(class) = class.clone().filter(|class| !classes.contains(class)) {
             return Err(ImportError::Class { verdict: *verdict, class, classes: classes.to_vec() });
         }
@@ -74,7 +78,7 @@ pub async fn add_missing(store: &Store, mut labels: Vec<Said>, classes: &[String
     }
     labels.sort_by_key(|label| label.at);
     let mut done = Imported { added: 0, known: 0 };
-    for Said { verdict, class, by, at } in labels {
+    for ImportedLabel { verdict, class, by, at } in labels {
         if !here.entry(verdict).or_default().insert((class.clone(), by.clone(), at)) {
             done.known += 1;
             continue;
@@ -94,8 +98,8 @@ mod tests {
 
     use super::*;
     use crate::{
+        domain::testing::verdict,
         domain::{Action, Verdict},
-        line::verdict::tests::verdict,
         store::labels::formats::{from_csv, from_label_studio, to_csv, to_label_studio},
     };
 

@@ -21,7 +21,10 @@ use super::{
     event::{Entry, Event},
     signer::{Mark, Signer, hex},
 };
-use crate::store::{Store, StoreError};
+use crate::{
+    domain::time::rfc3339_now,
+    store::{Store, StoreError},
+};
 
 /// Reads events; conditions follow.
 const EVENTS: &str = "SELECT seq, CAST(body AS TEXT) FROM record WHERE verdict IS NULL";
@@ -81,7 +84,7 @@ pub(in crate::store) async fn extend(
     mut tail: Tail,
     bodies: &[Body],
 ) -> Result<Tail, StoreError> {
-    let time = now();
+    let time = rfc3339_now();
     for some in bodies.chunks(ROWS) {
         let mut marks = Vec::new();
         let mut insert = QueryBuilder::<Sqlite>::new("INSERT INTO record (seq, verdict, body, hash) ");
@@ -123,10 +126,6 @@ pub(in crate::store) async fn extend(
         .execute(&mut **transaction)
         .await?;
     Ok(tail)
-}
-
-fn now() -> String {
-    OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default()
 }
 
 /// An event of this moment, as it is stored.
@@ -301,7 +300,10 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
-    use crate::{domain::Action, line::verdict::tests::verdict, store::SECRET};
+    use crate::{
+        domain::{Action, testing::verdict},
+        store::SECRET,
+    };
 
     async fn entries(store: &Store) -> Vec<(i64, Option<i64>, Vec<u8>, Vec<u8>)> {
         sqlx::query_as("SELECT seq, verdict, CAST(body AS BLOB), hash FROM record ORDER BY seq")

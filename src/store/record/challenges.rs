@@ -266,10 +266,7 @@ fn gather_challenges(events: &[Entry]) -> Vec<Challenge> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::{
-        domain::{Action, Source, Verdict},
-        line::verdict::tests::verdict,
-    };
+    use crate::domain::{Action, Source, Verdict, testing::verdict};
 
     async fn item(store: &Store, action: Action, class: &str, time: OffsetDateTime) {
         let mut item = verdict(action);

@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 
 use crate::domain::Thresholds;
 
-/// One entry that is no verdict.
+/// One entry that is not a verdict.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Event {

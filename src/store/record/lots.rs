@@ -6,7 +6,7 @@
 use std::sync::atomic::Ordering;
 
 use serde::Serialize;
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use time::OffsetDateTime;
 
 use super::{
     chain::{self, extend, no_head, tail},
@@ -14,7 +14,7 @@ use super::{
     signer::hex,
 };
 use crate::{
-    domain::{Action, Verdict},
+    domain::{Action, Verdict, time::rfc3339},
     store::{Store, StoreError},
 };
 
@@ -106,7 +106,8 @@ pub struct SignOff {
 
 /// How many verdicts of a lot are alike.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
-pub struct Tally {
+#[schema(as = Tally)]
+pub struct LotTally {
     /// What happened to them.
     pub action: Action,
     /// The most probable class; `null` after a fault.
@@ -160,7 +161,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Database`], [`StoreError::Record`].
-    pub async fn tallies(&self, lot: i64) -> Result<Vec<Tally>, StoreError> {
+    pub async fn tallies(&self, lot: i64) -> Result<Vec<LotTally>, StoreError> {
         let rows: Vec<(String, Option<String>, String, String, i64)> = sqlx::query_as(
             "SELECT action, class, model, coalesce(json_extract(body, '$.thresholds'), ''), count(*) FROM verdicts
              WHERE lot = ? GROUP BY 1, 2, 3, 4 ORDER BY 5 DESC",
@@ -171,7 +172,7 @@ impl Store {
         let tally = |(action, class, model, thresholds, verdicts): (String, _, _, _, _)| {
             let known = [Action::Accept, Action::Reject, Action::Divert].into_iter().find(|a| a.name() == action);
             let action = known.ok_or_else(|| StoreError::Record(format!("there is no action `{action}`")))?;
-            Ok(Tally { action, class, model, thresholds, verdicts })
+            Ok(LotTally { action, class, model, thresholds, verdicts })
         };
         rows.into_iter().map(tally).collect()
     }
@@ -304,7 +305,7 @@ impl Store {
             let hash = hex(&hash);
             let Some(number) = id else {
                 let details = String::from_utf8_lossy(&body).into_owned();
-                let time = chain::entry(seq, &details)?.time.format(&Rfc3339).unwrap_or_default();
+                let time = rfc3339(chain::entry(seq, &details)?.time);
                 return Ok(LotEntry { seq, kind: kind.unwrap_or_default(), time, id, verdict: None, details, hash });
             };
             let (details, id) = (String::new(), Some(number));
@@ -315,7 +316,7 @@ impl Store {
             let read: Result<Verdict, _> = serde_json::from_str(&document);
             let unreadable = |e: serde_json::Error| StoreError::Row { id: number, why: e.to_string() };
             let verdict = Verdict { id: number, ..read.map_err(unreadable)? };
-            let time = verdict.time.format(&Rfc3339).unwrap_or_default();
+            let time = rfc3339(verdict.time);
             Ok(LotEntry { seq, kind: "verdict".into(), time, id, verdict: Some(verdict), details, hash })
         };
         rows.into_iter().map(read).collect()

@@ -4,12 +4,12 @@
 
 use std::{
     fs,
-    io::Write,
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
+
+use crate::files;
 
 /// Name of the secret key's file in the store's folder: 64 hexadecimal digits.
 pub const SECRET: &str = "record.key";
@@ -52,7 +52,7 @@ impl Signer {
     /// Makes both files.
     pub(in crate::store) fn make(folder: &Path) -> Result<Self, KeyError> {
         let key = SigningKey::from_bytes(&rand::random());
-        write(&folder.join(SECRET), 0o600, key.as_bytes())?;
+        write(&folder.join(SECRET), true, key.as_bytes())?;
         Self::open(folder)
     }
 
@@ -61,7 +61,7 @@ impl Signer {
         let signer = Self(SigningKey::from_bytes(&read(&folder.join(SECRET))?));
         let public = folder.join(PUBLIC);
         if !public.exists() {
-            write(&public, 0o644, signer.public().as_bytes())?;
+            write(&public, false, signer.public().as_bytes())?;
         }
         Ok(signer)
     }
@@ -83,13 +83,9 @@ pub(in crate::store) fn public_key(path: &Path) -> Result<VerifyingKey, KeyError
     VerifyingKey::from_bytes(&read(path)?).map_err(|e| KeyError { path: path.into(), why: e.to_string() })
 }
 
-fn write(path: &Path, mode: u32, bytes: &[u8; 32]) -> Result<(), KeyError> {
-    let file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
-    file.and_then(|mut file| {
-        writeln!(file, "{}", hex(bytes))?;
-        file.sync_all()
-    })
-    .map_err(|e| KeyError { path: path.into(), why: e.to_string() })
+fn write(path: &Path, private: bool, bytes: &[u8; 32]) -> Result<(), KeyError> {
+    let text = format!("{}\n", hex(bytes));
+    files::create(path, text.as_bytes(), private).map_err(|e| KeyError { path: path.into(), why: e.to_string() })
 }
 
 fn read(path: &Path) -> Result<[u8; 32], KeyError> {

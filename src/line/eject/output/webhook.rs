@@ -220,11 +220,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        domain::Action,
-        line::{
-            eject::output::{LineRequests, OutputSettings, Subject, Target},
-            verdict::tests::verdict,
-        },
+        domain::{Action, testing::verdict},
+        line::eject::output::{LineRequests, OutputSettings, Subject, Target},
         metrics::Metrics,
     };
 

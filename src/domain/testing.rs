@@ -1,0 +1,33 @@
+//! What the tests of all rooms build on; compiled for tests only.
+
+use time::OffsetDateTime;
+
+use super::{Action, ClassScore, Decision, Reason, Region, Source, Timings, Verdict};
+
+/// A verdict over HTTP with this action: unsure, one score, a region, no frame; tests change what they are about.
+pub fn verdict(action: Action) -> Verdict {
+    Verdict {
+        id: 0,
+        time: OffsetDateTime::UNIX_EPOCH + std::time::Duration::from_micros(1_795_000_000_123_456),
+        source: Source::Http,
+        camera: String::new(),
+        track: 0,
+        region: Some(Region { x: 1, y: 2, width: 3, height: 4 }),
+        decision: Decision {
+            action,
+            reason: Reason::Unsure,
+            class: Some("cod".into()),
+            accept_probability: 0.123_456_79,
+        },
+        scores: vec![ClassScore { class: "cod".into(), probability: 0.876_543_2 }],
+        model: "test@0123456789ab".into(),
+        thresholds: String::new(),
+        lot: None,
+        fault: None,
+        timings: Timings { decode_ms: 1.5, locate_ms: 0.1, queue_ms: 0.2, infer_ms: 7.0, total_ms: 8.8 },
+        frame: None,
+        truth: None,
+        novelty: None,
+        optics: None,
+    }
+}

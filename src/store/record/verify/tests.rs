@@ -1,0 +1,322 @@
+//! Every forgery is found, and nothing else is.
+#![allow(clippy::unwrap_used)]
+
+use rand::{Rng, RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use sqlx::{Connection, SqliteConnection};
+
+use super::{
+    parts::{signed_head, verify_parts},
+    *,
+};
+use crate::{
+    domain::{Action, testing::verdict},
+    store::{
+        Event, Store,
+        record::{
+            chain::{CHECKPOINT, link},
+            signer::hex,
+        },
+    },
+};
+
+/// A closed store of 1,100 verdicts and some events: one checkpoint.
+async fn filled() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).await.unwrap();
+    for batch in 0..11 {
+        let mut verdicts = vec![verdict(Action::Accept); 100];
+        for (i, verdict) in verdicts.iter_mut().enumerate() {
+            verdict.track = batch * 100 + i as u64; // no two alike, so that swapping changes something
+        }
+        store.insert(&verdicts).await.unwrap();
+        let gap = Event::Gap { verdicts: batch, pictures: 0, events: 0, from: None, to: None };
+        store.append(gap).await.unwrap();
+    }
+    store.close().await;
+    folder
+}
+
+/// Opens the database as a forger would, without triggers, checks and indices.
+async fn forge(folder: &Path) -> SqliteConnection {
+    let options = SqliteConnectOptions::new().filename(folder.join("verdicts.sqlite"));
+    let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
+    sqlx::raw_sql("PRAGMA ignore_check_constraints = ON").execute(&mut connection).await.unwrap();
+    let made: Vec<(String, String)> =
+        sqlx::query_as("SELECT type, name FROM sqlite_master WHERE type IN ('trigger', 'index') AND sql IS NOT NULL")
+            .fetch_all(&mut connection)
+            .await
+            .unwrap();
+    for (kind, name) in made {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(format!("DROP {kind} {name}"))).execute(&mut connection).await.unwrap();
+    }
+    connection
+}
+
+async fn run(connection: &mut SqliteConnection, sql: String) -> u64 {
+    // A change that the table's own rules refuse (a seq that is taken) is no change.
+    let done = sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(connection).await;
+    done.map_or(0, |done| done.rows_affected())
+}
+
+/// Flips one bit of one column of one row.
+async fn flip(connection: &mut SqliteConnection, random: &mut impl Rng) -> (String, u64) {
+    let columns = [
+        ("record", "seq"),
+        ("record", "verdict"),
+        ("record", "body"),
+        ("record", "hash"),
+        ("verdicts", "id"),
+        ("verdicts", "body"),
+        ("checkpoints", "seq"),
+        ("checkpoints", "hash"),
+        ("checkpoints", "time"),
+        ("checkpoints", "signature"),
+        ("head", "seq"),
+        ("head", "hash"),
+        ("head", "time"),
+        ("head", "signature"),
+    ];
+    let (table, column) = columns[random.random_range(0..columns.len())];
+    let rows: i64 =
+        sqlx::query_scalar(sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table} WHERE {column} IS NOT NULL")))
+            .fetch_one(&mut *connection)
+            .await
+            .unwrap();
+    let at = random.random_range(0..rows);
+    let (row, kind, bytes): (i64, String, Vec<u8>) = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "SELECT rowid, typeof({column}), CAST({column} AS BLOB) FROM {table} WHERE {column} IS NOT NULL
+         ORDER BY rowid LIMIT 1 OFFSET {at}"
+    )))
+    .fetch_one(&mut *connection)
+    .await
+    .unwrap();
+    let value = if kind == "integer" {
+        let number: i64 = String::from_utf8(bytes).unwrap().parse().unwrap();
+        (number ^ (1 << random.random_range(0..40))).to_string()
+    } else {
+        let mut bytes = bytes;
+        let byte = random.random_range(0..bytes.len());
+        bytes[byte] ^= 1 << random.random_range(0..8);
+        format!("CAST(x'{}' AS {kind})", hex(&bytes))
+    };
+    let done = run(connection, format!("UPDATE {table} SET {column} = {value} WHERE rowid = {row}")).await;
+    (format!("{table}.{column} of row {row} := {value:.80}"), done)
+}
+
+/// One forgery of a random kind: what, and how many rows it changed.
+async fn mutate(connection: &mut SqliteConnection, random: &mut ChaCha8Rng, kind: usize) -> (String, u64) {
+    let newest: i64 = sqlx::query_scalar("SELECT max(seq) FROM record").fetch_one(&mut *connection).await.unwrap();
+    let mut entry = || random.random_range(1..=newest);
+    let (a, b) = (entry(), entry());
+    let (lower, upper) = (1.max(newest - a % 50), newest);
+    let swap = |table: &str, column: &str| {
+        format!(
+            "UPDATE {table} SET {column} = (SELECT t.{column} FROM {table} t WHERE t.rowid = {a} + {b} - {table}.rowid)
+             WHERE rowid IN ({a}, {b})"
+        )
+    };
+    let tail: Vec<u8> = sqlx::query_scalar("SELECT hash FROM head").fetch_one(&mut *connection).await.unwrap();
+    let tail: [u8; 32] = tail.try_into().unwrap();
+    // A forger knows how hashes are made: only the signature is out of reach.
+    let body = br#"{"kind":"gap","time":"2026-11-25T00:00:00Z","verdicts":0}"#;
+    let hash = link(&tail, newest + 1, None, body);
+    let append = format!(
+        "INSERT INTO record (seq, body, hash) VALUES ({}, CAST(x'{}' AS TEXT), x'{}')",
+        newest + 1,
+        hex(body),
+        hex(&hash)
+    );
+    let sql = match kind {
+        0..=11 => return flip(connection, random).await,
+        12 => format!("DELETE FROM record WHERE seq = {a}"),
+        13 => format!("DELETE FROM verdicts WHERE id = {a}"),
+        14 => format!(
+            "DELETE FROM verdicts WHERE id IN (SELECT verdict FROM record WHERE seq >= {lower});
+             DELETE FROM record WHERE seq >= {lower}"
+        ),
+        15 => format!(
+            // … and the head set to the one signature that is at hand, the checkpoint's.
+            "DELETE FROM verdicts WHERE id IN (SELECT verdict FROM record WHERE seq > {CHECKPOINT});
+             DELETE FROM record WHERE seq > {CHECKPOINT};
+             UPDATE head SET (seq, hash, time, signature) = (SELECT seq, hash, time, signature FROM checkpoints)"
+        ),
+        16 => swap("record", "hash") + ";" + &swap("record", "body") + ";" + &swap("record", "verdict"),
+        17 => swap("verdicts", "body"),
+        18 => append,
+        19 => format!("{append}; UPDATE head SET seq = {}, hash = x'{}'", newest + 1, hex(&hash)),
+        20 => format!("INSERT INTO verdicts (body) SELECT body FROM verdicts WHERE id = {a}"),
+        21 => format!("INSERT INTO checkpoints SELECT {}, hash, time, signature FROM checkpoints", upper + 5000),
+        22 => "DELETE FROM checkpoints".into(),
+        _ => "DELETE FROM head".into(),
+    };
+    let swaps_nothing = matches!(kind, 16 | 17) && a == b;
+    let done = if swaps_nothing { 0 } else { run(connection, sql.clone()).await };
+    (sql, done)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_flipped_byte_and_every_removed_swapped_or_appended_entry_is_found() {
+    let whole = filled().await;
+    let found = verify(whole.path(), None, None).await.unwrap();
+    assert_eq!(found.findings, [], "a whole record");
+    assert_eq!((found.entries, found.verdicts, found.checkpoints), (1112, 1100, 1));
+
+    let forged = tempfile::tempdir().unwrap();
+    std::fs::copy(whole.path().join(PUBLIC), forged.path().join(PUBLIC)).unwrap();
+    let base = tempfile::tempdir().unwrap();
+    std::fs::copy(whole.path().join("verdicts.sqlite"), base.path().join("verdicts.sqlite")).unwrap();
+    forge(base.path()).await.close().await.unwrap();
+    let mut random = ChaCha8Rng::seed_from_u64(1);
+    let mut changed = 0;
+    for n in 0.. {
+        let file = forged.path().join("verdicts.sqlite");
+        std::fs::copy(base.path().join("verdicts.sqlite"), &file).unwrap();
+        let options = SqliteConnectOptions::new().filename(&file).synchronous(sqlx::sqlite::SqliteSynchronous::Off);
+        let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
+        sqlx::raw_sql("PRAGMA ignore_check_constraints = ON").execute(&mut connection).await.unwrap();
+        let (what, rows) = mutate(&mut connection, &mut random, n % 24).await;
+        connection.close().await.unwrap();
+        let found = verify(forged.path(), None, None).await.unwrap();
+        assert_eq!(found.findings.is_empty(), rows == 0, "{n}: {what}: {found}");
+        changed += usize::from(rows > 0);
+        if changed == 320 {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_lot_is_verified_between_the_checkpoints_around_it_however_long_the_record() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).await.unwrap();
+    store.insert(&vec![verdict(Action::Accept); 3000]).await.unwrap();
+    let number = store.begin_lot("A", "").await.unwrap(); // entry 3,002
+    let of_it = crate::domain::Verdict { lot: Some(number), ..verdict(Action::Reject) };
+    store.insert(&vec![of_it.clone(); 5]).await.unwrap();
+    store.end_lot("").await.unwrap();
+    store.insert(&vec![verdict(Action::Accept); 60]).await.unwrap();
+    let late = store.insert(&[of_it]).await.unwrap()[0]; // entry 3,069
+    store.insert(&vec![verdict(Action::Accept); 3000]).await.unwrap();
+    store.sign_off(number, "Bo", "").await.unwrap(); // entry 6,070
+    store.insert(&vec![verdict(Action::Accept); 2000]).await.unwrap();
+    let lot = store.lot(number).await.unwrap().unwrap();
+    store.close().await;
+    let found = verify_lot(folder.path(), &lot).await.unwrap();
+    assert_eq!(found.findings, []);
+    // From the checkpoint before the lot to the one after it, and those around the sign-off.
+    assert_eq!(found.parts, [(2048, 3072), (5120, 6144)]);
+
+    let mut forger = forge(folder.path()).await;
+    run(&mut forger, "UPDATE verdicts SET body = replace(body, 'accept', 'reject') WHERE id IN (9, 4000)".into()).await;
+    assert_eq!(verify_lot(folder.path(), &lot).await.unwrap().findings, [], "that is not of the lot");
+    assert_eq!(verify(folder.path(), None, None).await.unwrap().findings.len(), 2);
+    run(&mut forger, format!("UPDATE verdicts SET body = replace(body, 'reject', 'accept') WHERE id = {late}")).await;
+    let found = verify_lot(folder.path(), &lot).await.unwrap().findings;
+    assert_eq!(found, [finding(3069, format!("verdict {late} was changed"))]);
+    run(&mut forger, "UPDATE record SET body = replace(CAST(body AS TEXT), 'Bo', 'Di') WHERE seq = 6070".into()).await;
+    assert_eq!(verify_lot(folder.path(), &lot).await.unwrap().findings.len(), 2, "who signed it off");
+    run(&mut forger, "DELETE FROM checkpoints WHERE seq = 2048".into()).await;
+    let found = verify_lot(folder.path(), &lot).await.unwrap().findings;
+    assert!(found.contains(&finding(2048, "its checkpoint is missing or wrong")), "{found:?}");
+    run(&mut forger, format!("UPDATE record SET seq = -1 WHERE seq = {}", lot.closed_at.unwrap())).await;
+    let moved = Lot { closed_at: None, ..lot.clone() };
+    let found = verify_lot(folder.path(), &moved).await.unwrap().findings;
+    assert_eq!(found[0], finding(-1, "stands before the record"));
+    run(&mut forger, "DELETE FROM head".into()).await;
+    assert_eq!(
+        verify_lot(folder.path(), &lot).await.unwrap().findings[1],
+        finding(0, "the head is not signed by this key")
+    );
+}
+
+#[tokio::test]
+async fn what_retention_removes_meanwhile_is_no_finding_but_one_more_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).await.unwrap();
+    let (second, now) = (std::time::Duration::from_secs(1), time::OffsetDateTime::now_utc());
+    let of = |time| crate::domain::Verdict { time, ..verdict(Action::Accept) };
+    store.insert(&vec![of(now - second * 9); 3000]).await.unwrap();
+    store.insert(&vec![of(now); 100]).await.unwrap();
+    let pool = connect(folder.path()).await.unwrap();
+    let key = public_key(&folder.path().join(PUBLIC)).unwrap();
+    // Here a verification has read the head, and that nothing was removed.
+    let head = signed_head(&pool, &key).await.unwrap().unwrap();
+    let found = async || verify_parts(&pool, &key, &[(1, head.seq)], head, 0).await.unwrap().findings;
+    let rules = crate::store::Retention { verdicts: second * 5, ..Default::default() };
+    assert_eq!(store.retain(&rules, now).await.unwrap().verdicts, 3000);
+    store.insert(&vec![of(now); 100]).await.unwrap();
+    assert_eq!(found().await, []);
+    let mut forger = forge(folder.path()).await;
+    run(&mut forger, "DELETE FROM verdicts WHERE id = 3050".into()).await;
+    assert_eq!(found().await, [finding(3051, "verdict 3050 is gone")]);
+    // What retention says is believed only where it is whole.
+    let more =
+        "UPDATE record SET body = replace(CAST(body AS TEXT), '3000', '9000') WHERE seq > 3102 AND verdict IS NULL";
+    assert_eq!(run(&mut forger, more.into()).await, 1);
+    assert_eq!(found().await, [finding(3103, "its hash does not fit it and the entry before")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_is_being_written_is_whole_at_every_moment() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).await.unwrap();
+    let writer = tokio::spawn(async move {
+        for _ in 0..60 {
+            store.insert(&vec![verdict(Action::Reject); 64]).await.unwrap();
+        }
+    });
+    let mut lengths = Vec::new();
+    while !writer.is_finished() || lengths.len() < 2 {
+        let found = verify(folder.path(), None, None).await.unwrap();
+        assert_eq!(found.findings, []);
+        lengths.push(found.entries);
+    }
+    writer.await.unwrap();
+    assert!(lengths.first() < lengths.last(), "{lengths:?}");
+}
+
+#[tokio::test]
+async fn a_record_signed_with_another_key_is_found_by_the_key_kept_elsewhere() {
+    let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for each in [&folder, &other] {
+        Store::open(each.path()).await.unwrap().close().await;
+    }
+    let found = verify(folder.path(), Some(&other.path().join(PUBLIC)), None).await.unwrap();
+    assert_eq!(found.findings, [finding(1, "the head is not signed by this key")]);
+    assert!(verify(folder.path(), Some(Path::new("/no/such/key")), None).await.is_err());
+}
+
+#[tokio::test]
+async fn a_store_put_back_to_an_earlier_state_is_found_by_an_entry_kept_elsewhere() {
+    let (folder, earlier) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    Store::open(folder.path()).await.unwrap().close().await;
+    for file in [PUBLIC, "verdicts.sqlite"] {
+        std::fs::copy(folder.path().join(file), earlier.path().join(file)).unwrap();
+    }
+    let store = Store::open(folder.path()).await.unwrap();
+    store.insert(&[verdict(Action::Reject)]).await.unwrap();
+    let (entry, hash) = store.head().await.unwrap();
+    store.close().await;
+    let kept: KeptEntry = format!("{entry}:{hash}").parse().unwrap();
+    assert_eq!(verify(folder.path(), None, Some(&kept)).await.unwrap().findings, []);
+    assert_eq!(verify(earlier.path(), None, None).await.unwrap().findings, [], "by itself it is whole");
+    let found = verify(earlier.path(), None, Some(&kept)).await.unwrap();
+    assert_eq!(found.findings, [finding(2, "is not the one that was kept elsewhere")]);
+}
+
+#[tokio::test]
+async fn a_changed_picture_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).await.unwrap();
+    let now = time::OffsetDateTime::now_utc();
+    for n in 0..3u8 {
+        let jpeg = bytes::Bytes::from(vec![n; 50]);
+        store.put_frame(&crate::store::frame_key(&jpeg, now), jpeg).await.unwrap();
+    }
+    assert_eq!(verify_pictures(folder.path()).unwrap(), (3, vec![]));
+    let day = std::fs::read_dir(folder.path().join("frames")).unwrap().next().unwrap().unwrap().path();
+    let picture = std::fs::read_dir(day).unwrap().next().unwrap().unwrap().path();
+    std::fs::write(picture, "another").unwrap();
+    assert_eq!(verify_pictures(folder.path()).unwrap().1.len(), 1);
+}

@@ -1,0 +1,127 @@
+//! The whole record: its totals against each other and the signed head, then every entry.
+
+use ed25519_dalek::VerifyingKey;
+use sqlx::{
+    Row,
+    sqlite::{SqlitePool, SqliteRow},
+};
+
+use super::{
+    Finding, TOLD, Verification, finding,
+    parts::{Head, SignedMark, verify_parts},
+};
+use crate::store::record::{chain::CHECKPOINT, signer::hex};
+
+/// What the tables hold; −1 where a number can't be read.
+struct Totals {
+    entries: i64,
+    first: i64,
+    last: i64,
+    /// Entries that hold a verdict.
+    held: i64,
+    /// Documents of verdicts.
+    verdicts: i64,
+    checkpoints: i64,
+    heads: i64,
+    head: Option<SignedMark>,
+}
+
+/// What retention says that it removed: verdicts up to an id, and how many.
+struct Removal {
+    to: i64,
+    verdicts: i64,
+}
+
+pub(super) async fn verify_whole(pool: &SqlitePool, key: &VerifyingKey) -> Result<Verification, sqlx::Error> {
+    let mut findings = Vec::new();
+    let totals = Totals::read(pool, &mut findings).await?;
+    let (head, signed) = match &totals.head {
+        Some(mark) => (Head { seq: mark.seq, hash: mark.hash }, mark.time.clone()),
+        None => (Head { seq: totals.last, hash: [0; 32] }, String::new()),
+    };
+    // Read before its entries are verified, and believed only if they are whole.
+    let removal = Removal::read(pool, head.seq).await.unwrap_or_else(|e| {
+        findings.push(finding(0, format!("events can't be read: {e}")));
+        Removal { to: 0, verdicts: 0 }
+    });
+    totals.compare(key, head.seq, &removal, &mut findings);
+
+    // The last place is looked at too when it lies beyond the head, so that what was appended is told by place.
+    let found = verify_parts(pool, key, &[(1, head.seq.max(totals.last))], head, removal.to).await?;
+    findings.extend(found.findings);
+    if findings.is_empty() && found.removed != removal.verdicts {
+        let what = format!("{} verdicts are gone, but retention removed {}", found.removed, removal.verdicts);
+        findings.push(finding(0, what));
+    }
+    findings.sort();
+    findings.truncate(TOLD);
+    Ok(Verification {
+        entries: totals.entries,
+        verdicts: totals.held,
+        removed: removal.verdicts,
+        checkpoints: totals.checkpoints,
+        head: hex(&head.hash),
+        signed,
+        public_key: hex(key.as_bytes()),
+        findings,
+    })
+}
+
+impl Totals {
+    /// One statement sees one state, even beside a writer.
+    async fn read(pool: &SqlitePool, findings: &mut Vec<Finding>) -> Result<Self, sqlx::Error> {
+        let state: SqliteRow = sqlx::query(
+            "SELECT (SELECT count(*) FROM record), (SELECT min(seq) FROM record), (SELECT max(seq) FROM record),
+                    (SELECT count(*) FROM record WHERE verdict IS NOT NULL), (SELECT count(*) FROM verdicts),
+                    (SELECT count(*) FROM checkpoints), (SELECT count(*) FROM head),
+                    (SELECT seq FROM head), (SELECT hash FROM head), (SELECT time FROM head),
+                    (SELECT signature FROM head)",
+        )
+        .fetch_one(pool)
+        .await?;
+        let mut number = |column: usize| {
+            state.try_get::<Option<i64>, _>(column).ok().flatten().unwrap_or_else(|| {
+                findings.push(finding(0, format!("a number of the record can't be read (column {column})")));
+                -1
+            })
+        };
+        let [entries, first, last, held, verdicts, checkpoints, heads] = [0, 1, 2, 3, 4, 5, 6].map(&mut number);
+        let head = SignedMark::read(&state, 7);
+        Ok(Self { entries, first, last, held, verdicts, checkpoints, heads, head })
+    }
+
+    /// Finds what does not fit together, for a head at `seq`.
+    fn compare(&self, key: &VerifyingKey, seq: i64, removal: &Removal, findings: &mut Vec<Finding>) {
+        let Self { entries, first, last, held, verdicts, checkpoints, heads, head } = self;
+        if *heads != 1 {
+            findings.push(finding(0, "the signed head is gone"));
+        }
+        if !head.as_ref().is_some_and(|mark| mark.signed("head", key)) {
+            findings.push(finding(seq, "the head is not signed by this key"));
+        }
+        if (*first, *last, *entries) != (1, seq, seq) {
+            let what = format!("{entries} entries from {first} to {last}, but the signed head is entry {seq}");
+            findings.push(finding(0, what));
+        }
+        let removed = removal.verdicts;
+        if *held != verdicts + removed {
+            let what =
+                format!("{verdicts} verdicts and {removed} removed by retention, but {held} entries that hold one");
+            findings.push(finding(0, what));
+        }
+        if *checkpoints != seq / CHECKPOINT {
+            findings.push(finding(0, format!("{checkpoints} checkpoints instead of {}", seq / CHECKPOINT)));
+        }
+    }
+}
+
+impl Removal {
+    async fn read(pool: &SqlitePool, head: i64) -> Result<Self, sqlx::Error> {
+        let told = sqlx::query_as(
+            "SELECT coalesce(max(json_extract(body, '$.to')), 0), coalesce(sum(json_extract(body, '$.verdicts')), 0)
+             FROM record WHERE verdict IS NULL AND kind = 'verdicts_removed' AND seq <= ?",
+        );
+        let (to, verdicts) = told.bind(head).fetch_one(pool).await?;
+        Ok(Self { to, verdicts })
+    }
+}
