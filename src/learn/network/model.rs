@@ -148,8 +148,8 @@ impl Model {
                 x = noise.drop(&x, block.dropout);
             }
             let input = x.shallow_clone();
-            if let Some(entry) = &block.entry {
-                x = activate(&self.batch_norm(&x, &entry.name, noise.is_some()), entry.activation);
+            if let Some(pre_activation) = &block.pre_activation {
+                x = activate(&self.batch_norm(&x, &pre_activation.name, noise.is_some()), pre_activation.activation);
             }
             for conv in &block.convs {
                 x = self.conv(&x, conv, noise.is_some());
