@@ -113,7 +113,7 @@ fn small_of_width(name: &'static str, input: usize, width: usize) -> Net {
 }
 
 /// WRN-28-2 (Zagoruyko & Komodakis 2016, arXiv:1605.07146, table 1) as FixMatch has it: pre-activation, leaky ReLU of
-/// slope [`super::LEAK`], BatchNorm moved by a thousandth a step. 1.5 M weights; embedding 128 wide.
+/// slope [`super::LEAK`], BatchNorm moved by a thousandth per step. 1.5 M weights; embedding 128 wide.
 pub fn wrn_28_2(input: usize) -> Net {
     let mut side = input;
     let mut bare = |name: &str, inputs, outputs, kernel, stride, norm, activation| Conv {

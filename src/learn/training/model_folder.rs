@@ -17,7 +17,7 @@ use beltsight::{
     },
 };
 
-use crate::training::export::Student;
+use crate::training::export::TrainedStudent;
 
 /// Largest difference of a probability between the trained network and its float32 graph.
 const FLOAT_TOLERANCE: f64 = 1e-4;
@@ -31,7 +31,7 @@ const CALIBRATION: usize = 128;
 ///
 /// # Errors
 /// When the float32 graph differs by more than [`FLOAT_TOLERANCE`], or a file can't be written.
-pub fn write(student: &Student, pictures: &[&[u8]], version: &str, out: &Path) -> anyhow::Result<Manifest> {
+pub fn write(student: &TrainedStudent, pictures: &[&[u8]], version: &str, out: &Path) -> anyhow::Result<Manifest> {
     let net = &student.model.net;
     let classes = student.classes.len();
     let weights: onnx::Weights =
