@@ -34,9 +34,9 @@ impl Distillation {
     /// `T² · KL(p_teacher(T) ‖ p_student(T))` per picture `[n]`; T² keeps the gradient's size as T changes (§2.1).
     fn divergence(&self, student: &Tensor, teacher: &Tensor) -> Tensor {
         let t = self.settings.temperature;
-        let wanted = (teacher / t).log_softmax(1, Kind::Float);
-        let found = (student / t).log_softmax(1, Kind::Float);
-        (wanted.exp() * (&wanted - found)).sum_dim_intlist(1i64, false, Kind::Float) * (t * t)
+        let teacher_log_p = (teacher / t).log_softmax(1, Kind::Float);
+        let student_log_p = (student / t).log_softmax(1, Kind::Float);
+        (teacher_log_p.exp() * (&teacher_log_p - student_log_p)).sum_dim_intlist(1i64, false, Kind::Float) * (t * t)
     }
 }
 

@@ -213,7 +213,7 @@ fn robustness(comparison: &Comparison, labels: LabelBudget) -> String {
     let mut body = String::new();
     for method in comparison.method_names() {
         let row = |whose: &str, score: fn(&ComparisonCell) -> Option<&ValidationScore>| -> String {
-            let shown = |value: &dyn Fn(&ValidationScore) -> f64, digits| {
+            let spread_text = |value: &dyn Fn(&ValidationScore) -> f64, digits| {
                 comparison.spread_text(method, labels, digits, |c| score(c).map(value))
             };
             if comparison.cells_of(method, labels).all(|c| score(c).is_none()) {
@@ -223,7 +223,7 @@ fn robustness(comparison: &Comparison, labels: LabelBudget) -> String {
                 .iter()
                 .map(|name| {
                     let errors = |s: &ValidationScore| s.corrupted.get(*name).copied().unwrap_or_default();
-                    let mean = shown(&|s| errors(s).iter().sum::<f64>() / 5.0, 3);
+                    let mean = spread_text(&|s| errors(s).iter().sum::<f64>() / 5.0, 3);
                     let each = |strength: usize| {
                         let spread = comparison.spread(method, labels, |c| score(c).map(|s| errors(s)[strength]));
                         spread.map_or(String::new(), |(mean, _)| format!("{mean:.2} "))
@@ -231,7 +231,7 @@ fn robustness(comparison: &Comparison, labels: LabelBudget) -> String {
                     format!("<td>{mean}<br><small>{}</small></td>", (0..5).map(each).collect::<String>().trim_end())
                 })
                 .collect();
-            let all = shown(&ValidationScore::mean_corruption_error, 3);
+            let all = spread_text(&ValidationScore::mean_corruption_error, 3);
             format!("<tr><th>{}{whose}</th>{cells}<td>{all}</td></tr>", escape(method))
         };
         body += &row("", |c| Some(&c.score));

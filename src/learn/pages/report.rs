@@ -177,10 +177,10 @@ fn confusion(card: &Scorecard) -> String {
         for (predicted, &n) in row.iter().enumerate() {
             let share = n as f64 / all;
             let colour = if truth == predicted { "52, 132, 88" } else { "200, 60, 50" };
-            let (alpha, text) = if n == 0 { (0.04, "") } else { (0.15 + 0.7 * share, "") };
+            let alpha = if n == 0 { 0.04 } else { 0.15 + 0.7 * share };
             let ink = if alpha > 0.6 { "#fff" } else { "inherit" };
-            let shown = if n == 0 { text.to_string() } else { n.to_string() };
-            table += &format!("<td style=\"background: rgba({colour}, {alpha:.2}); color: {ink}\">{shown}</td>");
+            let count = if n == 0 { String::new() } else { n.to_string() };
+            table += &format!("<td style=\"background: rgba({colour}, {alpha:.2}); color: {ink}\">{count}</td>");
         }
         table += &format!("<th>{:.3}</th></tr>", card.recall_per_class[truth]);
     }

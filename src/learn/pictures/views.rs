@@ -201,18 +201,18 @@ impl<'a> ViewSource<'a> {
         self.batch(View::Plain, &showings)
     }
 
-    /// Cached embeddings scaled to mean 0 and deviation 1 over the views of `pictures` that are `shown`, and the scale.
+    /// Cached embeddings scaled to mean 0 and deviation 1 over the views of kind `view` of `pictures`, and the scale.
     ///
     /// Only embeddings `[n, features]` can be scaled: other views come back as `None`.
-    pub fn standardised(&self, pictures: &[usize], shown: View) -> Option<(ViewSource<'a>, FeatureScaling)> {
+    pub fn standardised(&self, pictures: &[usize], view: View) -> Option<(ViewSource<'a>, FeatureScaling)> {
         let ViewSource::Cached(caches) = self else { return None };
-        let cache = caches.get(&shown)?;
+        let cache = caches.get(&view)?;
         if cache.values.dim() != 2 {
             return None;
         }
-        let shown_rows = cache.rows(pictures.iter().flat_map(|&i| i * cache.each..(i + 1) * cache.each));
-        let mean = shown_rows.mean_dim(0i64, false, None);
-        let std = shown_rows.std_dim(0i64, false, false).clamp_min(1e-3);
+        let embeddings = cache.rows(pictures.iter().flat_map(|&i| i * cache.each..(i + 1) * cache.each));
+        let mean = embeddings.mean_dim(0i64, false, None);
+        let std = embeddings.std_dim(0i64, false, false).clamp_min(1e-3);
         let caches = caches.iter().map(|(&view, cache)| (view, cache.map(|x| (x - &mean) / &std))).collect();
         Some((ViewSource::Cached(caches), FeatureScaling { mean, std }))
     }

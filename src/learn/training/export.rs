@@ -48,9 +48,10 @@ pub fn write_weights(student: &TrainedStudent, pictures: &[&[u8]], out: &Path) -
         *value = crate::network::model::from_host(read.get(name).with_context(|| format!("{name} was not written"))?);
     }
     let temperature = f64::from(student.thresholds.temperature);
-    let (wanted, found) =
+    let (trained, read_back) =
         (student.model.probabilities(pictures, temperature), restored.probabilities(pictures, temperature));
-    let apart = wanted.iter().flatten().zip(found.iter().flatten()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let apart =
+        trained.iter().flatten().zip(read_back.iter().flatten()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     ensure!(apart <= 1e-6, "{}: read back, it gives probabilities {apart} away from the trained ones", path.display());
     Ok(())
 }

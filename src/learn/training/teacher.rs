@@ -1,5 +1,6 @@
-//! A teacher from outside: a model folder, a run that holds one, or an ONNX file from anywhere. It sees every picture once,
-//! plain, at its own input side, through ONNX Runtime; what a student costs beside it.
+//! A teacher from outside: a model folder, a run that holds one, or an ONNX file from anywhere; what its student gains.
+//!
+//! Invariant: the teacher sees every picture once, plain, at its own input side, through ONNX Runtime.
 
 use std::{
     fmt,
