@@ -129,10 +129,10 @@ fn forward(net: &Net, weights: &Weights, picture: &[u8]) -> (Vec<f64>, Vec<f32>)
     }
     for block in &net.blocks {
         let (mut input, before) = (planes.clone(), side);
-        if let Some(entry) = &block.entry {
+        if let Some(pre_activation) = &block.pre_activation {
             for (channel, plane) in planes.chunks_mut(side * side).enumerate() {
-                let (factor, mean, shift) = batch_norm(net, &entry.name, weights, channel);
-                plane.iter_mut().for_each(|x| *x = activate(entry.activation, (*x - mean) * factor + shift));
+                let (factor, mean, shift) = batch_norm(net, &pre_activation.name, weights, channel);
+                plane.iter_mut().for_each(|x| *x = activate(pre_activation.activation, (*x - mean) * factor + shift));
             }
         }
         for conv in &block.convs {

@@ -1,4 +1,4 @@
-"""The networks of src/network/mod.rs in PyTorch."""
+"""The networks of src/network/architectures.rs in PyTorch."""
 
 from torch import nn
 from torch.nn import functional as F

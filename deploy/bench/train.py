@@ -1,4 +1,4 @@
-"""Training speed of PyTorch on the networks of src/network/mod.rs: views per second through forward, backward and SGD.
+"""Training speed of PyTorch on the networks of src/network/architectures.rs: views per second through forward, backward and SGD.
 
 The pictures are drawn once and stay in memory, so that nothing but the network is timed; `beltsight train` draws its
 views anew at every step and says in metrics.jsonl how many went through it a second.

@@ -1,37 +1,36 @@
-//! The learning program. A run reads: `train` (the command) → `setup` → `fit` (a recipe) → `trainer` (with a loss from
-//! `methods`) → `evaluate` → `report` and `export`.
+//! The learning program. A run reads: `train` (the command) → `setup` → `method_plan` → `fit` → `trainer` (with a loss from
+//! `methods`) → `evaluate` → `export` and `report`.
 //!
 //! | module | what lives there |
 //! |---|---|
 //! | [`commands`] | `train`, `distill`, `compare`, `reproduce`, start to finish; the set-up that they share |
-//! | [`methods`] | one method per file: what it sees, and its loss |
-//! | [`training`] | one student by a recipe; the loop, SGD, checkpoints, resume; what a finished run leaves behind |
+//! | [`methods`] | one method per file: the views that it asks for, and its loss |
+//! | [`training`] | the table of methods; the loop, SGD, checkpoints, resume; what a finished run leaves behind |
 //! | [`pictures`] | labeled and unlabeled sets, weak and strong views, cached outputs of a frozen trunk |
 //! | [`network`] | libtorch runs `beltsight::network`; safetensors; the device |
 //! | [`pages`] | reports, comparisons and contact sheets |
+//! | [`random`] | the one source of chance |
 
 mod commands;
 mod methods;
 mod network;
 mod pages;
 mod pictures;
+mod random;
 mod training;
 
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
 use crate::{
     commands::{
-        compare, distill, reproduce,
-        setup::Options,
-        train::{self, Splits},
+        compare::{self, CompareCommand},
+        distill::{self, DistillCommand},
+        reproduce::{self, ReproduceCommand},
+        train::TrainCommand,
     },
-    methods::{
-        fixmatch::FixMatch,
-        pseudo_label::{PseudoLabel, ThresholdedPseudoLabel},
-    },
-    training::{fit::Recipe, generations::Rounds, interrupt, trainer},
+    training::{TrainError, interrupt},
 };
 
 /// Trains students for beltsight.
@@ -39,71 +38,33 @@ use crate::{
 #[command(name = "beltsight-learn", version)]
 struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: LearnCommand,
 }
 
 #[derive(Subcommand)]
-enum Command {
+enum LearnCommand {
     /// Train a student.
     #[command(subcommand)]
-    Train(Train),
+    Train(Box<TrainCommand>),
     /// Teach a small student what a teacher knows (Hinton et al. 2015).
-    Distill(Box<distill::Command>),
+    Distill(Box<DistillCommand>),
     /// Compare methods over numbers of labels and seeds.
-    Compare(Box<compare::Command>),
+    Compare(Box<CompareCommand>),
     /// Repeat a published experiment on MNIST.
-    Reproduce(reproduce::Command),
+    Reproduce(ReproduceCommand),
 }
 
-#[derive(Subcommand)]
-enum Train {
-    /// From labeled pictures alone.
-    Supervised(Box<Run>),
-    /// Its own guesses as labels, with a slowly rising weight (Lee 2013).
-    PseudoLabel(Box<With<PseudoLabel>>),
-    /// Its own guesses as labels where it is sure of them.
-    ThresholdedPseudoLabel(Box<With<ThresholdedPseudoLabel>>),
-    /// Rounds of a teacher that labels and a larger, noised student (Xie et al. 2020).
-    NoisyStudent(Box<With<Rounds>>),
-    /// What a weak view makes it sure of is the label of a strong view (Sohn et al. 2020).
-    #[command(name = "fixmatch")]
-    FixMatch(Box<With<FixMatch>>),
-}
-
-#[derive(Args)]
-struct Run {
-    #[command(flatten)]
-    options: Options,
-    #[command(flatten)]
-    splits: Splits,
-}
-
-#[derive(Args)]
-struct With<Settings: Args> {
-    #[command(flatten)]
-    settings: Settings,
-    #[command(flatten)]
-    run: Run,
-}
-
-fn run(command: Command) -> anyhow::Result<()> {
-    let (recipe, run) = match command {
-        Command::Distill(command) => return distill::run(&command),
-        Command::Compare(command) => return compare::run(&command),
-        Command::Reproduce(command) => return reproduce::run(&command),
-        Command::Train(Train::Supervised(run)) => (Recipe::Supervised, *run),
-        Command::Train(Train::PseudoLabel(with)) => (Recipe::PseudoLabel(with.settings), with.run),
-        Command::Train(Train::ThresholdedPseudoLabel(with)) => {
-            (Recipe::ThresholdedPseudoLabel(with.settings), with.run)
-        }
-        Command::Train(Train::NoisyStudent(with)) => (Recipe::NoisyStudent(with.settings), with.run),
-        Command::Train(Train::FixMatch(with)) => (Recipe::FixMatch(with.settings), with.run),
-    };
-    train::run(&run.options, &run.splits, &recipe, None)
+fn run(command: LearnCommand) -> anyhow::Result<()> {
+    match command {
+        LearnCommand::Train(command) => command.run(),
+        LearnCommand::Distill(command) => distill::run(&command),
+        LearnCommand::Compare(command) => compare::run(&command),
+        LearnCommand::Reproduce(command) => reproduce::run(&command),
+    }
 }
 
 /// Keeps the memory of freed tensors for the next ones: by default glibc gives every large one back to the kernel, which
-/// then clears its pages anew at every operation. Measured on `small` at 64², one thread: 362 instead of 252 views a
+/// then clears its pages again at every operation. Measured on `small` at 64², one thread: 362 instead of 252 views per
 /// second.
 #[allow(unsafe_code)] // a call that takes integers only
 fn keep_freed_memory() {
@@ -123,8 +84,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("beltsight-learn: {error:#}");
-            if error.downcast_ref::<trainer::TrainError>().is_some_and(|e| matches!(e, trainer::TrainError::Stopped(_)))
-            {
+            if let Some(TrainError::Stopped(_)) = error.downcast_ref() {
                 return ExitCode::from(130); // as a shell reports a program ended by Ctrl-C
             }
             ExitCode::FAILURE

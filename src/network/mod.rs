@@ -1,13 +1,16 @@
-//! Network architectures as data, so that the training interpreter (`learn::nets`) and the ONNX exporter
-//! ([`crate::network::onnx`]) build the same network from one description and cannot drift apart.
+//! Network architectures as data: the learning program runs the description that the ONNX writer ([`onnx`]) exports, so
+//! the two cannot drift apart.
 //!
 //! Every network is: input uint8 RGB, NHWC → `(x / 255 − mean) / std` → blocks of convolutions, each with folded or
 //! live BatchNorm or a bias → global average pooling (the embedding) → dropout → one linear layer named `head`.
 //!
-//! Weight names: `<conv>.weight` of shape `[out, in / groups, k, k]`; `<conv or entry>.bn.{weight,bias,running_mean,
+//! Weight names: `<conv>.weight` of shape `[out, in / groups, k, k]`; `<conv or pre-activation>.bn.{weight,bias,running_mean,
 //! running_var}` or `<conv>.bias` of shape `[out]`; `head.weight` of shape `[classes, features]`, `head.bias` of shape `[classes]`.
 
+mod architectures;
 pub mod onnx;
+
+pub use architectures::{GRAY, NAMES, by_name, digits, efficientnet_lite0, small, small_wide, wrn_28_2};
 
 /// What follows a convolution's BatchNorm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +64,7 @@ pub struct Conv {
 
 /// BatchNorm and activation of what comes into a block ("pre-activation", He et al. 2016, arXiv:1603.05027).
 #[derive(Clone, Debug, PartialEq)]
-pub struct Entry {
+pub struct PreActivation {
     /// Prefix of its weights' names.
     pub name: String,
     /// Channels.
@@ -74,7 +77,7 @@ pub struct Entry {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Block {
     /// Applied first; the skip connection goes around it too.
-    pub entry: Option<Entry>,
+    pub pre_activation: Option<PreActivation>,
     /// Applied in order.
     pub convs: Vec<Conv>,
     /// True when the block's input is added to its output.
@@ -108,194 +111,6 @@ pub struct Net {
     pub dropout: f64,
 }
 
-/// The networks that [`by_name`] knows.
-pub const NAMES: [&str; 4] = ["efficientnet_lite0", "small", "small_wide", "wrn_28_2"];
-
-/// Looks a network up by name; `input` overrides its natural input side.
-pub fn by_name(name: &str, input: Option<usize>) -> Option<Net> {
-    let natural = match name {
-        "efficientnet_lite0" => 224,
-        "small" | "small_wide" => 64,
-        "wrn_28_2" => 32,
-        _ => return None,
-    };
-    let input = input.unwrap_or(natural);
-    Some(match name {
-        "small" => small(input),
-        "small_wide" => small_wide(input),
-        "wrn_28_2" => wrn_28_2(input),
-        _ => efficientnet_lite0(input),
-    })
-}
-
-/// EfficientNet-Lite0 (Tan & Le, arXiv:1905.11946, table 1; the Lite variant drops squeeze-and-excitation, uses ReLU6
-/// and fixes stem and head). 3.4 M weights without the classifier; embedding 1,280 wide.
-pub fn efficientnet_lite0(input: usize) -> Net {
-    // (expansion, channels, repeats, stride, kernel)
-    const STAGES: [(usize, usize, usize, usize, usize); 7] = [
-        (1, 16, 1, 1, 3),
-        (6, 24, 2, 2, 3),
-        (6, 40, 2, 2, 5),
-        (6, 80, 3, 2, 3),
-        (6, 112, 3, 1, 5),
-        (6, 192, 4, 2, 5),
-        (6, 320, 1, 1, 3),
-    ];
-    let mut side = input;
-    let mut blocks = vec![single(conv("stem", 3, 32, 3, 2, 1, &mut side, Activation::Relu6))];
-    let mut channels = 32;
-    for (expansion, width, repeats, stride, kernel) in STAGES {
-        for repeat in 0..repeats {
-            let stride = if repeat == 0 { stride } else { 1 };
-            blocks.push(inverted_residual(blocks.len() - 1, channels, width, expansion, stride, kernel, &mut side));
-            channels = width;
-        }
-    }
-    blocks.push(single(conv("top", channels, 1280, 1, 1, 1, &mut side, Activation::Relu6)));
-    Net {
-        name: "efficientnet_lite0",
-        input,
-        mean: [127.0 / 255.0; 3],
-        std: [128.0 / 255.0; 3],
-        bn_eps: 1e-3,
-        bn_momentum: 0.1, // published: 0.01, which leaves ImageNet's statistics in place for hundreds of steps
-        blocks,
-        features: 1280,
-        dropout: 0.2,
-    }
-}
-
-/// A small inverted-residual network for small crops (64² by default): about 90,000 weights, embedding 128 wide.
-pub fn small(input: usize) -> Net {
-    small_of_width("small", input, 1)
-}
-
-/// [`small`] with twice the channels: the larger student of a later round, embedding 256 wide.
-pub fn small_wide(input: usize) -> Net {
-    small_of_width("small_wide", input, 2)
-}
-
-fn small_of_width(name: &'static str, input: usize, width: usize) -> Net {
-    const STAGES: [(usize, usize, usize, usize, usize); 5] =
-        [(2, 16, 1, 1, 3), (4, 24, 2, 2, 3), (4, 40, 2, 2, 3), (4, 56, 1, 1, 3), (4, 64, 1, 2, 3)];
-    let mut side = input;
-    let mut blocks = vec![single(conv("stem", 3, 16 * width, 3, 2, 1, &mut side, Activation::Relu6))];
-    let mut channels = 16 * width;
-    for (expansion, outputs, repeats, stride, kernel) in STAGES {
-        let outputs = outputs * width;
-        for repeat in 0..repeats {
-            let stride = if repeat == 0 { stride } else { 1 };
-            blocks.push(inverted_residual(blocks.len() - 1, channels, outputs, expansion, stride, kernel, &mut side));
-            channels = outputs;
-        }
-    }
-    blocks.push(single(conv("top", channels, 128 * width, 1, 1, 1, &mut side, Activation::Relu6)));
-    Net {
-        name,
-        input,
-        mean: [0.5; 3],
-        std: [0.25; 3],
-        bn_eps: 1e-3,
-        bn_momentum: 0.1,
-        blocks,
-        features: 128 * width,
-        dropout: 0.1,
-    }
-}
-
-/// WRN-28-2 (Zagoruyko & Komodakis 2016, arXiv:1605.07146, table 1) as FixMatch has it: pre-activation, leaky ReLU of
-/// slope [`LEAK`], BatchNorm moved by a thousandth a step. 1.5 M weights; embedding 128 wide.
-pub fn wrn_28_2(input: usize) -> Net {
-    let mut side = input;
-    let mut bare = |name: &str, inputs, outputs, kernel, stride, norm, activation| Conv {
-        norm,
-        ..conv(name, inputs, outputs, kernel, stride, 1, &mut side, activation)
-    };
-    let entry = |name: &str, channels| Some(Entry { name: name.into(), channels, activation: Activation::LeakyRelu });
-    let mut blocks = vec![single(bare("stem", 3, 16, 3, 1, Norm::None, Activation::Linear))];
-    // The first residual's shortcut too takes what is activated already.
-    blocks.push(Block { entry: entry("first", 16), convs: vec![], skip: false, shortcut: None, dropout: 0.0 });
-    let mut channels = 16;
-    for (scale, width) in [32, 64, 128].into_iter().enumerate() {
-        for repeat in 0..4 {
-            let name = format!("group{scale}.{repeat}");
-            let stride = if scale > 0 && repeat == 0 { 2 } else { 1 };
-            let one = bare(&format!("{name}.one"), channels, width, 3, stride, Norm::Batch, Activation::LeakyRelu);
-            let two = bare(&format!("{name}.two"), width, width, 3, 1, Norm::None, Activation::Linear);
-            let shortcut = Conv {
-                kernel: 1,
-                stride,
-                padding: [0; 4],
-                inputs: channels,
-                name: format!("{name}.shortcut"),
-                ..two.clone()
-            };
-            blocks.push(Block {
-                entry: if blocks.len() == 2 { None } else { entry(&name, channels) },
-                convs: vec![one, two],
-                skip: true,
-                shortcut: (channels != width).then_some(shortcut),
-                dropout: 0.0,
-            });
-            channels = width;
-        }
-    }
-    blocks.push(Block { entry: entry("last", channels), convs: vec![], skip: false, shortcut: None, dropout: 0.0 });
-    Net {
-        name: "wrn_28_2",
-        input,
-        mean: [0.5; 3],
-        std: [0.5; 3],
-        bn_eps: 1e-3,
-        bn_momentum: 0.001,
-        blocks,
-        features: channels,
-        dropout: 0.0,
-    }
-}
-
-/// A perceptron over gray digits of 28² pixels: the mean of the three colours, then fully connected layers of `hidden`
-/// units with ReLU, as in Lee 2013 (§4.1: one layer of 5,000) and Hinton et al. 2015 (§3). A layer is a convolution as
-/// large as its input. Values are scaled to 0–1. `dropout` is that of the hidden units; of pixels two fifths as many are
-/// dropped, 0.2 to 0.5 (Srivastava et al. 2014, appendix A.4).
-///
-/// Block 0, the mean, has nothing to learn: [`GRAY`] holds its weights.
-pub fn digits(hidden: &[usize], dropout: f64) -> Net {
-    let layer = |name: &str, inputs, outputs, kernel, activation| Conv {
-        name: name.into(),
-        inputs,
-        outputs,
-        kernel,
-        stride: 1,
-        groups: 1,
-        padding: [0; 4],
-        norm: Norm::Bias,
-        activation,
-    };
-    let mut blocks = vec![single(layer("gray", 3, 1, 1, Activation::Linear))];
-    let (mut inputs, mut kernel) = (1, 28);
-    for (i, &outputs) in hidden.iter().enumerate() {
-        let conv = layer(&format!("hidden{i}"), inputs, outputs, kernel, Activation::Relu);
-        let dropout = if i == 0 { 0.4 * dropout } else { dropout };
-        blocks.push(Block { dropout, ..single(conv) });
-        (inputs, kernel) = (outputs, 1);
-    }
-    Net {
-        name: "digits",
-        input: 28,
-        mean: [0.0; 3],
-        std: [1.0; 3],
-        bn_eps: 1e-3,
-        bn_momentum: 0.1,
-        blocks,
-        features: inputs,
-        dropout,
-    }
-}
-
-/// Weight of each colour in the gray of [`digits`].
-pub const GRAY: f32 = 1.0 / 3.0;
-
 /// Names of the weights of the BatchNorm `name`, with the value that changes nothing.
 fn batch_norm(name: &str) -> [(String, f32); 4] {
     [("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)]
@@ -310,7 +125,10 @@ impl Block {
 
     /// Names and widths of the weights that shift and scale channels, with the value that changes nothing.
     pub fn norm_weights(&self) -> impl Iterator<Item = (String, usize, f32)> {
-        let of_entry = self.entry.iter().flat_map(|entry| batch_norm(&entry.name).map(|(n, v)| (n, entry.channels, v)));
+        let of_pre_activation = self
+            .pre_activation
+            .iter()
+            .flat_map(|pre_activation| batch_norm(&pre_activation.name).map(|(n, v)| (n, pre_activation.channels, v)));
         let of_convs = self.all_convs().flat_map(|conv| {
             let names: Vec<_> = match conv.norm {
                 Norm::Batch => batch_norm(&conv.name).into(),
@@ -319,12 +137,15 @@ impl Block {
             };
             names.into_iter().map(|(name, value)| (name, conv.outputs, value))
         });
-        of_entry.chain(of_convs)
+        of_pre_activation.chain(of_convs)
     }
 
     /// Names of everything in it that has weights.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.entry.iter().map(|entry| entry.name.as_str()).chain(self.all_convs().map(|conv| conv.name.as_str()))
+        self.pre_activation
+            .iter()
+            .map(|pre_activation| pre_activation.name.as_str())
+            .chain(self.all_convs().map(|conv| conv.name.as_str()))
     }
 }
 
@@ -332,84 +153,5 @@ impl Net {
     /// All convolutions in order.
     pub fn convs(&self) -> impl Iterator<Item = &Conv> {
         self.blocks.iter().flat_map(Block::all_convs)
-    }
-}
-
-fn single(conv: Conv) -> Block {
-    Block { entry: None, convs: vec![conv], skip: false, shortcut: None, dropout: 0.0 }
-}
-
-/// Expand 1×1 → depthwise k×k → project 1×1 (linear), with a skip when shape allows.
-fn inverted_residual(
-    index: usize,
-    inputs: usize,
-    outputs: usize,
-    expansion: usize,
-    stride: usize,
-    kernel: usize,
-    side: &mut usize,
-) -> Block {
-    let wide = inputs * expansion;
-    let mut convs = Vec::new();
-    if expansion != 1 {
-        convs.push(conv(&format!("block{index}.expand"), inputs, wide, 1, 1, 1, side, Activation::Relu6));
-    }
-    convs.push(conv(&format!("block{index}.depthwise"), wide, wide, kernel, stride, wide, side, Activation::Relu6));
-    convs.push(conv(&format!("block{index}.project"), wide, outputs, 1, 1, 1, side, Activation::Linear));
-    Block { entry: None, convs, skip: stride == 1 && inputs == outputs, shortcut: None, dropout: 0.0 }
-}
-
-#[allow(clippy::too_many_arguments)] // the eight numbers that make a convolution
-fn conv(
-    name: &str,
-    inputs: usize,
-    outputs: usize,
-    kernel: usize,
-    stride: usize,
-    groups: usize,
-    side: &mut usize,
-    activation: Activation,
-) -> Conv {
-    // TensorFlow "same": output = ceil(side / stride), the odd pixel of padding goes to the bottom and right.
-    let output = side.div_ceil(stride);
-    let total = ((output - 1) * stride + kernel).saturating_sub(*side);
-    let (near, far) = (total / 2, total - total / 2);
-    *side = output;
-    let padding = [near, near, far, far];
-    Conv { name: name.into(), inputs, outputs, kernel, stride, groups, padding, norm: Norm::Batch, activation }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lite0_has_the_published_size() {
-        let net = efficientnet_lite0(224);
-        let weights: usize =
-            net.convs().map(|c| c.outputs * c.inputs / c.groups * c.kernel * c.kernel + 2 * c.outputs).sum();
-        // 4,652,008 trainable values with the 1,000-class head of 1,281,000, as the released checkpoint has.
-        assert_eq!(weights + 1281 * 1000, 4_652_008);
-        assert_eq!(net.convs().count(), 1 + 2 + 15 * 3 + 1);
-        assert_eq!(net.blocks.iter().filter(|b| b.skip).count(), 9);
-    }
-
-    #[test]
-    fn wrn_28_2_has_the_published_size() {
-        // 1,467,610 with the 10-class head: what FixMatch's code prints for WRN-28-2.
-        let net = wrn_28_2(32);
-        let kernels: usize = net.convs().map(|c| c.outputs * c.inputs * c.kernel * c.kernel).sum();
-        let norms: usize =
-            net.blocks.iter().flat_map(Block::norm_weights).filter(|w| !w.0.contains("running")).map(|w| w.1).sum();
-        assert_eq!(kernels + norms + 128 * 10 + 10, 1_467_610);
-        assert_eq!(net.convs().filter(|c| c.kernel == 3).count(), 25);
-        assert_eq!(net.blocks.iter().filter(|b| b.shortcut.is_some()).count(), 3);
-    }
-
-    #[test]
-    fn same_padding_is_asymmetric_at_stride_two() {
-        let net = efficientnet_lite0(224);
-        assert_eq!(net.blocks[0].convs[0].padding, [0, 0, 1, 1]);
-        assert_eq!(net.blocks[1].convs[0].padding, [1, 1, 1, 1]);
     }
 }

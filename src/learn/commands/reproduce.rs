@@ -21,20 +21,21 @@ use serde::Serialize;
 use tch::{Kind, Tensor};
 
 use crate::{
-    commands::compare::machine,
     methods::{
         Method,
-        distillation::{Distillation, Softness},
+        distillation::{Distillation, DistillationSettings},
         pseudo_label::PseudoLabel,
         supervised::Supervised,
     },
-    network::model::Model,
-    pages::comparison::mean_sd,
-    pictures::{augment::generator, data, views::Views},
+    network::{device, model::Model},
+    pictures::{data, views::ViewSource},
+    random::generator,
     training::{
+        comparison::mean_sd,
         interrupt,
         optim::Schedule,
-        trainer::{self, Desk, Material, Plan},
+        plan::{PicturePools, RunContext, TrainingData, TrainingPlan},
+        trainer,
     },
 };
 
@@ -47,21 +48,21 @@ const FOR_BIAS: usize = 5_000;
 
 /// Options of `reproduce`.
 #[derive(Args)]
-pub struct Command {
+pub struct ReproduceCommand {
     #[command(subcommand)]
-    which: Which,
+    experiment: Experiment,
 }
 
 #[derive(Subcommand)]
-enum Which {
+enum Experiment {
     /// Pseudo-Label against dropout alone with few labels (Lee 2013, table 1).
-    Lee2013(Setting),
+    Lee2013(ExperimentSettings),
     /// A small net alone, distilled, and distilled without one digit (Hinton et al. 2015, §3).
-    Hinton2015(Setting),
+    Hinton2015(ExperimentSettings),
 }
 
 #[derive(Args, Serialize)]
-struct Setting {
+struct ExperimentSettings {
     /// Folder with train-images-idx3-ubyte.gz and train-labels-idx1-ubyte.gz.
     #[arg(long)]
     data: PathBuf,
@@ -95,21 +96,21 @@ struct Setting {
 /// Runs the command.
 ///
 /// # Errors
-/// In words.
-pub fn run(command: &Command) -> anyhow::Result<()> {
-    let (Which::Lee2013(setting) | Which::Hinton2015(setting)) = &command.which;
+/// What is wrong, for the user.
+pub fn run(command: &ReproduceCommand) -> anyhow::Result<()> {
+    let (Experiment::Lee2013(setting) | Experiment::Hinton2015(setting)) = &command.experiment;
     if let Some(threads) = setting.threads {
         tch::set_num_threads(threads as i32);
     }
     fs::create_dir_all(&setting.out).with_context(|| setting.out.display().to_string())?;
     let mnist = Mnist::read(&setting.data)?;
-    let (name, result) = match command.which {
-        Which::Lee2013(_) => ("lee2013.json", lee(setting, &mnist)?),
-        Which::Hinton2015(_) => ("hinton2015.json", hinton(setting, &mnist)?),
+    let (name, result) = match command.experiment {
+        Experiment::Lee2013(_) => ("lee2013.json", lee(setting, &mnist)?),
+        Experiment::Hinton2015(_) => ("hinton2015.json", hinton(setting, &mnist)?),
     };
     let whole = serde_json::json!({
         "date": rfc3339_now(),
-        "machine": machine(tch::Device::Cpu), "command": std::env::args().skip(1).collect::<Vec<_>>().join(" "),
+        "machine": device::machine(tch::Device::Cpu), "command": std::env::args().skip(1).collect::<Vec<_>>().join(" "),
         "setting": setting, "result": result,
     });
     let file = setting.out.join(name);
@@ -164,11 +165,11 @@ fn unpack(path: &Path, header: usize) -> anyhow::Result<Vec<u8>> {
 }
 
 /// One training on digits: everything that the experiments vary.
-struct Lesson<'a> {
+struct DigitTraining<'a> {
     name: String,
     net: &'a Net,
     steps: usize,
-    views: &'a Views<'a>,
+    views: &'a ViewSource<'a>,
     labeled: &'a [usize],
     unlabeled: &'a [usize],
     batch: usize,
@@ -176,9 +177,9 @@ struct Lesson<'a> {
     seed: u64,
 }
 
-impl Lesson<'_> {
-    fn learn(&self, setting: &Setting, mnist: &Mnist, method: &dyn Method) -> anyhow::Result<Model> {
-        let plan = Plan {
+impl DigitTraining<'_> {
+    fn run(&self, setting: &ExperimentSettings, mnist: &Mnist, method: &dyn Method) -> anyhow::Result<Model> {
+        let plan = TrainingPlan {
             cut: 1, // block 0 makes digits gray; these are
             steps: self.steps,
             pass: (self.steps / 10).max(1),
@@ -193,39 +194,34 @@ impl Lesson<'_> {
             identity: self.name.clone(),
         };
         let labels: Vec<Option<usize>> = mnist.labels.iter().map(|&class| Some(class)).collect();
-        let material = Material {
-            views: self.views,
-            labels: &labels,
-            labeled: self.labeled,
-            unlabeled: self.unlabeled,
-            validation: &[],
-        };
+        let pools = PicturePools { labeled: self.labeled, unlabeled: self.unlabeled, validation: &[] };
+        let data = TrainingData { views: self.views, labels: &labels, pools };
         let stop = |_: usize| interrupt::requested();
-        let desk = Desk { run: &self.name, out: &setting.out, resume: setting.resume, stop: &stop };
-        Ok(trainer::train(Model::random(self.net, 10, self.seed), &plan, &material, method, &desk)?)
+        let run = RunContext { name: &self.name, out: &setting.out, resume: setting.resume, stop: &stop };
+        Ok(trainer::train(Model::random(self.net, 10, self.seed), &plan, &data, method, &run)?)
     }
 }
 
 /// Digits of `which` that `model`, with `bias` added to the class `tuned`, gets wrong.
-fn wrong(logits: &[Vec<f32>], mnist: &Mnist, which: &[usize], bias: Option<(usize, f32)>) -> Vec<usize> {
-    let said = |row: &Vec<f32>| {
+fn misclassified(logits: &[Vec<f32>], mnist: &Mnist, which: &[usize], bias: Option<(usize, f32)>) -> Vec<usize> {
+    let predicted = |row: &Vec<f32>| {
         let mut row = row.clone();
         if let Some((class, bias)) = bias {
             row[class] += bias;
         }
         argmax(&row)
     };
-    logits.iter().zip(which).filter(|(row, i)| said(row) != mnist.labels[**i]).map(|(_, &i)| i).collect()
+    logits.iter().zip(which).filter(|(row, i)| predicted(row) != mnist.labels[**i]).map(|(_, &i)| i).collect()
 }
 
-fn logits(model: &Model, views: &Views, which: &[usize]) -> Vec<Vec<f32>> {
+fn logits(model: &Model, views: &ViewSource, which: &[usize]) -> Vec<Vec<f32>> {
     which.chunks(1000).flat_map(|chunk| trainer::logits(model, 1, views, chunk)).collect()
 }
 
 /// Error in percent on the held-out digits for dropout alone and with Pseudo-Label.
-fn lee(setting: &Setting, mnist: &Mnist) -> anyhow::Result<serde_json::Value> {
+fn lee(setting: &ExperimentSettings, mnist: &Mnist) -> anyhow::Result<serde_json::Value> {
     let net = digits(&[setting.units.unwrap_or(5000)], 0.5);
-    let views = Views::given(mnist.digits.shallow_clone(), mnist.digits.shallow_clone(), 1);
+    let views = ViewSource::precomputed(mnist.digits.shallow_clone(), mnist.digits.shallow_clone(), 1);
     let groups: Vec<usize> = (0..mnist.labels.len()).collect();
     let mut table = Vec::new();
     for &count in &setting.labels {
@@ -233,13 +229,13 @@ fn lee(setting: &Setting, mnist: &Mnist) -> anyhow::Result<serde_json::Value> {
         for seed in 1..=setting.seeds {
             let (labeled, unlabeled) = data::few(&mnist.labels, &groups, &mnist.training, count.div_ceil(10), seed)
                 .map_err(anyhow::Error::msg)?;
-            let taught: Vec<usize> = labeled.iter().map(|&i| mnist.labels[i]).collect();
-            let dropout = Supervised::balanced(0.0, &taught, 10);
+            let classes: Vec<usize> = labeled.iter().map(|&i| mnist.labels[i]).collect();
+            let dropout = Supervised::balanced(0.0, &classes, 10);
             let pseudo = PseudoLabel { alpha: 3.0, ramp_begins: 0.1, ramp_ends: 0.6, mu: 8 };
             let methods: [(&str, &dyn Method, &mut Vec<f64>); 2] =
                 [("dropout", &dropout, &mut alone), ("pseudo-label", &pseudo, &mut with)];
             for (name, method, errors) in methods {
-                let lesson = Lesson {
+                let lesson = DigitTraining {
                     name: format!("{name} {count} {seed}"),
                     net: &net,
                     steps: setting.steps,
@@ -250,8 +246,8 @@ fn lee(setting: &Setting, mnist: &Mnist) -> anyhow::Result<serde_json::Value> {
                     lr: 0.05,
                     seed,
                 };
-                let model = lesson.learn(setting, mnist, method)?;
-                let missed = wrong(&logits(&model, &views, &mnist.held_out), mnist, &mnist.held_out, None);
+                let model = lesson.run(setting, mnist, method)?;
+                let missed = misclassified(&logits(&model, &views, &mnist.held_out), mnist, &mnist.held_out, None);
                 let error = 100.0 * missed.len() as f64 / mnist.held_out.len() as f64;
                 println!("{count:>5} labels, seed {seed}, {name:<13} error {error:.2} %");
                 errors.push(error);
@@ -269,21 +265,21 @@ fn lee(setting: &Setting, mnist: &Mnist) -> anyhow::Result<serde_json::Value> {
 }
 
 /// Errors on the held-out digits of teacher, small net, distilled net, and one distilled without threes.
-fn hinton(setting: &Setting, mnist: &Mnist) -> anyhow::Result<serde_json::Value> {
+fn hinton(setting: &ExperimentSettings, mnist: &Mnist) -> anyhow::Result<serde_json::Value> {
     const MISSING: usize = 3;
     /// The paper gives none. With 0.5 the teacher was still wrong on 0.8 % of its own training digits after 170 passes,
     /// and a student learns those mistakes too.
     const TEACHER_DROPOUT: f64 = 0.2;
     let units = setting.units.unwrap_or(1200);
     let (large, small) = (digits(&[units, units], TEACHER_DROPOUT), digits(&[units * 2 / 3, units * 2 / 3], 0.0));
-    let plain = Views::given(mnist.digits.shallow_clone(), mnist.digits.shallow_clone(), 1);
-    let jittered = Views::given(mnist.digits.shallow_clone(), mnist.jittered(), 25);
+    let plain = ViewSource::precomputed(mnist.digits.shallow_clone(), mnist.digits.shallow_clone(), 1);
+    let jittered = ViewSource::precomputed(mnist.digits.shallow_clone(), mnist.jittered(), 25);
     let (for_bias, training) = mnist.training.split_at(FOR_BIAS);
     let without: Vec<usize> = training.iter().copied().filter(|&i| mnist.labels[i] != MISSING).collect();
-    let softness = Softness { temperature: 20.0, soft: 0.9, mu: 0 };
+    let settings = DistillationSettings { temperature: 20.0, soft: 0.9, mu: 0 };
     let mut runs = Vec::new();
     for seed in 1..=setting.seeds {
-        let lesson = |name: &str, net, views, labeled, lr| Lesson {
+        let lesson = |name: &str, net, views, labeled, lr| DigitTraining {
             name: format!("{name} {seed}"),
             net,
             steps: setting.steps,
@@ -294,25 +290,26 @@ fn hinton(setting: &Setting, mnist: &Mnist) -> anyhow::Result<serde_json::Value>
             lr,
             seed,
         };
-        let taught: Vec<usize> = training.iter().map(|&i| mnist.labels[i]).collect();
-        let labels = Supervised::balanced(0.0, &taught, 10);
-        let teacher = Lesson {
+        let classes: Vec<usize> = training.iter().map(|&i| mnist.labels[i]).collect();
+        let labels = Supervised::balanced(0.0, &classes, 10);
+        let teacher = DigitTraining {
             steps: setting.teacher_steps.unwrap_or(setting.steps),
             ..lesson("teacher", &large, &jittered, training, 0.1)
         };
-        let teacher = teacher.learn(setting, mnist, &labels)?;
-        let alone = lesson("alone", &small, &plain, training, 0.1).learn(setting, mnist, &labels)?;
+        let teacher = teacher.run(setting, mnist, &labels)?;
+        let alone = lesson("alone", &small, &plain, training, 0.1).run(setting, mnist, &labels)?;
         let everyone: Vec<usize> = (0..mnist.labels.len()).collect();
         let answers = Tensor::from_slice(&logits(&teacher, &plain, &everyone).concat()).view([-1, 10]);
-        let distillation = Distillation { teacher: answers, softness };
-        let distilled = lesson("distilled", &small, &plain, training, 0.1).learn(setting, mnist, &distillation)?;
-        let blind = lesson("without-3", &small, &plain, &without, 0.1).learn(setting, mnist, &distillation)?;
+        let distillation = Distillation { teacher: answers, settings };
+        let distilled = lesson("distilled", &small, &plain, training, 0.1).run(setting, mnist, &distillation)?;
+        let blind = lesson("without-3", &small, &plain, &without, 0.1).run(setting, mnist, &distillation)?;
 
-        let misses = |model: &Model, bias| wrong(&logits(model, &plain, &mnist.held_out), mnist, &mnist.held_out, bias);
+        let misses =
+            |model: &Model, bias| misclassified(&logits(model, &plain, &mnist.held_out), mnist, &mnist.held_out, bias);
         let choosing = logits(&blind, &plain, for_bias);
         let bias = (0..=40)
             .map(|tenth| tenth as f32 * 0.25)
-            .min_by_key(|&b| wrong(&choosing, mnist, for_bias, Some((MISSING, b))).len())
+            .min_by_key(|&b| misclassified(&choosing, mnist, for_bias, Some((MISSING, b))).len())
             .unwrap_or(0.0);
         let (before, after) = (misses(&blind, None), misses(&blind, Some((MISSING, bias))));
         let threes = |missed: &[usize]| missed.iter().filter(|&&i| mnist.labels[i] == MISSING).count();

@@ -15,17 +15,11 @@ use crate::{
         weights,
     },
     pictures::{
-        augment::Weak,
+        augment::WeakAugmentation,
         data::{self, Dataset},
-        views::{Camera, View, Views},
+        views::{Augmenter, View, ViewSource},
     },
-    training::{
-        feed::steps_per_pass,
-        fit::Recipe,
-        interrupt,
-        optim::Schedule,
-        trainer::{Plan, TrainError},
-    },
+    training::{TrainError, feed::steps_per_pass, interrupt, method_plan::MethodPlan, plan::TrainingPlan},
 };
 
 /// Largest cache of a frozen trunk's outputs in bytes.
@@ -59,7 +53,7 @@ impl std::str::FromStr for Trainable {
 
 /// Options of every command that trains.
 #[derive(Args, Clone, Debug, Serialize)]
-pub struct Options {
+pub struct TrainingOptions {
     /// Folder with photos.csv or index.csv, or one folder of pictures per class.
     #[arg(long)]
     pub data: PathBuf,
@@ -106,7 +100,7 @@ pub struct Options {
     /// Seed of splits, order, views and dropout.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Measure BatchNorm's statistics of pretrained weights anew on the training pictures, labels unused (AdaBN).
+    /// Measure BatchNorm's statistics of pretrained weights again on the training pictures, labels unused (AdaBN).
     #[arg(long)]
     pub adapt: bool,
     /// Classes that may pass [default: those that the table marks with salmonid = 1].
@@ -125,7 +119,7 @@ pub struct Options {
 }
 
 /// Data and the network to start from.
-pub struct Setup {
+pub struct TrainingSetup {
     /// Pictures and labels.
     pub data: Dataset,
     /// The network, with a head of zeros.
@@ -140,12 +134,12 @@ pub struct Setup {
     pretrained: bool,
 }
 
-impl Options {
-    /// Sets the number of threads, then as [`Options::read`].
+impl TrainingOptions {
+    /// Sets the number of threads, then as [`TrainingOptions::read`].
     ///
     /// # Errors
-    /// In words, naming what is wrong.
-    pub fn open(&self) -> anyhow::Result<Setup> {
+    /// What is wrong, for the user.
+    pub fn open(&self) -> anyhow::Result<TrainingSetup> {
         let threads = self.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()));
         tch::set_num_threads(threads as i32);
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
@@ -155,8 +149,8 @@ impl Options {
     /// Reads data and weights.
     ///
     /// # Errors
-    /// In words, naming what is wrong.
-    pub fn read(&self) -> anyhow::Result<Setup> {
+    /// What is wrong, for the user.
+    pub fn read(&self) -> anyhow::Result<TrainingSetup> {
         let net = architectures::by_name(&self.net, self.input)
             .with_context(|| format!("network `{}` is unknown: use one of {:?}", self.net, architectures::NAMES))?;
         ensure!(net.input >= 32, "--input must be at least 32 pixels");
@@ -193,7 +187,7 @@ impl Options {
         }
         let started_from = path.map_or("random weights".into(), |path| path.display().to_string());
         println!("{} starts from {started_from}", net.name);
-        Ok(Setup { data, start, started_from, start_sha256, trainable, pretrained })
+        Ok(TrainingSetup { data, start, started_from, start_sha256, trainable, pretrained })
     }
 
     /// With `--adapt`: fits the trunk's statistics to at most [`ADAPT_PICTURES`] of `training` and of the unlabeled
@@ -201,7 +195,7 @@ impl Options {
     ///
     /// # Errors
     /// [`TrainError::Stopped`].
-    pub fn adapt(&self, setup: &mut Setup, training: &[usize]) -> anyhow::Result<()> {
+    pub fn adapt(&self, setup: &mut TrainingSetup, training: &[usize]) -> anyhow::Result<()> {
         if !self.adapt {
             return Ok(());
         }
@@ -216,7 +210,7 @@ impl Options {
     /// The classes that may pass.
     ///
     /// # Errors
-    /// In words, when there are none, or all are.
+    /// When there are none, or all are.
     pub fn accepted(&self, data: &Dataset) -> anyhow::Result<Vec<String>> {
         if let Some(unknown) = self.accept.iter().find(|class| !data.classes.contains(class)) {
             bail!("--accept names {unknown}; the classes are {}", data.classes.join(", "));
@@ -227,8 +221,8 @@ impl Options {
         Ok(accept)
     }
 
-    /// The trainer's settings for `recipe` on `labeled` pictures.
-    pub fn plan(&self, setup: &Setup, recipe: &Recipe, labeled: usize) -> Plan {
+    /// The trainer's settings for `method` on `labeled` pictures.
+    pub fn plan(&self, setup: &TrainingSetup, method: &MethodPlan, labeled: usize) -> TrainingPlan {
         let blocks = setup.start.net.blocks.len();
         let (cut, passes, steps, lr, weight_decay) = match (setup.trainable, setup.pretrained) {
             (Trainable::Head, _) => (blocks, 60, 1000, 0.01, 0.1),
@@ -236,37 +230,31 @@ impl Options {
             (Trainable::All, true) => (0, 15, 400, 0.01, 5e-4),
             (Trainable::All, false) => (0, 60, 3000, 0.05, 5e-4),
         };
-        // A head that learns from unlabeled pictures too needs less restraint: measured on NEU-DET, 4 labels a class, 0.1
+        // A head that learns from unlabeled pictures too needs less restraint: measured on NEU-DET, 4 labels per class, 0.1
         // cost FixMatch half a point and Noisy Student 2.6.
-        let weight_decay = if *recipe == Recipe::Supervised { weight_decay } else { 5e-4 };
+        let weight_decay = if method.uses_unlabeled() { 5e-4 } else { weight_decay };
         let per_pass = steps_per_pass(labeled, self.batch);
         let by_passes = |passes: usize| (passes * per_pass, per_pass);
-        let (steps, pass) = match (self.steps, self.epochs, recipe) {
-            (Some(steps), ..) => (steps, (steps / 40).max(1)),
-            (None, Some(passes), _) => by_passes(passes),
-            (None, None, Recipe::Supervised) => by_passes(passes),
-            _ => (steps, steps / 40),
+        let (steps, pass) = match (self.steps, self.epochs) {
+            (Some(steps), _) => (steps, (steps / 40).max(1)),
+            (None, Some(passes)) => by_passes(passes),
+            (None, None) if method.uses_unlabeled() => (steps, steps / 40),
+            (None, None) => by_passes(passes),
         };
-        Plan {
+        TrainingPlan {
             cut,
             steps,
             pass,
             batch: self.batch,
             lr: self.lr.unwrap_or(lr),
-            schedule: match recipe {
-                Recipe::FixMatch(_) => Schedule::SevenSixteenths,
-                _ => Schedule::HalfCosine,
-            },
+            schedule: method.schedule(),
             weight_decay: self.weight_decay.unwrap_or(weight_decay),
             ema: 0.999,
-            dropout: match recipe {
-                Recipe::PseudoLabel(_) => 0.5, // Lee 2013, §4.1
-                _ => setup.start.net.dropout,
-            },
+            dropout: method.dropout(setup.start.net.dropout),
             survival: 1.0,
             seed: self.seed,
             identity: serde_json::json!([
-                recipe,
+                method,
                 setup.data.sha256,
                 setup.start_sha256,
                 self.adapt,
@@ -281,12 +269,12 @@ impl Options {
     ///
     /// # Errors
     /// When the cache would not fit into memory; ONNX Runtime's; [`TrainError::Stopped`].
-    pub fn views<'a>(&self, setup: &'a Setup, cut: usize, kinds: &[View]) -> anyhow::Result<Views<'a>> {
+    pub fn views<'a>(&self, setup: &'a TrainingSetup, cut: usize, kinds: &[View]) -> anyhow::Result<ViewSource<'a>> {
         let (model, pictures) = (&setup.start, &setup.data.pictures);
         let side = model.net.input;
-        let camera = Camera { pictures, side, weak: Weak::for_side(side), seed: self.seed };
+        let augmenter = Augmenter { pictures, side, weak: WeakAugmentation::for_side(side), seed: self.seed };
         if cut == 0 {
-            return Ok(Views::Fresh(camera));
+            return Ok(ViewSource::Fresh(augmenter));
         }
         let one = tch::no_grad(|| model.blocks(&to_batch(&[&pictures[0]], side), 0..cut, None));
         let count = pictures.len() * (self.views * kinds.len() + 1);
@@ -306,7 +294,7 @@ impl Options {
             bar.inc(n as u64);
             !interrupt::requested()
         };
-        let views = Views::cached(model, cut, &camera, (kinds, self.views), tick)?;
+        let views = ViewSource::cached(model, cut, &augmenter, (kinds, self.views), tick)?;
         bar.finish();
         Ok(views.ok_or_else(|| TrainError::Stopped(self.out.clone()))?)
     }

@@ -4,12 +4,12 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use super::{Loss, Method, Seen, Wanted, cross_entropy, mean, rows_of};
+use super::{Loss, Method, StepOutputs, ViewRequest, cross_entropy, mean, rows_of};
 use crate::pictures::views::View;
 
 /// How much of the teacher, and how soft.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, Args)]
-pub struct Softness {
+pub struct DistillationSettings {
     /// T: HIGHER is softer.
     #[arg(long, default_value_t = 4.0)]
     pub temperature: f64,
@@ -27,34 +27,34 @@ pub struct Distillation {
     /// The teacher's logits `[pictures, classes]` for every plain picture.
     pub teacher: Tensor,
     /// Temperature and weights.
-    pub softness: Softness,
+    pub settings: DistillationSettings,
 }
 
 impl Distillation {
     /// `T² · KL(p_teacher(T) ‖ p_student(T))` per picture `[n]`; T² keeps the gradient's size as T changes (§2.1).
     fn divergence(&self, student: &Tensor, teacher: &Tensor) -> Tensor {
-        let t = self.softness.temperature;
-        let wanted = (teacher / t).log_softmax(1, Kind::Float);
-        let found = (student / t).log_softmax(1, Kind::Float);
-        (wanted.exp() * (&wanted - found)).sum_dim_intlist(1i64, false, Kind::Float) * (t * t)
+        let t = self.settings.temperature;
+        let teacher_log_p = (teacher / t).log_softmax(1, Kind::Float);
+        let student_log_p = (student / t).log_softmax(1, Kind::Float);
+        (teacher_log_p.exp() * (&teacher_log_p - student_log_p)).sum_dim_intlist(1i64, false, Kind::Float) * (t * t)
     }
 }
 
 impl Method for Distillation {
-    fn wanted(&self) -> Wanted {
-        Wanted { labeled: View::Weak, unlabeled: &[View::Weak], ratio: self.softness.mu, guesses: false }
+    fn view_request(&self) -> ViewRequest {
+        ViewRequest { labeled: View::Weak, unlabeled: &[View::Weak], ratio: self.settings.mu, eval_logits: false }
     }
 
     /// `λ · mean over all pictures of T² KL + (1 − λ) · mean CE(y_l, student)`.
-    fn loss(&self, seen: &Seen) -> Loss {
-        let all = Tensor::cat(&[&seen.logits, &seen.views[0]], 0);
-        let pictures = [seen.labeled, seen.unlabeled].concat();
+    fn loss(&self, outputs: &StepOutputs) -> Loss {
+        let all = Tensor::cat(&[&outputs.labeled_logits, &outputs.unlabeled_logits[0]], 0);
+        let pictures = [outputs.labeled, outputs.unlabeled].concat();
         let teacher = mean(&self.divergence(&all, &rows_of(&self.teacher, &pictures, &all)));
-        let labeled = mean(&cross_entropy(&seen.logits, &seen.targets));
+        let labeled = mean(&cross_entropy(&outputs.labeled_logits, &outputs.targets));
         Loss {
-            total: &teacher * self.softness.soft + &labeled * (1.0 - self.softness.soft),
+            total: &teacher * self.settings.soft + &labeled * (1.0 - self.settings.soft),
             parts: vec![("teacher", teacher), ("labeled", labeled)],
-            claims: None,
+            pseudo_targets: None,
         }
     }
 }
@@ -63,18 +63,18 @@ impl Method for Distillation {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::methods::testing::{seen, value};
+    use crate::methods::testing::{step_outputs, value};
 
     fn method(teacher: &[f32], temperature: f64, soft: f64) -> Distillation {
-        let softness = Softness { temperature, soft, mu: 1 };
-        Distillation { teacher: Tensor::from_slice(teacher).view([-1, 2]), softness }
+        let settings = DistillationSettings { temperature, soft, mu: 1 };
+        Distillation { teacher: Tensor::from_slice(teacher).view([-1, 2]), settings }
     }
 
     #[test]
     fn it_has_the_value_of_the_formula() {
         // T = 2: teacher (ln 9, 0) softens to 0.75, 0.25; the student says 0.5, 0.5.
         let method = method(&[9f32.ln(), 0.0, 9f32.ln(), 0.0], 2.0, 0.6);
-        let found = value(&method.loss(&seen(&[[0.0, 0.0]], &[0], &[&[[0.0, 0.0]]], &[0, 1])).total);
+        let found = value(&method.loss(&step_outputs(&[[0.0, 0.0]], &[0], &[&[[0.0, 0.0]]], &[0, 1])).total);
         let kl = 0.75 * (0.75f64 / 0.5).ln() + 0.25 * (0.25f64 / 0.5).ln();
         assert!((found - (0.6 * 4.0 * kl + 0.4 * 2f64.ln())).abs() < 1e-6);
     }

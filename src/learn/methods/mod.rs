@@ -1,7 +1,10 @@
-//! One learning method per file: what it wants to see, and its loss. No optimizer, no files.
+//! One learning method per file: the views that it asks for, and its loss. No optimizer, no files.
 //!
-//! Invariant: a method never sees the label of an unlabeled picture; what it claims about one is compared with the truth
-//! (where an experiment knows it) by the trainer, for the log only.
+//! Adding a method touches three files: its own here (settings, `impl Method`), the list below, and
+//! `training/method_plan.rs` (a variant of `MethodPlan` and its rows), from which the command line and `compare` are made.
+//!
+//! Invariant: a method never sees the label of an unlabeled picture; the trainer compares its pseudo-labels with the
+//! truth (where an experiment knows it), for the log only.
 
 pub mod distillation;
 pub mod fixmatch;
@@ -15,22 +18,22 @@ use tch::{Kind, Tensor};
 
 use crate::pictures::views::View;
 
-/// What a method is shown at every step.
+/// The views that a method asks for at every step.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Wanted {
+pub struct ViewRequest {
     /// How labeled pictures are shown.
     pub labeled: View,
     /// How unlabeled pictures are shown: each of them once per entry, all in the same batch as the labeled ones.
     pub unlabeled: &'static [View],
     /// μ: unlabeled pictures per labeled one.
     pub ratio: usize,
-    /// Whether [`Seen::guesses`] are wanted.
-    pub guesses: bool,
+    /// Whether it needs [`StepOutputs::eval_logits`].
+    pub eval_logits: bool,
 }
 
-/// One step's outputs of the network, in training mode, from a single pass over everything wanted.
+/// The network's outputs of one step, in training mode, from a single pass over the whole batch.
 #[derive(Debug)]
-pub struct Seen<'a> {
+pub struct StepOutputs<'a> {
     /// Steps done before this one.
     pub step: usize,
     /// Steps of the whole run.
@@ -40,13 +43,13 @@ pub struct Seen<'a> {
     /// Their classes, int64 `[labeled]`.
     pub targets: Tensor,
     /// Their logits `[labeled, classes]`.
-    pub logits: Tensor,
+    pub labeled_logits: Tensor,
     /// Unlabeled pictures, indices.
     pub unlabeled: &'a [usize],
-    /// What the network says of the first unlabeled view as it would in service: without noise, without gradient.
-    pub guesses: Option<Tensor>,
-    /// Logits `[unlabeled, classes]`, one tensor per entry of [`Wanted::unlabeled`].
-    pub views: Vec<Tensor>,
+    /// Logits of the first unlabeled view in evaluation mode, as in service: without noise, without gradient.
+    pub eval_logits: Option<Tensor>,
+    /// Logits `[unlabeled, classes]`, one tensor per entry of [`ViewRequest::unlabeled`].
+    pub unlabeled_logits: Vec<Tensor>,
 }
 
 /// What is minimised, and what it is made of.
@@ -57,12 +60,12 @@ pub struct Loss {
     /// Named scalars for the log.
     pub parts: Vec<(&'static str, Tensor)>,
     /// What the method took for the truth about the unlabeled pictures.
-    pub claims: Option<Claims>,
+    pub pseudo_targets: Option<PseudoTargets>,
 }
 
-/// Pseudo-labels of one step.
+/// The pseudo-labels of one step.
 #[derive(Debug)]
-pub struct Claims {
+pub struct PseudoTargets {
     /// Class per unlabeled picture, int64 `[unlabeled]`.
     pub classes: Tensor,
     /// 1 where it was used, 0 where it was not trusted, float `[unlabeled]`; the share that is used where only those come
@@ -72,10 +75,10 @@ pub struct Claims {
 
 /// A learning method.
 pub trait Method {
-    /// What it has to be shown.
-    fn wanted(&self) -> Wanted;
+    /// The views that it asks for; the same at every step.
+    fn view_request(&self) -> ViewRequest;
     /// Its loss for one step.
-    fn loss(&self, seen: &Seen) -> Loss;
+    fn loss(&self, outputs: &StepOutputs) -> Loss;
     /// How long a teacher took, before the first step, to make the labels that it brings along; for the log.
     fn labeling(&self) -> Duration {
         Duration::ZERO
@@ -108,17 +111,22 @@ pub mod testing {
     use super::*;
 
     /// A step of a run over two classes: logits of labeled pictures, their classes, logits of each unlabeled view.
-    pub fn seen<'a>(labeled: &[[f32; 2]], targets: &[i64], views: &[&[[f32; 2]]], pictures: &'a [usize]) -> Seen<'a> {
+    pub fn step_outputs<'a>(
+        labeled: &[[f32; 2]],
+        targets: &[i64],
+        views: &[&[[f32; 2]]],
+        pictures: &'a [usize],
+    ) -> StepOutputs<'a> {
         let table = |rows: &[[f32; 2]]| Tensor::from_slice(rows.as_flattened()).view([-1, 2]);
-        Seen {
+        StepOutputs {
             step: 0,
             steps: 1,
             labeled: &pictures[..labeled.len()],
             targets: Tensor::from_slice(targets),
-            logits: table(labeled),
+            labeled_logits: table(labeled),
             unlabeled: &pictures[labeled.len()..],
-            guesses: None,
-            views: views.iter().map(|rows| table(rows)).collect(),
+            eval_logits: None,
+            unlabeled_logits: views.iter().map(|rows| table(rows)).collect(),
         }
     }
 

@@ -1,12 +1,12 @@
 //! Noisy Student (Xie et al. 2020, arXiv:1911.04252): a teacher without noise labels the pool; a student as large or
-//! larger learns from labels and pseudo-labels with noise (strong views, dropout, stochastic depth). The rounds are in
+//! larger learns from labels and pseudo-labels with noise (strong views, dropout, stochastic depth). The generations are in
 //! [`crate::training::generations`].
 
 use std::time::Duration;
 
 use tch::Tensor;
 
-use super::{Claims, Loss, Method, Seen, Wanted, cross_entropy, mean, rows_of, soft_cross_entropy};
+use super::{Loss, Method, PseudoTargets, StepOutputs, ViewRequest, cross_entropy, mean, rows_of, soft_cross_entropy};
 use crate::pictures::views::View;
 
 /// The student's loss.
@@ -23,20 +23,23 @@ pub struct NoisyStudent {
 }
 
 impl Method for NoisyStudent {
-    fn wanted(&self) -> Wanted {
-        Wanted { labeled: View::Noisy, unlabeled: &[View::Noisy], ratio: self.ratio, guesses: false }
+    fn view_request(&self) -> ViewRequest {
+        ViewRequest { labeled: View::Noisy, unlabeled: &[View::Noisy], ratio: self.ratio, eval_logits: false }
     }
 
     /// `mean CE(y_l, student(noisy x_l)) + mean CE(teacher(x_u), student(noisy x_u))` (algorithm 1, step 3).
-    fn loss(&self, seen: &Seen) -> Loss {
-        let targets = rows_of(&self.teacher, seen.unlabeled, &seen.logits);
-        let labeled = mean(&cross_entropy(&seen.logits, &seen.targets));
-        let unlabeled = mean(&soft_cross_entropy(&seen.views[0], &targets));
+    fn loss(&self, outputs: &StepOutputs) -> Loss {
+        let targets = rows_of(&self.teacher, outputs.unlabeled, &outputs.labeled_logits);
+        let labeled = mean(&cross_entropy(&outputs.labeled_logits, &outputs.targets));
+        let unlabeled = mean(&soft_cross_entropy(&outputs.unlabeled_logits[0], &targets));
         let classes = targets.argmax(1, false);
         Loss {
             total: &labeled + &unlabeled,
             parts: vec![("labeled", labeled), ("unlabeled", unlabeled)],
-            claims: Some(Claims { kept: Tensor::ones_like(&classes).to_kind(tch::Kind::Float) * self.kept, classes }),
+            pseudo_targets: Some(PseudoTargets {
+                kept: Tensor::ones_like(&classes).to_kind(tch::Kind::Float) * self.kept,
+                classes,
+            }),
         }
     }
 
@@ -72,7 +75,7 @@ pub fn filter_and_balance(pool: &[usize], teacher: &[Vec<f32>], threshold: f32) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::methods::testing::{seen, value};
+    use crate::methods::testing::{step_outputs, value};
 
     #[test]
     fn the_pool_is_filtered_and_balanced() {
@@ -89,7 +92,7 @@ mod tests {
     fn the_loss_is_the_sum_of_two_means() {
         let teacher = Tensor::from_slice(&[0f32, 0.0, 0.75, 0.25]).view([2, 2]);
         let method = NoisyStudent { teacher, ratio: 1, kept: 0.5, labeling: Duration::ZERO };
-        let loss = method.loss(&seen(&[[0.0, 0.0]], &[0], &[&[[3f32.ln(), 0.0]]], &[0, 1]));
+        let loss = method.loss(&step_outputs(&[[0.0, 0.0]], &[0], &[&[[3f32.ln(), 0.0]]], &[0, 1]));
         let entropy = -(0.75 * 0.75f64.ln() + 0.25 * 0.25f64.ln());
         assert!((value(&loss.total) - (2f64.ln() + entropy)).abs() < 1e-6);
     }

@@ -1,5 +1,5 @@
 //! Pseudo-Label (Lee 2013, "Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method for Deep Neural
-//! Networks", ICML workshop): the network's own best guess is the target, made anew at every step.
+//! Networks", ICML workshop): the network's own best guess is the target, made again at every step.
 //!
 //! `L = mean CE(y_l, f(x_l)) + α(t) · mean CE(argmax f(x_u), f(x_u))` (eq. 15). The ramp α(t) is what keeps early
 //! mistakes from confirming themselves. The later habit of a confidence threshold instead has its own name here.
@@ -8,7 +8,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use super::{Claims, Loss, Method, Seen, Wanted, cross_entropy, mean};
+use super::{Loss, Method, PseudoTargets, StepOutputs, ViewRequest, cross_entropy, mean};
 use crate::pictures::views::View;
 
 /// Pseudo-Label as in the paper: every guess counts, with weight α(t).
@@ -42,22 +42,25 @@ impl PseudoLabel {
 }
 
 impl Method for PseudoLabel {
-    fn wanted(&self) -> Wanted {
-        Wanted { labeled: View::Weak, unlabeled: &[View::Weak], ratio: self.mu, guesses: true }
+    fn view_request(&self) -> ViewRequest {
+        ViewRequest { labeled: View::Weak, unlabeled: &[View::Weak], ratio: self.mu, eval_logits: true }
     }
 
-    fn loss(&self, seen: &Seen) -> Loss {
-        let logits = &seen.views[0];
+    fn loss(&self, outputs: &StepOutputs) -> Loss {
+        let logits = &outputs.unlabeled_logits[0];
         // The prediction, so without dropout. Targets from the dropped-out pass itself gained 3 points of error on MNIST
         // with 100 labels, these 9 (1,000 units, 1,500 steps, rate 0.02, two seeds).
-        let guess = seen.guesses.as_ref().unwrap_or(logits).argmax(1, false);
-        let labeled = mean(&cross_entropy(&seen.logits, &seen.targets));
+        let guess = outputs.eval_logits.as_ref().unwrap_or(logits).argmax(1, false);
+        let labeled = mean(&cross_entropy(&outputs.labeled_logits, &outputs.targets));
         let unlabeled = mean(&cross_entropy(logits, &guess));
-        let alpha = self.alpha_at(seen.step as f64 / seen.steps as f64);
+        let alpha = self.alpha_at(outputs.step as f64 / outputs.steps as f64);
         Loss {
             total: &labeled + &unlabeled * alpha,
             parts: vec![("labeled", labeled), ("unlabeled", unlabeled), ("alpha", Tensor::from(alpha))],
-            claims: Some(Claims { kept: Tensor::ones_like(&guess).to_kind(tch::Kind::Float), classes: guess }),
+            pseudo_targets: Some(PseudoTargets {
+                kept: Tensor::ones_like(&guess).to_kind(tch::Kind::Float),
+                classes: guess,
+            }),
         }
     }
 }
@@ -78,22 +81,22 @@ pub struct ThresholdedPseudoLabel {
 }
 
 impl Method for ThresholdedPseudoLabel {
-    fn wanted(&self) -> Wanted {
-        Wanted { labeled: View::Weak, unlabeled: &[View::Weak], ratio: self.mu, guesses: false }
+    fn view_request(&self) -> ViewRequest {
+        ViewRequest { labeled: View::Weak, unlabeled: &[View::Weak], ratio: self.mu, eval_logits: false }
     }
 
     /// As in FixMatch the mean is over all unlabeled pictures, not over those that count.
-    fn loss(&self, seen: &Seen) -> Loss {
-        let logits = &seen.views[0];
+    fn loss(&self, outputs: &StepOutputs) -> Loss {
+        let logits = &outputs.unlabeled_logits[0];
         let (confidence, guess) = logits.detach().softmax(1, tch::Kind::Float).max_dim(1, false);
         let kept = confidence.ge(self.threshold).to_kind(tch::Kind::Float);
-        let labeled = mean(&cross_entropy(&seen.logits, &seen.targets));
+        let labeled = mean(&cross_entropy(&outputs.labeled_logits, &outputs.targets));
         let unlabeled = mean(&(cross_entropy(logits, &guess) * &kept));
-        let weight = (seen.step as f64 / (self.warm_up * seen.steps as f64)).min(1.0);
+        let weight = (outputs.step as f64 / (self.warm_up * outputs.steps as f64)).min(1.0);
         Loss {
             total: &labeled + &unlabeled * weight,
             parts: vec![("labeled", labeled), ("unlabeled", unlabeled), ("kept", mean(&kept))],
-            claims: Some(Claims { classes: guess, kept }),
+            pseudo_targets: Some(PseudoTargets { classes: guess, kept }),
         }
     }
 }
@@ -101,7 +104,7 @@ impl Method for ThresholdedPseudoLabel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::methods::testing::{seen, value};
+    use crate::methods::testing::{step_outputs, value};
 
     fn lee() -> PseudoLabel {
         PseudoLabel { alpha: 3.0, ramp_begins: 0.1, ramp_ends: 0.6, mu: 1 }
@@ -119,18 +122,18 @@ mod tests {
 
     #[test]
     fn the_guess_is_the_target_and_alpha_its_weight() {
-        let mut step = seen(&[[0.0, 0.0]], &[0], &[&[[0.0, 3f32.ln()]]], &[0, 1]);
-        step.guesses = Some(Tensor::from_slice(&[1f32, 9.0]).view([1, 2]));
+        let mut step = step_outputs(&[[0.0, 0.0]], &[0], &[&[[0.0, 3f32.ln()]]], &[0, 1]);
+        step.eval_logits = Some(Tensor::from_slice(&[1f32, 9.0]).view([1, 2]));
         (step.step, step.steps) = (35, 100); // α = 1.5
         let loss = lee().loss(&step);
         assert!((value(&loss.total) - (2f64.ln() - 1.5 * 0.75f64.ln())).abs() < 1e-6);
-        assert_eq!(loss.claims.map(|c| c.classes.int64_value(&[0])), Some(1));
+        assert_eq!(loss.pseudo_targets.map(|c| c.classes.int64_value(&[0])), Some(1));
     }
 
     #[test]
     fn the_threshold_drops_doubt_but_keeps_the_denominator() {
         let method = ThresholdedPseudoLabel { threshold: 0.9, warm_up: 0.5, mu: 2 };
-        let mut step = seen(&[[0.0, 0.0]], &[0], &[&[[19f32.ln(), 0.0], [3f32.ln(), 0.0]]], &[0, 1, 2]);
+        let mut step = step_outputs(&[[0.0, 0.0]], &[0], &[&[[19f32.ln(), 0.0], [3f32.ln(), 0.0]]], &[0, 1, 2]);
         (step.step, step.steps) = (10, 40); // half of the warm-up
         let loss = method.loss(&step);
         assert!((value(&loss.total) - (2f64.ln() - 0.5 * 0.95f64.ln() / 2.0)).abs() < 1e-6);

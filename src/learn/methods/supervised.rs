@@ -3,7 +3,7 @@
 
 use tch::{Kind, Tensor};
 
-use super::{Loss, Method, Seen, Wanted};
+use super::{Loss, Method, StepOutputs, ViewRequest};
 use crate::pictures::views::View;
 
 /// The supervised loss.
@@ -31,32 +31,32 @@ impl Supervised {
 }
 
 impl Method for Supervised {
-    fn wanted(&self) -> Wanted {
-        Wanted { labeled: self.view, unlabeled: &[], ratio: 0, guesses: false }
+    fn view_request(&self) -> ViewRequest {
+        ViewRequest { labeled: self.view, unlabeled: &[], ratio: 0, eval_logits: false }
     }
 
     /// `−Σᵢ w(yᵢ) Σ_c q_c log p_c / Σᵢ w(yᵢ)` with `q = (1 − ε) · onehot(y) + ε / classes`.
-    fn loss(&self, seen: &Seen) -> Loss {
-        let log_p = seen.logits.log_softmax(1, Kind::Float);
-        let right = log_p.gather(1, &seen.targets.unsqueeze(1), false).squeeze_dim(1);
+    fn loss(&self, outputs: &StepOutputs) -> Loss {
+        let log_p = outputs.labeled_logits.log_softmax(1, Kind::Float);
+        let right = log_p.gather(1, &outputs.targets.unsqueeze(1), false).squeeze_dim(1);
         let spread = log_p.mean_dim(1, false, Kind::Float);
-        let weight = self.class_weights.to_device(seen.logits.device()).index_select(0, &seen.targets);
+        let weight = self.class_weights.to_device(outputs.labeled_logits.device()).index_select(0, &outputs.targets);
         let total = -(&weight * (right * (1.0 - self.smoothing) + spread * self.smoothing)).sum(Kind::Float)
             / weight.sum(Kind::Float);
-        Loss { total, parts: vec![], claims: None }
+        Loss { total, parts: vec![], pseudo_targets: None }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::methods::testing::{seen, value};
+    use crate::methods::testing::{step_outputs, value};
 
     #[test]
     fn label_smoothing_has_the_value_of_the_formula() {
         // softmax(ln 3, ln 1) = 0.75, 0.25
         let method = Supervised { smoothing: 0.1, ..Supervised::balanced(0.0, &[0, 1], 2) };
-        let found = value(&method.loss(&seen(&[[3f32.ln(), 0.0]], &[0], &[], &[0])).total);
+        let found = value(&method.loss(&step_outputs(&[[3f32.ln(), 0.0]], &[0], &[], &[0])).total);
         let wanted = -(0.95 * 0.75f64.ln() + 0.05 * 0.25f64.ln());
         assert!((found - wanted).abs() < 1e-6, "{found} instead of {wanted}");
     }
@@ -64,7 +64,7 @@ mod tests {
     #[test]
     fn a_rare_class_weighs_as_much_as_a_common_one() {
         let method = Supervised::balanced(0.0, &[0, 0, 0, 1], 2);
-        let found = value(&method.loss(&seen(&[[2.0, 0.0]; 4], &[0, 0, 0, 1], &[], &[0, 1, 2, 3])).total);
+        let found = value(&method.loss(&step_outputs(&[[2.0, 0.0]; 4], &[0, 0, 0, 1], &[], &[0, 1, 2, 3])).total);
         let (right, wrong) = ((1.0 + (-2f64).exp()).ln(), (1.0 + 2f64.exp()).ln());
         assert!((found - (right + wrong) / 2.0).abs() < 1e-6);
     }

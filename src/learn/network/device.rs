@@ -1,4 +1,4 @@
-//! Where a network is trained: on the CPU, or on an NVIDIA GPU.
+//! Where a network is trained: on the CPU, or on an NVIDIA GPU; the machine, for the record.
 //!
 //! Invariant: a GPU that was asked for is used, or the command fails; training never falls back silently.
 
@@ -13,7 +13,7 @@ const CUDA_HALF: &CStr = c"libtorch_cuda.so";
 /// The device `cpu`, `cuda` or `cuda:<number>`.
 ///
 /// # Errors
-/// In words: an unknown name, a libtorch without its CUDA half, no such GPU.
+/// An unknown name, a libtorch without its CUDA half, no such GPU.
 pub fn open(name: &str) -> anyhow::Result<Device> {
     let number = match (name, name.strip_prefix("cuda:").map(str::parse)) {
         ("cpu", _) => return Ok(Device::Cpu),
@@ -39,8 +39,21 @@ pub fn open(name: &str) -> anyhow::Result<Device> {
     Ok(Device::Cuda(number))
 }
 
+/// Processor, cores and GPU, for the record.
+pub fn machine(device: Device) -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let info = read("/proc/cpuinfo");
+    let model = info.lines().find_map(|l| l.strip_prefix("model name")).and_then(|l| l.split(':').nth(1));
+    let cores = beltsight::student::engine::cores();
+    let gpu = match device {
+        Device::Cuda(number) => gpu(number),
+        _ => "no GPU used".into(),
+    };
+    format!("{}, {cores} cores, {gpu}", model.unwrap_or("unknown processor").trim())
+}
+
 /// What the driver calls the GPU, for the record.
-pub fn gpu(number: usize) -> String {
+fn gpu(number: usize) -> String {
     let model = || {
         let mut cards: Vec<_> =
             std::fs::read_dir("/proc/driver/nvidia/gpus")?.filter_map(Result::ok).map(|e| e.path()).collect();

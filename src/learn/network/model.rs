@@ -10,7 +10,7 @@ use rand::{Rng, RngExt};
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor, no_grad};
 
-use crate::{network::weights::Weights, pictures::augment::generator};
+use crate::{network::weights::Weights, random::generator};
 
 /// What is drawn at random inside the network while it trains.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ impl Noise {
     }
 
     fn keep(&mut self, like: &Tensor, count: usize, keep: f64) -> Tensor {
-        // In bulk, and compared in libtorch: a wide layer needs more than a million draws a step.
+        // In bulk, and compared in libtorch: a wide layer needs more than a million draws per step.
         let mut draws = vec![0; 8 * count];
         self.rng.fill_bytes(&mut draws);
         let below = (keep * 2f64.powi(64)) as u64;
@@ -95,7 +95,7 @@ impl Model {
     /// The trunk of `weights` under a head of zeros.
     ///
     /// # Errors
-    /// In words, when a weight of the trunk is missing or has another shape.
+    /// When a weight of the trunk is missing or has another shape.
     pub fn pretrained(net: &Net, classes: usize, weights: &Weights) -> Result<Self, String> {
         let mut model = Self::random(net, classes, 0);
         for (name, value) in model.params.iter_mut().filter(|(name, _)| !name.starts_with("head.")) {
@@ -148,8 +148,8 @@ impl Model {
                 x = noise.drop(&x, block.dropout);
             }
             let input = x.shallow_clone();
-            if let Some(entry) = &block.entry {
-                x = activate(&self.batch_norm(&x, &entry.name, noise.is_some()), entry.activation);
+            if let Some(pre_activation) = &block.pre_activation {
+                x = activate(&self.batch_norm(&x, &pre_activation.name, noise.is_some()), pre_activation.activation);
             }
             for conv in &block.convs {
                 x = self.conv(&x, conv, noise.is_some());
@@ -186,7 +186,7 @@ impl Model {
         (embedding, logits)
     }
 
-    /// Measures BatchNorm's means and variances anew on `pictures`, which need no labels: a trunk from ImageNet then sees
+    /// Measures BatchNorm's means and variances again on `pictures`, which need no labels: a trunk from ImageNet then sees
     /// this camera's pictures as it saw its own (AdaBN, Li et al. 2016, arXiv:1603.04779). The average is over batches of
     /// [`ADAPT_BATCH`]. `go_on` is asked before each of them; false leaves the model half adapted.
     pub fn adapt(&mut self, pictures: &[&[u8]], mut go_on: impl FnMut() -> bool) {

@@ -25,7 +25,7 @@ pub enum WeightsError {
         /// The system's words.
         source: io::Error,
     },
-    /// The bytes are no float32 safetensors.
+    /// The bytes are not float32 safetensors.
     #[error("{path}: {why}")]
     Format {
         /// The file.

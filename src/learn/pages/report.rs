@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use base64::Engine as _;
 use beltsight::{
     domain::Picture,
@@ -14,52 +14,31 @@ use beltsight::{
 use plotters::prelude::*;
 
 use crate::{
-    commands::distill::Gain,
-    pages::sheet,
+    pages::{
+        html::{STYLE, escape, plot_error, section},
+        sheet,
+    },
     pictures::data::Dataset,
     training::{
         evaluate::{Prediction, Validation},
-        export::Student,
+        export::TrainedStudent,
         log::Metric,
+        teacher::DistillationGain,
     },
 };
 
 const WORST: usize = 18;
-/// The look of every page that this program writes.
-pub const STYLE: &str = "
-:root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif; color: #1d2733; background: #f5f7f9;
-  margin: 0; }
-main { max-width: 1040px; margin: 0 auto; padding: 2rem 1rem 4rem; }
-h1 { font-size: 1.6rem; margin: 0 0 .2rem; } h2 { font-size: 1.1rem; margin: 0 0 .8rem; }
-.quiet { color: #64707d; margin: 0 0 1.2rem; } code { font-size: .85rem; overflow-wrap: anywhere; }
-section { background: #fff; border: 1px solid #e1e6eb; border-radius: 10px; padding: 1.2rem; margin: 1rem 0; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: .8rem; }
-.card { background: #fff; border: 1px solid #e1e6eb; border-radius: 10px; padding: .8rem 1rem; }
-.card b { display: block; font-size: 1.5rem; font-variant-numeric: tabular-nums; } .card span { color: #64707d; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(380px, 1fr)); gap: 1rem; }
-svg { max-width: 100%; height: auto; } .scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-td, th { padding: .3rem .6rem; text-align: right; font-weight: normal; }
-th { color: #64707d; } th:first-child, table.plain td { text-align: left; }
-table.confusion td { min-width: 2.2rem; text-align: center; border: 1px solid #fff; }
-table.confusion thead th { writing-mode: vertical-rl; transform: rotate(180deg); text-align: left; }
-.mistakes { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 1rem; }
-figure { margin: 0; font-size: .8rem; } figure img { width: 100%; border-radius: 6px; display: block; }
-figcaption { margin-top: .3rem; overflow-wrap: anywhere; } .wrong { color: #b3261e; } .right { color: #1b6e3c; }
-pre { overflow-x: auto; font-size: .8rem; margin: 0; }";
-
 /// Renders the page.
 ///
 /// # Errors
 /// When a plot can't be drawn or a picture not encoded.
 pub fn render(
-    student: &Student,
+    student: &TrainedStudent,
     validation: &Validation,
     data: &Dataset,
     metrics: &[Metric],
     config: &serde_json::Value,
-    gain: Option<&Gain>,
+    gain: Option<&DistillationGain>,
 ) -> anyhow::Result<String> {
     let card = &validation.pooled;
     let lineage = &student.lineage;
@@ -91,7 +70,7 @@ pub fn render(
     ];
     section(&mut page, "Learning curves", &format!("<div class=\"pair\">{}</div>", curves.concat()));
     if let Some(gain) = gain {
-        section(&mut page, "What distilling bought", &bought(gain));
+        section(&mut page, "What distilling bought", &distillation_gain(gain));
     }
     section(&mut page, "Confusion: rows are the truth, columns what was said", &confusion(card));
     let rows: Vec<Vec<f32>> = validation.pictures.iter().map(|p| p.probabilities.clone()).collect();
@@ -100,7 +79,7 @@ pub fn render(
         "<div class=\"pair\"><div>{}</div><p>A bar on the diagonal says: of the pictures called with this confidence, \
          that share is right. Temperature {:.3} was fitted to these pictures; before it the calibration error was \
          {:.4}.</p></div>",
-        diagram(&reliability(&rows, &truth, 10))?,
+        reliability_diagram(&reliability(&rows, &truth, 10))?,
         validation.thresholds.temperature,
         validation.calibration_error_at_temperature_1,
     );
@@ -113,15 +92,6 @@ pub fn render(
     section(&mut page, "Settings", &format!("<p><code>{}</code></p><pre>{settings}</pre>", escape(&lineage.command)));
     page += "</main></html>\n";
     Ok(page)
-}
-
-fn section(page: &mut String, title: &str, body: &str) {
-    *page += &format!("<section><h2>{title}</h2>{body}</section>");
-}
-
-/// Text → HTML.
-pub fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 /// One line per run over the epochs; empty when no run has the value.
@@ -151,19 +121,19 @@ fn curve(metrics: &[Metric], title: &str, value: impl Fn(&Metric) -> Option<f64>
             .x_label_area_size(30)
             .y_label_area_size(44)
             .build_cartesian_2d(0.0..last, (low - room).max(0.0)..high + room)
-            .map_err(plot)?;
-        chart.configure_mesh().light_line_style(WHITE).x_desc("epoch").draw().map_err(plot)?;
+            .map_err(plot_error)?;
+        chart.configure_mesh().light_line_style(WHITE).x_desc("epoch").draw().map_err(plot_error)?;
         for (i, (run, points)) in runs.iter().enumerate() {
             let colour = if *run == "final" { RGBColor(20, 40, 60) } else { faded(i) };
             let width = if *run == "final" { 2 } else { 1 };
             chart
                 .draw_series(LineSeries::new(points.iter().copied(), colour.stroke_width(width)))
-                .map_err(plot)?
+                .map_err(plot_error)?
                 .label(*run)
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 14, y)], colour.stroke_width(2)));
         }
-        chart.configure_series_labels().background_style(WHITE.mix(0.8)).draw().map_err(plot)?;
-        area.present().map_err(plot)?;
+        chart.configure_series_labels().background_style(WHITE.mix(0.8)).draw().map_err(plot_error)?;
+        area.present().map_err(plot_error)?;
     }
     Ok(svg)
 }
@@ -174,7 +144,7 @@ fn faded(i: usize) -> RGBColor {
     RGBColor(r, g, b)
 }
 
-fn diagram(bins: &[Bin]) -> anyhow::Result<String> {
+fn reliability_diagram(bins: &[Bin]) -> anyhow::Result<String> {
     let mut svg = String::new();
     {
         let area = SVGBackend::with_string(&mut svg, (400, 300)).into_drawing_area();
@@ -183,24 +153,19 @@ fn diagram(bins: &[Bin]) -> anyhow::Result<String> {
             .x_label_area_size(32)
             .y_label_area_size(44)
             .build_cartesian_2d(0.0..1.0, 0.0..1.0)
-            .map_err(plot)?;
+            .map_err(plot_error)?;
         let mut mesh = chart.configure_mesh();
-        mesh.light_line_style(WHITE).x_desc("confidence").y_desc("accuracy").draw().map_err(plot)?;
+        mesh.light_line_style(WHITE).x_desc("confidence").y_desc("accuracy").draw().map_err(plot_error)?;
         let wide = 1.0 / bins.len() as f64;
         let bars = bins.iter().enumerate().filter(|(_, bin)| bin.pictures > 0).map(|(i, bin)| {
             let left = i as f64 * wide;
             Rectangle::new([(left + 0.008, 0.0), (left + wide - 0.008, bin.accuracy)], faded(0).filled())
         });
-        chart.draw_series(bars).map_err(plot)?;
-        chart.draw_series(LineSeries::new([(0.0, 0.0), (1.0, 1.0)], BLACK.mix(0.5))).map_err(plot)?;
-        area.present().map_err(plot)?;
+        chart.draw_series(bars).map_err(plot_error)?;
+        chart.draw_series(LineSeries::new([(0.0, 0.0), (1.0, 1.0)], BLACK.mix(0.5))).map_err(plot_error)?;
+        area.present().map_err(plot_error)?;
     }
     Ok(svg)
-}
-
-/// A plot's error in words.
-pub fn plot(error: impl std::fmt::Display) -> anyhow::Error {
-    anyhow!("a plot can't be drawn: {error}")
 }
 
 fn confusion(card: &Scorecard) -> String {
@@ -209,13 +174,13 @@ fn confusion(card: &Scorecard) -> String {
     for (truth, row) in card.confusion.iter().enumerate() {
         let all = row.iter().sum::<usize>().max(1) as f64;
         table += &format!("<tr><th>{}</th>", escape(&card.classes[truth]));
-        for (said, &n) in row.iter().enumerate() {
+        for (predicted, &n) in row.iter().enumerate() {
             let share = n as f64 / all;
-            let colour = if truth == said { "52, 132, 88" } else { "200, 60, 50" };
-            let (alpha, text) = if n == 0 { (0.04, "") } else { (0.15 + 0.7 * share, "") };
+            let colour = if truth == predicted { "52, 132, 88" } else { "200, 60, 50" };
+            let alpha = if n == 0 { 0.04 } else { 0.15 + 0.7 * share };
             let ink = if alpha > 0.6 { "#fff" } else { "inherit" };
-            let shown = if n == 0 { text.to_string() } else { n.to_string() };
-            table += &format!("<td style=\"background: rgba({colour}, {alpha:.2}); color: {ink}\">{shown}</td>");
+            let count = if n == 0 { String::new() } else { n.to_string() };
+            table += &format!("<td style=\"background: rgba({colour}, {alpha:.2}); color: {ink}\">{count}</td>");
         }
         table += &format!("<th>{:.3}</th></tr>", card.recall_per_class[truth]);
     }
@@ -249,7 +214,7 @@ fn speed(metrics: &[Metric]) -> String {
     )
 }
 
-fn bought(gain: &Gain) -> String {
+fn distillation_gain(gain: &DistillationGain) -> String {
     let rows: String = gain
         .rows
         .iter()
@@ -277,7 +242,7 @@ fn mistakes(validation: &Validation, data: &Dataset) -> anyhow::Result<String> {
     for prediction in ranked.into_iter().take(WORST) {
         let picture =
             data.files.iter().position(|f| *f == prediction.file).context("a predicted file is not in the data")?;
-        let said = argmax(&prediction.probabilities);
+        let predicted = argmax(&prediction.probabilities);
         let class = if wrong(prediction) { "wrong" } else { "right" };
         let rgb = data.pictures[picture].clone();
         let side = ((rgb.len() / 3) as f64).sqrt() as u32;
@@ -290,8 +255,8 @@ fn mistakes(validation: &Validation, data: &Dataset) -> anyhow::Result<String> {
             escape(prediction.file.rsplit('/').next().unwrap_or_default()),
             escape(&data.classes[prediction.truth]),
             prediction.probabilities[prediction.truth],
-            escape(&data.classes[said]),
-            prediction.probabilities[said],
+            escape(&data.classes[predicted]),
+            prediction.probabilities[predicted],
         )?;
     }
     Ok(body + "</div>")

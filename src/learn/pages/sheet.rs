@@ -12,7 +12,10 @@ use beltsight::{
     },
 };
 
-use crate::pictures::augment::{OPERATIONS, Strong, Weak, generator, strong, weak};
+use crate::{
+    pictures::augment::{OPERATIONS, StrongAugmentation, WeakAugmentation, strong_view, weak_view},
+    random::generator,
+};
 
 /// A `<section>` that needs nothing from outside: `picture` (`side * side * 3` bytes, HWC), weak and strong views, every
 /// operation at magnitudes 0, ½ and 1, every corruption at strengths 1 to 5.
@@ -20,29 +23,30 @@ use crate::pictures::augment::{OPERATIONS, Strong, Weak, generator, strong, weak
 /// # Errors
 /// When a picture can't be encoded.
 pub fn section(picture: &[u8], side: usize, seed: u64) -> anyhow::Result<String> {
-    let moved = Weak::for_side(side);
+    let weak = WeakAugmentation::for_side(side);
     let show = |name: &str, pictures: Vec<Vec<u8>>| -> anyhow::Result<String> {
         let cells = pictures.iter().map(|p| cell(p, side)).collect::<anyhow::Result<String>>()?;
         Ok(format!("<tr><th>{name}</th>{cells}</tr>"))
     };
     let stronger = |options, row| -> Vec<Vec<u8>> {
-        (0..4).map(|i| strong(picture, side, moved, &options, &mut generator(seed, row, i))).collect()
+        (0..4).map(|i| strong_view(picture, side, weak, &options, &mut generator(seed, row, i))).collect()
     };
     let mut views = show("picture", vec![picture.to_vec()])?;
-    views += &show("weak", (0..4).map(|i| weak(picture, side, moved, &mut generator(seed, 0, i))).collect())?;
-    views += &show("FixMatch", stronger(Strong::FIXMATCH, 1))?;
-    views += &show("Noisy Student", stronger(Strong::NOISY_STUDENT, 2))?;
+    views += &show("weak", (0..4).map(|i| weak_view(picture, side, weak, &mut generator(seed, 0, i))).collect())?;
+    views += &show("FixMatch", stronger(StrongAugmentation::FIXMATCH, 1))?;
+    views += &show("Noisy Student", stronger(StrongAugmentation::NOISY_STUDENT, 2))?;
 
     let mut operations = [String::new(), String::new()];
     for (i, operation) in OPERATIONS.into_iter().enumerate() {
-        let shown = [0.0, 0.5, 1.0].map(|magnitude| operation.apply(picture, side, magnitude, false));
-        operations[i * 2 / OPERATIONS.len()] += &show(operation.name(), shown.into())?;
+        let changed = [0.0, 0.5, 1.0].map(|magnitude| operation.apply(picture, side, magnitude, false));
+        operations[i * 2 / OPERATIONS.len()] += &show(operation.name(), changed.into())?;
     }
     let mut corruptions = String::new();
     for corruption in CORRUPTIONS {
         // One generator for the five: the same spot, specks or direction grows stronger.
-        let shown = (1..=5).map(|n| corrupt(picture, side, corruption, n, &mut generator(seed, 3, corruption as u64)));
-        corruptions += &show(corruption.name(), shown.collect::<Result<_, _>>()?)?;
+        let corrupted =
+            (1..=5).map(|n| corrupt(picture, side, corruption, n, &mut generator(seed, 3, corruption as u64)));
+        corruptions += &show(corruption.name(), corrupted.collect::<Result<_, _>>()?)?;
     }
     let table = |rows: &str| format!("<div class=\"scroll\"><table class=\"sheet\">{rows}</table></div>");
     Ok(format!(

@@ -80,7 +80,7 @@ impl Dataset {
 /// rest. With one seed a smaller choice is part of a larger one.
 ///
 /// # Errors
-/// In words, when a class has fewer.
+/// When a class has fewer.
 pub fn few(
     labels: &[usize],
     groups: &[usize],
@@ -120,7 +120,7 @@ pub fn few(
 /// fewest pictures are.
 ///
 /// # Errors
-/// In words, when there are fewer groups than folds.
+/// When there are fewer groups than folds.
 pub fn folds(labels: &[usize], groups: &[usize], count: usize, seed: u64) -> Result<Vec<usize>, String> {
     let mut members: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     for (picture, group) in groups.iter().enumerate() {

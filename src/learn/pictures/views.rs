@@ -12,7 +12,8 @@ use tch::{Device, Tensor, no_grad};
 
 use crate::{
     network::model::{Model, from_host, to_batch},
-    pictures::augment::{Strong, Weak, generator, strong, weak},
+    pictures::augment::{StrongAugmentation, WeakAugmentation, strong_view, weak_view},
+    random::generator,
 };
 
 const CHUNK: usize = 16;
@@ -35,7 +36,7 @@ pub enum View {
 
 /// One showing of a picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pick {
+pub struct PicturePass {
     /// Its index.
     pub picture: usize,
     /// How often it was shown before.
@@ -44,61 +45,61 @@ pub struct Pick {
 
 /// Draws views of pictures of `side * side * 3` bytes.
 #[derive(Clone, Copy, Debug)]
-pub struct Camera<'a> {
+pub struct Augmenter<'a> {
     /// The pictures.
     pub pictures: &'a [Vec<u8>],
     /// Side in pixels.
     pub side: usize,
     /// How far weak views stray.
-    pub weak: Weak,
+    pub weak: WeakAugmentation,
     /// Seed of the views.
     pub seed: u64,
 }
 
-impl Camera<'_> {
+impl Augmenter<'_> {
     /// The picture as `view` shows it at a pass.
-    pub fn draw(&self, view: View, pick: Pick) -> Vec<u8> {
-        let picture = &self.pictures[pick.picture];
+    pub fn draw(&self, view: View, showing: PicturePass) -> Vec<u8> {
+        let picture = &self.pictures[showing.picture];
         // Kinds are drawn independently: a strong view is moved otherwise than the weak one of the same pass.
         let kind = match view {
             View::Plain | View::Weak => 0,
             View::Strong => 1 << 32,
             View::Noisy => 2 << 32,
         };
-        let mut rng = generator(self.seed, pick.pass as u64, pick.picture as u64 | kind);
+        let mut rng = generator(self.seed, showing.pass as u64, showing.picture as u64 | kind);
         match view {
             View::Plain => picture.clone(),
-            View::Weak => weak(picture, self.side, self.weak, &mut rng),
-            View::Strong => strong(picture, self.side, self.weak, &Strong::FIXMATCH, &mut rng),
-            View::Noisy => strong(picture, self.side, self.weak, &Strong::NOISY_STUDENT, &mut rng),
+            View::Weak => weak_view(picture, self.side, self.weak, &mut rng),
+            View::Strong => strong_view(picture, self.side, self.weak, &StrongAugmentation::FIXMATCH, &mut rng),
+            View::Noisy => strong_view(picture, self.side, self.weak, &StrongAugmentation::NOISY_STUDENT, &mut rng),
         }
     }
 
     /// Several of them, in parallel.
-    pub fn draw_all(&self, view: View, picks: &[Pick]) -> Vec<Vec<u8>> {
-        picks.par_iter().map(|&pick| self.draw(view, pick)).collect()
+    pub fn draw_all(&self, view: View, showings: &[PicturePass]) -> Vec<Vec<u8>> {
+        showings.par_iter().map(|&showing| self.draw(view, showing)).collect()
     }
 }
 
 /// Inputs of the trained part.
 #[derive(Debug)]
-pub enum Views<'a> {
+pub enum ViewSource<'a> {
     /// The whole network is trained: a new view at every pass.
-    Fresh(Camera<'a>),
+    Fresh(Augmenter<'a>),
     /// Part of the network is frozen: some views per picture went through it.
-    Cached(BTreeMap<View, Bank>),
+    Cached(BTreeMap<View, ViewCache>),
 }
 
 /// Outputs of the frozen part.
 #[derive(Debug)]
-pub struct Bank {
+pub struct ViewCache {
     /// `[pictures * each, …]`, all views of a picture together.
     values: Tensor,
     /// Views per picture.
     each: usize,
 }
 
-impl Bank {
+impl ViewCache {
     fn rows(&self, rows: impl Iterator<Item = usize>) -> Tensor {
         self.values.index_select(0, &Tensor::from_slice(&rows.map(|i| i as i64).collect::<Vec<_>>()))
     }
@@ -143,7 +144,7 @@ pub fn through_trunk(
     Ok(Some(if cut == model.net.blocks.len() { all.flatten(1, 3) } else { all }))
 }
 
-impl<'a> Views<'a> {
+impl<'a> ViewSource<'a> {
     /// Sends `each` views of every kind in `kinds`, and the plain pictures, through the blocks before `cut`.
     ///
     /// # Errors
@@ -151,68 +152,69 @@ impl<'a> Views<'a> {
     pub fn cached(
         model: &Model,
         cut: usize,
-        camera: &Camera,
+        augmenter: &Augmenter,
         (kinds, each): (&[View], usize),
         mut tick: impl FnMut(usize) -> bool,
-    ) -> anyhow::Result<Option<Views<'a>>> {
-        let mut banks = BTreeMap::new();
+    ) -> anyhow::Result<Option<ViewSource<'a>>> {
+        let mut caches = BTreeMap::new();
         for &kind in [View::Plain].iter().chain(kinds) {
             let each = if kind == View::Plain { 1 } else { each };
-            let picks: Vec<Pick> = (0..camera.pictures.len())
-                .flat_map(|picture| (0..each).map(move |pass| Pick { picture, pass }))
+            let showings: Vec<PicturePass> = (0..augmenter.pictures.len())
+                .flat_map(|picture| (0..each).map(move |pass| PicturePass { picture, pass }))
                 .collect();
             let mut parts = Vec::new();
-            for chunk in picks.chunks(512) {
-                match through_trunk(model, cut, &camera.draw_all(kind, chunk), &mut tick)? {
+            for chunk in showings.chunks(512) {
+                match through_trunk(model, cut, &augmenter.draw_all(kind, chunk), &mut tick)? {
                     Some(part) => parts.push(part),
                     None => return Ok(None),
                 }
             }
-            banks.insert(kind, Bank { values: Tensor::cat(&parts, 0), each });
+            caches.insert(kind, ViewCache { values: Tensor::cat(&parts, 0), each });
         }
-        Ok(Some(Views::Cached(banks)))
+        Ok(Some(ViewSource::Cached(caches)))
     }
 
     /// Activations made elsewhere, `[pictures, …]` plain and `[pictures * each, …]` for weak views.
-    pub fn given(plain: Tensor, weak: Tensor, each: usize) -> Views<'static> {
-        Views::Cached(
-            [(View::Plain, Bank { values: plain, each: 1 }), (View::Weak, Bank { values: weak, each })].into(),
+    pub fn precomputed(plain: Tensor, weak: Tensor, each: usize) -> ViewSource<'static> {
+        ViewSource::Cached(
+            [(View::Plain, ViewCache { values: plain, each: 1 }), (View::Weak, ViewCache { values: weak, each })]
+                .into(),
         )
     }
 
     /// Views of some pictures.
     ///
     /// Cached ones come round again; pictures start at different views, so that every batch holds a mixture.
-    pub fn batch(&self, view: View, picks: &[Pick]) -> Tensor {
+    pub fn batch(&self, view: View, showings: &[PicturePass]) -> Tensor {
         match self {
-            Views::Fresh(camera) => to_tensor(&camera.draw_all(view, picks), camera.side),
-            Views::Cached(banks) => {
-                let bank = &banks[&view];
-                bank.rows(picks.iter().map(|p| p.picture * bank.each + (p.picture + p.pass) % bank.each))
+            ViewSource::Fresh(augmenter) => to_tensor(&augmenter.draw_all(view, showings), augmenter.side),
+            ViewSource::Cached(caches) => {
+                let cache = &caches[&view];
+                cache.rows(showings.iter().map(|p| p.picture * cache.each + (p.picture + p.pass) % cache.each))
             }
         }
     }
 
     /// The unchanged pictures at `indices`.
     pub fn plain(&self, indices: &[usize]) -> Tensor {
-        let picks: Vec<Pick> = indices.iter().map(|&picture| Pick { picture, pass: 0 }).collect();
-        self.batch(View::Plain, &picks)
+        let showings: Vec<PicturePass> = indices.iter().map(|&picture| PicturePass { picture, pass: 0 }).collect();
+        self.batch(View::Plain, &showings)
     }
 
-    /// Cached embeddings scaled to mean 0 and deviation 1 over the views of `pictures` that are `shown`, and the scale.
+    /// Cached embeddings scaled to mean 0 and deviation 1 over the views of kind `view` of `pictures`, and the scale.
     ///
     /// Only embeddings `[n, features]` can be scaled: other views come back as `None`.
-    pub fn standardised(&self, pictures: &[usize], shown: View) -> Option<(Views<'a>, Scale)> {
-        let Views::Cached(banks) = self else { return None };
-        let bank = banks.get(&shown)?;
-        if bank.values.dim() != 2 {
+    pub fn standardised(&self, pictures: &[usize], view: View) -> Option<(ViewSource<'a>, FeatureScaling)> {
+        let ViewSource::Cached(caches) = self else { return None };
+        let cache = caches.get(&view)?;
+        if cache.values.dim() != 2 {
             return None;
         }
-        let seen = bank.rows(pictures.iter().flat_map(|&i| i * bank.each..(i + 1) * bank.each));
-        let mean = seen.mean_dim(0i64, false, None);
-        let std = seen.std_dim(0i64, false, false).clamp_min(1e-3);
-        let banks = banks.iter().map(|(&view, bank)| (view, bank.map(|x| (x - &mean) / &std))).collect();
-        Some((Views::Cached(banks), Scale { mean, std }))
+        let embeddings = cache.rows(pictures.iter().flat_map(|&i| i * cache.each..(i + 1) * cache.each));
+        let mean = embeddings.mean_dim(0i64, false, None);
+        let std = embeddings.std_dim(0i64, false, false).clamp_min(1e-3);
+        let caches = caches.iter().map(|(&view, cache)| (view, cache.map(|x| (x - &mean) / &std))).collect();
+        Some((ViewSource::Cached(caches), FeatureScaling { mean, std }))
     }
 }
 
@@ -223,12 +225,12 @@ pub fn to_tensor(pictures: &[Vec<u8>], side: usize) -> Tensor {
 
 /// Mean and deviation per feature, `[features]` each.
 #[derive(Debug)]
-pub struct Scale {
+pub struct FeatureScaling {
     mean: Tensor,
     std: Tensor,
 }
 
-impl Scale {
+impl FeatureScaling {
     /// Turns a head for scaled embeddings into the equal head for raw ones: `W/σ`, `b − (W/σ) μ`.
     pub fn fold_into(&self, model: &mut Model) {
         no_grad(|| {
@@ -256,9 +258,9 @@ mod tests {
         let mut model = Model::random(&network::by_name("small", None).unwrap(), 3, 1);
         model.params.insert("head.weight".into(), Tensor::randn([3, 128], float));
         let raw = Tensor::randn([6, 128], float) * 3.0 + 1.0;
-        let bank = Bank { values: raw.shallow_clone(), each: 1 };
+        let cache = ViewCache { values: raw.shallow_clone(), each: 1 };
         let (scaled, scale) =
-            Views::Cached([(View::Plain, bank)].into()).standardised(&[0, 1, 2, 3], View::Plain).unwrap();
+            ViewSource::Cached([(View::Plain, cache)].into()).standardised(&[0, 1, 2, 3], View::Plain).unwrap();
         let wanted = model.head(&scaled.plain(&[4, 5]), None);
         scale.fold_into(&mut model);
         let found = model.head(&raw.narrow(0, 4, 2), None);
@@ -270,15 +272,19 @@ mod tests {
         let model = Model::random(&network::by_name("small", None).unwrap(), 3, 1);
         let pictures: Vec<Vec<u8>> =
             (0..3).map(|p| (0..64 * 64 * 3).map(|i| ((i * 7 + p * 40) % 256) as u8).collect()).collect();
-        let camera = Camera { pictures: &pictures, side: 64, weak: Weak::PHOTO, seed: 9 };
+        let augmenter = Augmenter { pictures: &pictures, side: 64, weak: WeakAugmentation::PHOTO, seed: 9 };
         let kinds = [View::Weak, View::Strong];
-        let cached = Views::cached(&model, 4, &camera, (&kinds, 2), |_| true).unwrap().unwrap();
+        let cached = ViewSource::cached(&model, 4, &augmenter, (&kinds, 2), |_| true).unwrap().unwrap();
         for kind in kinds {
             // Picture 1 starts at view 1: pass 1 shows it view 0 again, as `Fresh` does in pass 0.
-            let wanted = model.blocks(&Views::Fresh(camera).batch(kind, &[Pick { picture: 1, pass: 0 }]), 0..4, None);
-            let found = cached.batch(kind, &[Pick { picture: 1, pass: 1 }]);
+            let wanted = model.blocks(
+                &ViewSource::Fresh(augmenter).batch(kind, &[PicturePass { picture: 1, pass: 0 }]),
+                0..4,
+                None,
+            );
+            let found = cached.batch(kind, &[PicturePass { picture: 1, pass: 1 }]);
             assert!((wanted - found).abs().max().double_value(&[]) < 1e-4);
         }
-        assert!(Views::cached(&model, 4, &camera, (&kinds, 2), |_| false).unwrap().is_none());
+        assert!(ViewSource::cached(&model, 4, &augmenter, (&kinds, 2), |_| false).unwrap().is_none());
     }
 }

@@ -14,7 +14,7 @@ use crate::network::{model::Model, weights};
 
 /// A trained network and all that is known about it.
 #[derive(Debug)]
-pub struct Student {
+pub struct TrainedStudent {
     /// The network with its averaged weights.
     pub model: Model,
     /// Class names in the order of the logits.
@@ -31,7 +31,7 @@ pub struct Student {
 ///
 /// # Errors
 /// When the file can't be written, or what it holds gives other probabilities for `pictures` than the network does.
-pub fn write_weights(student: &Student, pictures: &[&[u8]], out: &Path) -> anyhow::Result<()> {
+pub fn write_weights(student: &TrainedStudent, pictures: &[&[u8]], out: &Path) -> anyhow::Result<()> {
     let path = out.join("weights.safetensors");
     let metadata = HashMap::from([
         ("net".to_string(), student.model.net.name.to_string()),
@@ -43,14 +43,15 @@ pub fn write_weights(student: &Student, pictures: &[&[u8]], out: &Path) -> anyho
     ]);
     weights::write(&path, &student.model.weights(), metadata)?;
     let (read, _) = weights::read(&path)?;
-    let mut again = Model::random(&student.model.net, student.classes.len(), 0);
-    for (name, value) in &mut again.params {
+    let mut restored = Model::random(&student.model.net, student.classes.len(), 0);
+    for (name, value) in &mut restored.params {
         *value = crate::network::model::from_host(read.get(name).with_context(|| format!("{name} was not written"))?);
     }
     let temperature = f64::from(student.thresholds.temperature);
-    let (wanted, found) =
-        (student.model.probabilities(pictures, temperature), again.probabilities(pictures, temperature));
-    let apart = wanted.iter().flatten().zip(found.iter().flatten()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let (trained, read_back) =
+        (student.model.probabilities(pictures, temperature), restored.probabilities(pictures, temperature));
+    let apart =
+        trained.iter().flatten().zip(read_back.iter().flatten()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     ensure!(apart <= 1e-6, "{}: read back, it gives probabilities {apart} away from the trained ones", path.display());
     Ok(())
 }

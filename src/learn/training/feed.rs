@@ -1,15 +1,13 @@
-//! What every step shows, drawn ahead of the loop on a thread of its own.
+//! The batches of a run, drawn ahead of the loop on a thread of its own.
 //!
-//! Invariant: a step's pictures are a function of (seed, step), so a resumed run sees what an unbroken one would.
+//! Invariant: a batch is a function of (seed, step), so a resumed run sees what an unbroken one would.
 
 use rand::seq::SliceRandom;
 
 use crate::{
-    methods::Wanted,
-    pictures::{
-        augment::generator,
-        views::{Camera, Pick},
-    },
+    methods::ViewRequest,
+    pictures::views::{Augmenter, PicturePass},
+    random::generator,
 };
 
 /// Steps that show every one of `labeled` pictures once; the rest that fills no batch is left out (it is another one each
@@ -19,7 +17,7 @@ pub fn steps_per_pass(labeled: usize, batch: usize) -> usize {
 }
 
 /// Endless shuffled passes over a pool, cut into batches; a function of (seed, step).
-pub struct Order<'a> {
+pub struct PoolSampler<'a> {
     /// Indices; may repeat some.
     pub pool: &'a [usize],
     /// Pictures per step.
@@ -30,59 +28,59 @@ pub struct Order<'a> {
     pub stream: u64,
 }
 
-impl Order<'_> {
-    /// The batch of a step: of a pool smaller than a batch several passes go into it.
-    fn picks(&self, step: usize) -> Vec<Pick> {
+impl PoolSampler<'_> {
+    /// The batch of a step: a pool smaller than a batch gives it several passes.
+    fn batch_at(&self, step: usize) -> Vec<PicturePass> {
         if self.pool.is_empty() || self.batch == 0 {
             return Vec::new();
         }
         let per_pass = steps_per_pass(self.pool.len(), self.batch);
         let passes = self.batch.div_ceil(self.pool.len());
         let (first, place) = if passes > 1 { (step * passes, 0) } else { (step / per_pass, step % per_pass) };
-        let mut picks = Vec::with_capacity(passes * self.pool.len());
+        let mut showings = Vec::with_capacity(passes * self.pool.len());
         for pass in first..first + passes {
             let mut order = self.pool.to_vec();
             order.shuffle(&mut generator(self.seed, pass as u64, self.stream));
-            picks.extend(order.into_iter().map(|picture| Pick { picture, pass }));
+            showings.extend(order.into_iter().map(|picture| PicturePass { picture, pass }));
         }
-        picks.into_iter().skip(place * self.batch).take(self.batch).collect()
+        showings.into_iter().skip(place * self.batch).take(self.batch).collect()
     }
 }
 
-/// What a step shows.
-pub struct Shown {
+/// What one step is trained on.
+pub struct Batch {
     /// Labeled pictures.
-    pub labeled: Vec<Pick>,
+    pub labeled: Vec<PicturePass>,
     /// Unlabeled pictures.
-    pub unlabeled: Vec<Pick>,
+    pub unlabeled: Vec<PicturePass>,
     /// Fresh views in the order in which they go through the network; none where they are cached.
-    pub drawn: Option<Vec<Vec<u8>>>,
+    pub fresh_views: Option<Vec<Vec<u8>>>,
 }
 
-/// Draws steps.
-pub struct Feed<'a> {
-    /// What the method wants to see.
-    pub wanted: Wanted,
+/// Draws the batches of a run.
+pub struct BatchFeed<'a> {
+    /// The views that the method asks for.
+    pub request: ViewRequest,
     /// Labeled pictures.
-    pub labeled: Order<'a>,
+    pub labeled: PoolSampler<'a>,
     /// Unlabeled pictures.
-    pub unlabeled: Order<'a>,
+    pub unlabeled: PoolSampler<'a>,
     /// Where fresh views come from; none where views are cached.
-    pub camera: Option<Camera<'a>>,
+    pub augmenter: Option<Augmenter<'a>>,
 }
 
-impl Feed<'_> {
-    /// The step's pictures.
-    pub fn show(&self, step: usize) -> Shown {
-        let (labeled, unlabeled) = (self.labeled.picks(step), self.unlabeled.picks(step));
-        let drawn = self.camera.map(|camera| {
-            let mut all = camera.draw_all(self.wanted.labeled, &labeled);
-            for &view in self.wanted.unlabeled {
-                all.extend(camera.draw_all(view, &unlabeled));
+impl BatchFeed<'_> {
+    /// The batch of a step.
+    pub fn batch(&self, step: usize) -> Batch {
+        let (labeled, unlabeled) = (self.labeled.batch_at(step), self.unlabeled.batch_at(step));
+        let fresh_views = self.augmenter.map(|augmenter| {
+            let mut views = augmenter.draw_all(self.request.labeled, &labeled);
+            for &view in self.request.unlabeled {
+                views.extend(augmenter.draw_all(view, &unlabeled));
             }
-            all
+            views
         });
-        Shown { labeled, unlabeled, drawn }
+        Batch { labeled, unlabeled, fresh_views }
     }
 }
 
@@ -93,12 +91,13 @@ mod tests {
     #[test]
     fn every_picture_comes_once_a_pass_and_a_small_pool_fills_the_batch_evenly() {
         let pool: Vec<usize> = (0..10).collect();
-        let order = Order { pool: &pool, batch: 5, seed: 1, stream: 0 };
-        let mut seen: Vec<usize> = [2, 3].map(|step| order.picks(step)).concat().iter().map(|p| p.picture).collect();
-        seen.sort_unstable();
-        assert_eq!(seen, pool);
-        assert!(order.picks(2).iter().all(|p| p.pass == 1));
-        let few = Order { pool: &pool[..4], batch: 8, ..order }.picks(3);
+        let sampler = PoolSampler { pool: &pool, batch: 5, seed: 1, stream: 0 };
+        let mut drawn: Vec<usize> =
+            [2, 3].map(|step| sampler.batch_at(step)).concat().iter().map(|p| p.picture).collect();
+        drawn.sort_unstable();
+        assert_eq!(drawn, pool);
+        assert!(sampler.batch_at(2).iter().all(|p| p.pass == 1));
+        let few = PoolSampler { pool: &pool[..4], batch: 8, ..sampler }.batch_at(3);
         assert_eq!(few.iter().map(|p| p.pass).collect::<Vec<_>>(), [6, 6, 6, 6, 7, 7, 7, 7]);
         assert!((0..4).all(|picture| few.iter().filter(|p| p.picture == picture).count() == 2));
     }

@@ -1,12 +1,14 @@
-//! Noisy Student's rounds (Xie et al. 2020, arXiv:1911.04252, algorithm 1).
+//! Noisy Student's generations (Xie et al. 2020, arXiv:1911.04252, algorithm 1): every student is the next teacher.
+//!
+//! The command line, the log and the checkpoints call a generation a *round*.
 
 use std::{collections::BTreeSet, time::Instant};
 
 use anyhow::ensure;
-use beltsight::network as architectures;
+use beltsight::{network as architectures, student::scorecard::argmax};
 use clap::Args;
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor, no_grad};
+use tch::{Kind, Tensor};
 
 use crate::{
     methods::{
@@ -14,19 +16,20 @@ use crate::{
         supervised::Supervised,
     },
     network::model::{Model, rows},
-    pictures::views::{View, Views, through_trunk},
+    pictures::views::{View, ViewSource},
     training::{
-        fit::{Ground, Pools},
-        trainer::Plan,
+        fit::FitContext,
+        plan::{PicturePools, TrainingPlan},
     },
 };
 
-/// Settings of the rounds.
+/// Settings of Noisy Student.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Args)]
-pub struct Rounds {
+pub struct Generations {
     /// Rounds after the first teacher.
-    #[arg(long, default_value_t = 3)]
-    pub rounds: usize,
+    #[arg(long = "rounds", value_name = "ROUNDS", default_value_t = 3)]
+    #[serde(rename = "rounds")]
+    pub count: usize,
     /// Pictures that the teacher is less sure of are left out.
     #[arg(long, default_value_t = 0.3)]
     pub threshold: f32,
@@ -52,89 +55,72 @@ pub struct Rounds {
 ///
 /// # Errors
 /// The trainer's; when the teacher is sure of no picture; when students are to grow over a frozen trunk.
-pub fn noisy_student(ground: &Ground, name: &str, settings: &Rounds, pools: &Pools) -> anyhow::Result<Model> {
-    let taught: Vec<usize> = pools.labeled.iter().filter_map(|&i| ground.labels[i]).collect();
+pub fn noisy_student(
+    context: &FitContext,
+    name: &str,
+    settings: &Generations,
+    pools: &PicturePools,
+) -> anyhow::Result<Model> {
     // The first teacher learns with noise too (algorithm 1, step 1).
-    let supervised =
-        Supervised { view: View::Noisy, ..Supervised::balanced(ground.label_smoothing, &taught, ground.classes) };
-    let noised = Plan { dropout: settings.dropout, survival: settings.survival, ..ground.plan.clone() };
-    let mut teacher = ground.train(&format!("{name} teacher"), ground.start, &noised, &supervised, pools)?;
-    for round in 1..=settings.rounds {
+    let supervised = Supervised { view: View::Noisy, ..context.supervised(pools) };
+    let noised = TrainingPlan { dropout: settings.dropout, survival: settings.survival, ..context.plan.clone() };
+    let mut teacher = context.train(&format!("{name} teacher"), context.start, &noised, &supervised, pools)?;
+    for generation in 1..=settings.count {
         // The teacher sees plain pictures and has no noise: its labels are as good as it can make them.
         let began = Instant::now();
-        let logits = answers(&teacher, ground, pools.unlabeled)?;
+        let logits = context.bulk_logits(&teacher, pools.unlabeled)?;
         let probabilities = rows(&logits.softmax(1, Kind::Float));
         let kept = filter_and_balance(pools.unlabeled, &probabilities, settings.threshold);
         let labeling = began.elapsed();
         println!(
-            "{name} round {round}: {} pictures labeled in {:.1} s, {} kept and balanced",
+            "{name} round {generation}: {} pictures labeled in {:.1} s, {} kept and balanced",
             pools.unlabeled.len(),
             labeling.as_secs_f64(),
             kept.len()
         );
-        ensure!(!kept.is_empty(), "round {round}: the teacher is sure of no picture; lower --threshold");
+        ensure!(!kept.is_empty(), "round {generation}: the teacher is sure of no picture; lower --threshold");
         let distinct: BTreeSet<usize> = kept.iter().copied().collect();
-        let student = NoisyStudent {
-            teacher: table(&probabilities, pools.unlabeled, ground, settings.hard),
+        let method = NoisyStudent {
+            teacher: teacher_table(&probabilities, pools.unlabeled, context, settings.hard),
             ratio: settings.mu,
             kept: distinct.len() as f64 / pools.unlabeled.len() as f64,
             labeling,
         };
-        let start = grown(settings, round, ground)?;
-        let pools = Pools { unlabeled: &kept, ..*pools };
-        teacher = ground.train(
-            &format!("{name} round {round}"),
-            start.as_ref().unwrap_or(ground.start),
-            &noised,
-            &student,
-            &pools,
-        )?;
+        let grown = grown_student(settings, generation, context)?;
+        let start = grown.as_ref().unwrap_or(context.start);
+        let pools = PicturePools { unlabeled: &kept, ..*pools };
+        teacher = context.train(&format!("{name} round {generation}"), start, &noised, &method, &pools)?;
     }
     Ok(teacher)
 }
 
-/// A network's logits `[pictures, classes]` for plain pictures, through ONNX Runtime wherever a whole trunk has to be
-/// run.
-///
-/// # Errors
-/// ONNX Runtime's.
-pub fn answers(model: &Model, ground: &Ground, pictures: &[usize]) -> anyhow::Result<Tensor> {
-    if let Views::Fresh(camera) = ground.views {
-        let chosen: Vec<Vec<u8>> = pictures.iter().map(|&i| camera.pictures[i].clone()).collect();
-        if let Some(embedding) = through_trunk(model, model.net.blocks.len(), &chosen, |_| true)? {
-            return Ok(no_grad(|| model.head(&embedding, None)));
-        }
-    }
-    let logits = ground.logits(model, pictures);
-    Ok(Tensor::from_slice(&logits.concat()).view([pictures.len() as i64, -1]))
-}
-
 /// The teacher's answers by picture `[pictures, classes]`; zeros for pictures outside the pool.
-fn table(probabilities: &[Vec<f32>], pool: &[usize], ground: &Ground, hard: bool) -> Tensor {
-    let mut table = vec![0f32; ground.labels.len() * ground.classes];
+fn teacher_table(probabilities: &[Vec<f32>], pool: &[usize], context: &FitContext, hard: bool) -> Tensor {
+    let classes = context.classes;
+    let mut table = vec![0f32; context.labels.len() * classes];
     for (row, &picture) in probabilities.iter().zip(pool) {
-        let place = &mut table[picture * ground.classes..(picture + 1) * ground.classes];
+        let answer = &mut table[picture * classes..(picture + 1) * classes];
         if hard {
-            place[beltsight::student::scorecard::argmax(row)] = 1.0;
+            answer[argmax(row)] = 1.0;
         } else {
-            place.copy_from_slice(row);
+            answer.copy_from_slice(row);
         }
     }
-    Tensor::from_slice(&table).view([-1, ground.classes as i64])
+    Tensor::from_slice(&table).view([-1, classes as i64])
 }
 
-/// The network that a round's student starts from, where it is another one than the teacher's.
-fn grown(settings: &Rounds, round: usize, ground: &Ground) -> anyhow::Result<Option<Model>> {
-    let Some(name) = settings.students.get(round - 1).or(settings.students.last()) else { return Ok(None) };
-    if name == ground.start.net.name {
+/// The network that a generation's student starts from, where it is another one than the teacher's.
+fn grown_student(settings: &Generations, generation: usize, context: &FitContext) -> anyhow::Result<Option<Model>> {
+    let Some(name) = settings.students.get(generation - 1).or(settings.students.last()) else { return Ok(None) };
+    if name == context.start.net.name {
         return Ok(None);
     }
     ensure!(
-        matches!(ground.views, Views::Fresh(_)),
+        matches!(context.views, ViewSource::Fresh(_)),
         "students can grow only where whole networks are trained: --trainable all"
     );
-    let net = architectures::by_name(name, Some(ground.start.net.input))
+    let net = architectures::by_name(name, Some(context.start.net.input))
         .ok_or_else(|| anyhow::anyhow!("--students names {name}; known are {:?}", architectures::NAMES))?;
-    let student = Model::random(&net, ground.classes, ground.plan.seed.wrapping_add(round as u64));
-    Ok(Some(student.on(ground.start.device())))
+    let student = Model::random(&net, context.classes, context.plan.seed.wrapping_add(generation as u64));
+    Ok(Some(student.on(context.start.device())))
 }

@@ -1,4 +1,4 @@
-//! `metrics.jsonl`: what a run tells of itself while it trains.
+//! `metrics.jsonl`: the log of a run, one line per pass.
 
 use std::{collections::BTreeMap, fs, io, path::Path, time::Duration};
 
@@ -37,7 +37,7 @@ pub struct Metric {
     /// Share of the time spent in the backward pass.
     pub backward: f64,
     /// Share of the time spent making pseudo-labels; a teacher's, made before the first step, belong to the first line.
-    #[serde(default)] // lines of before it was kept
+    #[serde(default)] // older lines lack it
     pub labeling: f64,
     /// How long all that took.
     #[serde(default)]
@@ -46,10 +46,10 @@ pub struct Metric {
 
 /// Sums since the last line of the log.
 #[derive(Default)]
-pub struct Tally {
+pub struct StepStatistics {
     steps: f64,
     /// Views that went through the network.
-    pub shown: usize,
+    pub views: usize,
     loss: f64,
     parts: BTreeMap<String, f64>,
     unlabeled: f64,
@@ -64,7 +64,7 @@ pub struct Tally {
     pub labeling: Duration,
 }
 
-impl Tally {
+impl StepStatistics {
     /// Counts one step; `labels` is the truth about `unlabeled` pictures, where it is known.
     pub fn add(&mut self, loss: &Loss, unlabeled: &[usize], labels: &[Option<usize>]) {
         self.steps += 1.0;
@@ -72,9 +72,9 @@ impl Tally {
         for (name, value) in &loss.parts {
             *self.parts.entry(name.to_string()).or_default() += value.double_value(&[]);
         }
-        let Some(claims) = &loss.claims else { return };
+        let Some(targets) = &loss.pseudo_targets else { return };
         self.unlabeled += unlabeled.len() as f64;
-        let (kept, classes) = (to_host(&claims.kept).1, to_host(&claims.classes).1);
+        let (kept, classes) = (to_host(&targets.kept).1, to_host(&targets.classes).1);
         for ((&picture, class), kept) in unlabeled.iter().zip(classes).zip(kept).filter(|(_, kept)| *kept > 0.0) {
             self.kept += f64::from(kept);
             if let Some(truth) = labels[picture] {
@@ -83,43 +83,43 @@ impl Tally {
             }
         }
     }
-}
 
-/// The line that sums `tally` up, which `took` this long: at `step` of `run`, `pass` steps a line; `checked` is validation
-/// loss and accuracy.
-pub fn line(
-    tally: Tally,
-    took: Duration,
-    (run, step, pass): (&str, usize, usize),
-    lr: f64,
-    checked: Option<(f64, f64)>,
-) -> Metric {
-    let seconds = took.as_secs_f64().max(1e-9);
-    let share = |part: f64, whole: f64| (whole > 0.0).then(|| part / whole);
-    Metric {
-        run: run.into(),
-        epoch: step.div_ceil(pass),
-        step,
-        loss: tally.loss / tally.steps,
-        parts: tally.parts.into_iter().map(|(name, sum)| (name, sum / tally.steps)).collect(),
-        coverage: share(tally.kept, tally.unlabeled),
-        precision: share(tally.right, tally.checked),
-        lr,
-        validation_loss: checked.map(|c| c.0),
-        validation_accuracy: checked.map(|c| c.1),
-        pictures_per_second: tally.shown as f64 / seconds,
-        waiting: tally.waiting.as_secs_f64() / seconds,
-        backward: tally.backward.as_secs_f64() / seconds,
-        labeling: tally.labeling.as_secs_f64() / seconds,
-        seconds,
+    /// The log's line about these steps, which took `took`: `step` of `run` is reached, `pass` steps make a line;
+    /// `validation` is loss and accuracy.
+    pub fn into_metric(
+        self,
+        took: Duration,
+        (run, step, pass): (&str, usize, usize),
+        lr: f64,
+        validation: Option<(f64, f64)>,
+    ) -> Metric {
+        let seconds = took.as_secs_f64().max(1e-9);
+        let share = |part: f64, whole: f64| (whole > 0.0).then(|| part / whole);
+        Metric {
+            run: run.into(),
+            epoch: step.div_ceil(pass),
+            step,
+            loss: self.loss / self.steps,
+            parts: self.parts.into_iter().map(|(name, sum)| (name, sum / self.steps)).collect(),
+            coverage: share(self.kept, self.unlabeled),
+            precision: share(self.right, self.checked),
+            lr,
+            validation_loss: validation.map(|(loss, _)| loss),
+            validation_accuracy: validation.map(|(_, accuracy)| accuracy),
+            pictures_per_second: self.views as f64 / seconds,
+            waiting: self.waiting.as_secs_f64() / seconds,
+            backward: self.backward.as_secs_f64() / seconds,
+            labeling: self.labeling.as_secs_f64() / seconds,
+            seconds,
+        }
     }
 }
 
-/// All lines of `metrics.jsonl`, but for a last one that a kill or a full disk has cut; none when there is no such file.
+/// All lines of `metrics.jsonl` except a last one that a kill or a full disk cut short; none when the file is missing.
 ///
 /// # Errors
-/// The system's, or a line that is no metric.
-pub fn metrics(out: &Path) -> io::Result<Vec<Metric>> {
+/// The system's, or a line that is not a metric.
+pub fn read(out: &Path) -> io::Result<Vec<Metric>> {
     match fs::read_to_string(out.join("metrics.jsonl")) {
         Ok(text) => {
             let whole = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
@@ -134,18 +134,18 @@ pub fn metrics(out: &Path) -> io::Result<Vec<Metric>> {
 ///
 /// # Errors
 /// The system's.
-pub fn note(out: &Path, metric: &Metric) -> io::Result<()> {
+pub fn append(out: &Path, metric: &Metric) -> io::Result<()> {
     let mut file = fs::File::options().create(true).append(true).open(out.join("metrics.jsonl"))?;
     io::Write::write_all(&mut file, format!("{}\n", serde_json::to_string(metric)?).as_bytes())
 }
 
-/// Takes out what `run` wrote after step `done`, because it is about to be written again.
+/// Removes what `run` wrote after step `done`, because it is about to be written again.
 ///
 /// # Errors
-/// The system's, or a line that is no metric.
-pub fn forget(out: &Path, run: &str, done: usize) -> io::Result<()> {
+/// The system's, or a line that is not a metric.
+pub fn truncate_after(out: &Path, run: &str, done: usize) -> io::Result<()> {
     let mut text = String::new();
-    for metric in metrics(out)?.iter().filter(|m| m.run != run || m.step <= done) {
+    for metric in read(out)?.iter().filter(|m| m.run != run || m.step <= done) {
         text += &format!("{}\n", serde_json::to_string(metric)?);
     }
     fs::create_dir_all(out)?;

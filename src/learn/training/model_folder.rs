@@ -18,7 +18,7 @@ use beltsight::{
     },
 };
 
-use crate::training::export::Student;
+use crate::training::export::TrainedStudent;
 
 /// Largest difference of a probability between the trained network and its float32 graph.
 const FLOAT_TOLERANCE: f64 = 1e-4;
@@ -32,7 +32,7 @@ const CALIBRATION: usize = 128;
 ///
 /// # Errors
 /// When the float32 graph differs by more than [`FLOAT_TOLERANCE`], or a file can't be written.
-pub fn write(student: &Student, pictures: &[&[u8]], version: &str, out: &Path) -> anyhow::Result<Manifest> {
+pub fn write(student: &TrainedStudent, pictures: &[&[u8]], version: &str, out: &Path) -> anyhow::Result<Manifest> {
     let net = &student.model.net;
     let classes = student.classes.len();
     let weights: onnx::Weights =
@@ -98,13 +98,13 @@ pub fn write(student: &Student, pictures: &[&[u8]], version: &str, out: &Path) -
 fn compare(onnx: &[u8], pictures: &[&[u8]], trained: &[Vec<f32>], temperature: f32) -> anyhow::Result<(f64, f64)> {
     let mut engine = Engine::open(onnx, Device::Cpu, 0)?;
     let (mut apart, mut same) = (0f64, 0);
-    for (chunk, wanted) in pictures.chunks(16).zip(trained.chunks(16)) {
+    for (chunk, trained_rows) in pictures.chunks(16).zip(trained.chunks(16)) {
         let owned: Vec<Vec<u8>> = chunk.iter().map(|p| p.to_vec()).collect();
         let outputs = engine.run_all(&owned, 16)?;
-        for (row, wanted) in outputs.logits.rows().into_iter().zip(wanted) {
+        for (row, trained_row) in outputs.logits.rows().into_iter().zip(trained_rows) {
             let found = softmax(&row.to_vec(), temperature);
-            same += usize::from(argmax(&found) == argmax(wanted));
-            apart = found.iter().zip(wanted).map(|(a, b)| f64::from((a - b).abs())).fold(apart, f64::max);
+            same += usize::from(argmax(&found) == argmax(trained_row));
+            apart = found.iter().zip(trained_row).map(|(a, b)| f64::from((a - b).abs())).fold(apart, f64::max);
         }
     }
     Ok((apart, same as f64 / trained.len().max(1) as f64))

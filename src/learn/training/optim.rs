@@ -15,14 +15,14 @@ const MOMENTUM: f64 = 0.9;
 /// Tensors of many shapes side by side in one: what is done to all of them is then one operation instead of a hundred,
 /// which is what a small network's step on a GPU would otherwise wait for.
 #[derive(Debug)]
-pub struct Flat {
+pub struct FlatParams {
     /// All values, `[n]`.
     pub values: Tensor,
     /// The same memory by name and in shape.
     pub parts: Params,
 }
 
-impl Flat {
+impl FlatParams {
     /// Copies of the `names` of `params`.
     pub fn copy(params: &Params, names: &[String]) -> Self {
         let mut sorted: Vec<&String> = names.iter().collect();
@@ -59,18 +59,18 @@ pub struct Sgd {
     /// λ per value: applied to kernels only, never to BatchNorm or biases.
     decay: Tensor,
     /// v.
-    pub momentum: Flat,
+    pub momentum: FlatParams,
 }
 
 impl Sgd {
     /// Momentum at zero for every one of `weights`.
-    pub fn new(weights: &Flat, weight_decay: f64) -> Self {
+    pub fn new(weights: &FlatParams, weight_decay: f64) -> Self {
         let decay = weights.filled(|name| if is_kernel(name) { weight_decay } else { 0.0 }).values;
         Self { decay, momentum: weights.filled(|_| 0.0) }
     }
 
     /// `g ← ∇ + λw; v ← 0.9 v + g; w ← w − lr (g + 0.9 v)`.
-    pub fn step(&mut self, weights: &mut Flat, gradient: &Tensor, lr: f64) {
+    pub fn step(&mut self, weights: &mut FlatParams, gradient: &Tensor, lr: f64) {
         no_grad(|| {
             let g = gradient + &weights.values * &self.decay;
             let v = &mut self.momentum.values;
@@ -118,15 +118,15 @@ pub struct Ema {
     /// d, the share of the old average that stays; smaller in the first steps, see [`Ema::decay_at`].
     pub decay: f64,
     /// The averaged weights.
-    pub average: Flat,
+    pub average: FlatParams,
     /// The running statistics that belong to them.
-    pub buffers: Flat,
+    pub buffers: FlatParams,
 }
 
 impl Ema {
     /// Starts at `weights` and `buffers`.
-    pub fn new(weights: &Flat, buffers: &Flat, decay: f64) -> Self {
-        let copy = |flat: &Flat| Flat::copy(&flat.parts, &flat.parts.keys().cloned().collect::<Vec<_>>());
+    pub fn new(weights: &FlatParams, buffers: &FlatParams, decay: f64) -> Self {
+        let copy = |flat: &FlatParams| FlatParams::copy(&flat.parts, &flat.parts.keys().cloned().collect::<Vec<_>>());
         Self { decay, average: copy(weights), buffers: copy(buffers) }
     }
 
@@ -141,7 +141,7 @@ impl Ema {
     }
 
     /// `a ← d a + (1 − d) w`.
-    pub fn update(&mut self, weights: &Flat, buffers: &Flat, step: usize) {
+    pub fn update(&mut self, weights: &FlatParams, buffers: &FlatParams, step: usize) {
         let keep = self.decay_at(step);
         no_grad(|| {
             let _ = self.average.values.lerp_(&weights.values, 1.0 - keep);
@@ -157,8 +157,8 @@ mod tests {
 
     use super::*;
 
-    fn one(name: &str, value: f64) -> Flat {
-        Flat::copy(&[(name.to_string(), Tensor::from_slice(&[value as f32]))].into(), &[name.to_string()])
+    fn one(name: &str, value: f64) -> FlatParams {
+        FlatParams::copy(&[(name.to_string(), Tensor::from_slice(&[value as f32]))].into(), &[name.to_string()])
     }
 
     #[test]
@@ -195,7 +195,7 @@ mod tests {
             ("a".to_string(), Tensor::from_slice(&[5f32])),
         ]
         .into();
-        let mut flat = Flat::copy(&table, &["b".to_string(), "a".to_string()]);
+        let mut flat = FlatParams::copy(&table, &["b".to_string(), "a".to_string()]);
         assert_eq!(Vec::<f32>::try_from(&flat.values).unwrap(), [5.0, 1.0, 2.0, 3.0, 4.0]);
         let _ = flat.values.g_mul_scalar_(2.0);
         assert_eq!(flat.parts["b"].double_value(&[1, 0]), 6.0);

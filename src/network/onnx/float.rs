@@ -2,10 +2,10 @@
 
 use super::{
     OnnxError, Weights,
-    fold::{affine, fold, get, shape},
+    fold::{batch_norm_factors, checked_tensor, fold, kernel_shape},
     graph::{Dim, Graph, float, int, ints},
 };
-use crate::network::{Activation, Conv, Entry, LEAK, Net, onnx::proto::AttributeProto};
+use crate::network::{Activation, Conv, LEAK, Net, PreActivation, onnx::proto::AttributeProto};
 
 /// Name of the normalised picture.
 pub(super) const NORMALISED: &str = "normalised";
@@ -15,15 +15,20 @@ pub(super) const NORMALISED: &str = "normalised";
 /// # Errors
 /// [`OnnxError`], naming the weight that is missing or ill-shaped.
 pub fn export(net: &Net, weights: &Weights, classes: usize) -> Result<Vec<u8>, OnnxError> {
-    build(net, weights, classes, &[])
+    float_graph(net, weights, classes, &[])
 }
 
-/// The float graph with the values `watched` as further outputs.
-pub(super) fn build(net: &Net, weights: &Weights, classes: usize, watched: &[String]) -> Result<Vec<u8>, OnnxError> {
+/// The float graph with the values `observed` as further outputs.
+pub(super) fn float_graph(
+    net: &Net,
+    weights: &Weights,
+    classes: usize,
+    observed: &[String],
+) -> Result<Vec<u8>, OnnxError> {
     let mut graph = Graph::default();
     let value = trunk(&mut graph, net, weights, net.blocks.len())?;
-    finish(&mut graph, net, weights, classes, &value)?;
-    for name in watched {
+    write_head(&mut graph, net, weights, classes, &value)?;
+    for name in observed {
         graph.output(name, &[Dim::Batch, Dim::Any, Dim::Any, Dim::Any]);
     }
     Ok(graph.encode(net.name))
@@ -51,9 +56,10 @@ fn trunk(graph: &mut Graph, net: &Net, weights: &Weights, cut: usize) -> Result<
     let mut clip = None;
     for (index, block) in net.blocks[..cut].iter().enumerate() {
         let input = value.clone();
-        if let Some(entry) = &block.entry {
-            let raw = enter(graph, net, entry, weights, &value)?;
-            value = activate(graph, entry.activation, &format!("{}.out", entry.name), &raw, &mut clip);
+        if let Some(pre_activation) = &block.pre_activation {
+            let raw = pre_activate(graph, net, pre_activation, weights, &value)?;
+            value =
+                activate(graph, pre_activation.activation, &format!("{}.out", pre_activation.name), &raw, &mut clip);
         }
         for conv in &block.convs {
             value = convolve(graph, net, conv, weights, &value, &mut clip)?;
@@ -70,22 +76,22 @@ fn trunk(graph: &mut Graph, net: &Net, weights: &Weights, cut: usize) -> Result<
 }
 
 /// BatchNorm that can't be folded, because a skip connection goes around it: one multiply and one add.
-pub(super) fn enter(
+pub(super) fn pre_activate(
     graph: &mut Graph,
     net: &Net,
-    entry: &Entry,
+    pre_activation: &PreActivation,
     weights: &Weights,
     value: &str,
 ) -> Result<String, OnnxError> {
     let (factors, shifts): (Vec<f64>, Vec<f64>) =
-        affine(net, &entry.name, entry.channels, weights)?.into_iter().unzip();
+        batch_norm_factors(net, &pre_activation.name, pre_activation.channels, weights)?.into_iter().unzip();
     let mut constant = |part: &str, values: Vec<f64>| {
         let values: Vec<f32> = values.into_iter().map(|v| v as f32).collect();
-        graph.floats(&format!("{}.{part}", entry.name), &[1, entry.channels, 1, 1], &values)
+        graph.floats(&format!("{}.{part}", pre_activation.name), &[1, pre_activation.channels, 1, 1], &values)
     };
     let (factor, shift) = (constant("factor", factors), constant("shift", shifts));
-    let scaled = graph.node("Mul", &format!("{}.scaled", entry.name), &[value, &factor], vec![]);
-    Ok(graph.node("Add", &format!("{}.raw", entry.name), &[&scaled, &shift], vec![]))
+    let scaled = graph.node("Mul", &format!("{}.scaled", pre_activation.name), &[value, &factor], vec![]);
+    Ok(graph.node("Add", &format!("{}.raw", pre_activation.name), &[&scaled, &shift], vec![]))
 }
 
 /// A convolution, BatchNorm folded in, and its activation.
@@ -98,7 +104,7 @@ fn convolve(
     clip: &mut Option<[String; 2]>,
 ) -> Result<String, OnnxError> {
     let folded = fold(net, conv, weights)?;
-    let weight = graph.floats(&format!("{}.weight", conv.name), &shape(conv), &folded.weight);
+    let weight = graph.floats(&format!("{}.weight", conv.name), &kernel_shape(conv), &folded.weight);
     let bias = graph.floats(&format!("{}.bias", conv.name), &[conv.outputs], &folded.bias);
     let inputs = [value, &weight, &bias];
     if conv.activation == Activation::Linear {
@@ -173,15 +179,15 @@ pub(super) fn attributes(conv: &Conv) -> Vec<AttributeProto> {
 
 /// Pooling, embedding and classifier, in float in both files: they are 0.3 % of the multiplications, and the embedding
 /// keeps its precision.
-pub(super) fn finish(
+pub(super) fn write_head(
     graph: &mut Graph,
     net: &Net,
     weights: &Weights,
     classes: usize,
     trunk: &str,
 ) -> Result<(), OnnxError> {
-    let weight = &get(weights, "head.weight", &[classes, net.features])?.data;
-    let bias = &get(weights, "head.bias", &[classes])?.data;
+    let weight = &checked_tensor(weights, "head.weight", &[classes, net.features])?.data;
+    let bias = &checked_tensor(weights, "head.bias", &[classes])?.data;
     let pooled = graph.node("GlobalAveragePool", "pooled", &[trunk], vec![]);
     let embedding = graph.node("Flatten", "embedding", &[&pooled], vec![]);
     let weight = graph.floats("head.weight", &[classes, net.features], weight);

@@ -6,7 +6,7 @@ use super::{OnnxError, Tensor, Weights};
 use crate::network::{Conv, Net, Norm};
 
 /// A convolution with its BatchNorm folded in.
-pub struct Folded {
+pub struct FoldedConv {
     /// `[out, in / groups, k, k]`.
     pub weight: Vec<f32>,
     /// `[out]`.
@@ -14,12 +14,12 @@ pub struct Folded {
 }
 
 /// Shape of a convolution's weight.
-pub fn shape(conv: &Conv) -> [usize; 4] {
+pub fn kernel_shape(conv: &Conv) -> [usize; 4] {
     [conv.outputs, conv.inputs / conv.groups, conv.kernel, conv.kernel]
 }
 
 /// The tensor `name`, checked against `wanted`.
-pub fn get<'a>(weights: &'a Weights, name: &str, wanted: &[usize]) -> Result<&'a Tensor, OnnxError> {
+pub fn checked_tensor<'a>(weights: &'a Weights, name: &str, wanted: &[usize]) -> Result<&'a Tensor, OnnxError> {
     let tensor = weights.get(name).ok_or_else(|| OnnxError::Missing(name.into()))?;
     if tensor.shape != wanted || tensor.data.len() != wanted.iter().product::<usize>() {
         return Err(OnnxError::Shape {
@@ -33,8 +33,13 @@ pub fn get<'a>(weights: &'a Weights, name: &str, wanted: &[usize]) -> Result<&'a
 }
 
 /// BatchNorm `name` as a factor and a shift per channel, computed in f64: `γ/√(σ²+ε)`, `β − μ·γ/√(σ²+ε)`.
-pub fn affine(net: &Net, name: &str, channels: usize, weights: &Weights) -> Result<Vec<(f64, f64)>, OnnxError> {
-    let norm = |part: &str| get(weights, &format!("{name}.bn.{part}"), &[channels]).map(|t| &t.data);
+pub fn batch_norm_factors(
+    net: &Net,
+    name: &str,
+    channels: usize,
+    weights: &Weights,
+) -> Result<Vec<(f64, f64)>, OnnxError> {
+    let norm = |part: &str| checked_tensor(weights, &format!("{name}.bn.{part}"), &[channels]).map(|t| &t.data);
     let (gamma, beta, mean, variance) = (norm("weight")?, norm("bias")?, norm("running_mean")?, norm("running_var")?);
     if variance.iter().any(|v| *v < 0.0) {
         return Err(OnnxError::NotFinite(format!("{name}.bn.running_var")));
@@ -47,17 +52,17 @@ pub fn affine(net: &Net, name: &str, channels: usize, weights: &Weights) -> Resu
 }
 
 /// Folds one convolution, computing in f64; one with a bias or nothing instead of BatchNorm is as it is.
-pub fn fold(net: &Net, conv: &Conv, weights: &Weights) -> Result<Folded, OnnxError> {
-    let Tensor { data: weight, .. } = get(weights, &format!("{}.weight", conv.name), &shape(conv))?;
+pub fn fold(net: &Net, conv: &Conv, weights: &Weights) -> Result<FoldedConv, OnnxError> {
+    let Tensor { data: weight, .. } = checked_tensor(weights, &format!("{}.weight", conv.name), &kernel_shape(conv))?;
     let factors = match conv.norm {
         Norm::Bias => {
-            let bias = get(weights, &format!("{}.bias", conv.name), &[conv.outputs])?;
-            return Ok(Folded { weight: weight.clone(), bias: bias.data.clone() });
+            let bias = checked_tensor(weights, &format!("{}.bias", conv.name), &[conv.outputs])?;
+            return Ok(FoldedConv { weight: weight.clone(), bias: bias.data.clone() });
         }
-        Norm::None => return Ok(Folded { weight: weight.clone(), bias: vec![0.0; conv.outputs] }),
-        Norm::Batch => affine(net, &conv.name, conv.outputs, weights)?,
+        Norm::None => return Ok(FoldedConv { weight: weight.clone(), bias: vec![0.0; conv.outputs] }),
+        Norm::Batch => batch_norm_factors(net, &conv.name, conv.outputs, weights)?,
     };
-    let mut folded = Folded { weight: Vec::with_capacity(weight.len()), bias: Vec::with_capacity(conv.outputs) };
+    let mut folded = FoldedConv { weight: Vec::with_capacity(weight.len()), bias: Vec::with_capacity(conv.outputs) };
     for (kernel, (factor, shift)) in weight.chunks(weight.len() / conv.outputs).zip(factors) {
         folded.weight.extend(kernel.iter().map(|w| (f64::from(*w) * factor) as f32));
         folded.bias.push(shift as f32);

@@ -46,7 +46,7 @@ pub enum OnnxError {
         wanted: Vec<usize>,
     },
     /// A weight is infinite or not a number, or a running variance is negative.
-    #[error("the weight `{0}` holds a value that is no finite number (or a negative variance)")]
+    #[error("the weight `{0}` holds a value that is not a finite number (or a negative variance)")]
     NotFinite(String),
     /// Ranges can't be measured without pictures.
     #[error("int8 needs calibration pictures to measure the ranges of activations; none were given")]

@@ -14,10 +14,12 @@
 
 use super::{
     OnnxError, Weights,
-    float::{NORMALISED, attributes, build, enter, finish, leaky_relu, normalise, output_of, planes, sum_of},
-    fold::{Folded, fold, shape},
+    float::{
+        NORMALISED, attributes, float_graph, leaky_relu, normalise, output_of, planes, pre_activate, sum_of, write_head,
+    },
+    fold::{FoldedConv, fold, kernel_shape},
     graph::{Graph, int},
-    ranges::{Range, observe},
+    ranges::{ValueRange, observe},
 };
 use crate::network::{Activation, Conv, LEAK, Net};
 
@@ -27,31 +29,37 @@ use crate::network::{Activation, Conv, LEAK, Net};
 /// # Errors
 /// [`OnnxError`], naming the weight that is missing or ill-shaped, or what ONNX Runtime said to the calibration run.
 pub fn quantize(net: &Net, weights: &Weights, classes: usize, calibration: &[Vec<u8>]) -> Result<Vec<u8>, OnnxError> {
-    let watched = watched(net);
-    let float = build(net, weights, classes, &watched)?;
+    let observed = observed_values(net);
+    let float = float_graph(net, weights, classes, &observed)?;
     if calibration.is_empty() {
         return Err(OnnxError::NoPictures);
     }
-    let ranges = observe(&float, calibration, net.input, &watched)?;
+    let ranges = observe(&float, calibration, net.input, &observed)?;
     let mut ranges = ranges.into_iter();
-    let mut next = || ranges.next().unwrap_or_default();
+    let mut next_range = || ranges.next().unwrap_or_default();
 
     let mut graph = Graph::default();
     let image = graph.image(net.input);
-    let mut value = input(&mut graph, net, &image, next());
+    let mut value = input(&mut graph, net, &image, next_range());
     for (index, block) in net.blocks.iter().enumerate() {
         let input = value.clone();
-        if let Some(entry) = &block.entry {
-            let float = value.dequantize(&mut graph, &entry.name);
-            let raw = enter(&mut graph, net, entry, weights, &float)?;
-            value = activated(&mut graph, entry.activation, &format!("{}.out", entry.name), &raw, next());
+        if let Some(pre_activation) = &block.pre_activation {
+            let float = value.dequantize(&mut graph, &pre_activation.name);
+            let raw = pre_activate(&mut graph, net, pre_activation, weights, &float)?;
+            value = activated(
+                &mut graph,
+                pre_activation.activation,
+                &format!("{}.out", pre_activation.name),
+                &raw,
+                next_range(),
+            );
         }
         for conv in &block.convs {
-            value = convolve(&mut graph, conv, &fold(net, conv, weights)?, &value, next());
+            value = convolve(&mut graph, conv, &fold(net, conv, weights)?, &value, next_range());
         }
         if block.skip {
             let input = match &block.shortcut {
-                Some(conv) => convolve(&mut graph, conv, &fold(net, conv, weights)?, &input, next()),
+                Some(conv) => convolve(&mut graph, conv, &fold(net, conv, weights)?, &input, next_range()),
                 None => input,
             };
             let name = sum_of(index);
@@ -60,19 +68,19 @@ pub fn quantize(net: &Net, weights: &Weights, classes: usize, calibration: &[Vec
                 input.dequantize(&mut graph, &format!("{name}.b")),
             );
             let sum = graph.node("Add", &name, &[&a, &b], vec![]);
-            value = Quantized::new(&mut graph, &sum, Scale::of(next(), Activation::Linear));
+            value = QuantizedValue::new(&mut graph, &sum, Quantization::of(next_range(), Activation::Linear));
         }
     }
     let trunk = value.dequantize(&mut graph, "trunk");
-    finish(&mut graph, net, weights, classes, &trunk)?;
+    write_head(&mut graph, net, weights, classes, &trunk)?;
     Ok(graph.encode(net.name))
 }
 
 /// The values whose ranges are needed, in the order in which [`quantize`] meets them.
-fn watched(net: &Net) -> Vec<String> {
+fn observed_values(net: &Net) -> Vec<String> {
     let mut names = vec![NORMALISED.to_owned()];
     for (index, block) in net.blocks.iter().enumerate() {
-        names.extend(block.entry.iter().map(|entry| format!("{}.out", entry.name)));
+        names.extend(block.pre_activation.iter().map(|pre_activation| format!("{}.out", pre_activation.name)));
         names.extend(block.all_convs().map(output_of));
         names.extend(block.skip.then(|| sum_of(index)));
     }
@@ -81,14 +89,14 @@ fn watched(net: &Net) -> Vec<String> {
 
 /// `real = scale · (stored − zero)`.
 #[derive(Clone, Copy)]
-struct Scale {
+struct Quantization {
     scale: f32,
     zero: u8,
 }
 
-impl Scale {
+impl Quantization {
     /// Spreads 0–255 over `range`, which is widened to hold 0 exactly: padding is 0.
-    fn of(range: Range, activation: Activation) -> Self {
+    fn of(range: ValueRange, activation: Activation) -> Self {
         let (low, high) = match activation {
             Activation::Linear | Activation::LeakyRelu => (range.low.min(0.0), range.high.max(0.0)),
             Activation::Relu => (0.0, range.high),
@@ -101,23 +109,23 @@ impl Scale {
 
 /// A uint8 value and the constants to read it with.
 #[derive(Clone)]
-struct Quantized {
+struct QuantizedValue {
     name: String,
     scale: f32,
     constants: [String; 2],
 }
 
-impl Quantized {
-    fn constants(graph: &mut Graph, name: &str, Scale { scale, zero }: Scale) -> [String; 2] {
+impl QuantizedValue {
+    fn constants(graph: &mut Graph, name: &str, Quantization { scale, zero }: Quantization) -> [String; 2] {
         [graph.floats(&format!("{name}.scale"), &[], &[scale]), graph.u8(&format!("{name}.zero"), zero)]
     }
 
     /// Quantises the float value `name`.
-    fn new(graph: &mut Graph, name: &str, scale: Scale) -> Self {
-        let constants = Self::constants(graph, name, scale);
+    fn new(graph: &mut Graph, name: &str, quantization: Quantization) -> Self {
+        let constants = Self::constants(graph, name, quantization);
         let inputs = [name, &constants[0], &constants[1]];
         let name = graph.node("QuantizeLinear", &format!("{name}.u8"), &inputs, vec![]);
-        Self { name, scale: scale.scale, constants }
+        Self { name, scale: quantization.scale, constants }
     }
 
     /// A float reading of it for one consumer; ONNX Runtime fuses a pair only if nobody else reads it.
@@ -130,20 +138,27 @@ impl Quantized {
 /// The picture itself is already uint8. When one normalisation serves all channels and the mean is a whole gray level,
 /// `(x / 255 − mean) / std` IS a scale and a zero point, and nothing is computed at all; otherwise the normalised
 /// picture is quantised like any activation.
-fn input(graph: &mut Graph, net: &Net, image: &str, range: Range) -> Quantized {
+fn input(graph: &mut Graph, net: &Net, image: &str, range: ValueRange) -> QuantizedValue {
     let planes = planes(graph, image);
     let level = net.mean[0] * 255.0;
     let uniform = net.mean.iter().all(|m| *m == net.mean[0]) && net.std.iter().all(|s| *s == net.std[0]);
     if uniform && (level - level.round()).abs() < 1e-3 {
-        let scale = Scale { scale: 1.0 / (255.0 * net.std[0]), zero: level.round().clamp(0.0, 255.0) as u8 };
-        let constants = Quantized::constants(graph, &planes, scale);
-        return Quantized { name: planes, scale: scale.scale, constants };
+        let quantization =
+            Quantization { scale: 1.0 / (255.0 * net.std[0]), zero: level.round().clamp(0.0, 255.0) as u8 };
+        let constants = QuantizedValue::constants(graph, &planes, quantization);
+        return QuantizedValue { name: planes, scale: quantization.scale, constants };
     }
     let normalised = normalise(graph, net, &planes);
-    Quantized::new(graph, &normalised, Scale::of(range, Activation::Linear))
+    QuantizedValue::new(graph, &normalised, Quantization::of(range, Activation::Linear))
 }
 
-fn convolve(graph: &mut Graph, conv: &Conv, folded: &Folded, input: &Quantized, range: Range) -> Quantized {
+fn convolve(
+    graph: &mut Graph,
+    conv: &Conv,
+    folded: &FoldedConv,
+    input: &QuantizedValue,
+    range: ValueRange,
+) -> QuantizedValue {
     let name = &conv.name;
     let per_channel = folded.weight.len() / conv.outputs;
     let (mut scales, mut weight, mut bias) = (vec![], Vec::with_capacity(folded.weight.len()), vec![]);
@@ -157,7 +172,7 @@ fn convolve(graph: &mut Graph, conv: &Conv, folded: &Folded, input: &Quantized, 
     }
     let axis = || vec![int("axis", 0)];
     let bias_scales: Vec<f32> = scales.iter().map(|s| s * input.scale).collect();
-    let stored = graph.i8s(&format!("{name}.weight"), &shape(conv), &weight);
+    let stored = graph.i8s(&format!("{name}.weight"), &kernel_shape(conv), &weight);
     let scale = graph.floats(&format!("{name}.weight.scale"), &[conv.outputs], &scales);
     let zero = graph.i8s(&format!("{name}.weight.zero"), &[conv.outputs], &vec![0; conv.outputs]);
     let weight = graph.node("DequantizeLinear", &format!("{name}.weight.in"), &[&stored, &scale, &zero], axis());
@@ -168,20 +183,20 @@ fn convolve(graph: &mut Graph, conv: &Conv, folded: &Folded, input: &Quantized, 
     if conv.activation == Activation::LeakyRelu {
         // In uint8 between the two, or ONNX Runtime computes the convolution in float.
         let raw = graph.node("Conv", &format!("{name}.raw"), &[&input, &weight, &bias], attributes(conv));
-        let before = Range { low: range.low / LEAK as f32, high: range.high };
-        let raw = Quantized::new(graph, &raw, Scale::of(before, Activation::Linear));
+        let before = ValueRange { low: range.low / LEAK as f32, high: range.high };
+        let raw = QuantizedValue::new(graph, &raw, Quantization::of(before, Activation::Linear));
         let raw = raw.dequantize(graph, &format!("{name}.activation"));
         return activated(graph, conv.activation, &output_of(conv), &raw, range);
     }
     let out = graph.node("Conv", &output_of(conv), &[&input, &weight, &bias], attributes(conv));
-    Quantized::new(graph, &out, Scale::of(range, conv.activation))
+    QuantizedValue::new(graph, &out, Quantization::of(range, conv.activation))
 }
 
 /// The float value `raw` through its activation, as uint8; see the invariant for why ReLU needs no node.
-fn activated(graph: &mut Graph, activation: Activation, name: &str, raw: &str, range: Range) -> Quantized {
+fn activated(graph: &mut Graph, activation: Activation, name: &str, raw: &str, range: ValueRange) -> QuantizedValue {
     let out = match activation {
         Activation::LeakyRelu => leaky_relu(graph, name, raw),
         _ => raw.to_owned(),
     };
-    Quantized::new(graph, &out, Scale::of(range, activation))
+    QuantizedValue::new(graph, &out, Quantization::of(range, activation))
 }

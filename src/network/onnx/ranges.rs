@@ -9,7 +9,7 @@ use crate::student::engine;
 
 /// The interval that 0–255 will be spread over.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Range {
+pub struct ValueRange {
     /// Lowest value seen, at most 0.
     pub low: f32,
     /// Highest value seen, at least 0.
@@ -17,10 +17,10 @@ pub struct Range {
 }
 
 /// Runs the float graph over the pictures and returns the range of each of its outputs `names`.
-pub fn observe(onnx: &[u8], pictures: &[Vec<u8>], side: usize, names: &[String]) -> Result<Vec<Range>, OnnxError> {
-    let mut ranges = vec![Range::default(); names.len()];
+pub fn observe(onnx: &[u8], pictures: &[Vec<u8>], side: usize, names: &[String]) -> Result<Vec<ValueRange>, OnnxError> {
+    let mut ranges = vec![ValueRange::default(); names.len()];
     engine::observe(onnx, pictures, side, names, |index, values| {
-        let Range { low, high } = &mut ranges[index];
+        let ValueRange { low, high } = &mut ranges[index];
         for v in values {
             (*low, *high) = (low.min(*v), high.max(*v));
         }

@@ -5,14 +5,14 @@
 
 mod strong;
 
-pub use strong::{OPERATIONS, Strong, strong};
+pub use strong::{OPERATIONS, StrongAugmentation, strong_view};
 
-use rand::{RngExt, SeedableRng};
+use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
 /// How far a weak view may stray; shares of the side unless said otherwise.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Weak {
+pub struct WeakAugmentation {
     /// Largest shift, each way (FixMatch, arXiv:2001.07685 §2.3: 12.5 %).
     pub shift: f32,
     /// Shifts by whole pixels only: between them a picture is blurred, which small ones do not bear.
@@ -25,35 +25,28 @@ pub struct Weak {
     pub brightness: f32,
 }
 
-impl Weak {
+impl WeakAugmentation {
     /// Flip and shift only, as in FixMatch.
-    pub const FLIP_AND_SHIFT: Weak = Weak { shift: 0.125, whole: false, scale: 0.0, degrees: 0.0, brightness: 0.0 };
+    pub const FLIP_AND_SHIFT: WeakAugmentation =
+        WeakAugmentation { shift: 0.125, whole: false, scale: 0.0, degrees: 0.0, brightness: 0.0 };
     /// The same for the smallest pictures.
-    pub const FLIP_AND_STEP: Weak = Weak { whole: true, ..Weak::FLIP_AND_SHIFT };
+    pub const FLIP_AND_STEP: WeakAugmentation = WeakAugmentation { whole: true, ..WeakAugmentation::FLIP_AND_SHIFT };
     /// For photos that differ in distance, angle and light.
-    pub const PHOTO: Weak = Weak { shift: 0.08, whole: false, scale: 0.12, degrees: 10.0, brightness: 0.15 };
+    pub const PHOTO: WeakAugmentation =
+        WeakAugmentation { shift: 0.08, whole: false, scale: 0.12, degrees: 10.0, brightness: 0.15 };
 
     /// Photos from 96 pixels on, flip and shift for smaller crops.
-    pub fn for_side(side: usize) -> Weak {
+    pub fn for_side(side: usize) -> WeakAugmentation {
         match side {
-            96.. => Weak::PHOTO,
-            48.. => Weak::FLIP_AND_SHIFT,
-            _ => Weak::FLIP_AND_STEP,
+            96.. => WeakAugmentation::PHOTO,
+            48.. => WeakAugmentation::FLIP_AND_SHIFT,
+            _ => WeakAugmentation::FLIP_AND_STEP,
         }
     }
 }
 
-/// The generator of one view.
-pub fn generator(seed: u64, epoch: u64, index: u64) -> ChaCha8Rng {
-    let mut key = [0; 32];
-    for (slot, part) in key.as_chunks_mut::<8>().0.iter_mut().zip([seed, epoch, index]) {
-        *slot = part.to_le_bytes();
-    }
-    ChaCha8Rng::from_seed(key)
-}
-
 /// A weak view of `picture` (`side * side * 3` bytes, HWC); what comes in at the edges is mirrored.
-pub fn weak(picture: &[u8], side: usize, options: Weak, rng: &mut ChaCha8Rng) -> Vec<u8> {
+pub fn weak_view(picture: &[u8], side: usize, options: WeakAugmentation, rng: &mut ChaCha8Rng) -> Vec<u8> {
     let mut within = |reach: f32| if reach > 0.0 { rng.random_range(-reach..=reach) } else { 0.0 };
     let (dx, dy) = (within(options.shift) * side as f32, within(options.shift) * side as f32);
     let (dx, dy) = if options.whole { (dx.round(), dy.round()) } else { (dx, dy) };
@@ -104,11 +97,13 @@ fn mirror(place: i32, side: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random::generator;
 
     #[test]
     fn a_view_depends_on_seed_epoch_and_picture_only() {
         let picture: Vec<u8> = (0..16 * 16 * 3).map(|i| (i * 31 % 251) as u8).collect();
-        let view = |seed, epoch, index| weak(&picture, 16, Weak::PHOTO, &mut generator(seed, epoch, index));
+        let view =
+            |seed, epoch, index| weak_view(&picture, 16, WeakAugmentation::PHOTO, &mut generator(seed, epoch, index));
         assert_eq!(view(1, 2, 3), view(1, 2, 3));
         for other in [view(2, 2, 3), view(1, 3, 3), view(1, 2, 4)] {
             assert_ne!(other, view(1, 2, 3));
@@ -120,8 +115,8 @@ mod tests {
         let picture: Vec<u8> = (0..8 * 8 * 3).map(|i| i as u8).collect();
         let mirrored: Vec<u8> =
             picture.chunks(24).flat_map(|row| row.chunks(3).rev().flatten().copied().collect::<Vec<_>>()).collect();
-        let still = Weak { shift: 0.0, ..Weak::FLIP_AND_SHIFT };
-        let views: Vec<_> = (0..20).map(|i| weak(&picture, 8, still, &mut generator(0, 0, i))).collect();
+        let still = WeakAugmentation { shift: 0.0, ..WeakAugmentation::FLIP_AND_SHIFT };
+        let views: Vec<_> = (0..20).map(|i| weak_view(&picture, 8, still, &mut generator(0, 0, i))).collect();
         assert!(views.iter().all(|v| *v == picture || *v == mirrored));
         assert!(views.contains(&picture) && views.contains(&mirrored));
     }
@@ -132,7 +127,7 @@ mod tests {
         let picture: Vec<u8> = (0..side * side).flat_map(|i| [(i % 32 * 7) as u8, (i / 32 * 5) as u8, 9]).collect();
         let pixels = |bytes: &[u8]| bytes.as_chunks::<3>().0.to_vec();
         for i in 0..20 {
-            let view = weak(&picture, side, Weak::for_side(side), &mut generator(3, 0, i));
+            let view = weak_view(&picture, side, WeakAugmentation::for_side(side), &mut generator(3, 0, i));
             assert!(pixels(&view).iter().all(|pixel| pixels(&picture).contains(pixel)));
         }
     }
@@ -141,11 +136,11 @@ mod tests {
     fn weak_views_keep_the_bytes_that_the_shipped_student_saw() {
         let picture: Vec<u8> = (0..96 * 96 * 3_u32).map(|i| (i * i / 7 % 253) as u8).collect();
         let checksum = |options| {
-            let views = (0..16).flat_map(|i| weak(&picture, 96, options, &mut generator(5, 1, i)));
+            let views = (0..16).flat_map(|i| weak_view(&picture, 96, options, &mut generator(5, 1, i)));
             views.fold(0_u64, |sum, v| sum.wrapping_mul(31).wrapping_add(u64::from(v)))
         };
         assert_eq!(
-            [checksum(Weak::FLIP_AND_SHIFT), checksum(Weak::PHOTO)],
+            [checksum(WeakAugmentation::FLIP_AND_SHIFT), checksum(WeakAugmentation::PHOTO)],
             [16744462047350870578, 6755875006500634287]
         );
     }

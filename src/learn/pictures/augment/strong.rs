@@ -7,7 +7,7 @@
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
-use super::{Weak, weak};
+use super::{WeakAugmentation, weak_view};
 
 /// What Cutout leaves and what geometry moves in: the middle of the range, as in the published code.
 const GRAY: u8 = 127;
@@ -137,7 +137,7 @@ impl Operation {
 
 /// How strong a view is.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Strong {
+pub struct StrongAugmentation {
     /// Operations one after another, each drawn from all of [`OPERATIONS`].
     pub operations: usize,
     /// Magnitude of every operation, 0 to 1; drawn uniformly for each when `None`.
@@ -146,17 +146,24 @@ pub struct Strong {
     pub cutout: f32,
 }
 
-impl Strong {
+impl StrongAugmentation {
     /// Two operations of random magnitude and a square of up to half the side (FixMatch §2.3 and appendix D).
-    pub const FIXMATCH: Strong = Strong { operations: 2, magnitude: None, cutout: 0.5 };
+    pub const FIXMATCH: StrongAugmentation = StrongAugmentation { operations: 2, magnitude: None, cutout: 0.5 };
     /// Two operations at 27 of 30 (Noisy Student, arXiv:1911.04252 §3.1), here of FixMatch's ranges, which never
     /// brighten; the paper's own code has wider ones.
-    pub const NOISY_STUDENT: Strong = Strong { operations: 2, magnitude: Some(27.0 / 30.0), cutout: 0.0 };
+    pub const NOISY_STUDENT: StrongAugmentation =
+        StrongAugmentation { operations: 2, magnitude: Some(27.0 / 30.0), cutout: 0.0 };
 }
 
 /// A strong view of `picture` (`side * side * 3` bytes, HWC): a weak view, then the operations, then Cutout.
-pub fn strong(picture: &[u8], side: usize, weakly: Weak, options: &Strong, rng: &mut ChaCha8Rng) -> Vec<u8> {
-    let mut view = weak(picture, side, weakly, rng);
+pub fn strong_view(
+    picture: &[u8],
+    side: usize,
+    weak: WeakAugmentation,
+    options: &StrongAugmentation,
+    rng: &mut ChaCha8Rng,
+) -> Vec<u8> {
+    let mut view = weak_view(picture, side, weak, rng);
     for _ in 0..options.operations {
         let operation = OPERATIONS[rng.random_range(0..OPERATIONS.len())];
         let magnitude = options.magnitude.unwrap_or_else(|| rng.random());
@@ -296,9 +303,9 @@ fn affine(picture: &[u8], side: usize, xs: [f64; 3], ys: [f64; 3]) -> Vec<u8> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::pictures::augment::generator;
+    use crate::random::generator;
 
-    const STILL: Weak = Weak { shift: 0.0, ..Weak::FLIP_AND_SHIFT };
+    const STILL: WeakAugmentation = WeakAugmentation { shift: 0.0, ..WeakAugmentation::FLIP_AND_SHIFT };
 
     #[test]
     fn every_operation_gives_pillows_pixels() {
@@ -322,8 +329,8 @@ mod tests {
     #[test]
     fn a_strong_view_depends_on_its_generator_alone() {
         let picture: Vec<u8> = (0..32 * 32 * 3).map(|i| (i * 31 % 251) as u8).collect();
-        for options in [Strong::FIXMATCH, Strong::NOISY_STUDENT] {
-            let view = |seed| strong(&picture, 32, Weak::PHOTO, &options, &mut generator(seed, 0, 0));
+        for options in [StrongAugmentation::FIXMATCH, StrongAugmentation::NOISY_STUDENT] {
+            let view = |seed| strong_view(&picture, 32, WeakAugmentation::PHOTO, &options, &mut generator(seed, 0, 0));
             assert_eq!(view(3), view(3));
             assert_ne!(view(3), view(4));
         }
@@ -332,17 +339,17 @@ mod tests {
     #[test]
     fn without_operations_and_cutout_it_is_the_weak_view() {
         let picture: Vec<u8> = (0..32 * 32 * 3).map(|i| (i * 31 % 251) as u8).collect();
-        let nothing = Strong { operations: 0, magnitude: None, cutout: 0.0 };
-        let view = strong(&picture, 32, Weak::PHOTO, &nothing, &mut generator(1, 0, 0));
-        assert_eq!(view, weak(&picture, 32, Weak::PHOTO, &mut generator(1, 0, 0)));
+        let nothing = StrongAugmentation { operations: 0, magnitude: None, cutout: 0.0 };
+        let view = strong_view(&picture, 32, WeakAugmentation::PHOTO, &nothing, &mut generator(1, 0, 0));
+        assert_eq!(view, weak_view(&picture, 32, WeakAugmentation::PHOTO, &mut generator(1, 0, 0)));
     }
 
     #[test]
     fn cutout_leaves_squares_of_up_to_half_the_side() {
-        let only_cutout = Strong { operations: 0, ..Strong::FIXMATCH };
+        let only_cutout = StrongAugmentation { operations: 0, ..StrongAugmentation::FIXMATCH };
         let lost: Vec<usize> = (0..500)
             .map(|seed| {
-                let view = strong(&[9; 40 * 40 * 3], 40, STILL, &only_cutout, &mut generator(seed, 0, 0));
+                let view = strong_view(&[9; 40 * 40 * 3], 40, STILL, &only_cutout, &mut generator(seed, 0, 0));
                 assert!(view.iter().all(|v| *v == 9 || *v == GRAY));
                 view.iter().filter(|v| **v == GRAY).count() / 3
             })
