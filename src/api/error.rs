@@ -154,9 +154,7 @@ impl ApiError {
             Self::Denied(Denied::NoToken | Denied::Unknown | Denied::Expired) => {
                 (S::UNAUTHORIZED, "unauthorized", "A valid token is needed")
             }
-            Self::Denied(Denied::Role { .. } | Denied::OtherName { .. } | Denied::NoRule) => {
-                (S::FORBIDDEN, "forbidden", "Not allowed")
-            }
+            Self::Denied(Denied::Role { .. } | Denied::OtherName { .. }) => (S::FORBIDDEN, "forbidden", "Not allowed"),
             Self::Denied(Denied::CrossSite) => (S::FORBIDDEN, "cross_site", "Not allowed from another site"),
             Self::Denied(Denied::Host) => (S::MISDIRECTED_REQUEST, "host", "Not this machine's name"),
             Self::Pixels(e) => {

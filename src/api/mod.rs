@@ -8,19 +8,14 @@ mod http;
 mod openapi;
 mod page;
 mod resources;
+mod routes;
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{
-    Router,
-    extract::DefaultBodyLimit,
-    middleware::from_fn_with_state,
-    routing::{delete, get, post},
-};
 use serde::Deserialize;
 use tokio::sync::{Semaphore, broadcast, watch};
 use tokio_util::sync::CancellationToken;
-use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::openapi::OpenApi;
 
 use crate::{
     domain::Verdict,
@@ -32,15 +27,14 @@ use crate::{
     tokens::Tokens,
 };
 pub use error::{ApiError, Problem};
-use http::{access, decoders::Decoders, login, measure};
+use http::{access, decoders::Decoders};
 pub use http::{
-    access::{Caller, Denied, Rule, TABLE},
+    access::{Caller, Denied, Rule},
     serve::{Limits, Peer, Tls, TlsError, serve},
 };
+use resources::labels;
 pub use resources::labels::LabelSettings;
-use resources::{
-    audit, challenges, classify, confirmations, frames, health, items, labels, live, lots, models, rounds, v2, verdicts,
-};
+pub use routes::{Route, TABLE, router};
 
 /// Limits of the HTTP API.
 #[derive(Clone, Debug, Deserialize)]
@@ -114,6 +108,7 @@ struct State {
     streams: Arc<Semaphore>,
     decoders: Decoders,
     held: labels::Held,
+    description: OpenApi,
 }
 
 impl std::ops::Deref for Api {
@@ -137,87 +132,13 @@ impl Api {
             streams: Arc::new(Semaphore::new(settings.max_streams)),
             decoders: Decoders::start(threads, parts.infer.clone())?,
             held: labels::Held::default(),
+            description: routes::description(),
             parts,
             settings,
         }));
         labels::touch(&api);
         Ok(api)
     }
-}
-
-/// All routes. Each needs a line in [`TABLE`] too, or nobody may use it.
-pub fn router(api: Api) -> Router {
-    Router::new()
-        .route("/classify", post(classify::classify))
-        .route("/confirmations/{gate}", post(confirmations::confirm))
-        .route("/verdicts", get(verdicts::list))
-        .route("/verdicts/stream", get(verdicts::stream))
-        .route("/verdicts/counts", get(verdicts::counts))
-        .route("/lots", get(lots::list))
-        .route("/lots", post(lots::open))
-        .route("/lots/close", post(lots::close))
-        .route("/lots/{lot}", get(lots::one))
-        .route("/lots/{lot}/sign-off", post(lots::sign_off))
-        .route("/lots/{lot}/export.csv", get(lots::csv))
-        .route("/lots/{lot}/export.html", get(lots::html))
-        .route("/challenges", get(challenges::list))
-        .route("/challenges", post(challenges::announce))
-        .route("/corrective-actions", get(challenges::actions))
-        .route("/corrective-actions/{action}/close", post(challenges::close))
-        .route("/frames/{key}", get(frames::frame))
-        .route("/labels", get(labels::list))
-        .route("/labels", post(labels::add))
-        .route("/labels/{id}", delete(labels::withdraw))
-        .route("/labels/classes", get(labels::classes))
-        .route("/labels/queue", get(labels::queue))
-        .route("/labels/agreement", get(labels::agreement))
-        .route("/items", get(items::list))
-        .route("/items/{picture}", get(items::picture))
-        .route("/cameras", get(live::cameras))
-        .route("/live", get(live::stream))
-        .route("/live.jpg", get(live::picture))
-        .route("/models", get(models::list))
-        .route("/models/rollback", post(models::rollback))
-        .route("/models/{version}/promote", post(models::promote))
-        .route("/rounds", get(rounds::list))
-        .route("/rounds", post(rounds::start))
-        .route("/rounds/stop", post(rounds::stop))
-        .route("/rounds/approve", post(rounds::approve))
-        .route("/healthz", get(health::healthz))
-        .route("/readyz", get(health::readyz))
-        .route("/metrics", get(health::metrics))
-        .route("/openapi.json", get(openapi::document))
-        .route("/v2", get(v2::server))
-        .route("/v2/health/live", get(v2::live))
-        .route("/v2/health/ready", get(v2::ready))
-        .route("/v2/models/{model}", get(v2::metadata))
-        .route("/v2/models/{model}/ready", get(v2::model_ready))
-        .route("/v2/models/{model}/infer", post(v2::infer))
-        .route("/v2/repository/index", post(models::index))
-        .route("/v2/repository/models/{model}/load", post(models::load))
-        .route("/", get(page::html))
-        .route("/page.css", get(page::css))
-        .route("/page.js", get(page::js))
-        .route("/audit", get(audit::list))
-        .route("/login", post(login::login))
-        .route("/logout", post(login::logout))
-        .route("/whoami", get(login::whoami))
-        .route("/label", get(page::label_html))
-        .route("/label.css", get(page::label_css))
-        .route("/label.js", get(page::label_js))
-        .route("/learning", get(page::learning_html))
-        .route("/learning.css", get(page::learning_css))
-        .route("/learning.js", get(page::learning_js))
-        .route("/record", get(page::record_html))
-        .route("/record.css", get(page::record_css))
-        .route("/record.js", get(page::record_js))
-        .fallback(async || ApiError::NotFound("there is nothing at this path; see /openapi.json".into()))
-        .method_not_allowed_fallback(async || ApiError::Method)
-        .layer(DefaultBodyLimit::max(api.0.settings.max_body))
-        .layer(CatchPanicLayer::custom(error::panicked))
-        .layer(from_fn_with_state(api.clone(), access::guard))
-        .layer(from_fn_with_state(api.clone(), measure::measure))
-        .with_state(api)
 }
 
 /// Runs what reads the disk or waits for long on a thread where it may block.
