@@ -12,7 +12,7 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::http::access::Denied;
+use super::denied::Denied;
 use crate::{
     domain::Fault,
     line::swap::LoadError,

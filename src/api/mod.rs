@@ -3,8 +3,10 @@
 //! Invariant: work is admitted before its body is kept or looked at, so that overload costs next to nothing; every wait
 //! is bounded by [`Settings`]; no handler decodes or opens a model on the async threads.
 
+mod denied;
 mod error;
 mod http;
+mod input;
 mod openapi;
 mod page;
 mod resources;
@@ -26,10 +28,11 @@ use crate::{
     student::registry::Registry,
     tokens::Tokens,
 };
+pub use denied::Denied;
 pub use error::{ApiError, Problem};
 use http::{access, decoders::Decoders};
 pub use http::{
-    access::{Caller, Denied, Rule},
+    access::{Caller, Rule},
     serve::{Limits, Peer, Tls, TlsError, serve},
 };
 use resources::labels;
@@ -139,11 +142,4 @@ impl Api {
         labels::touch(&api);
         Ok(api)
     }
-}
-
-/// Runs what reads the disk or waits for long on a thread where it may block.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
-) -> Result<T, ApiError> {
-    tokio::task::spawn_blocking(work).await.map_err(|e| ApiError::Internal(e.to_string()))?
 }

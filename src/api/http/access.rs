@@ -18,17 +18,20 @@ use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
-use super::{body, browser, login::COOKIE, serve::Peer};
+use super::{body, browser, serve::Peer};
 use crate::{
     api::{
         Api,
+        denied::Denied,
         error::ApiError,
-        resources::{labels::MAX_NAME, lots::text},
+        input::{MAX_NAME, text},
     },
     store::{Deed, rfc3339},
-    tokens::{Refused, Role, Tokens},
+    tokens::{Role, Tokens},
 };
 
+/// The name of the cookie in which a browser keeps its token.
+pub(in crate::api) const COOKIE: &str = "beltsight";
 /// What a page may do that does not say so itself: be styled.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'";
 /// Most characters of a path in the audit log.
@@ -83,13 +86,25 @@ impl Caller {
     }
 
     /// Whether nobody had to say who they are.
-    pub(in crate::api) fn is_local(&self) -> bool {
+    fn is_local(&self) -> bool {
         self.name == "local"
     }
 
-    /// In whose name the caller orders: the token's, whatever else they say being refused; while no token is set, the
-    /// name that they give.
-    pub(in crate::api) fn signs(&self, said: Option<&str>) -> Result<String, ApiError> {
+    /// The name under which the record has what the caller did: the one they give, with the token's beside it where it
+    /// differs.
+    pub(in crate::api) fn attribute(&self, said: &str) -> String {
+        let said = said.trim();
+        match (self.is_local(), said) {
+            (true, _) => said.into(),
+            (false, "") => self.name.clone(),
+            (false, said) if said == self.name => said.into(),
+            (false, said) => format!("{said} (token {})", self.name),
+        }
+    }
+
+    /// The name in which the caller orders: the token's, and any other is refused; while no token is set, the name that
+    /// they give.
+    pub(in crate::api) fn sign(&self, said: Option<&str>) -> Result<String, ApiError> {
         let said = said.unwrap_or_default().trim();
         if self.is_local() {
             return text("by", said, MAX_NAME);
@@ -98,68 +113,6 @@ impl Caller {
             return Ok(self.name.clone());
         }
         Err(Denied::OtherName { name: self.name.clone(), said: said.chars().take(MAX_NAME).collect() }.into())
-    }
-}
-
-/// Why somebody is not let in.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum Denied {
-    /// No token came along.
-    #[error("a token is needed: send `Authorization: Bearer …`, or log in on the page")]
-    NoToken,
-    /// There is no such token.
-    #[error("this token is not known; it may have been revoked")]
-    Unknown,
-    /// Its time is over.
-    #[error("this token has expired")]
-    Expired,
-    /// The token's role may not do this.
-    #[error("this needs the role {needs}; `{name}` is {has}")]
-    Role {
-        /// Whose token it is.
-        name: String,
-        /// Its role.
-        has: Role,
-        /// The least role that may.
-        needs: Role,
-    },
-    /// An order in somebody else's name.
-    #[error("orders are given in one's own name: this token is `{name}`, not `{said}`; leave `by` out")]
-    OtherName {
-        /// Whose token it is.
-        name: String,
-        /// Whom the order names.
-        said: String,
-    },
-    /// A page of another site asked a browser to change something here.
-    #[error("this request comes from a page of another site")]
-    CrossSite,
-    /// The `Host` is not this machine's.
-    #[error("no token is set, so only requests to localhost are answered; make a token for anything else")]
-    Host,
-}
-
-impl Denied {
-    /// The metric's label.
-    pub(in crate::api) fn name(&self) -> &'static str {
-        match self {
-            Self::NoToken => "no_token",
-            Self::Unknown => "unknown_token",
-            Self::Expired => "expired_token",
-            Self::Role { .. } => "role",
-            Self::OtherName { .. } => "other_name",
-            Self::CrossSite => "cross_site",
-            Self::Host => "host",
-        }
-    }
-}
-
-impl From<Refused> for Denied {
-    fn from(refused: Refused) -> Self {
-        match refused {
-            Refused::Unknown => Self::Unknown,
-            Refused::Expired => Self::Expired,
-        }
     }
 }
 

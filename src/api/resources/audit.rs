@@ -11,8 +11,9 @@ use crate::{
     api::{
         Api,
         error::{ApiError, Problem},
+        input::{page_size, query},
     },
-    store::{Deed, MAX_PAGE},
+    store::Deed,
 };
 
 /// Which entries are wanted.
@@ -42,12 +43,9 @@ pub(in crate::api) async fn list(
     State(api): State<Api>,
     wanted: Result<Query<Wanted>, QueryRejection>,
 ) -> Result<Json<Audit>, ApiError> {
-    let Query(wanted) = wanted.map_err(|e| ApiError::Malformed(e.body_text()))?;
-    let limit = wanted.limit.unwrap_or(100);
-    if !(1..=MAX_PAGE).contains(&limit) {
-        return Err(ApiError::Malformed(format!("`limit` must be 1 to {MAX_PAGE}, not {limit}")));
-    }
-    let entries = api.store.deeds(wanted.before, limit).await?;
+    let Wanted { before, limit } = query(wanted)?;
+    let limit = page_size(limit, 100)?;
+    let entries = api.store.deeds(before, limit).await?;
     let next = entries.last().filter(|_| entries.len() == limit as usize).map(|deed| deed.id);
     Ok(Json(Audit { entries, next }))
 }

@@ -18,6 +18,7 @@ use crate::{
         Api,
         error::{ApiError, Problem},
         http::body,
+        input::query,
     },
     domain::{Raw, Region, Source, Timings, Verdict, ms},
     line::{
@@ -72,7 +73,7 @@ pub(in crate::api) async fn classify(
 ) -> Result<Json<Classified>, ApiError> {
     let arrived = Instant::now();
     let wall = OffsetDateTime::now_utc();
-    let Query(options) = options.map_err(|e| ApiError::Malformed(e.body_text()))?;
+    let options = query(options)?;
     let permit = body::admit(&api, &mut request).await?;
     let bytes = body::picture(&api, request).await?;
     let side = api.infer.card().side;

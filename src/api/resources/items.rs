@@ -1,5 +1,7 @@
 //! `/items`: items whose picture was kept, with what people say about them; each item's own picture.
 
+use std::sync::Arc;
+
 use axum::{
     Json,
     body::Body,
@@ -7,14 +9,13 @@ use axum::{
     http::{Response, header},
 };
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
 use utoipa::ToSchema;
 
-use super::labels::page_size;
 use crate::{
     api::{
         Api,
         error::{ApiError, Problem},
+        input::{page_size, query},
     },
     domain::Action,
     picture::pixels::{self, Limits, PixelError},
@@ -59,9 +60,8 @@ pub(in crate::api) async fn list(
     State(api): State<Api>,
     wanted: Result<Query<Wanted>, QueryRejection>,
 ) -> Result<Json<Items>, ApiError> {
-    let Query(Wanted { before, limit, verdict, action, class, labeled }) =
-        wanted.map_err(|e| ApiError::Malformed(e.body_text()))?;
-    let limit = page_size(limit)?;
+    let Wanted { before, limit, verdict, action, class, labeled } = query(wanted)?;
+    let limit = page_size(limit, 50)?;
     let items = api.store.items(&ItemPage { before, limit, verdict, action, class, labeled }).await?;
     let next = items.last().filter(|_| items.len() == limit as usize).map(|i| i.verdict.id);
     Ok(Json(Items { items, next }))

@@ -19,15 +19,14 @@ use utoipa::ToSchema;
 
 use crate::{
     api::{
-        Api,
+        Api, Caller,
+        denied::Denied,
         error::{ApiError, Problem},
-        http::{
-            access::{Caller, Denied},
-            body,
-        },
+        http::body,
+        input::{MAX_NAME, page_size, query},
     },
     domain::Verdict,
-    store::{Agreement, Ask, Label, LabelPage, MAX_PAGE, Order},
+    store::{Agreement, Ask, Label, LabelPage, Order},
     tokens::Role,
 };
 
@@ -53,8 +52,6 @@ const MAX_QUEUE: usize = 50;
 const HELD: Duration = Duration::from_secs(120);
 /// Most items that are held at once; beyond it two people may be given the same one.
 const MAX_HELD: usize = 10_000;
-/// Longest name of a person, in characters.
-pub(in crate::api) const MAX_NAME: usize = 64;
 /// The metric's name for "can't tell" among the classes.
 const CANT_TELL: &str = "cant_tell";
 
@@ -187,9 +184,8 @@ pub(in crate::api) async fn list(
     State(api): State<Api>,
     wanted: Result<Query<Wanted>, QueryRejection>,
 ) -> Result<Json<Labels>, ApiError> {
-    let Query(Wanted { before, limit, verdict, by, class, current }) =
-        wanted.map_err(|e| ApiError::Malformed(e.body_text()))?;
-    let limit = page_size(limit)?;
+    let Wanted { before, limit, verdict, by, class, current } = query(wanted)?;
+    let limit = page_size(limit, 50)?;
     let page = LabelPage { before, limit, verdict, by, class, current: current.unwrap_or(false) };
     let labels = api.store.labels(&page).await?;
     let next = labels.last().filter(|_| labels.len() == limit as usize).map(|l| l.id);
@@ -238,7 +234,7 @@ pub(in crate::api) async fn withdraw(
     Path(id): Path<String>,
     withdrawing: Result<Query<Withdrawing>, QueryRejection>,
 ) -> Result<Json<Label>, ApiError> {
-    let Query(Withdrawing { by }) = withdrawing.map_err(|e| ApiError::Malformed(e.body_text()))?;
+    let Withdrawing { by } = query(withdrawing)?;
     let none = || ApiError::NotFound(format!("there is no label {id} that could be withdrawn"));
     let label = match id.parse() {
         Ok(number) => api.store.one_label(number).await?.ok_or_else(none)?,
@@ -259,7 +255,7 @@ pub(in crate::api) async fn queue(
     Extension(caller): Extension<Caller>,
     asking: Result<Query<Asking>, QueryRejection>,
 ) -> Result<Json<Work>, ApiError> {
-    let Query(Asking { by, limit, order }) = asking.map_err(|e| ApiError::Malformed(e.body_text()))?;
+    let Asking { by, limit, order } = query(asking)?;
     let by = person(&caller, by.as_deref())?;
     let limit = limit.unwrap_or(10);
     if !(1..=MAX_QUEUE).contains(&limit) {
@@ -291,14 +287,6 @@ fn person(caller: &Caller, by: Option<&str>) -> Result<String, ApiError> {
         return Err(Denied::Role { name: caller.name.clone(), has: caller.role, needs: Role::Operator }.into());
     }
     Ok(by.to_owned())
-}
-
-pub(in crate::api) fn page_size(limit: Option<u32>) -> Result<u32, ApiError> {
-    let limit = limit.unwrap_or(50);
-    if !(1..=MAX_PAGE).contains(&limit) {
-        return Err(ApiError::Malformed(format!("`limit` must be 1 to {MAX_PAGE}, not {limit}")));
-    }
-    Ok(limit)
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ use crate::{
         Api,
         error::{ApiError, Problem},
         http::streams::send,
+        input::query,
     },
     domain::{Region, Verdict},
     line::live::{CameraState, LiveFrame, View},
@@ -88,7 +89,7 @@ pub struct Which {
 }
 
 fn chosen(api: &Api, which: Result<Query<Which>, QueryRejection>) -> Result<Arc<View>, ApiError> {
-    let Query(which) = which.map_err(|e| ApiError::Malformed(e.body_text()))?;
+    let which = query(which)?;
     let meant = |view: &&Arc<View>| which.camera.as_deref().is_none_or(|name| *view.camera == *name);
     api.cameras.iter().find(meant).cloned().ok_or_else(|| match &which.camera {
         Some(name) => ApiError::NotFound(format!("there is no camera `{name}`; see /cameras")),

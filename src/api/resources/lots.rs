@@ -18,6 +18,7 @@ use crate::{
         Api, Caller,
         error::{ApiError, Problem},
         http::body,
+        input::text,
     },
     export::{Csv, Report, page, taken_off},
     store::{Lot, verify_lot},
@@ -68,26 +69,6 @@ pub struct LotNumber {
     lot: i64,
 }
 
-/// Text that people typed: neither empty nor endless.
-pub(in crate::api) fn text(what: &str, value: &str, longest: usize) -> Result<String, ApiError> {
-    let value = value.trim();
-    if value.is_empty() || value.chars().count() > longest {
-        return Err(ApiError::Malformed(format!("`{what}` must have 1 to {longest} characters")));
-    }
-    Ok(value.to_owned())
-}
-
-/// Who did it: what the request says, and the name of its token where there is one.
-pub(in crate::api) fn who(caller: &Caller, said: &str) -> String {
-    let said = said.trim();
-    match (caller.is_local(), said) {
-        (true, _) => said.into(),
-        (false, "") => caller.name.clone(),
-        (false, said) if said == caller.name => said.into(),
-        (false, said) => format!("{said} (token {})", caller.name),
-    }
-}
-
 /// Opens a lot; the open one before it is closed in the same step.
 #[utoipa::path(post, path = "/lots", tag = "record", request_body = NewLot,
     responses((status = 201, body = LotNumber), (status = 400, body = Problem), (status = 503, body = Problem)))]
@@ -97,7 +78,7 @@ pub(in crate::api) async fn open(
     request: Request,
 ) -> Result<(StatusCode, Json<LotNumber>), ApiError> {
     let new: NewLot = body::json(&api, request).await?;
-    let lot = api.store.begin_lot(&text("name", &new.name, NAME)?, &who(&caller, &new.by)).await?;
+    let lot = api.store.begin_lot(&text("name", &new.name, NAME)?, &caller.attribute(&new.by)).await?;
     Ok((StatusCode::CREATED, Json(LotNumber { lot })))
 }
 
@@ -115,7 +96,7 @@ pub(in crate::api) async fn close(
     } else {
         serde_json::from_slice(&bytes).map_err(|e| ApiError::Malformed(e.to_string()))?
     };
-    let lot = api.store.end_lot(&who(&caller, &closing.by)).await?;
+    let lot = api.store.end_lot(&caller.attribute(&closing.by)).await?;
     let lot = lot.ok_or_else(|| ApiError::NotFound("no lot is open".into()))?;
     Ok(Json(LotNumber { lot }))
 }
@@ -148,7 +129,7 @@ pub(in crate::api) async fn sign_off(
 ) -> Result<StatusCode, ApiError> {
     let review: Review = body::json(&api, request).await?;
     let lot = find(&api, &lot).await?;
-    api.store.sign_off(lot.lot, &who(&caller, &text("name", &review.name, NAME)?), review.remark.trim()).await?;
+    api.store.sign_off(lot.lot, &caller.attribute(&text("name", &review.name, NAME)?), review.remark.trim()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

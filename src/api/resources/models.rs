@@ -11,9 +11,10 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::blocking;
 use crate::{
     api::{
-        Api, Caller, blocking,
+        Api, Caller,
         error::{ApiError, Problem},
         http::body,
     },
@@ -174,7 +175,7 @@ pub(in crate::api) async fn promote(
     request: Request,
 ) -> Result<Json<Loaded>, ApiError> {
     let order: Order = body::json(&api, request).await?;
-    let by = caller.signs(order.by.as_deref())?;
+    let by = caller.sign(order.by.as_deref())?;
     take_over(api, version, by, order.why).await
 }
 
@@ -188,7 +189,7 @@ pub(in crate::api) async fn rollback(
     request: Request,
 ) -> Result<Json<Loaded>, ApiError> {
     let order: Order = body::json(&api, request).await?;
-    let by = caller.signs(order.by.as_deref())?;
+    let by = caller.sign(order.by.as_deref())?;
     let back = move || {
         let turn = api.swapper.try_turn()?;
         let mut stack = api.registry.stack()?;

@@ -10,10 +10,10 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::models::Version;
+use super::{blocking, models::Version};
 use crate::{
     api::{
-        Api, Caller, blocking,
+        Api, Caller,
         error::{ApiError, Problem},
         http::body,
     },
@@ -142,6 +142,6 @@ pub(in crate::api) async fn approve(
 
 async fn order(api: &Api, caller: &Caller, request: Request, order: Order) -> Result<StatusCode, ApiError> {
     let person: Person = body::json(api, request).await?;
-    api.rounds.order(order, &caller.signs(person.by.as_deref())?).await?;
+    api.rounds.order(order, &caller.sign(person.by.as_deref())?).await?;
     Ok(StatusCode::ACCEPTED)
 }

@@ -19,9 +19,10 @@ use crate::{
         Api,
         error::{ApiError, Problem},
         http::streams::send,
+        input::{page_size, query},
     },
     domain::{Action, Source, Verdict},
-    store::{Counts, MAX_PAGE, Page},
+    store::{Counts, Page},
 };
 
 /// Which verdicts are wanted.
@@ -59,12 +60,8 @@ pub(in crate::api) async fn list(
     State(api): State<Api>,
     wanted: Result<Query<Wanted>, QueryRejection>,
 ) -> Result<Json<Verdicts>, ApiError> {
-    let Query(wanted) = wanted.map_err(|e| ApiError::Malformed(e.body_text()))?;
-    let limit = wanted.limit.unwrap_or(50);
-    if !(1..=MAX_PAGE).contains(&limit) {
-        return Err(ApiError::Malformed(format!("`limit` must be 1 to {MAX_PAGE}, not {limit}")));
-    }
-    let Wanted { before, after, action, source, lot, .. } = wanted;
+    let Wanted { before, after, limit, action, source, lot } = query(wanted)?;
+    let limit = page_size(limit, 50)?;
     let verdicts = api.store.verdicts(Page { before, after, limit, action, source, lot }).await?;
     let full = verdicts.len() == limit as usize;
     let next = verdicts.last().filter(|_| full).map(|v| v.id);
