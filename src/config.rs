@@ -31,7 +31,7 @@ pub struct Config {
     /// Where the HTTP API listens.
     pub server: Server,
     /// Limits of the HTTP API.
-    pub api: api::Settings,
+    pub api: api::ApiSettings,
     /// The student and where it runs.
     pub model: Model,
     /// The inference worker.

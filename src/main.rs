@@ -648,14 +648,14 @@ async fn record(command: RecordCmd) -> Result<ExitCode> {
     let mut out = std::io::stdout().lock();
     match format {
         Form::Csv => {
-            let mut csv = export::Csv::new(store, lot).await?;
+            let mut csv = export::LotCsv::new(store, lot).await?;
             while let Some(piece) = csv.next().await? {
                 out.write_all(&piece)?;
             }
         }
         Form::Html => {
             let items = export::taken_off(&store, lot.lot).await?;
-            let report = export::Report::read(&store, lot).await?;
+            let report = export::LotReport::read(&store, lot).await?;
             let verified = store::verify_lot(&folder, &report.lot).await?; // last, so that it covers what was read
             out.write_all(export::page(&report, &items, &verified).as_bytes())?;
         }

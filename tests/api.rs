@@ -11,7 +11,7 @@ use std::{
 };
 
 use beltsight::{
-    api::{Settings, TABLE},
+    api::{ApiSettings, TABLE},
     domain::Source,
     line::{
         infer::{self, Infer},
@@ -109,7 +109,7 @@ async fn a_hundred_megabytes_are_refused_without_reading_them() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_without_length_is_cut_at_the_limit() {
-    let server = start_with(Settings { max_body: 100_000, ..Settings::default() }).await;
+    let server = start_with(ApiSettings { max_body: 100_000, ..ApiSettings::default() }).await;
     let mut stream = TcpStream::connect(server.address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     write!(stream, "POST /classify HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap();
@@ -176,7 +176,7 @@ async fn png_webp_sixteen_bit_and_forms_are_taken() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn overload_is_answered_at_once_and_passes() {
-    let server = start_with(Settings { max_in_flight: 2, ..Settings::default() }).await;
+    let server = start_with(ApiSettings { max_in_flight: 2, ..ApiSettings::default() }).await;
     let slow: Vec<TcpStream> = (0..2)
         .map(|_| {
             let mut stream = TcpStream::connect(server.address).unwrap();
@@ -227,7 +227,7 @@ fn answer(stream: &mut BufReader<TcpStream>) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_client_can_send_to_the_end_and_keeps_its_connection() {
-    let server = start_with(Settings { max_in_flight: 0, ..Settings::default() }).await;
+    let server = start_with(ApiSettings { max_in_flight: 0, ..ApiSettings::default() }).await;
     let connect = || {
         let stream = TcpStream::connect(server.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -256,7 +256,7 @@ async fn a_refused_client_can_send_to_the_end_and_keeps_its_connection() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_sends_slowly_is_cut_off_at_the_deadline() {
-    let server = start_with(Settings { deadline: Duration::from_millis(300), ..Settings::default() }).await;
+    let server = start_with(ApiSettings { deadline: Duration::from_millis(300), ..ApiSettings::default() }).await;
     let mut stream = TcpStream::connect(server.address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     write!(stream, "POST /classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nslow").unwrap();

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a refusal says what its caller lacks, and never repeats a token.
 
-use crate::tokens::{Refused, Role};
+use crate::tokens::{Role, TokenRefusal};
 
 /// Why somebody is not let in.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -10,7 +10,7 @@ pub enum Denied {
     /// No token came along.
     #[error("a token is needed: send `Authorization: Bearer …`, or log in on the page")]
     NoToken,
-    /// There is no such token.
+    /// Nobody holds this token.
     #[error("this token is not known; it may have been revoked")]
     Unknown,
     /// Its time is over.
@@ -57,11 +57,11 @@ impl Denied {
     }
 }
 
-impl From<Refused> for Denied {
-    fn from(refused: Refused) -> Self {
+impl From<TokenRefusal> for Denied {
+    fn from(refused: TokenRefusal) -> Self {
         match refused {
-            Refused::Unknown => Self::Unknown,
-            Refused::Expired => Self::Expired,
+            TokenRefusal::Unknown => Self::Unknown,
+            TokenRefusal::Expired => Self::Expired,
         }
     }
 }

@@ -1,7 +1,8 @@
-//! HTTP: one file per resource; `error.rs` alone knows status codes.
+//! HTTP: settings and state of the API. `routes.rs` has every route, `http/` is the way in, `resources/` has one file per
+//! resource, `page/` what a browser gets; `error.rs` alone knows status codes.
 //!
 //! Invariant: work is admitted before its body is kept or looked at, so that overload costs next to nothing; every wait
-//! is bounded by [`Settings`]; no handler decodes or opens a model on the async threads.
+//! is bounded by [`ApiSettings`]; no handler decodes or opens a model on the async threads.
 
 mod denied;
 mod error;
@@ -33,7 +34,7 @@ pub use error::{ApiError, Problem};
 use http::{access, decoders::Decoders};
 pub use http::{
     access::{Caller, Rule},
-    serve::{Limits, Peer, Tls, TlsError, serve},
+    serve::{ConnectionLimits, Peer, Tls, TlsError, serve},
 };
 use resources::labels;
 pub use resources::labels::LabelSettings;
@@ -42,7 +43,7 @@ pub use routes::{Route, TABLE, router};
 /// Limits of the HTTP API.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Settings {
+pub struct ApiSettings {
     /// Largest request body in bytes; more is answered 413.
     pub max_body: usize,
     /// Most requests that may be read, decoded or judged at once; more are answered 429.
@@ -50,13 +51,13 @@ pub struct Settings {
     /// From arrival to answer, the reading of the body included; later is answered 503.
     #[serde(with = "humantime_serde")]
     pub deadline: Duration,
-    /// Threads that decode pictures, at low priority while the belt runs; 0 means one a core.
+    /// Threads that decode pictures, at low priority while the belt runs; 0 means one per core.
     pub decode_threads: usize,
     /// Most event streams open at once.
     pub max_streams: usize,
 }
 
-impl Default for Settings {
+impl Default for ApiSettings {
     fn default() -> Self {
         Self {
             max_body: 20 << 20,
@@ -69,7 +70,7 @@ impl Default for Settings {
 }
 
 /// What the API needs of the service.
-pub struct Parts {
+pub struct ApiDependencies {
     /// The inference worker.
     pub infer: Infer,
     /// Who may ask.
@@ -100,24 +101,24 @@ pub struct Parts {
     pub ejector: Option<Ejector>,
 }
 
-/// State of the API; clones share it.
+/// The API; clones share its state.
 #[derive(Clone)]
-pub struct Api(Arc<State>);
+pub struct Api(Arc<ApiState>);
 
-struct State {
-    parts: Parts,
-    settings: Settings,
+struct ApiState {
+    service: ApiDependencies,
+    settings: ApiSettings,
     admission: Arc<Semaphore>,
     streams: Arc<Semaphore>,
     decoders: Decoders,
-    held: labels::Held,
+    reservations: labels::Reservations,
     description: OpenApi,
 }
 
 impl std::ops::Deref for Api {
-    type Target = Parts;
-    fn deref(&self) -> &Parts {
-        &self.0.parts
+    type Target = ApiDependencies;
+    fn deref(&self) -> &ApiDependencies {
+        &self.0.service
     }
 }
 
@@ -126,17 +127,17 @@ impl Api {
     ///
     /// # Errors
     /// The system's, when no thread can be started.
-    pub fn new(parts: Parts, settings: Settings) -> std::io::Result<Self> {
+    pub fn new(service: ApiDependencies, settings: ApiSettings) -> std::io::Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if settings.decode_threads == 0 { cores } else { settings.decode_threads };
-        tokio::spawn(access::follow(parts.tokens.clone(), parts.stop.clone()));
-        let api = Self(Arc::new(State {
+        tokio::spawn(access::follow(service.tokens.clone(), service.stop.clone()));
+        let api = Self(Arc::new(ApiState {
             admission: Arc::new(Semaphore::new(settings.max_in_flight)),
             streams: Arc::new(Semaphore::new(settings.max_streams)),
-            decoders: Decoders::start(threads, parts.infer.clone())?,
-            held: labels::Held::default(),
+            decoders: Decoders::start(threads, service.infer.clone())?,
+            reservations: labels::Reservations::default(),
             description: routes::description(),
-            parts,
+            service,
             settings,
         }));
         labels::touch(&api);

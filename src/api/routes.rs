@@ -63,10 +63,10 @@ macro_rules! table {
     };
 }
 
-/// Every route and method. Only these are open: the pages' own files, which hold no data; logging in and out; and what an
-/// orchestrator asks before it has a secret, whether the service lives and is ready. `/metrics` tells how much is produced
-/// and how well: it is not open. `/classify` and `/infer` change nothing that lasts; the record has the verdicts of the
-/// first.
+/// Every route and method. Only these are open: the pages' own files, which hold no data; logging in and out; and what
+/// an orchestrator asks before it has a secret, whether the service lives and is ready. `/metrics` tells how much is
+/// produced and how well: it is not open. `/classify` and `/infer` change nothing that lasts; the record has the
+/// verdicts of the first.
 pub static TABLE: &[Route] = table! {
     get    "/"                                      open()            => page::html;
     get    "/page.css"                              open()            => page::css;

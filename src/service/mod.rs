@@ -165,7 +165,7 @@ async fn run(config: Config) -> Result<()> {
     let challenges = tokio::spawn(challenges);
     let (ready, ready_reader) = watch::channel(true);
     metrics.ready.set(1);
-    let parts = api::Parts {
+    let parts = api::ApiDependencies {
         infer: infer.clone(),
         tokens,
         store: store.clone(),
@@ -188,8 +188,10 @@ async fn run(config: Config) -> Result<()> {
     let scheme = if tls.is_some() { "https" } else { "http" };
     tracing::info!("listening on {scheme}://{}", listener.local_addr()?);
     let router = api::router(Api::new(parts, config.api)?);
-    let limits =
-        api::Limits { connections: config.server.max_connections, client_timeout: config.server.client_timeout };
+    let limits = api::ConnectionLimits {
+        connections: config.server.max_connections,
+        client_timeout: config.server.client_timeout,
+    };
     let server = tokio::spawn(api::serve(listener, tls, router, limits, stop.clone()));
     told_to_stop().await;
     tracing::info!("stopping");

@@ -1,6 +1,6 @@
 //! `tokens.toml`: made, listed and revoked by commands.
 //!
-//! Invariant: it is replaced as a whole by one process at a time, so that nobody reads half a file and no change is lost.
+//! Invariant: one process at a time replaces the whole file, so that nobody reads half a file and no change is lost.
 
 use std::{
     io::Write,
@@ -27,7 +27,7 @@ const MAX_FILE: u64 = 1 << 20;
 /// A token as the file knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Entry {
+pub struct TokenEntry {
     /// Who holds it; unique.
     pub name: String,
     /// What the holder may do.
@@ -44,9 +44,9 @@ pub struct Entry {
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct File {
+pub(super) struct TokenFile {
     #[serde(default)]
-    pub(super) token: Vec<Entry>,
+    pub(super) token: Vec<TokenEntry>,
 }
 
 /// Why tokens can't be read or changed.
@@ -69,7 +69,7 @@ pub enum TokenError {
         why: String,
     },
     /// The name can't be used.
-    #[error("`{0}` is no name for a token: 1 to {MAX_NAME} letters, digits, dots, dashes or underscores are")]
+    #[error("`{0}` can't name a token: use 1 to {MAX_NAME} letters, digits, dots, dashes or underscores")]
     Name(String),
     /// There is a token of this name.
     #[error("there is a token named `{0}`; revoke it first")]
@@ -94,7 +94,7 @@ pub fn add(path: &Path, name: &str, role: Role, expires: Option<OffsetDateTime>)
     SysRng.try_fill_bytes(&mut secret).map_err(|e| TokenError::File { path: path.into(), why: e.to_string() })?;
     let token = format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(secret));
     let created = OffsetDateTime::now_utc().replace_nanosecond(0).unwrap_or(OffsetDateTime::UNIX_EPOCH);
-    let entry = Entry { name: name.into(), role, sha256: hash(&token), created, expires };
+    let entry = TokenEntry { name: name.into(), role, sha256: hash(&token), created, expires };
     change(path, |entries| {
         if entries.iter().any(|e| e.name == name) {
             return Err(TokenError::Taken(name.into()));
@@ -124,7 +124,7 @@ pub fn revoke(path: &Path, name: &str) -> Result<usize, TokenError> {
 ///
 /// # Errors
 /// [`TokenError::File`], [`TokenError::Wrong`].
-pub fn list(path: &Path) -> Result<Vec<Entry>, TokenError> {
+pub fn list(path: &Path) -> Result<Vec<TokenEntry>, TokenError> {
     let failed = |e: std::io::Error| TokenError::File { path: path.into(), why: e.to_string() };
     match std::fs::metadata(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -139,8 +139,8 @@ pub fn list(path: &Path) -> Result<Vec<Entry>, TokenError> {
     parse(&text).map_err(|why| TokenError::Wrong { path: path.into(), why })
 }
 
-fn parse(text: &str) -> Result<Vec<Entry>, String> {
-    let File { token: entries } = toml::from_str(text).map_err(|e| e.to_string())?;
+fn parse(text: &str) -> Result<Vec<TokenEntry>, String> {
+    let TokenFile { token: entries } = toml::from_str(text).map_err(|e| e.to_string())?;
     if entries.len() > MAX_TOKENS {
         return Err(format!("{} tokens are more than {MAX_TOKENS}", entries.len()));
     }
@@ -159,7 +159,7 @@ fn parse(text: &str) -> Result<Vec<Entry>, String> {
 }
 
 /// Reads, changes and writes the file while no other process does.
-fn change<T>(path: &Path, edit: impl FnOnce(&mut Vec<Entry>) -> Result<T, TokenError>) -> Result<T, TokenError> {
+fn change<T>(path: &Path, edit: impl FnOnce(&mut Vec<TokenEntry>) -> Result<T, TokenError>) -> Result<T, TokenError> {
     let failed = |e: std::io::Error| TokenError::File { path: path.into(), why: e.to_string() };
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).map_err(failed)?;
@@ -167,7 +167,7 @@ fn change<T>(path: &Path, edit: impl FnOnce(&mut Vec<Entry>) -> Result<T, TokenE
     lock.lock().map_err(failed)?;
     let mut entries = list(path)?;
     let done = edit(&mut entries)?;
-    let text = toml::to_string(&File { token: entries }).map_err(|e| failed(std::io::Error::other(e)))?;
+    let text = toml::to_string(&TokenFile { token: entries }).map_err(|e| failed(std::io::Error::other(e)))?;
     // Written beside and renamed, so that a running service never reads half a file.
     let mut new = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
     new.write_all(b"# Written by `beltsight tokens`; it holds hashes, the tokens themselves are nowhere.\n")

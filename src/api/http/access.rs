@@ -1,7 +1,7 @@
 //! Who may ask for what: the rule of a route, and the door that every request goes through.
 //!
-//! Invariant: a request for which there is no [`Rule`] is refused. What changes something is in the audit log, also when
-//! the client went away meanwhile or was not allowed to.
+//! Invariant: a request without a [`Rule`] is refused. What changes something is in the audit log, also when the client
+//! went away meanwhile or was not allowed to.
 
 use std::time::Duration;
 

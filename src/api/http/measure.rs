@@ -13,7 +13,7 @@ use axum::{
 use super::access::Rule;
 use crate::api::{
     Api,
-    error::{ApiError, BadInput, NotLetIn, Refused},
+    error::{AccessDenied, ApiError, BadInput, NoRoom},
 };
 
 pub(in crate::api) async fn measure(State(api): State<Api>, request: Request, next: Next) -> Response {
@@ -34,10 +34,10 @@ pub(in crate::api) async fn measure(State(api): State<Api>, request: Request, ne
     if let Some(BadInput(kind)) = response.extensions().get() {
         metrics.bad_input.with_label_values(&[kind]).inc();
     }
-    if let Some(NotLetIn(reason)) = response.extensions().get() {
+    if let Some(AccessDenied(reason)) = response.extensions().get() {
         metrics.access_refused.with_label_values(&[reason]).inc();
     }
-    if response.extensions().get::<Refused>().is_some() {
+    if response.extensions().get::<NoRoom>().is_some() {
         metrics.refused.with_label_values(&[route]).inc();
     }
     response

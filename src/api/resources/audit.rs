@@ -20,7 +20,7 @@ use crate::{
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub struct Wanted {
+pub struct AuditQuery {
     /// Only older ones than this id: pass `next` of the page before.
     before: Option<i64>,
     /// Page size, 1 to 500; 100 if absent.
@@ -37,13 +37,13 @@ pub struct Audit {
 }
 
 /// Every change that was asked for over HTTP, done or refused, newest first.
-#[utoipa::path(get, path = "/audit", params(Wanted), tag = "access",
+#[utoipa::path(get, path = "/audit", params(AuditQuery), tag = "access",
     responses((status = 200, body = Audit), (status = 400, body = Problem), (status = 503, body = Problem)))]
 pub(in crate::api) async fn list(
     State(api): State<Api>,
-    wanted: Result<Query<Wanted>, QueryRejection>,
+    asked: Result<Query<AuditQuery>, QueryRejection>,
 ) -> Result<Json<Audit>, ApiError> {
-    let Wanted { before, limit } = query(wanted)?;
+    let AuditQuery { before, limit } = query(asked)?;
     let limit = page_size(limit, 100)?;
     let entries = api.store.deeds(before, limit).await?;
     let next = entries.last().filter(|_| entries.len() == limit as usize).map(|deed| deed.id);

@@ -20,7 +20,7 @@ use crate::{
         http::body,
         input::text,
     },
-    export::{Csv, Report, page, taken_off},
+    export::{LotCsv, LotReport, page, taken_off},
     store::{Lot, verify_lot},
 };
 
@@ -45,7 +45,8 @@ pub struct NewLot {
 /// Who closes a lot.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Closing {
+#[schema(as = Closing)]
+pub struct LotClosing {
     /// Who closes it.
     #[serde(default)]
     by: String,
@@ -83,7 +84,7 @@ pub(in crate::api) async fn open(
 }
 
 /// Closes the open lot.
-#[utoipa::path(post, path = "/lots/close", tag = "record", request_body = Closing,
+#[utoipa::path(post, path = "/lots/close", tag = "record", request_body = LotClosing,
     responses((status = 200, body = LotNumber), (status = 404, body = Problem), (status = 503, body = Problem)))]
 pub(in crate::api) async fn close(
     State(api): State<Api>,
@@ -91,8 +92,8 @@ pub(in crate::api) async fn close(
     request: Request,
 ) -> Result<Json<LotNumber>, ApiError> {
     let bytes = body::whole(&api, request).await?;
-    let closing: Closing = if bytes.is_empty() {
-        Closing::default()
+    let closing: LotClosing = if bytes.is_empty() {
+        LotClosing::default()
     } else {
         serde_json::from_slice(&bytes).map_err(|e| ApiError::Malformed(e.to_string()))?
     };
@@ -110,10 +111,10 @@ pub(in crate::api) async fn list(State(api): State<Api>) -> Result<Json<Vec<Lot>
 
 /// What the record says about a lot.
 #[utoipa::path(get, path = "/lots/{lot}", tag = "record", params(("lot" = i64, Path, description = "Its number")),
-    responses((status = 200, body = Report), (status = 404, body = Problem), (status = 503, body = Problem)))]
-pub(in crate::api) async fn one(State(api): State<Api>, Path(lot): Path<String>) -> Result<Json<Report>, ApiError> {
+    responses((status = 200, body = LotReport), (status = 404, body = Problem), (status = 503, body = Problem)))]
+pub(in crate::api) async fn one(State(api): State<Api>, Path(lot): Path<String>) -> Result<Json<LotReport>, ApiError> {
     let lot = find(&api, &lot).await?;
-    Ok(Json(Report::read(&api.store, lot).await?))
+    Ok(Json(LotReport::read(&api.store, lot).await?))
 }
 
 /// Reviews a closed lot: name and time go into the record. Refused while a corrective action of it is open.
@@ -141,7 +142,7 @@ pub(in crate::api) async fn sign_off(
 pub(in crate::api) async fn csv(State(api): State<Api>, Path(lot): Path<String>) -> Result<Response<Body>, ApiError> {
     let lot = find(&api, &lot).await?;
     let file = format!("attachment; filename=\"lot-{}.csv\"", lot.lot);
-    let mut csv = Csv::new(api.store.clone(), lot).await?;
+    let mut csv = LotCsv::new(api.store.clone(), lot).await?;
     let (pieces, body) = tokio::sync::mpsc::channel(2);
     tokio::spawn(async move {
         loop {
@@ -174,7 +175,7 @@ pub(in crate::api) async fn html(State(api): State<Api>, Path(lot): Path<String>
     let lot = find(&api, &lot).await?;
     let _alone = PAGES.try_acquire().map_err(|_| ApiError::Busy)?;
     let items = taken_off(&api.store, lot.lot).await?;
-    let report = Report::read(&api.store, lot).await?;
+    let report = LotReport::read(&api.store, lot).await?;
     let verified = verify_lot(api.store.folder(), &report.lot).await?; // last, so that it covers what was read
     Response::builder()
         .header(header::CONTENT_TYPE, "text/html; charset=utf-8")

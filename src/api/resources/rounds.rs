@@ -10,7 +10,7 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{blocking, models::Version};
+use super::{blocking, models::StudentSummary};
 use crate::{
     api::{
         Api, Caller,
@@ -33,12 +33,13 @@ pub struct Rounds {
     /// At present.
     now: Status,
     /// The newest rounds, newest first.
-    rounds: Vec<Round>,
+    rounds: Vec<RoundSummary>,
 }
 
 /// One round.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Round {
+#[schema(as = Round)]
+pub struct RoundSummary {
     /// Its number.
     number: u32,
     /// What started it.
@@ -48,7 +49,7 @@ pub struct Round {
     /// The student that served then and that the candidate has to beat.
     incumbent: String,
     /// The candidate, once there is one.
-    candidate: Option<Version>,
+    candidate: Option<StudentSummary>,
     /// How it ended; `null` while it runs.
     end: Option<End>,
     /// Why it ended so.
@@ -84,7 +85,7 @@ pub(in crate::api) async fn list(State(api): State<Api>) -> Result<Json<Rounds>,
     blocking(read).await
 }
 
-fn round(folder: &Folder) -> Option<Round> {
+fn round(folder: &Folder) -> Option<RoundSummary> {
     let plan: Plan = folder.read("plan.json")?;
     let outcome: Option<Outcome> = folder.read("outcome.json");
     let examined = folder.read("ruling.json");
@@ -92,12 +93,12 @@ fn round(folder: &Folder) -> Option<Round> {
         Some(o) => (Some(o.end), Some(o.why), Some(o.at), o.ruling.or(examined)),
         None => (None, None, None, examined),
     };
-    Some(Round {
+    Some(RoundSummary {
         number: plan.number,
         trigger: plan.trigger,
         started: plan.started,
         incumbent: plan.incumbent.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        candidate: Manifest::read(&folder.candidate()).ok().map(Version::from),
+        candidate: Manifest::read(&folder.candidate()).ok().map(StudentSummary::from),
         end,
         why,
         ended,

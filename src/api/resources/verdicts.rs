@@ -29,7 +29,7 @@ use crate::{
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub struct Wanted {
+pub struct VerdictQuery {
     /// Only older ones than this id: pass `next` of the page before.
     before: Option<i64>,
     /// Only newer ones than this id.
@@ -54,13 +54,13 @@ pub struct Verdicts {
 }
 
 /// A page of recorded verdicts, newest first.
-#[utoipa::path(get, path = "/verdicts", params(Wanted), tag = "verdicts",
+#[utoipa::path(get, path = "/verdicts", params(VerdictQuery), tag = "verdicts",
     responses((status = 200, body = Verdicts), (status = 400, body = Problem), (status = 503, body = Problem)))]
 pub(in crate::api) async fn list(
     State(api): State<Api>,
-    wanted: Result<Query<Wanted>, QueryRejection>,
+    asked: Result<Query<VerdictQuery>, QueryRejection>,
 ) -> Result<Json<Verdicts>, ApiError> {
-    let Wanted { before, after, limit, action, source, lot } = query(wanted)?;
+    let VerdictQuery { before, after, limit, action, source, lot } = query(asked)?;
     let limit = page_size(limit, 50)?;
     let verdicts = api.store.verdicts(Page { before, after, limit, action, source, lot }).await?;
     let full = verdicts.len() == limit as usize;
