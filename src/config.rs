@@ -29,7 +29,7 @@ pub struct Config {
     /// Where the HTTP API listens.
     pub server: api::ServerSettings,
     /// Limits of the HTTP API.
-    pub api: api::Settings,
+    pub api: api::ApiSettings,
     /// The student that serves, and where it runs.
     pub model: ModelSettings,
     /// The inference worker.

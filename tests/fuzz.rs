@@ -167,13 +167,13 @@ async fn no_request_makes_the_service_panic_or_fail() {
     let other = jpeg(64, 2);
     let (before, start) = (peak_mib(), Instant::now());
     // A round would start a learning process; its body is that of /rounds/stop.
-    let rules: Vec<_> = TABLE.iter().filter(|r| (r.method, r.route) != ("post", "/rounds")).collect();
+    let rules: Vec<_> = TABLE.iter().filter(|r| (r.method, r.path) != ("post", "/rounds")).collect();
     let (mut asked, mut answered_well, mut reset) = (0, 0, 0);
     while start.elapsed() < SPAN {
         for rule in &rules {
-            let description = &document["paths"][rule.route][rule.method];
+            let description = &document["paths"][rule.path][rule.method];
             let mut path = String::new();
-            for part in rule.route.split('/').skip(1) {
+            for part in rule.path.split('/').skip(1) {
                 let value = if part.starts_with('{') { parameter(&mut random) } else { part.into() };
                 path += &format!("/{value}");
             }
@@ -185,7 +185,7 @@ async fn no_request_makes_the_service_panic_or_fail() {
                 }
             }
             let schema = &description["requestBody"]["content"]["application/json"]["schema"];
-            let json_body = if rule.route.ends_with("/infer") {
+            let json_body = if rule.path.ends_with("/infer") {
                 serde_json::to_vec(&tensor(&mut random)).unwrap()
             } else {
                 serde_json::to_vec(&of_schema(&mut random, &document, schema, 0)).unwrap()
@@ -198,7 +198,7 @@ async fn no_request_makes_the_service_panic_or_fail() {
                 _ => json_body,
             };
             let path =
-                if rule.route.ends_with("/infer") { path.replace(&path[11..path.len() - 6], "one") } else { path };
+                if rule.path.ends_with("/infer") { path.replace(&path[11..path.len() - 6], "one") } else { path };
             let kinds = ["application/json", "image/jpeg", "multipart/form-data; boundary=x", "text/plain", "\u{ff}"];
             let method = reqwest::Method::from_bytes(rule.method.to_uppercase().as_bytes()).unwrap();
             let Ok(url) = reqwest::Url::parse(&format!("{}{path}", server.url)) else { continue };

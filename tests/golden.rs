@@ -530,10 +530,14 @@ async fn every_route_takes_and_answers_what_it_did_and_asks_for_the_same_role() 
         }
     }
     let mut ruled = BTreeSet::new();
-    for rule in TABLE {
-        let name = format!("{} {}", rule.method, rule.route);
-        let role = rule.least.map_or("nobody in particular".into(), |role| role.to_string());
-        told(&mut facts, format!("{name}, role"), format!("{role}{}", if rule.changes { ", audited" } else { "" }));
+    for route in TABLE {
+        let name = format!("{} {}", route.method, route.path);
+        let role = route.rule.least.map_or("nobody in particular".into(), |role| role.to_string());
+        told(
+            &mut facts,
+            format!("{name}, role"),
+            format!("{role}{}", if route.rule.changes { ", audited" } else { "" }),
+        );
         ruled.insert(name);
     }
     assert_eq!(described, ruled, "described routes and those of the access table");

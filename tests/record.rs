@@ -6,7 +6,7 @@ mod common;
 use std::{path::Path, time::Duration};
 
 use beltsight::{
-    api::Settings,
+    api::ApiSettings,
     domain::{Action, Decision, Picture, Source, Verdict},
     picture::pixels,
     store::{Announcement, Event, Page, Retention, Store, verify},
@@ -213,7 +213,7 @@ async fn what_retention_took_from_a_lot_is_said_on_its_page_and_in_its_csv() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lots_page_is_had_however_long_it_takes() {
-    let server = start_with(Settings { deadline: Duration::ZERO, ..Settings::default() }).await;
+    let server = start_with(ApiSettings { deadline: Duration::ZERO, ..ApiSettings::default() }).await;
     let lot = server.store.begin_lot("K-17", "Ada").await.unwrap();
     let status = async |path: String| server.ask(&path).await.status();
     assert_eq!(status(format!("/lots/{lot}")).await, 503, "the deadline of everything else");

@@ -12,7 +12,7 @@ use std::{
 };
 
 use beltsight::{
-    api::{Limits, Settings},
+    api::{ApiSettings, ConnectionLimits},
     tokens::{self, Role},
 };
 use common::{
@@ -26,7 +26,7 @@ use common::{
 const PATIENCE: Duration = Duration::from_secs(1);
 
 async fn impatient(connections: usize) -> Server {
-    start_within(Settings::default(), Limits { connections, client_timeout: PATIENCE }).await
+    start_within(ApiSettings::default(), ConnectionLimits { connections, client_timeout: PATIENCE }).await
 }
 
 /// Waits until the other side has closed; returns what it said before.
@@ -67,8 +67,9 @@ async fn clients_that_dribble_their_head_are_cut_off_and_others_get_their_places
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_connection_a_slow_body_and_an_unread_answer_end() {
-    let limits = Limits { connections: 3, client_timeout: PATIENCE };
-    let server = start_within(Settings { deadline: Duration::from_millis(700), ..Settings::default() }, limits).await;
+    let limits = ConnectionLimits { connections: 3, client_timeout: PATIENCE };
+    let server =
+        start_within(ApiSettings { deadline: Duration::from_millis(700), ..ApiSettings::default() }, limits).await;
     let start = Instant::now();
     let silent = server.connect();
     let mut body = server.connect();

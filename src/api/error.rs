@@ -1,8 +1,8 @@
-//! Errors → HTTP: the only file that knows status codes, and the only shape in which errors leave the service: problem
-//! documents (RFC 9457, `application/problem+json`).
+//! Errors → HTTP: the only file that knows status codes. Every error leaves the service as a problem document (RFC 9457,
+//! `application/problem+json`).
 //!
-//! Invariant: inner rooms know no status codes; what a client did wrong is told in words and counted by kind, what went
-//! wrong inside is logged in full and told in short.
+//! Invariant: inner rooms know no status codes. A client's mistake is explained to the client and counted by kind; what
+//! went wrong inside is logged in full and told in short.
 
 use axum::{
     Json,
@@ -12,7 +12,7 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::http::access::Denied;
+use super::denied::Denied;
 use crate::{
     domain::Fault,
     line::swap::LoadError,
@@ -133,11 +133,11 @@ pub(super) struct BadInput(pub &'static str);
 
 /// Why who asked was not let in, left in the response for the metrics.
 #[derive(Clone, Copy)]
-pub(super) struct NotLetIn(pub &'static str);
+pub(super) struct AccessDenied(pub &'static str);
 
 /// Left in the response when the service had no room for the request.
 #[derive(Clone, Copy)]
-pub(super) struct Refused;
+pub(super) struct NoRoom;
 
 impl ApiError {
     /// Status, kind (part of the type URN and, for bad input, the metric's label) and title.
@@ -154,9 +154,7 @@ impl ApiError {
             Self::Denied(Denied::NoToken | Denied::Unknown | Denied::Expired) => {
                 (S::UNAUTHORIZED, "unauthorized", "A valid token is needed")
             }
-            Self::Denied(Denied::Role { .. } | Denied::OtherName { .. } | Denied::NoRule) => {
-                (S::FORBIDDEN, "forbidden", "Not allowed")
-            }
+            Self::Denied(Denied::Role { .. } | Denied::OtherName { .. }) => (S::FORBIDDEN, "forbidden", "Not allowed"),
             Self::Denied(Denied::CrossSite) => (S::FORBIDDEN, "cross_site", "Not allowed from another site"),
             Self::Denied(Denied::Host) => (S::MISDIRECTED_REQUEST, "host", "Not this machine's name"),
             Self::Pixels(e) => {
@@ -220,13 +218,13 @@ impl IntoResponse for ApiError {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, how);
         }
         if let Self::Denied(denied) = &self {
-            response.extensions_mut().insert(NotLetIn(denied.name()));
+            response.extensions_mut().insert(AccessDenied(denied.name()));
         }
         if self.is_bad_input() {
             response.extensions_mut().insert(BadInput(kind));
         }
         if status == StatusCode::TOO_MANY_REQUESTS {
-            response.extensions_mut().insert(Refused);
+            response.extensions_mut().insert(NoRoom);
         }
         response
     }

@@ -96,14 +96,14 @@ async fn export_lot(args: &ExportArgs) -> Result<ExitCode> {
     let mut out = std::io::stdout().lock();
     match args.format {
         LotFormat::Csv => {
-            let mut csv = export::Csv::new(store, lot).await?;
+            let mut csv = export::LotCsv::new(store, lot).await?;
             while let Some(piece) = csv.next().await? {
                 out.write_all(&piece)?;
             }
         }
         LotFormat::Html => {
             let items = export::taken_off(&store, lot.lot).await?;
-            let report = export::Report::read(&store, lot).await?;
+            let report = export::LotReport::read(&store, lot).await?;
             // Last, so that it covers what was read.
             let verified = store::verify_lot(&args.store, &report.lot).await?;
             out.write_all(export::page(&report, &items, &verified).as_bytes())?;

@@ -30,14 +30,14 @@ pub const HEADER: [&str; 16] = [
 const PAGE: u32 = 1000;
 
 /// A lot's CSV, in pieces.
-pub struct Csv {
+pub struct LotCsv {
     store: Store,
     lot: Lot,
     after: Option<i64>,
     end: i64,
 }
 
-impl Csv {
+impl LotCsv {
     /// The CSV of `lot` as it is now.
     ///
     /// # Errors

@@ -6,21 +6,21 @@ use std::fmt::Write;
 
 use time::{OffsetDateTime, UtcOffset};
 
-use super::{LISTED, Report};
+use super::{LISTED, LotReport};
 use crate::{
     domain::{Action, Verdict},
     store::{Challenge, CorrectiveAction, LotVerification},
 };
 
 /// The page about a lot. `verified`: what verifying the parts of the record that hold it found.
-pub fn page(report: &Report, taken_off: &[Verdict], verified: &LotVerification) -> String {
+pub fn page(report: &LotReport, taken_off: &[Verdict], verified: &LotVerification) -> String {
     let mut html = String::new();
     // Writing into a string cannot fail.
     let _ = write(&mut html, report, taken_off, verified);
     html
 }
 
-fn write(html: &mut String, report: &Report, taken_off: &[Verdict], verified: &LotVerification) -> std::fmt::Result {
+fn write(html: &mut String, report: &LotReport, taken_off: &[Verdict], verified: &LotVerification) -> std::fmt::Result {
     let lot = &report.lot;
     let name = escape(&lot.name);
     writeln!(html, "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Lot {name}</title>")?;
@@ -92,7 +92,7 @@ fn write(html: &mut String, report: &Report, taken_off: &[Verdict], verified: &L
     )
 }
 
-fn classes(html: &mut String, report: &Report) -> std::fmt::Result {
+fn classes(html: &mut String, report: &LotReport) -> std::fmt::Result {
     writeln!(html, "<h2>Items by class</h2>")?;
     if report.tallies.is_empty() {
         return writeln!(html, "<p class=muted>None.</p>");
@@ -117,7 +117,7 @@ fn classes(html: &mut String, report: &Report) -> std::fmt::Result {
     writeln!(html, "</table>")
 }
 
-fn models(html: &mut String, report: &Report) -> std::fmt::Result {
+fn models(html: &mut String, report: &LotReport) -> std::fmt::Result {
     writeln!(html, "<h2>Models and thresholds</h2>")?;
     if report.models.is_empty() {
         return writeln!(html, "<p class=muted>No model judged in this lot.</p>");
@@ -148,7 +148,7 @@ fn models(html: &mut String, report: &Report) -> std::fmt::Result {
     Ok(())
 }
 
-fn outages(html: &mut String, report: &Report) -> std::fmt::Result {
+fn outages(html: &mut String, report: &LotReport) -> std::fmt::Result {
     writeln!(html, "<h2>Downtime and degraded intervals</h2>")?;
     if report.outages.is_empty() {
         return writeln!(html, "<p class=muted>None recorded.</p>");
@@ -221,7 +221,7 @@ fn actions(html: &mut String, actions: &[CorrectiveAction]) -> std::fmt::Result 
     writeln!(html, "</table>")
 }
 
-fn items(html: &mut String, report: &Report, taken_off: &[Verdict]) -> std::fmt::Result {
+fn items(html: &mut String, report: &LotReport, taken_off: &[Verdict]) -> std::fmt::Result {
     writeln!(html, "<h2>Rejected and diverted items</h2>")?;
     let all = report.counts.reject + report.counts.divert;
     if all == 0 {
@@ -254,7 +254,7 @@ fn items(html: &mut String, report: &Report, taken_off: &[Verdict]) -> std::fmt:
     writeln!(html, "</table>")
 }
 
-fn sign_off(html: &mut String, report: &Report) -> std::fmt::Result {
+fn sign_off(html: &mut String, report: &LotReport) -> std::fmt::Result {
     writeln!(html, "<h2>Review</h2>")?;
     for s in &report.lot.signed_off {
         let remark = if s.remark.is_empty() { String::new() } else { format!(": {}", escape(&s.remark)) };
@@ -266,7 +266,7 @@ fn sign_off(html: &mut String, report: &Report) -> std::fmt::Result {
     writeln!(html, "<div class=sign><div>name</div><div>date</div><div>signature</div></div>")
 }
 
-fn chain(html: &mut String, report: &Report, verified: &LotVerification) -> std::fmt::Result {
+fn chain(html: &mut String, report: &LotReport, verified: &LotVerification) -> std::fmt::Result {
     let lot = &report.lot;
     let to = lot.closed_at.map_or("now".into(), |at| at.to_string());
     let parts: Vec<_> = verified.parts.iter().map(|(from, to)| format!("{from} to {to}")).collect();

@@ -9,7 +9,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 pub use self::{
-    csv::{Csv, HEADER},
+    csv::{HEADER, LotCsv},
     html::page,
 };
 use crate::{
@@ -22,7 +22,8 @@ pub const LISTED: usize = 1000;
 
 /// What the record says about a lot.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
-pub struct Report {
+#[schema(as = Report)]
+pub struct LotReport {
     /// The lot.
     pub lot: Lot,
     /// Verdicts of it that retention has removed; counts and tallies are of what is left. `null` for none.
@@ -32,7 +33,7 @@ pub struct Report {
     /// Its verdicts by action, class, model and thresholds, most first.
     pub tallies: Vec<LotTally>,
     /// The models and thresholds that judged.
-    pub models: Vec<Model>,
+    pub models: Vec<LotModel>,
     /// When nothing or not everything was inspected, oldest first.
     pub outages: Vec<Outage>,
     /// Verdicts that could not be recorded while it was open.
@@ -53,7 +54,8 @@ pub struct Report {
 
 /// A model with its thresholds.
 #[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
-pub struct Model {
+#[schema(as = Model)]
+pub struct LotModel {
     /// `name@hash-prefix`.
     pub model: String,
     /// SHA-256 of its file.
@@ -84,7 +86,7 @@ pub struct Outage {
     pub to: Option<OffsetDateTime>,
 }
 
-impl Report {
+impl LotReport {
     /// Reads everything about `lot`.
     ///
     /// # Errors
@@ -150,9 +152,9 @@ pub async fn taken_off(store: &Store, lot: i64) -> Result<Vec<Verdict>, StoreErr
     Ok(found.split_off(surplus))
 }
 
-fn models(told: &[Entry], tallies: &[LotTally]) -> Vec<Model> {
-    let mut models: Vec<Model> = Vec::new();
-    for entry in told {
+fn models(announced: &[Entry], tallies: &[LotTally]) -> Vec<LotModel> {
+    let mut models: Vec<LotModel> = Vec::new();
+    for entry in announced {
         let Event::Model { model, sha256, thresholds_hash, thresholds } = &entry.event else { continue };
         if models.iter().any(|m| m.model == *model && m.thresholds_hash == *thresholds_hash) {
             continue; // the service started with it again
@@ -162,7 +164,7 @@ fn models(told: &[Entry], tallies: &[LotTally]) -> Vec<Model> {
         if verdicts > 0 {
             let (model, thresholds_hash) = (model.clone(), thresholds_hash.clone());
             let (sha256, thresholds) = (sha256.clone(), thresholds.clone());
-            models.push(Model { model, sha256, thresholds_hash, thresholds, verdicts });
+            models.push(LotModel { model, sha256, thresholds_hash, thresholds, verdicts });
         }
     }
     models
@@ -180,7 +182,7 @@ fn outages(events: &[Entry]) -> Vec<Outage> {
         };
         match event {
             Event::Started { after_stop, down_since, .. } => {
-                // A new service finds out anew what is broken.
+                // A new service finds out for itself what is broken.
                 for outage in outages.iter_mut().filter(|o| o.to.is_none()) {
                     outage.to = Some(*time);
                 }

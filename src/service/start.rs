@@ -70,7 +70,7 @@ pub(super) async fn start(config: Config) -> Result<RunningService> {
     tokio::spawn(tasks::labels::count(store.clone(), metrics.clone(), stop.clone()));
     let following = tokio::spawn(tasks::registry::follow(registry.clone(), swapper.clone(), stop.clone()));
 
-    let parts = api::Parts {
+    let parts = api::ApiDependencies {
         infer: infer.clone(),
         tokens,
         store: store.clone(),
@@ -90,8 +90,10 @@ pub(super) async fn start(config: Config) -> Result<RunningService> {
     let scheme = if tls.is_some() { "https" } else { "http" };
     tracing::info!("listening on {scheme}://{}", listener.local_addr()?);
     let router = api::router(Api::new(parts, config.api)?);
-    let limits =
-        api::Limits { connections: config.server.max_connections, client_timeout: config.server.client_timeout };
+    let limits = api::ConnectionLimits {
+        connections: config.server.max_connections,
+        client_timeout: config.server.client_timeout,
+    };
     let server = tokio::spawn(api::serve(listener, tls, router, limits, stop.clone()));
     Ok(RunningService { ready, metrics, stop, server, following, learning, line, infer, workers, record, challenges })
 }

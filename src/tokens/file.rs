@@ -1,6 +1,6 @@
 //! `tokens.toml`: made, listed and revoked by commands.
 //!
-//! Invariant: it is replaced as a whole by one process at a time, so that nobody reads half a file and no change is lost.
+//! Invariant: one process at a time replaces the whole file, so that nobody reads half a file and no change is lost.
 
 use std::{
     os::unix::fs::MetadataExt,
@@ -46,7 +46,7 @@ pub struct TokenEntry {
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct File {
+pub(super) struct TokenFile {
     #[serde(default)]
     pub(super) token: Vec<TokenEntry>,
 }
@@ -71,7 +71,7 @@ pub enum TokenError {
         why: String,
     },
     /// The name can't be used.
-    #[error("`{0}` cannot name a token: use 1 to {MAX_NAME} letters, digits, dots, dashes or underscores")]
+    #[error("`{0}` can't name a token: use 1 to {MAX_NAME} letters, digits, dots, dashes or underscores")]
     Name(String),
     /// There is a token of this name.
     #[error("there is a token named `{0}`; revoke it first")]
@@ -142,7 +142,7 @@ pub fn list(path: &Path) -> Result<Vec<TokenEntry>, TokenError> {
 }
 
 fn parse(text: &str) -> Result<Vec<TokenEntry>, String> {
-    let File { token: entries } = toml::from_str(text).map_err(|e| e.to_string())?;
+    let TokenFile { token: entries } = toml::from_str(text).map_err(|e| e.to_string())?;
     if entries.len() > MAX_TOKENS {
         return Err(format!("{} tokens are more than {MAX_TOKENS}", entries.len()));
     }
@@ -169,7 +169,7 @@ fn change<T>(path: &Path, edit: impl FnOnce(&mut Vec<TokenEntry>) -> Result<T, T
     lock.lock().map_err(failed)?;
     let mut entries = list(path)?;
     let done = edit(&mut entries)?;
-    let text = toml::to_string(&File { token: entries }).map_err(|e| failed(std::io::Error::other(e)))?;
+    let text = toml::to_string(&TokenFile { token: entries }).map_err(|e| failed(std::io::Error::other(e)))?;
     let text = format!("{HEADING}{text}");
     // Root makes tokens for a service that runs as somebody else: the file is the folder's owner's.
     let owner = lock.metadata().map_err(failed)?;

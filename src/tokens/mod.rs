@@ -64,7 +64,7 @@ impl FromStr for Role {
 
     fn from_str(name: &str) -> Result<Self, String> {
         let found = Self::ALL.into_iter().find(|role| role.name() == name);
-        found.ok_or_else(|| format!("`{name}` is not a role: viewer, labeler, operator and admin are"))
+        found.ok_or_else(|| format!("`{name}` is not a role; the roles are viewer, labeler, operator and admin"))
     }
 }
 
@@ -79,7 +79,7 @@ pub struct Holder {
 
 /// Why a token is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
+pub enum TokenRefusal {
     /// No such token.
     Unknown,
     /// Its time is over.
@@ -131,8 +131,8 @@ impl Tokens {
     /// The holder of `token`. Every hash is compared, each in constant time.
     ///
     /// # Errors
-    /// [`Refused`].
-    pub fn holder(&self, token: &str, now: OffsetDateTime) -> Result<Holder, Refused> {
+    /// [`TokenRefusal`].
+    pub fn holder(&self, token: &str, now: OffsetDateTime) -> Result<Holder, TokenRefusal> {
         let hash = hash(token);
         let state = self.0.state.read().unwrap_or_else(PoisonError::into_inner);
         let mut found = None;
@@ -142,8 +142,8 @@ impl Tokens {
             }
         }
         match found {
-            None => Err(Refused::Unknown),
-            Some(entry) if entry.expires.is_some_and(|expires| now >= expires) => Err(Refused::Expired),
+            None => Err(TokenRefusal::Unknown),
+            Some(entry) if entry.expires.is_some_and(|expires| now >= expires) => Err(TokenRefusal::Expired),
             Some(entry) => Ok(Holder { name: entry.name.clone(), role: entry.role }),
         }
     }
@@ -184,7 +184,7 @@ mod tests {
 
     use time::Duration;
 
-    use super::{file::File, *};
+    use super::{file::TokenFile, *};
 
     fn file() -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
@@ -208,7 +208,7 @@ mod tests {
         assert!(tokens.guarded());
         assert_eq!(tokens.holder(&token, now()), Ok(Holder { name: "line-2".into(), role: Role::Labeler }));
         for wrong in ["", "bs_", &token[..45], &format!("{token} "), &hash(&token)] {
-            assert_eq!(tokens.holder(wrong, now()), Err(Refused::Unknown), "{wrong}");
+            assert_eq!(tokens.holder(wrong, now()), Err(TokenRefusal::Unknown), "{wrong}");
         }
         assert_ne!(add(&path, "other", Role::Labeler, None).unwrap(), token);
     }
@@ -220,7 +220,7 @@ mod tests {
         let token = add(&path, "guest", Role::Viewer, Some(end)).unwrap();
         let tokens = Tokens::open(&path).unwrap();
         assert!(tokens.holder(&token, end - Duration::SECOND).is_ok());
-        assert_eq!(tokens.holder(&token, end + Duration::NANOSECOND), Err(Refused::Expired));
+        assert_eq!(tokens.holder(&token, end + Duration::NANOSECOND), Err(TokenRefusal::Expired));
     }
 
     #[test]
@@ -263,7 +263,7 @@ mod tests {
         let mut entries = list(&path).unwrap();
         let last = entries[0].clone();
         entries.extend((1..MAX_TOKENS).map(|i| TokenEntry { name: format!("n{i}"), ..last.clone() }));
-        std::fs::write(&path, toml::to_string(&File { token: entries }).unwrap()).unwrap();
+        std::fs::write(&path, toml::to_string(&TokenFile { token: entries }).unwrap()).unwrap();
         assert!(matches!(add(&path, "one-more", Role::Viewer, None), Err(TokenError::Full)));
     }
 

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use beltsight::api::Settings;
+use beltsight::api::ApiSettings;
 
 use crate::{
     common::{
@@ -35,7 +35,7 @@ async fn a_hundred_megabytes_are_refused_without_reading_them() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_without_length_is_cut_at_the_limit() {
-    let server = start_with(Settings { max_body: 100_000, ..Settings::default() }).await;
+    let server = start_with(ApiSettings { max_body: 100_000, ..ApiSettings::default() }).await;
     let mut stream = server.connect();
     write!(stream, "POST /classify HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap();
     write!(stream, "{:x}\r\n", 110_000).unwrap();
@@ -45,7 +45,7 @@ async fn a_body_without_length_is_cut_at_the_limit() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn overload_is_answered_at_once_and_passes() {
-    let server = start_with(Settings { max_in_flight: 2, ..Settings::default() }).await;
+    let server = start_with(ApiSettings { max_in_flight: 2, ..ApiSettings::default() }).await;
     let slow: Vec<TcpStream> = (0..2)
         .map(|_| {
             let mut stream = server.connect();
@@ -96,7 +96,7 @@ fn answer(stream: &mut BufReader<TcpStream>) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_client_can_send_to_the_end_and_keeps_its_connection() {
-    let server = start_with(Settings { max_in_flight: 0, ..Settings::default() }).await;
+    let server = start_with(ApiSettings { max_in_flight: 0, ..ApiSettings::default() }).await;
     let half = vec![7; 200_000];
     let mut stream = BufReader::new(server.connect());
     for _ in 0..3 {
@@ -120,7 +120,7 @@ async fn a_refused_client_can_send_to_the_end_and_keeps_its_connection() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_sends_slowly_is_cut_off_at_the_deadline() {
-    let server = start_with(Settings { deadline: Duration::from_millis(300), ..Settings::default() }).await;
+    let server = start_with(ApiSettings { deadline: Duration::from_millis(300), ..ApiSettings::default() }).await;
     let mut stream = server.connect();
     write!(stream, "POST /classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nslow").unwrap();
     assert_eq!(status(stream), "HTTP/1.1 503");

@@ -9,7 +9,7 @@ use std::{
 };
 
 use beltsight::{
-    api::{self, Api, Limits, Parts, Settings},
+    api::{self, Api, ApiDependencies, ApiSettings, ConnectionLimits},
     domain::{Thresholds, Verdict, hash::sha256},
     line::{
         infer::{self, Infer},
@@ -126,16 +126,16 @@ impl Drop for Server {
 
 /// Starts a service with usual limits.
 pub async fn start() -> Server {
-    start_with(Settings::default()).await
+    start_with(ApiSettings::default()).await
 }
 
 /// Starts a service serving the model `one`.
-pub async fn start_with(settings: Settings) -> Server {
-    start_within(settings, Limits { connections: 256, client_timeout: Duration::from_secs(5) }).await
+pub async fn start_with(settings: ApiSettings) -> Server {
+    start_within(settings, ConnectionLimits { connections: 256, client_timeout: Duration::from_secs(5) }).await
 }
 
 /// Starts a service that bears with its clients only so far.
-pub async fn start_within(settings: Settings, limits: Limits) -> Server {
+pub async fn start_within(settings: ApiSettings, limits: ConnectionLimits) -> Server {
     let folder = tempfile::tempdir().unwrap();
     let models = folder.path().join("models");
     let student = Student::open(&test_model_folder(&models, "one", 1), None, Device::Cpu, 2, 2).unwrap();
@@ -172,7 +172,7 @@ pub async fn start_within(settings: Settings, limits: Limits) -> Server {
         deadline: Duration::from_millis(50),
     };
     let (rounds, _learning) = keeper::start(rounds, stop.clone());
-    let parts = Parts {
+    let parts = ApiDependencies {
         infer: infer.clone(),
         tokens: tokens.clone(),
         store: store.clone(),

@@ -1,8 +1,7 @@
-//! Who may ask for what: one table, and the door that every request goes through.
+//! Who may ask for what: the rule of a route, and the door that every request goes through.
 //!
-//! Invariant: what the table does not name is refused. A new route needs a line in [`TABLE`]; without it the route
-//! answers 403 whoever asks, and a test names it. What changes something is in the audit log, also when the client went
-//! away meanwhile or was not allowed to.
+//! Invariant: a request without a [`Rule`] is refused. What changes something is in the audit log, also when the client
+//! went away meanwhile or was not allowed to.
 
 use std::time::Duration;
 
@@ -19,120 +18,58 @@ use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
-use super::{body, browser, login::COOKIE, serve::Peer};
+use super::{body, browser, serve::Peer};
 use crate::{
     api::{
         Api,
+        denied::Denied,
         error::ApiError,
-        resources::{labels::MAX_NAME, lots::text},
+        input::{MAX_NAME, text},
     },
     domain::time::rfc3339_now,
     store::Deed,
-    tokens::{
-        Refused,
-        Role::{self, Admin, Labeler, Operator, Viewer},
-        Tokens,
-    },
+    tokens::{Role, Tokens},
 };
 
+/// The name of the cookie in which a browser keeps its token.
+pub(in crate::api) const COOKIE: &str = "beltsight";
 /// What a page may do that does not say so itself: be styled.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'";
 /// Most characters of a path in the audit log.
 const MAX_PATH: usize = 512;
 
-/// What a route asks of its caller.
-#[derive(Debug)]
+/// What a route asks of its caller, and how long it may take; `routes` puts it into every request that a route answers.
+#[derive(Clone, Copy, Debug)]
 pub struct Rule {
-    /// In lower case; `get` stands for HEAD too.
-    pub method: &'static str,
-    /// The router's pattern.
-    pub route: &'static str,
     /// The least role that is let in; `None`: everybody, without a token.
     pub least: Option<Role>,
     /// Whether it changes something and goes into the audit log.
     pub changes: bool,
+    /// Whether the answer is due within `api.deadline`.
+    pub has_deadline: bool,
 }
 
-const fn open(method: &'static str, route: &'static str) -> Rule {
-    Rule { method, route, least: None, changes: false }
+impl Rule {
+    /// The same rule for what takes as long as it takes.
+    pub(in crate::api) const fn without_deadline(self) -> Self {
+        Self { has_deadline: false, ..self }
+    }
 }
 
-const fn asks(method: &'static str, route: &'static str, least: Role) -> Rule {
-    Rule { method, route, least: Some(least), changes: false }
+/// Everybody is let in, without a token.
+pub(in crate::api) const fn open() -> Rule {
+    Rule { least: None, changes: false, has_deadline: true }
 }
 
-const fn changes(method: &'static str, route: &'static str, least: Role) -> Rule {
-    Rule { method, route, least: Some(least), changes: true }
+/// This role and those above it are let in; nothing that lasts is changed.
+pub(in crate::api) const fn needs(least: Role) -> Rule {
+    Rule { least: Some(least), changes: false, has_deadline: true }
 }
 
-/// Every route and method. Open are only the pages' own files, which hold no data, and what an orchestrator asks before
-/// it has a secret: whether we live and are ready. `/metrics` tells how much is produced and how well: it is not open.
-/// `/classify` and `/infer` change nothing that lasts; what they find is in the record of verdicts.
-pub const TABLE: &[Rule] = &[
-    open("get", "/"),
-    open("get", "/page.css"),
-    open("get", "/page.js"),
-    open("get", "/label"),
-    open("get", "/label.css"),
-    open("get", "/label.js"),
-    open("get", "/learning"),
-    open("get", "/learning.css"),
-    open("get", "/learning.js"),
-    open("get", "/record"),
-    open("get", "/record.css"),
-    open("get", "/record.js"),
-    open("post", "/login"),
-    open("post", "/logout"),
-    asks("get", "/whoami", Viewer),
-    asks("get", "/audit", Admin),
-    open("get", "/healthz"),
-    open("get", "/readyz"),
-    asks("get", "/metrics", Viewer),
-    asks("get", "/openapi.json", Viewer),
-    asks("post", "/classify", Labeler),
-    asks("post", "/confirmations/{gate}", Operator), // many a minute: counted, not in the audit log
-    asks("get", "/verdicts", Viewer),
-    asks("get", "/verdicts/stream", Viewer),
-    asks("get", "/verdicts/counts", Viewer),
-    asks("get", "/frames/{key}", Viewer),
-    asks("get", "/labels", Viewer),
-    changes("post", "/labels", Labeler),
-    changes("delete", "/labels/{id}", Labeler),
-    asks("get", "/labels/classes", Viewer),
-    asks("get", "/labels/queue", Labeler), // what it gives out is held for its asker
-    asks("get", "/labels/agreement", Viewer),
-    asks("get", "/items", Viewer),
-    asks("get", "/items/{picture}", Viewer),
-    asks("get", "/lots", Viewer),
-    changes("post", "/lots", Operator),
-    changes("post", "/lots/close", Operator),
-    asks("get", "/lots/{lot}", Viewer),
-    changes("post", "/lots/{lot}/sign-off", Operator),
-    asks("get", "/lots/{lot}/export.csv", Viewer),
-    asks("get", "/lots/{lot}/export.html", Viewer),
-    asks("get", "/challenges", Viewer),
-    changes("post", "/challenges", Operator),
-    asks("get", "/corrective-actions", Viewer),
-    changes("post", "/corrective-actions/{action}/close", Operator),
-    asks("get", "/cameras", Viewer),
-    asks("get", "/live", Viewer),
-    asks("get", "/live.jpg", Viewer),
-    asks("get", "/models", Viewer),
-    changes("post", "/models/rollback", Operator),
-    changes("post", "/models/{version}/promote", Operator),
-    asks("get", "/rounds", Viewer),
-    changes("post", "/rounds", Operator),
-    changes("post", "/rounds/stop", Operator),
-    changes("post", "/rounds/approve", Admin),
-    asks("get", "/v2", Viewer),
-    open("get", "/v2/health/live"),
-    open("get", "/v2/health/ready"),
-    asks("get", "/v2/models/{model}", Viewer),
-    asks("get", "/v2/models/{model}/ready", Viewer),
-    asks("post", "/v2/models/{model}/infer", Labeler),
-    asks("post", "/v2/repository/index", Viewer),
-    changes("post", "/v2/repository/models/{model}/load", Operator),
-];
+/// This role and those above it are let in; what they do goes into the audit log.
+pub(in crate::api) const fn changes(least: Role) -> Rule {
+    Rule { least: Some(least), changes: true, has_deadline: true }
+}
 
 /// Who a request comes from; handlers take it as `Extension<Caller>` on every route that is not open.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -146,17 +83,29 @@ pub struct Caller {
 impl Caller {
     /// Whoever sits at this machine while no token is set.
     pub(in crate::api) fn local() -> Self {
-        Self { name: "local".into(), role: Admin }
+        Self { name: "local".into(), role: Role::Admin }
     }
 
     /// Whether nobody had to say who they are.
-    pub(in crate::api) fn is_local(&self) -> bool {
+    fn is_local(&self) -> bool {
         self.name == "local"
     }
 
-    /// In whose name the caller orders: the token's, whatever else they say being refused; while no token is set, the
-    /// name that they give.
-    pub(in crate::api) fn signs(&self, said: Option<&str>) -> Result<String, ApiError> {
+    /// The name under which the record has what the caller did: the one they give, with the token's beside it where it
+    /// differs.
+    pub(in crate::api) fn attribute(&self, said: &str) -> String {
+        let said = said.trim();
+        match (self.is_local(), said) {
+            (true, _) => said.into(),
+            (false, "") => self.name.clone(),
+            (false, said) if said == self.name => said.into(),
+            (false, said) => format!("{said} (token {})", self.name),
+        }
+    }
+
+    /// The name in which the caller orders: the token's, and any other is refused; while no token is set, the name that
+    /// they give.
+    pub(in crate::api) fn sign(&self, said: Option<&str>) -> Result<String, ApiError> {
         let said = said.unwrap_or_default().trim();
         if self.is_local() {
             return text("by", said, MAX_NAME);
@@ -165,72 +114,6 @@ impl Caller {
             return Ok(self.name.clone());
         }
         Err(Denied::OtherName { name: self.name.clone(), said: said.chars().take(MAX_NAME).collect() }.into())
-    }
-}
-
-/// Why somebody is not let in.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum Denied {
-    /// No token came along.
-    #[error("a token is needed: send `Authorization: Bearer …`, or log in on the page")]
-    NoToken,
-    /// There is no such token.
-    #[error("this token is not known; it may have been revoked")]
-    Unknown,
-    /// Its time is over.
-    #[error("this token has expired")]
-    Expired,
-    /// The token's role may not do this.
-    #[error("this needs the role {needs}; `{name}` is {has}")]
-    Role {
-        /// Whose token it is.
-        name: String,
-        /// Its role.
-        has: Role,
-        /// The least role that may.
-        needs: Role,
-    },
-    /// An order in somebody else's name.
-    #[error("orders are given in one's own name: this token is `{name}`, not `{said}`; leave `by` out")]
-    OtherName {
-        /// Whose token it is.
-        name: String,
-        /// Whom the order names.
-        said: String,
-    },
-    /// A page of another site asked a browser to change something here.
-    #[error("this request comes from a page of another site")]
-    CrossSite,
-    /// The `Host` is not this machine's.
-    #[error("no token is set, so only requests to localhost are answered; make a token for anything else")]
-    Host,
-    /// A route without a rule.
-    #[error("nobody may use this route: it has no rule")]
-    NoRule,
-}
-
-impl Denied {
-    /// The metric's label.
-    pub(in crate::api) fn name(&self) -> &'static str {
-        match self {
-            Self::NoToken => "no_token",
-            Self::Unknown => "unknown_token",
-            Self::Expired => "expired_token",
-            Self::Role { .. } => "role",
-            Self::OtherName { .. } => "other_name",
-            Self::CrossSite => "cross_site",
-            Self::Host => "host",
-            Self::NoRule => "no_rule",
-        }
-    }
-}
-
-impl From<Refused> for Denied {
-    fn from(refused: Refused) -> Self {
-        match refused {
-            Refused::Unknown => Self::Unknown,
-            Refused::Expired => Self::Expired,
-        }
     }
 }
 
@@ -271,7 +154,7 @@ pub(in crate::api) async fn guard(State(api): State<Api>, mut request: Request, 
 /// Who was let in.
 struct Pass {
     caller: Caller,
-    rule: &'static Rule,
+    rule: Rule,
     /// By which token; `None` while none is set.
     token: Option<String>,
 }
@@ -290,12 +173,7 @@ fn judge(tokens: &Tokens, request: &Request) -> Result<Option<Pass>, ApiError> {
     let Some(route) = request.extensions().get::<MatchedPath>() else {
         return Ok(None); // there is nothing there, and that is what is answered
     };
-    let mut rules = TABLE.iter().filter(|rule| rule.route == route.as_str()).peekable();
-    if rules.peek().is_none() {
-        tracing::error!("{} has no line in the access table", route.as_str());
-        return Err(Denied::NoRule.into());
-    }
-    let rule = rules.find(|rule| rule.method.eq_ignore_ascii_case(method.as_str())).ok_or(ApiError::Method)?;
+    let rule = *request.extensions().get::<Rule>().ok_or(ApiError::Method)?;
     let Some(needs) = rule.least else { return Ok(None) };
     if !guarded {
         return Ok(Some(Pass { caller: Caller::local(), rule, token: None }));
@@ -381,31 +259,7 @@ pub(in crate::api) async fn follow(tokens: Tokens, stop: CancellationToken) {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
-
-    #[test]
-    fn every_route_of_the_router_has_a_line_in_the_table_and_the_other_way_round() {
-        let mut routed = BTreeSet::new();
-        for part in include_str!("../mod.rs").split(".route(").skip(1) {
-            let mut quoted = part.splitn(3, '"');
-            let (route, rest) = (quoted.nth(1).unwrap(), quoted.next().unwrap());
-            let handlers = rest.split(".route(").next().unwrap().lines().next().unwrap();
-            for method in ["get", "post", "put", "patch", "delete"] {
-                let before = |i: usize| handlers[..i].ends_with([' ', '.', '(']);
-                if handlers.match_indices(&format!("{method}(")).any(|(i, _)| before(i)) {
-                    routed.insert(format!("{method} {route}"));
-                }
-            }
-        }
-        assert!(routed.len() >= 25, "the reader of routes sees them: {routed:?}");
-        let named: BTreeSet<String> = TABLE.iter().map(|r| format!("{} {}", r.method, r.route)).collect();
-        assert_eq!(named.len(), TABLE.len(), "no line stands twice");
-        let (missing, stale) = (&routed - &named, &named - &routed);
-        assert!(missing.is_empty(), "give these routes a line in TABLE of src/api/http/access.rs: {missing:?}");
-        assert!(stale.is_empty(), "these lines of TABLE have no route: {stale:?}");
-    }
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
         pairs.iter().map(|(k, v)| (HeaderName::from_static(k), v.parse().unwrap())).collect()

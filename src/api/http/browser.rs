@@ -2,7 +2,7 @@
 //!
 //! Invariant: a change comes from a program or from our own pages, never from another site's.
 //!
-//! Without any token only this machine is served (`app` sees to that), without asking. A browser on this machine may
+//! Without any token only this machine is served (`service` sees to that), without asking. A browser on this machine may
 //! then be used against it by any page it shows: so the `Host` must be this machine's (a foreign name that was made to
 //! point here, "DNS rebinding", is not), and a change must come from our own pages. With tokens the second still holds,
 //! for a browser sends its cookie unasked; the first is not needed, for the cookie stays with the name it was set for.

@@ -16,16 +16,15 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 
 use super::{
-    access::{Caller, Denied},
+    access::{COOKIE, Caller},
     serve::Peer,
 };
 use crate::api::{
     Api,
+    denied::Denied,
     error::{ApiError, Problem},
 };
 
-/// The cookie's name.
-pub(in crate::api) const COOKIE: &str = "beltsight";
 /// How long a browser stays logged in, in seconds: a shift.
 const SHIFT: u32 = 12 * 3600;
 /// Most bytes of a login: this is read from everybody.

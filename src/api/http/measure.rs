@@ -1,4 +1,4 @@
-//! What every request goes through: the deadline, and the HTTP metrics in one place.
+//! What every request goes through: the deadline of its rule, and the HTTP metrics in one place.
 //!
 //! Invariant: the route label is the pattern, never the path, so that its values are a closed set.
 
@@ -10,18 +10,17 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
+use super::access::Rule;
 use crate::api::{
     Api,
-    error::{ApiError, BadInput, NotLetIn, Refused},
+    error::{AccessDenied, ApiError, BadInput, NoRoom},
 };
 
 pub(in crate::api) async fn measure(State(api): State<Api>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let matched = request.extensions().get::<MatchedPath>().cloned();
     let route = matched.as_ref().map_or("other", MatchedPath::as_str);
-    // A stream is answered when its head is; loading a model and verifying a lot take as long as they take.
-    let long = ["/load", "/promote", "/rollback", "/export.html"].iter().any(|end| route.ends_with(end));
-    let response = if long {
+    let response = if request.extensions().get::<Rule>().is_some_and(|rule| !rule.has_deadline) {
         next.run(request).await
     } else {
         match tokio::time::timeout(api.0.settings.deadline, next.run(request)).await {
@@ -35,10 +34,10 @@ pub(in crate::api) async fn measure(State(api): State<Api>, request: Request, ne
     if let Some(BadInput(kind)) = response.extensions().get() {
         metrics.bad_input.with_label_values(&[kind]).inc();
     }
-    if let Some(NotLetIn(reason)) = response.extensions().get() {
+    if let Some(AccessDenied(reason)) = response.extensions().get() {
         metrics.access_refused.with_label_values(&[reason]).inc();
     }
-    if response.extensions().get::<Refused>().is_some() {
+    if response.extensions().get::<NoRoom>().is_some() {
         metrics.refused.with_label_values(&[route]).inc();
     }
     response

@@ -1,8 +1,8 @@
 //! The accept loop: connections, TLS, and how long a slow client is waited for.
 //!
-//! Invariant: a connection costs at most one place, 64 KiB and [`Limits::client_timeout`] of silence. A client that
-//! dribbles its handshake or its request's head, keeps an idle connection, or does not read its answer is cut off after
-//! that time; one that dribbles a body, after `api.deadline`.
+//! Invariant: a connection costs at most one place, 64 KiB and [`ConnectionLimits::client_timeout`] of silence. A client
+//! that dribbles its handshake or its request's head, keeps an idle connection, or does not read its answer is cut off
+//! after that time; one that dribbles a body, after `api.deadline`.
 
 use std::{
     fs,
@@ -85,11 +85,11 @@ impl Tls {
     /// [`TlsError`].
     pub fn acceptor(&self) -> Result<TlsAcceptor, TlsError> {
         let stamp = self.stamp(); // before the files, so that a change in between is seen
-        let held = Held { key: self.read()?, stamp, looked: Instant::now() };
+        let current = LoadedKey { key: self.read()?, stamp, looked: Instant::now() };
         let mut config = ServerConfig::builder_with_provider(ring::default_provider().into())
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
-            .with_cert_resolver(Arc::new(Renewed { files: self.clone(), held: Mutex::new(held) }));
+            .with_cert_resolver(Arc::new(KeyResolver { files: self.clone(), current: Mutex::new(current) }));
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(TlsAcceptor::from(Arc::new(config)))
     }
@@ -118,45 +118,45 @@ impl Tls {
 /// What tells that a file is another one: time, length, inode.
 type Stamp = (SystemTime, u64, u64);
 
-/// The pair in use. A renewed one is taken up with the next handshake; one that can't be used is said once, and the pair
-/// before it goes on.
+/// The pair in use. The next handshake takes up a renewed one; if that can't be used, the log says so once and the pair
+/// before it stays in use.
 #[derive(Debug)]
-struct Renewed {
+struct KeyResolver {
     files: Tls,
-    held: Mutex<Held>,
+    current: Mutex<LoadedKey>,
 }
 
 #[derive(Debug)]
-struct Held {
+struct LoadedKey {
     key: Arc<CertifiedKey>,
     stamp: [Option<Stamp>; 2],
     looked: Instant,
 }
 
-impl ResolvesServerCert for Renewed {
+impl ResolvesServerCert for KeyResolver {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.looked.elapsed() > LOOK {
-            held.looked = Instant::now();
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.looked.elapsed() > LOOK {
+            current.looked = Instant::now();
             let stamp = self.files.stamp();
-            if stamp != held.stamp {
-                held.stamp = stamp;
+            if stamp != current.stamp {
+                current.stamp = stamp;
                 match self.files.read() {
                     Ok(key) => {
-                        held.key = key;
+                        current.key = key;
                         tracing::info!("server.tls: the renewed certificate is in use");
                     }
                     Err(e) => tracing::error!("{e}; the certificate before it stays in use"),
                 }
             }
         }
-        Some(held.key.clone())
+        Some(current.key.clone())
     }
 }
 
 /// What clients may take.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct ConnectionLimits {
     /// Most connections at once; more wait in the system's queue until one ends.
     pub connections: usize,
     /// How long a silent client is waited for.
@@ -177,7 +177,7 @@ pub async fn serve(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
     router: Router,
-    limits: Limits,
+    limits: ConnectionLimits,
     stop: CancellationToken,
 ) {
     let all = u32::try_from(limits.connections).unwrap_or(u32::MAX);
@@ -191,7 +191,7 @@ pub async fn serve(
             None => break,
             Some((place, Ok((stream, address)))) => (place, stream, address),
             Some((_, Err(e))) => {
-                // Out of file descriptors, most likely; a client that went away while it waited is no matter.
+                // Out of file descriptors, most likely; a client that went away while it waited does not matter.
                 if !matches!(e.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
                     tracing::error!("no connection can be accepted: {e}");
                     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -249,7 +249,7 @@ where
 {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(patience) // starts anew when a request is answered: it ends idle connections too
+        .header_read_timeout(patience) // starts again with each answer: it ends idle connections too
         .max_buf_size(BUFFER)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);

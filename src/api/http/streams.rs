@@ -19,7 +19,7 @@ use crate::api::{Api, error::ApiError};
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// Events until the service stops.
-pub(in crate::api) struct Events<S> {
+pub(in crate::api) struct EventStream<S> {
     events: Pin<Box<S>>,
     stopped: Pin<Box<WaitForCancellationFutureOwned>>,
     _place: OwnedSemaphorePermit,
@@ -35,11 +35,11 @@ where
 {
     let place = api.0.streams.clone().try_acquire_owned().map_err(|_| ApiError::TooManyStreams)?;
     let stopped = Box::pin(api.stop.clone().cancelled_owned());
-    let events = Events { events: Box::pin(events), stopped, _place: place };
+    let events = EventStream { events: Box::pin(events), stopped, _place: place };
     Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }
 
-impl<S: Stream<Item = Event>> Stream for Events<S> {
+impl<S: Stream<Item = Event>> Stream for EventStream<S> {
     type Item = Result<Event, Infallible>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {

@@ -11,15 +11,16 @@ use crate::{
     api::{
         Api,
         error::{ApiError, Problem},
+        input::{page_size, query},
     },
-    store::{Deed, MAX_PAGE},
+    store::Deed,
 };
 
 /// Which entries are wanted.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub struct Wanted {
+pub struct AuditQuery {
     /// Only older ones than this id: pass `next` of the page before.
     before: Option<i64>,
     /// Page size, 1 to 500; 100 if absent.
@@ -36,18 +37,15 @@ pub struct Audit {
 }
 
 /// Every change that was asked for over HTTP, done or refused, newest first.
-#[utoipa::path(get, path = "/audit", params(Wanted), tag = "access",
+#[utoipa::path(get, path = "/audit", params(AuditQuery), tag = "access",
     responses((status = 200, body = Audit), (status = 400, body = Problem), (status = 503, body = Problem)))]
 pub(in crate::api) async fn list(
     State(api): State<Api>,
-    wanted: Result<Query<Wanted>, QueryRejection>,
+    asked: Result<Query<AuditQuery>, QueryRejection>,
 ) -> Result<Json<Audit>, ApiError> {
-    let Query(wanted) = wanted.map_err(|e| ApiError::Malformed(e.body_text()))?;
-    let limit = wanted.limit.unwrap_or(100);
-    if !(1..=MAX_PAGE).contains(&limit) {
-        return Err(ApiError::Malformed(format!("`limit` must be 1 to {MAX_PAGE}, not {limit}")));
-    }
-    let entries = api.store.deeds(wanted.before, limit).await?;
+    let AuditQuery { before, limit } = query(asked)?;
+    let limit = page_size(limit, 100)?;
+    let entries = api.store.deeds(before, limit).await?;
     let next = entries.last().filter(|_| entries.len() == limit as usize).map(|deed| deed.id);
     Ok(Json(Audit { entries, next }))
 }

@@ -8,12 +8,12 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::lots::{text, who};
 use crate::{
     api::{
         Api, Caller,
         error::{ApiError, Problem},
         http::body,
+        input::text,
     },
     store::{Announcement, Challenge, CorrectiveAction},
 };
@@ -81,7 +81,7 @@ pub(in crate::api) async fn announce(
         piece: text("piece", &new.piece, TEXT)?,
         class: new.class,
         within_s,
-        by: who(&caller, &new.by),
+        by: caller.attribute(&new.by),
     };
     let challenge = api.store.challenge(said).await?;
     Ok((StatusCode::CREATED, Json(ChallengeNumber { challenge })))
@@ -117,7 +117,7 @@ pub(in crate::api) async fn close(
 ) -> Result<StatusCode, ApiError> {
     let correction: Correction = body::json(&api, request).await?;
     let number = action.parse().map_err(|_| ApiError::NotFound(format!("there is no corrective action {action}")))?;
-    let (done, by) = (text("done", &correction.done, TEXT)?, who(&caller, &text("by", &correction.by, TEXT)?));
+    let (done, by) = (text("done", &correction.done, TEXT)?, caller.attribute(&text("by", &correction.by, TEXT)?));
     api.store.close_corrective_action(number, &done, &by).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -18,6 +18,7 @@ use crate::{
         Api,
         error::{ApiError, Problem},
         http::body,
+        input::query,
     },
     domain::{Raw, Region, Source, Timings, Verdict, ms},
     line::{
@@ -37,14 +38,15 @@ const JPEG: [u8; 2] = [0xff, 0xd8];
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields, default)]
 #[into_params(parameter_in = Query)]
-pub struct Options {
+pub struct ClassifyQuery {
     /// Find several items in the picture and judge each; otherwise the picture as a whole is one item.
     locate: bool,
 }
 
 /// The answer: one verdict an item, empty when `locate` found none.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Classified {
+#[schema(as = Classified)]
+pub struct Classification {
     /// The model that judged, `name@hash-prefix`.
     pub model: String,
     /// One verdict an item. Their `id` is 0: they are recorded after the answer.
@@ -52,31 +54,31 @@ pub struct Classified {
 }
 
 /// A decoded upload, cut for the network.
-struct Prepared {
+struct PreparedPicture {
     items: Vec<(Option<Region>, Vec<u8>)>,
     raw: Raw,
     timings: Timings,
 }
 
 /// Judges the items of a picture.
-#[utoipa::path(post, path = "/classify", params(Options), tag = "classify",
+#[utoipa::path(post, path = "/classify", params(ClassifyQuery), tag = "classify",
     request_body(content((Vec<u8> = "image/jpeg"), (Vec<u8> = "image/png"), (Vec<u8> = "image/webp"),
         (Vec<u8> = "multipart/form-data")), description = "A picture, or a form whose first file is one"),
-    responses((status = 200, body = Classified), (status = 400, body = Problem), (status = 413, body = Problem),
+    responses((status = 200, body = Classification), (status = 400, body = Problem), (status = 413, body = Problem),
         (status = 415, body = Problem), (status = 422, body = Problem), (status = 429, body = Problem),
         (status = 503, body = Problem)))]
 pub(in crate::api) async fn classify(
     State(api): State<Api>,
-    options: Result<Query<Options>, QueryRejection>,
+    asked: Result<Query<ClassifyQuery>, QueryRejection>,
     mut request: Request,
-) -> Result<Json<Classified>, ApiError> {
+) -> Result<Json<Classification>, ApiError> {
     let arrived = Instant::now();
     let wall = OffsetDateTime::now_utc();
-    let Query(options) = options.map_err(|e| ApiError::Malformed(e.body_text()))?;
+    let ClassifyQuery { locate } = query(asked)?;
     let permit = body::admit(&api, &mut request).await?;
     let bytes = body::picture(&api, request).await?;
     let side = api.infer.card().side;
-    let prepared = api.0.decoders.run(permit.clone(), move || prepare(bytes, options.locate, side)).await??;
+    let prepared = api.0.decoders.run(permit.clone(), move || prepare(bytes, locate, side)).await??;
 
     let deadline = arrived + api.0.settings.deadline;
     let fault = |fault| {
@@ -113,11 +115,11 @@ pub(in crate::api) async fn classify(
         verdicts.push(verdict);
     }
     let model = verdicts.first().map_or_else(|| api.infer.card().label.clone(), |v| v.model.clone());
-    Ok(Json(Classified { model, verdicts }))
+    Ok(Json(Classification { model, verdicts }))
 }
 
 /// Decodes, finds the items and cuts each to `side × side`; runs on a decode thread.
-fn prepare(bytes: Bytes, several: bool, side: u32) -> Result<Prepared, PixelError> {
+fn prepare(bytes: Bytes, several: bool, side: u32) -> Result<PreparedPicture, PixelError> {
     let started = Instant::now();
     let picture = pixels::decode(&bytes, PixelLimits::default())?;
     let decoded = Instant::now();
@@ -133,5 +135,5 @@ fn prepare(bytes: Bytes, several: bool, side: u32) -> Result<Prepared, PixelErro
     }
     let timings = Timings { decode_ms: ms(decoded - started), locate_ms: ms(decoded.elapsed()), ..Timings::default() };
     let raw = if bytes.starts_with(&JPEG) { Raw::Jpeg(bytes) } else { Raw::Rgb(Arc::new(picture)) };
-    Ok(Prepared { items, raw, timings })
+    Ok(PreparedPicture { items, raw, timings })
 }

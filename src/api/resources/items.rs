@@ -1,5 +1,7 @@
 //! `/items`: items whose picture was kept, with what people say about them; each item's own picture.
 
+use std::sync::Arc;
+
 use axum::{
     Json,
     body::Body,
@@ -7,14 +9,13 @@ use axum::{
     http::{Response, header},
 };
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
 use utoipa::ToSchema;
 
-use super::labels::page_size;
 use crate::{
     api::{
         Api,
         error::{ApiError, Problem},
+        input::{page_size, query},
     },
     domain::Action,
     picture::pixels::{self, PixelError, PixelLimits},
@@ -28,7 +29,7 @@ const QUALITY: i32 = 92;
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub struct Wanted {
+pub struct ItemQuery {
     /// Only older ones than this verdict: pass `next` of the page before.
     before: Option<i64>,
     /// Page size, 1 to 500; 50 if absent.
@@ -53,15 +54,14 @@ pub struct Items {
 }
 
 /// Items whose picture was kept, newest first.
-#[utoipa::path(get, path = "/items", params(Wanted), tag = "labels",
+#[utoipa::path(get, path = "/items", params(ItemQuery), tag = "labels",
     responses((status = 200, body = Items), (status = 400, body = Problem), (status = 503, body = Problem)))]
 pub(in crate::api) async fn list(
     State(api): State<Api>,
-    wanted: Result<Query<Wanted>, QueryRejection>,
+    asked: Result<Query<ItemQuery>, QueryRejection>,
 ) -> Result<Json<Items>, ApiError> {
-    let Query(Wanted { before, limit, verdict, action, class, labeled }) =
-        wanted.map_err(|e| ApiError::Malformed(e.body_text()))?;
-    let limit = page_size(limit)?;
+    let ItemQuery { before, limit, verdict, action, class, labeled } = query(asked)?;
+    let limit = page_size(limit, 50)?;
     let items = api.store.items(&ItemPage { before, limit, verdict, action, class, labeled }).await?;
     let next = items.last().filter(|_| items.len() == limit as usize).map(|i| i.verdict.id);
     Ok(Json(Items { items, next }))

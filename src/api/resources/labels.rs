@@ -19,15 +19,14 @@ use utoipa::ToSchema;
 
 use crate::{
     api::{
-        Api,
+        Api, Caller,
+        denied::Denied,
         error::{ApiError, Problem},
-        http::{
-            access::{Caller, Denied},
-            body,
-        },
+        http::body,
+        input::{MAX_NAME, page_size, query},
     },
     domain::Verdict,
-    store::{Agreement, Ask, Label, LabelPage, MAX_PAGE, QueueOrder},
+    store::{Agreement, Ask, Label, LabelPage, QueueOrder},
     tokens::Role,
 };
 
@@ -63,37 +62,35 @@ impl LabelSettings {
     }
 }
 
-/// Most items in one answer of the queue.
+/// Maximum items per answer of the queue.
 const MAX_QUEUE: usize = 50;
-/// How long an item that somebody was given is not given to others.
-const HELD: Duration = Duration::from_secs(120);
-/// Most items that are held at once; beyond it two people may be given the same one.
-const MAX_HELD: usize = 10_000;
-/// Longest name of a person, in characters.
-pub(in crate::api) const MAX_NAME: usize = 64;
+/// How long an item stays reserved for one labeler.
+const RESERVED_FOR: Duration = Duration::from_secs(120);
+/// Maximum items reserved at once; beyond it two people may get the same one.
+const MAX_RESERVED: usize = 10_000;
 /// The metric's name for "can't tell" among the classes.
 const CANT_TELL: &str = "cant_tell";
 
-/// Which item is before whom, so that people at work at the same time do not label the same ones.
+/// Which item is reserved for whom, so that people at work at the same time do not label the same ones.
 #[derive(Default)]
-pub(in crate::api) struct Held(Mutex<HashMap<i64, (String, Instant)>>);
+pub(in crate::api) struct Reservations(Mutex<HashMap<i64, (String, Instant)>>);
 
-impl Held {
-    /// What others than `by` have before them at `now`.
+impl Reservations {
+    /// The items that are reserved for others than `by` at `now`.
     fn by_others(&self, by: &str, now: Instant) -> HashSet<i64> {
-        let mut held = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        held.retain(|_, (_, since)| now.duration_since(*since) < HELD);
-        held.iter().filter(|(_, (who, _))| who != by).map(|(id, _)| *id).collect()
+        let mut reserved = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        reserved.retain(|_, (_, since)| now.duration_since(*since) < RESERVED_FOR);
+        reserved.iter().filter(|(_, (who, _))| who != by).map(|(id, _)| *id).collect()
     }
 
-    /// From now on `by` has these before them, and nothing else.
-    fn give(&self, by: &str, items: &[Verdict], now: Instant) {
-        let mut held = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        held.retain(|_, (who, _)| who != by);
-        let room = MAX_HELD.saturating_sub(held.len());
+    /// Reserves these items for `by`, and gives back all others that `by` had.
+    fn reserve(&self, by: &str, items: &[Verdict], now: Instant) {
+        let mut reserved = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        reserved.retain(|_, (who, _)| who != by);
+        let room = MAX_RESERVED.saturating_sub(reserved.len());
         for verdict in items.iter().take(room) {
             // Another's first claim stands: both have it then only because it is asked of two.
-            held.entry(verdict.id).or_insert_with(|| (by.to_owned(), now));
+            reserved.entry(verdict.id).or_insert_with(|| (by.to_owned(), now));
         }
     }
 }
@@ -115,7 +112,7 @@ pub struct NewLabel {
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub struct Wanted {
+pub struct LabelQuery {
     /// Only older ones than this id: pass `next` of the page before.
     before: Option<i64>,
     /// Page size, 1 to 500; 50 if absent.
@@ -143,7 +140,7 @@ pub struct Labels {
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub struct Withdrawing {
+pub struct WithdrawalQuery {
     /// The person; the caller if absent. Only an operator may name somebody else, or take back another's label.
     by: Option<String>,
 }
@@ -152,7 +149,7 @@ pub struct Withdrawing {
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub struct Asking {
+pub struct QueueQuery {
     /// The person, 1 to 64 characters; the caller if absent. Only an operator may ask for somebody else.
     by: Option<String>,
     /// Most items, 1 to 50; 10 if absent.
@@ -164,7 +161,8 @@ pub struct Asking {
 
 /// What a person should look at, in order.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Work {
+#[schema(as = Work)]
+pub struct QueuePage {
     /// The first items; their pictures are at `/items/<id>.jpg`. Others are not given them for two minutes.
     items: Vec<Verdict>,
     /// How many there are for this person in all.
@@ -197,15 +195,14 @@ pub(in crate::api) fn touch(api: &Api) {
 }
 
 /// The history of labels, newest first.
-#[utoipa::path(get, path = "/labels", params(Wanted), tag = "labels",
+#[utoipa::path(get, path = "/labels", params(LabelQuery), tag = "labels",
     responses((status = 200, body = Labels), (status = 400, body = Problem), (status = 503, body = Problem)))]
 pub(in crate::api) async fn list(
     State(api): State<Api>,
-    wanted: Result<Query<Wanted>, QueryRejection>,
+    asked: Result<Query<LabelQuery>, QueryRejection>,
 ) -> Result<Json<Labels>, ApiError> {
-    let Query(Wanted { before, limit, verdict, by, class, current }) =
-        wanted.map_err(|e| ApiError::Malformed(e.body_text()))?;
-    let limit = page_size(limit)?;
+    let LabelQuery { before, limit, verdict, by, class, current } = query(asked)?;
+    let limit = page_size(limit, 50)?;
     let page = LabelPage { before, limit, verdict, by, class, current: current.unwrap_or(false) };
     let labels = api.store.labels(&page).await?;
     let next = labels.last().filter(|_| labels.len() == limit as usize).map(|l| l.id);
@@ -245,16 +242,16 @@ pub(in crate::api) async fn add(
 }
 
 /// Takes a label back; what its labeler said before holds again. The label stays in the history.
-#[utoipa::path(delete, path = "/labels/{id}", params(("id" = i64, Path), Withdrawing), tag = "labels",
+#[utoipa::path(delete, path = "/labels/{id}", params(("id" = i64, Path), WithdrawalQuery), tag = "labels",
     responses((status = 200, body = Label), (status = 400, body = Problem), (status = 403, body = Problem),
         (status = 404, body = Problem), (status = 503, body = Problem)))]
 pub(in crate::api) async fn withdraw(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
-    withdrawing: Result<Query<Withdrawing>, QueryRejection>,
+    asked: Result<Query<WithdrawalQuery>, QueryRejection>,
 ) -> Result<Json<Label>, ApiError> {
-    let Query(Withdrawing { by }) = withdrawing.map_err(|e| ApiError::Malformed(e.body_text()))?;
+    let WithdrawalQuery { by } = query(asked)?;
     let none = || ApiError::NotFound(format!("there is no label {id} that could be withdrawn"));
     let label = match id.parse() {
         Ok(number) => api.store.one_label(number).await?.ok_or_else(none)?,
@@ -267,27 +264,27 @@ pub(in crate::api) async fn withdraw(
 }
 
 /// What a person should look at next.
-#[utoipa::path(get, path = "/labels/queue", params(Asking), tag = "labels",
-    responses((status = 200, body = Work), (status = 400, body = Problem), (status = 403, body = Problem),
+#[utoipa::path(get, path = "/labels/queue", params(QueueQuery), tag = "labels",
+    responses((status = 200, body = QueuePage), (status = 400, body = Problem), (status = 403, body = Problem),
         (status = 503, body = Problem)))]
 pub(in crate::api) async fn queue(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
-    asking: Result<Query<Asking>, QueryRejection>,
-) -> Result<Json<Work>, ApiError> {
-    let Query(Asking { by, limit, order }) = asking.map_err(|e| ApiError::Malformed(e.body_text()))?;
+    asked: Result<Query<QueueQuery>, QueryRejection>,
+) -> Result<Json<QueuePage>, ApiError> {
+    let QueueQuery { by, limit, order } = query(asked)?;
     let by = person(&caller, by.as_deref())?;
     let limit = limit.unwrap_or(10);
     if !(1..=MAX_QUEUE).contains(&limit) {
         return Err(ApiError::Malformed(format!("`limit` must be 1 to {MAX_QUEUE}, not {limit}")));
     }
-    let (held, now) = (&api.0.held, Instant::now());
-    let busy = held.by_others(&by, now);
+    let (reservations, now) = (&api.0.reservations, Instant::now());
+    let busy = reservations.by_others(&by, now);
     let done = api.store.labels_of(&by).await?;
     let ask = Ask { by: by.clone(), limit, order, second_share: api.labels.second_share, busy };
     let queue = api.store.queue(ask).await?;
-    held.give(&by, &queue.items, now);
-    Ok(Json(Work { items: queue.items, waiting: queue.waiting, done }))
+    reservations.reserve(&by, &queue.items, now);
+    Ok(Json(QueuePage { items: queue.items, waiting: queue.waiting, done }))
 }
 
 /// How far people agree about the items that two of them labeled.
@@ -309,14 +306,6 @@ fn person(caller: &Caller, by: Option<&str>) -> Result<String, ApiError> {
     Ok(by.to_owned())
 }
 
-pub(in crate::api) fn page_size(limit: Option<u32>) -> Result<u32, ApiError> {
-    let limit = limit.unwrap_or(50);
-    if !(1..=MAX_PAGE).contains(&limit) {
-        return Err(ApiError::Malformed(format!("`limit` must be 1 to {MAX_PAGE}, not {limit}")));
-    }
-    Ok(limit)
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -324,15 +313,19 @@ mod tests {
     use crate::domain::{Action, testing::verdict};
 
     #[test]
-    fn what_one_person_has_before_them_is_held_for_two_minutes_and_no_longer() {
-        let (held, start) = (Held::default(), Instant::now());
+    fn what_one_person_has_before_them_is_reserved_for_two_minutes_and_no_longer() {
+        let (reservations, start) = (Reservations::default(), Instant::now());
         let items = |ids: &[i64]| ids.iter().map(|&id| Verdict { id, ..verdict(Action::Reject) }).collect::<Vec<_>>();
-        held.give("anna", &items(&[1, 2]), start);
-        held.give("ben", &items(&[2, 3]), start);
-        assert_eq!(held.by_others("ben", start), HashSet::from([1, 2]));
-        assert_eq!(held.by_others("anna", start), HashSet::from([3]));
-        held.give("anna", &items(&[4]), start + HELD / 2);
-        assert_eq!(held.by_others("carl", start + HELD / 2), HashSet::from([3, 4]), "asking anew gives back the rest");
-        assert_eq!(held.by_others("carl", start + HELD), HashSet::from([4]));
+        reservations.reserve("anna", &items(&[1, 2]), start);
+        reservations.reserve("ben", &items(&[2, 3]), start);
+        assert_eq!(reservations.by_others("ben", start), HashSet::from([1, 2]));
+        assert_eq!(reservations.by_others("anna", start), HashSet::from([3]));
+        reservations.reserve("anna", &items(&[4]), start + RESERVED_FOR / 2);
+        assert_eq!(
+            reservations.by_others("carl", start + RESERVED_FOR / 2),
+            HashSet::from([3, 4]),
+            "asking again gives back the rest"
+        );
+        assert_eq!(reservations.by_others("carl", start + RESERVED_FOR), HashSet::from([4]));
     }
 }

@@ -21,6 +21,7 @@ use crate::{
         Api,
         error::{ApiError, Problem},
         http::streams::send,
+        input::query,
     },
     domain::{Region, Verdict},
     line::live::{CameraState, LiveFrame, View},
@@ -31,7 +32,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// A belt frame with the boxes that belong to it.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Live {
+#[schema(as = Live)]
+pub struct BeltFrame {
     /// Pixels across.
     width: u32,
     /// Pixels down.
@@ -82,46 +84,46 @@ pub(in crate::api) async fn cameras(State(api): State<Api>) -> Json<Vec<Camera>>
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub struct Which {
+pub struct CameraQuery {
     /// The camera's name; absent: the first of the configuration.
     camera: Option<String>,
 }
 
-fn chosen(api: &Api, which: Result<Query<Which>, QueryRejection>) -> Result<Arc<View>, ApiError> {
-    let Query(which) = which.map_err(|e| ApiError::Malformed(e.body_text()))?;
-    let meant = |view: &&Arc<View>| which.camera.as_deref().is_none_or(|name| *view.camera == *name);
-    api.cameras.iter().find(meant).cloned().ok_or_else(|| match &which.camera {
+fn chosen(api: &Api, asked: Result<Query<CameraQuery>, QueryRejection>) -> Result<Arc<View>, ApiError> {
+    let wanted = query(asked)?;
+    let meant = |view: &&Arc<View>| wanted.camera.as_deref().is_none_or(|name| *view.camera == *name);
+    api.cameras.iter().find(meant).cloned().ok_or_else(|| match &wanted.camera {
         Some(name) => ApiError::NotFound(format!("there is no camera `{name}`; see /cameras")),
         None => ApiError::NotFound("no camera is configured".into()),
     })
 }
 
 /// A camera's belt as server-sent events named `frame`, at most ten a second, always the newest.
-#[utoipa::path(get, path = "/live", tag = "live", params(Which),
-    responses((status = 200, body = Live, content_type = "text/event-stream"), (status = 404, body = Problem),
+#[utoipa::path(get, path = "/live", tag = "live", params(CameraQuery),
+    responses((status = 200, body = BeltFrame, content_type = "text/event-stream"), (status = 404, body = Problem),
         (status = 429, body = Problem)))]
 pub(in crate::api) async fn stream(
     State(api): State<Api>,
-    which: Result<Query<Which>, QueryRejection>,
+    asked: Result<Query<CameraQuery>, QueryRejection>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
-    let view = chosen(&api, which)?;
+    let view = chosen(&api, asked)?;
     let frames = WatchStream::new(view.frame.subscribe()).throttle(PAUSE);
     send(&api, frames.filter_map(|frame| Event::default().event("frame").json_data(live(frame?)).ok()))
 }
 
-fn live(frame: LiveFrame) -> Live {
+fn live(frame: LiveFrame) -> BeltFrame {
     let items = frame.items.into_iter().map(|(region, verdict)| LiveItem { region, verdict }).collect();
-    Live { width: frame.width, height: frame.height, jpeg: STANDARD.encode(&frame.jpeg), items }
+    BeltFrame { width: frame.width, height: frame.height, jpeg: STANDARD.encode(&frame.jpeg), items }
 }
 
 /// A camera's newest belt frame.
-#[utoipa::path(get, path = "/live.jpg", tag = "live", params(Which),
+#[utoipa::path(get, path = "/live.jpg", tag = "live", params(CameraQuery),
     responses((status = 200, content_type = "image/jpeg", body = Vec<u8>), (status = 404, body = Problem)))]
 pub(in crate::api) async fn picture(
     State(api): State<Api>,
-    which: Result<Query<Which>, QueryRejection>,
+    asked: Result<Query<CameraQuery>, QueryRejection>,
 ) -> Result<Response<Body>, ApiError> {
-    let view = chosen(&api, which)?;
+    let view = chosen(&api, asked)?;
     let frame = view.frame.borrow().as_ref().map(|f| f.jpeg.clone());
     let jpeg = frame.ok_or_else(|| ApiError::NotFound("the camera has not delivered a frame yet".into()))?;
     Response::builder()

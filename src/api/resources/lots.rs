@@ -18,8 +18,9 @@ use crate::{
         Api, Caller,
         error::{ApiError, Problem},
         http::body,
+        input::text,
     },
-    export::{Csv, Report, page, taken_off},
+    export::{LotCsv, LotReport, page, taken_off},
     store::{Lot, verify_lot},
 };
 
@@ -44,7 +45,8 @@ pub struct NewLot {
 /// Who closes a lot.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Closing {
+#[schema(as = Closing)]
+pub struct LotClosing {
     /// Who closes it.
     #[serde(default)]
     by: String,
@@ -68,26 +70,6 @@ pub struct LotNumber {
     lot: i64,
 }
 
-/// Text that people typed: neither empty nor endless.
-pub(in crate::api) fn text(what: &str, value: &str, longest: usize) -> Result<String, ApiError> {
-    let value = value.trim();
-    if value.is_empty() || value.chars().count() > longest {
-        return Err(ApiError::Malformed(format!("`{what}` must have 1 to {longest} characters")));
-    }
-    Ok(value.to_owned())
-}
-
-/// Who did it: what the request says, and the name of its token where there is one.
-pub(in crate::api) fn who(caller: &Caller, said: &str) -> String {
-    let said = said.trim();
-    match (caller.is_local(), said) {
-        (true, _) => said.into(),
-        (false, "") => caller.name.clone(),
-        (false, said) if said == caller.name => said.into(),
-        (false, said) => format!("{said} (token {})", caller.name),
-    }
-}
-
 /// Opens a lot; the open one before it is closed in the same step.
 #[utoipa::path(post, path = "/lots", tag = "record", request_body = NewLot,
     responses((status = 201, body = LotNumber), (status = 400, body = Problem), (status = 503, body = Problem)))]
@@ -97,12 +79,12 @@ pub(in crate::api) async fn open(
     request: Request,
 ) -> Result<(StatusCode, Json<LotNumber>), ApiError> {
     let new: NewLot = body::json(&api, request).await?;
-    let lot = api.store.begin_lot(&text("name", &new.name, NAME)?, &who(&caller, &new.by)).await?;
+    let lot = api.store.begin_lot(&text("name", &new.name, NAME)?, &caller.attribute(&new.by)).await?;
     Ok((StatusCode::CREATED, Json(LotNumber { lot })))
 }
 
 /// Closes the open lot.
-#[utoipa::path(post, path = "/lots/close", tag = "record", request_body = Closing,
+#[utoipa::path(post, path = "/lots/close", tag = "record", request_body = LotClosing,
     responses((status = 200, body = LotNumber), (status = 404, body = Problem), (status = 503, body = Problem)))]
 pub(in crate::api) async fn close(
     State(api): State<Api>,
@@ -110,12 +92,12 @@ pub(in crate::api) async fn close(
     request: Request,
 ) -> Result<Json<LotNumber>, ApiError> {
     let bytes = body::whole(&api, request).await?;
-    let closing: Closing = if bytes.is_empty() {
-        Closing::default()
+    let closing: LotClosing = if bytes.is_empty() {
+        LotClosing::default()
     } else {
         serde_json::from_slice(&bytes).map_err(|e| ApiError::Malformed(e.to_string()))?
     };
-    let lot = api.store.end_lot(&who(&caller, &closing.by)).await?;
+    let lot = api.store.end_lot(&caller.attribute(&closing.by)).await?;
     let lot = lot.ok_or_else(|| ApiError::NotFound("no lot is open".into()))?;
     Ok(Json(LotNumber { lot }))
 }
@@ -129,10 +111,10 @@ pub(in crate::api) async fn list(State(api): State<Api>) -> Result<Json<Vec<Lot>
 
 /// What the record says about a lot.
 #[utoipa::path(get, path = "/lots/{lot}", tag = "record", params(("lot" = i64, Path, description = "Its number")),
-    responses((status = 200, body = Report), (status = 404, body = Problem), (status = 503, body = Problem)))]
-pub(in crate::api) async fn one(State(api): State<Api>, Path(lot): Path<String>) -> Result<Json<Report>, ApiError> {
+    responses((status = 200, body = LotReport), (status = 404, body = Problem), (status = 503, body = Problem)))]
+pub(in crate::api) async fn one(State(api): State<Api>, Path(lot): Path<String>) -> Result<Json<LotReport>, ApiError> {
     let lot = find(&api, &lot).await?;
-    Ok(Json(Report::read(&api.store, lot).await?))
+    Ok(Json(LotReport::read(&api.store, lot).await?))
 }
 
 /// Reviews a closed lot: name and time go into the record. Refused while a corrective action of it is open.
@@ -148,7 +130,7 @@ pub(in crate::api) async fn sign_off(
 ) -> Result<StatusCode, ApiError> {
     let review: Review = body::json(&api, request).await?;
     let lot = find(&api, &lot).await?;
-    api.store.sign_off(lot.lot, &who(&caller, &text("name", &review.name, NAME)?), review.remark.trim()).await?;
+    api.store.sign_off(lot.lot, &caller.attribute(&text("name", &review.name, NAME)?), review.remark.trim()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -160,7 +142,7 @@ pub(in crate::api) async fn sign_off(
 pub(in crate::api) async fn csv(State(api): State<Api>, Path(lot): Path<String>) -> Result<Response<Body>, ApiError> {
     let lot = find(&api, &lot).await?;
     let file = format!("attachment; filename=\"lot-{}.csv\"", lot.lot);
-    let mut csv = Csv::new(api.store.clone(), lot).await?;
+    let mut csv = LotCsv::new(api.store.clone(), lot).await?;
     let (pieces, body) = tokio::sync::mpsc::channel(2);
     tokio::spawn(async move {
         loop {
@@ -193,7 +175,7 @@ pub(in crate::api) async fn html(State(api): State<Api>, Path(lot): Path<String>
     let lot = find(&api, &lot).await?;
     let _alone = PAGES.try_acquire().map_err(|_| ApiError::Busy)?;
     let items = taken_off(&api.store, lot.lot).await?;
-    let report = Report::read(&api.store, lot).await?;
+    let report = LotReport::read(&api.store, lot).await?;
     let verified = verify_lot(api.store.folder(), &report.lot).await?; // last, so that it covers what was read
     Response::builder()
         .header(header::CONTENT_TYPE, "text/html; charset=utf-8")

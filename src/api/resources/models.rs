@@ -1,5 +1,5 @@
-//! `/models` and `/v2/repository` (Triton's model repository extension): the students there are, which one serves, which
-//! served before; load, promote, roll back.
+//! `/models` and `/v2/repository` (Triton's model repository extension): which students there are, which one serves,
+//! which served before; load, promote, roll back.
 //!
 //! Invariant: a model is verified and warmed up beside the serving one; when anything is wrong with it, the refusal
 //! says what, and the serving model goes on.
@@ -11,9 +11,10 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::blocking;
 use crate::{
     api::{
-        Api, Caller, blocking,
+        Api, Caller,
         error::{ApiError, Problem},
         http::body,
     },
@@ -25,7 +26,8 @@ use crate::{
 
 /// A model folder.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Entry {
+#[schema(as = Entry)]
+pub struct ModelFolder {
     /// Its name.
     name: String,
     /// `READY` for the model that serves, else `UNAVAILABLE`.
@@ -34,7 +36,8 @@ pub struct Entry {
 
 /// A loaded model.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Loaded {
+#[schema(as = Loaded)]
+pub struct ServingModel {
     /// The model that serves now, `name@hash-prefix`.
     model: String,
 }
@@ -49,7 +52,7 @@ pub struct Models {
     /// The student that a rollback would bring back; `null` when there was none.
     before: Option<String>,
     /// Every model folder that can be read, by name.
-    versions: Vec<Version>,
+    versions: Vec<StudentSummary>,
     /// Every change of the serving student, the oldest first.
     #[schema(value_type = Vec<Object>)]
     history: Vec<crate::student::registry::RegistryEntry>,
@@ -57,7 +60,8 @@ pub struct Models {
 
 /// One student: where it comes from and what it is worth.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Version {
+#[schema(as = Version)]
+pub struct StudentSummary {
     /// Name.
     version: String,
     /// When it was exported (RFC 3339).
@@ -70,12 +74,13 @@ pub struct Version {
     #[schema(value_type = Object)]
     lineage: Lineage,
     /// What it is worth on pictures that its training held out.
-    scorecard: Option<Measured>,
+    scorecard: Option<ScorecardSummary>,
 }
 
 /// The part of a scorecard that fits a line.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Measured {
+#[schema(as = Measured)]
+pub struct ScorecardSummary {
     /// Pictures measured.
     pictures: usize,
     /// Share named rightly.
@@ -88,9 +93,9 @@ pub struct Measured {
     calibration_error: f64,
 }
 
-impl From<Manifest> for Version {
+impl From<Manifest> for StudentSummary {
     fn from(m: Manifest) -> Self {
-        let scorecard = m.scorecard.map(|s| Measured {
+        let scorecard = m.scorecard.map(|s| ScorecardSummary {
             pictures: s.pictures,
             accuracy: s.accuracy,
             auc: s.auc,
@@ -111,7 +116,8 @@ impl From<Manifest> for Version {
 /// Who does it and why.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Order {
+#[schema(as = Order)]
+pub struct ModelOrder {
     /// Name of the person, 1 to 64 characters; the caller if absent. With a token it can be no other name than the token's.
     by: Option<String>,
     /// Why, for the record.
@@ -120,25 +126,25 @@ pub struct Order {
 }
 
 /// The model folders.
-#[utoipa::path(post, path = "/v2/repository/index", tag = "v2", responses((status = 200, body = Vec<Entry>)))]
-pub(in crate::api) async fn index(State(api): State<Api>) -> Result<Json<Vec<Entry>>, ApiError> {
+#[utoipa::path(post, path = "/v2/repository/index", tag = "v2", responses((status = 200, body = Vec<ModelFolder>)))]
+pub(in crate::api) async fn index(State(api): State<Api>) -> Result<Json<Vec<ModelFolder>>, ApiError> {
     let serving = api.swapper.infer.card().version.clone();
     let entry = |name: String| {
         let state = if name == serving { "READY" } else { "UNAVAILABLE" };
-        Entry { name, state }
+        ModelFolder { name, state }
     };
     Ok(Json(blocking(move || folders(&api)).await?.into_iter().map(entry).collect()))
 }
 
 /// Loads a model folder and serves with it; on a refusal the serving model goes on.
 #[utoipa::path(post, path = "/v2/repository/models/{model}/load", params(("model" = String, Path)), tag = "v2",
-    responses((status = 200, body = Loaded), (status = 404, body = Problem), (status = 409, body = Problem),
+    responses((status = 200, body = ServingModel), (status = 404, body = Problem), (status = 409, body = Problem),
         (status = 422, body = Problem)))]
 pub(in crate::api) async fn load(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     Path(model): Path<String>,
-) -> Result<Json<Loaded>, ApiError> {
+) -> Result<Json<ServingModel>, ApiError> {
     take_over(api, model, caller.name, "loaded through /v2/repository".into()).await
 }
 
@@ -150,7 +156,7 @@ pub(in crate::api) async fn list(State(api): State<Api>) -> Result<Json<Models>,
         for name in folders(&api)? {
             // One that can't be read is told by `beltsight models verify` and when it is loaded.
             let Ok(m) = Manifest::read(&api.swapper.root.join(&name)) else { continue };
-            versions.push(Version { version: name, ..m.into() }); // loaded by the folder's name
+            versions.push(StudentSummary { version: name, ..m.into() }); // loaded by the folder's name
         }
         Ok(Models {
             serving: api.swapper.infer.card().version.clone(),
@@ -165,30 +171,30 @@ pub(in crate::api) async fn list(State(api): State<Api>) -> Result<Json<Models>,
 
 /// Makes a version serve, by a person's order.
 #[utoipa::path(post, path = "/models/{version}/promote", params(("version" = String, Path)), tag = "models",
-    request_body = Order, responses((status = 200, body = Loaded), (status = 403, body = Problem),
+    request_body = ModelOrder, responses((status = 200, body = ServingModel), (status = 403, body = Problem),
         (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem)))]
 pub(in crate::api) async fn promote(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     Path(version): Path<String>,
     request: Request,
-) -> Result<Json<Loaded>, ApiError> {
-    let order: Order = body::json(&api, request).await?;
-    let by = caller.signs(order.by.as_deref())?;
+) -> Result<Json<ServingModel>, ApiError> {
+    let order: ModelOrder = body::json(&api, request).await?;
+    let by = caller.sign(order.by.as_deref())?;
     take_over(api, version, by, order.why).await
 }
 
 /// Makes the student serve again that served before the present one.
-#[utoipa::path(post, path = "/models/rollback", tag = "models", request_body = Order,
-    responses((status = 200, body = Loaded), (status = 403, body = Problem), (status = 409, body = Problem),
+#[utoipa::path(post, path = "/models/rollback", tag = "models", request_body = ModelOrder,
+    responses((status = 200, body = ServingModel), (status = 403, body = Problem), (status = 409, body = Problem),
         (status = 422, body = Problem)))]
 pub(in crate::api) async fn rollback(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     request: Request,
-) -> Result<Json<Loaded>, ApiError> {
-    let order: Order = body::json(&api, request).await?;
-    let by = caller.signs(order.by.as_deref())?;
+) -> Result<Json<ServingModel>, ApiError> {
+    let order: ModelOrder = body::json(&api, request).await?;
+    let by = caller.sign(order.by.as_deref())?;
     let back = move || {
         let turn = api.swapper.try_turn()?;
         let mut stack = api.registry.stack()?;
@@ -196,13 +202,13 @@ pub(in crate::api) async fn rollback(
         let before = stack.pop().ok_or(RegistryError::First(present))?;
         let card = api.swapper.load(&before, &turn)?;
         api.registry.rollback(&by, &order.why)?;
-        Ok(Json(Loaded { model: card.label.clone() }))
+        Ok(Json(ServingModel { model: card.label.clone() }))
     };
     blocking(back).await
 }
 
 /// Loads `version` and writes into the registry that it serves. A client that goes away does not leave this half done.
-async fn take_over(api: Api, version: String, by: String, why: String) -> Result<Json<Loaded>, ApiError> {
+async fn take_over(api: Api, version: String, by: String, why: String) -> Result<Json<ServingModel>, ApiError> {
     let load = move || {
         if !folders(&api)?.contains(&version) {
             return Err(ApiError::NotFound(format!("there is no model folder `{version}`")));
@@ -214,7 +220,7 @@ async fn take_over(api: Api, version: String, by: String, why: String) -> Result
             // The line has it; only after a restart would the one before serve again.
             Err(e) => tracing::error!("{version} serves, but that was not written down: {e}"),
         }
-        Ok(Json(Loaded { model: card.label.clone() }))
+        Ok(Json(ServingModel { model: card.label.clone() }))
     };
     blocking(load).await
 }

@@ -10,10 +10,10 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::models::Version;
+use super::{blocking, models::StudentSummary};
 use crate::{
     api::{
-        Api, Caller, blocking,
+        Api, Caller,
         error::{ApiError, Problem},
         http::body,
     },
@@ -33,12 +33,13 @@ pub struct Rounds {
     /// At present.
     now: RoundStatus,
     /// The newest rounds, newest first.
-    rounds: Vec<Round>,
+    rounds: Vec<RoundSummary>,
 }
 
 /// One round.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Round {
+#[schema(as = Round)]
+pub struct RoundSummary {
     /// Its number.
     number: u32,
     /// What started it.
@@ -48,7 +49,7 @@ pub struct Round {
     /// The student that served then and that the candidate has to beat.
     incumbent: String,
     /// The candidate, once there is one.
-    candidate: Option<Version>,
+    candidate: Option<StudentSummary>,
     /// How it ended; `null` while it runs.
     end: Option<RoundEnd>,
     /// Why it ended so.
@@ -84,7 +85,7 @@ pub(in crate::api) async fn list(State(api): State<Api>) -> Result<Json<Rounds>,
     blocking(read).await
 }
 
-fn round(folder: &RoundFolder) -> Option<Round> {
+fn round(folder: &RoundFolder) -> Option<RoundSummary> {
     let plan: RoundPlan = folder.read("plan.json")?;
     let outcome: Option<RoundOutcome> = folder.read("outcome.json");
     let examined = folder.read("ruling.json");
@@ -92,12 +93,12 @@ fn round(folder: &RoundFolder) -> Option<Round> {
         Some(o) => (Some(o.end), Some(o.why), Some(o.at), o.ruling.or(examined)),
         None => (None, None, None, examined),
     };
-    Some(Round {
+    Some(RoundSummary {
         number: plan.number,
         trigger: plan.trigger,
         started: plan.started,
         incumbent: plan.incumbent.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        candidate: Manifest::read(&folder.candidate()).ok().map(Version::from),
+        candidate: Manifest::read(&folder.candidate()).ok().map(StudentSummary::from),
         end,
         why,
         ended,
@@ -142,6 +143,6 @@ pub(in crate::api) async fn approve(
 
 async fn order(api: &Api, caller: &Caller, request: Request, order: RoundOrder) -> Result<StatusCode, ApiError> {
     let person: Person = body::json(api, request).await?;
-    api.rounds.order(order, &caller.signs(person.by.as_deref())?).await?;
+    api.rounds.order(order, &caller.sign(person.by.as_deref())?).await?;
     Ok(StatusCode::ACCEPTED)
 }

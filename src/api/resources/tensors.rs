@@ -21,46 +21,46 @@ pub(in crate::api) const DATATYPE: &str = "UINT8";
 pub(in crate::api) struct InferRequest {
     #[serde(default)]
     pub id: Option<String>,
-    inputs: Vec<Input>,
+    inputs: Vec<InputTensor>,
     #[serde(default)]
-    pub outputs: Vec<Wanted>,
+    pub outputs: Vec<RequestedOutput>,
 }
 
 #[derive(Deserialize)]
-struct Input {
+struct InputTensor {
     name: String,
     shape: Vec<usize>,
     datatype: String,
-    data: Flat,
+    data: Numbers,
 }
 
 /// An output that is asked for.
 #[derive(Deserialize)]
-pub(in crate::api) struct Wanted {
+pub(in crate::api) struct RequestedOutput {
     pub name: String,
 }
 
 /// Numbers of a flat or nested JSON array in row-major order; `null`, `"NaN"` and the like are kept as NaN.
-struct Flat(Vec<f32>);
+struct Numbers(Vec<f32>);
 
-impl<'de> Deserialize<'de> for Flat {
+impl<'de> Deserialize<'de> for Numbers {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut values = Vec::new();
-        Collect(&mut values).deserialize(deserializer)?;
-        Ok(Flat(values))
+        NumberCollector(&mut values).deserialize(deserializer)?;
+        Ok(Numbers(values))
     }
 }
 
-struct Collect<'a>(&'a mut Vec<f32>);
+struct NumberCollector<'a>(&'a mut Vec<f32>);
 
-impl<'de> DeserializeSeed<'de> for Collect<'_> {
+impl<'de> DeserializeSeed<'de> for NumberCollector<'_> {
     type Value = ();
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Collect<'_> {
+impl<'de> Visitor<'de> for NumberCollector<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -90,12 +90,12 @@ impl<'de> Visitor<'de> for Collect<'_> {
     fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
         match text {
             "NaN" | "Infinity" | "-Infinity" => self.visit_unit(),
-            _ => Err(E::custom(format!("`{text}` is no number"))),
+            _ => Err(E::custom(format!("`{text}` is not a number"))),
         }
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut rows: A) -> Result<(), A::Error> {
-        while rows.next_element_seed(Collect(self.0))?.is_some() {}
+        while rows.next_element_seed(NumberCollector(self.0))?.is_some() {}
         Ok(())
     }
 }
@@ -112,7 +112,7 @@ pub(in crate::api) fn parse(body: &[u8]) -> Result<InferRequest, ApiError> {
         if huge || (e.is_syntax() && (bare(b"NaN") || bare(b"Infinity"))) {
             ApiError::NotFinite
         } else {
-            ApiError::Malformed(format!("the body is no inference request: {e}"))
+            ApiError::Malformed(format!("the body is not an inference request: {e}"))
         }
     })
 }
@@ -151,7 +151,7 @@ impl InferRequest {
             return shape(format!("shape {:?} needs {} values, `data` has {}", input.shape, n * size, values.len()));
         }
         if let Some(wrong) = values.iter().find(|v| !(0.0..=255.0).contains(*v) || v.fract() != 0.0) {
-            return shape(format!("{wrong} is no {DATATYPE}: whole numbers from 0 to 255 are"));
+            return shape(format!("{wrong} is not a {DATATYPE} value: it must be a whole number from 0 to 255"));
         }
         Ok(values.chunks(size).map(|picture| picture.iter().map(|&v| v as u8).collect()).collect())
     }

@@ -29,7 +29,8 @@ const EMBEDDING: &str = "embedding";
 
 /// What the server is.
 #[derive(Serialize, ToSchema)]
-pub struct Server {
+#[schema(as = Server)]
+pub struct ServerMetadata {
     name: &'static str,
     version: &'static str,
     extensions: [&'static str; 1],
@@ -37,7 +38,8 @@ pub struct Server {
 
 /// What a model takes and gives.
 #[derive(Serialize, ToSchema)]
-pub struct Metadata {
+#[schema(as = Metadata)]
+pub struct ModelMetadata {
     name: String,
     /// Prefix of the SHA-256 of its ONNX file.
     versions: [String; 1],
@@ -63,12 +65,13 @@ pub struct InferResponse {
     model_version: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<String>,
-    outputs: Vec<Output>,
+    outputs: Vec<OutputTensor>,
 }
 
 /// A tensor that goes out, row-major.
 #[derive(Serialize, ToSchema)]
-pub struct Output {
+#[schema(as = Output)]
+pub struct OutputTensor {
     name: &'static str,
     datatype: &'static str,
     shape: [usize; 2],
@@ -77,47 +80,49 @@ pub struct Output {
 
 /// A health answer of the protocol.
 #[derive(Serialize, ToSchema)]
-pub struct Live {
+#[schema(as = Live)]
+pub struct Liveness {
     live: bool,
 }
 
 /// A readiness answer of the protocol.
 #[derive(Serialize, ToSchema)]
-pub struct Ready {
+#[schema(as = Ready)]
+pub struct ProtocolReadiness {
     ready: bool,
 }
 
 /// What this server is.
-#[utoipa::path(get, path = "/v2", tag = "v2", responses((status = 200, body = Server)))]
-pub(in crate::api) async fn server() -> Json<Server> {
-    Json(Server { name: "beltsight", version: env!("CARGO_PKG_VERSION"), extensions: ["model_repository"] })
+#[utoipa::path(get, path = "/v2", tag = "v2", responses((status = 200, body = ServerMetadata)))]
+pub(in crate::api) async fn server() -> Json<ServerMetadata> {
+    Json(ServerMetadata { name: "beltsight", version: env!("CARGO_PKG_VERSION"), extensions: ["model_repository"] })
 }
 
 /// Answers while the process lives.
-#[utoipa::path(get, path = "/v2/health/live", tag = "v2", responses((status = 200, body = Live)))]
-pub(in crate::api) async fn live() -> Json<Live> {
-    Json(Live { live: true })
+#[utoipa::path(get, path = "/v2/health/live", tag = "v2", responses((status = 200, body = Liveness)))]
+pub(in crate::api) async fn live() -> Json<Liveness> {
+    Json(Liveness { live: true })
 }
 
 /// Whether the server takes work; 503 when it does not.
 #[utoipa::path(get, path = "/v2/health/ready", tag = "v2",
-    responses((status = 200, body = Ready), (status = 503, body = Ready)))]
-pub(in crate::api) async fn ready(State(api): State<Api>) -> (StatusCode, Json<Ready>) {
+    responses((status = 200, body = ProtocolReadiness), (status = 503, body = ProtocolReadiness)))]
+pub(in crate::api) async fn ready(State(api): State<Api>) -> (StatusCode, Json<ProtocolReadiness>) {
     let (status, _) = super::health::readyz(State(api)).await;
-    (status, Json(Ready { ready: status == StatusCode::OK }))
+    (status, Json(ProtocolReadiness { ready: status == StatusCode::OK }))
 }
 
 /// What a model takes and gives.
 #[utoipa::path(get, path = "/v2/models/{model}", params(("model" = String, Path)), tag = "v2",
-    responses((status = 200, body = Metadata), (status = 404, body = Problem)))]
+    responses((status = 200, body = ModelMetadata), (status = 404, body = Problem)))]
 pub(in crate::api) async fn metadata(
     State(api): State<Api>,
     Path(model): Path<String>,
-) -> Result<Json<Metadata>, ApiError> {
+) -> Result<Json<ModelMetadata>, ApiError> {
     let card = serving(&api, &model)?;
     let (side, classes) = (i64::from(card.side), card.classes.len() as i64);
     let tensor = |name, datatype, shape: &[i64]| TensorMetadata { name, datatype, shape: shape.to_vec() };
-    Ok(Json(Metadata {
+    Ok(Json(ModelMetadata {
         name: card.version.clone(),
         versions: [hash(&card)],
         platform: "onnxruntime_onnx",
@@ -129,11 +134,12 @@ pub(in crate::api) async fn metadata(
 
 /// Whether this model serves; 404 when it does not.
 #[utoipa::path(get, path = "/v2/models/{model}/ready", params(("model" = String, Path)), tag = "v2",
-    responses((status = 200, body = Ready), (status = 404, body = Problem), (status = 503, body = Ready)))]
+    responses((status = 200, body = ProtocolReadiness), (status = 404, body = Problem),
+        (status = 503, body = ProtocolReadiness)))]
 pub(in crate::api) async fn model_ready(
     State(api): State<Api>,
     Path(model): Path<String>,
-) -> Result<(StatusCode, Json<Ready>), ApiError> {
+) -> Result<(StatusCode, Json<ProtocolReadiness>), ApiError> {
     serving(&api, &model)?;
     Ok(ready(State(api)).await)
 }
@@ -190,7 +196,7 @@ pub(in crate::api) async fn infer(
     let outputs = [(PROBABILITIES, probabilities), (EMBEDDING, embedding)]
         .into_iter()
         .filter(|(name, _)| asked(*name))
-        .map(|(name, data)| Output { name, datatype: "FP32", shape: [n, data.len() / n], data })
+        .map(|(name, data)| OutputTensor { name, datatype: "FP32", shape: [n, data.len() / n], data })
         .collect();
     Ok(Json(InferResponse { model_name: card.version.clone(), model_version: hash(&card), id: wanted.id, outputs }))
 }

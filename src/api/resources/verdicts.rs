@@ -19,16 +19,17 @@ use crate::{
         Api,
         error::{ApiError, Problem},
         http::streams::send,
+        input::{page_size, query},
     },
     domain::{Action, Source, Verdict},
-    store::{Counts, MAX_PAGE, Page},
+    store::{Counts, Page},
 };
 
 /// Which verdicts are wanted.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub struct Wanted {
+pub struct VerdictQuery {
     /// Only older ones than this id: pass `next` of the page before.
     before: Option<i64>,
     /// Only newer ones than this id.
@@ -53,18 +54,14 @@ pub struct Verdicts {
 }
 
 /// A page of recorded verdicts, newest first.
-#[utoipa::path(get, path = "/verdicts", params(Wanted), tag = "verdicts",
+#[utoipa::path(get, path = "/verdicts", params(VerdictQuery), tag = "verdicts",
     responses((status = 200, body = Verdicts), (status = 400, body = Problem), (status = 503, body = Problem)))]
 pub(in crate::api) async fn list(
     State(api): State<Api>,
-    wanted: Result<Query<Wanted>, QueryRejection>,
+    asked: Result<Query<VerdictQuery>, QueryRejection>,
 ) -> Result<Json<Verdicts>, ApiError> {
-    let Query(wanted) = wanted.map_err(|e| ApiError::Malformed(e.body_text()))?;
-    let limit = wanted.limit.unwrap_or(50);
-    if !(1..=MAX_PAGE).contains(&limit) {
-        return Err(ApiError::Malformed(format!("`limit` must be 1 to {MAX_PAGE}, not {limit}")));
-    }
-    let Wanted { before, after, action, source, lot, .. } = wanted;
+    let VerdictQuery { before, after, limit, action, source, lot } = query(asked)?;
+    let limit = page_size(limit, 50)?;
     let verdicts = api.store.verdicts(Page { before, after, limit, action, source, lot }).await?;
     let full = verdicts.len() == limit as usize;
     let next = verdicts.last().filter(|_| full).map(|v| v.id);

@@ -1,0 +1,207 @@
+//! Every route in one table: method, path, who may use it, and the handler that answers.
+//!
+//! The router, the rule of each request (access, audit log, deadline) and the OpenAPI document are all made from
+//! [`TABLE`]. A new route is one handler in `resources/` and one line here.
+//!
+//! Invariant: a route without a rule can't exist. A line without one does not compile, the router has no other routes,
+//! and a request that no line answers is refused. Two lines with one method and path stop the service at its start.
+
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, MatchedPath, Request},
+    http::Method,
+    middleware::{Next, from_fn, from_fn_with_state},
+    response::Response,
+    routing::MethodRouter,
+};
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::openapi::OpenApi;
+
+use super::{
+    Api,
+    error::{self, ApiError},
+    http::{
+        access::{self, Rule, changes, needs, open},
+        login, measure,
+    },
+    openapi, page,
+    resources::{
+        audit, challenges, classify, confirmations, frames, health, items, labels, live, lots, models, rounds, v2,
+        verdicts,
+    },
+};
+use crate::tokens::Role::{Admin, Labeler, Operator, Viewer};
+
+/// A line of the table.
+#[derive(Debug)]
+pub struct Route {
+    /// In lower case; `get` stands for HEAD too.
+    pub method: &'static str,
+    /// The router's pattern.
+    pub path: &'static str,
+    /// What it asks of its caller, and how long it may take.
+    pub rule: Rule,
+    handler: fn() -> MethodRouter<Api>,
+    described: fn() -> OpenApi,
+}
+
+/// `method "path" rule => module::handler;` per line, the handler annotated with `#[utoipa::path]`.
+macro_rules! table {
+    ($($method:ident $path:literal $rule:expr => $($handler:ident)::+;)+) => {
+        &[$(Route {
+            method: stringify!($method),
+            path: $path,
+            rule: $rule,
+            handler: || axum::routing::$method($($handler)::+),
+            described: {
+                #[derive(utoipa::OpenApi)]
+                #[openapi(paths($($handler)::+))]
+                struct Described;
+                <Described as utoipa::OpenApi>::openapi
+            },
+        }),+]
+    };
+}
+
+/// Every route and method. Only these are open: the pages' own files, which hold no data; logging in and out; and what
+/// an orchestrator asks before it has a secret, whether the service lives and is ready. `/metrics` tells how much is
+/// produced and how well: it is not open. `/classify` and `/infer` change nothing that lasts; the record has the
+/// verdicts of the first.
+pub static TABLE: &[Route] = table! {
+    get    "/"                                      open()            => page::html;
+    get    "/page.css"                              open()            => page::css;
+    get    "/page.js"                               open()            => page::js;
+    get    "/label"                                 open()            => page::label_html;
+    get    "/label.css"                             open()            => page::label_css;
+    get    "/label.js"                              open()            => page::label_js;
+    get    "/learning"                              open()            => page::learning_html;
+    get    "/learning.css"                          open()            => page::learning_css;
+    get    "/learning.js"                           open()            => page::learning_js;
+    get    "/record"                                open()            => page::record_html;
+    get    "/record.css"                            open()            => page::record_css;
+    get    "/record.js"                             open()            => page::record_js;
+
+    post   "/login"                                 open()            => login::login;
+    post   "/logout"                                open()            => login::logout;
+    get    "/whoami"                                needs(Viewer)     => login::whoami;
+    get    "/audit"                                 needs(Admin)      => audit::list;
+
+    get    "/healthz"                               open()            => health::healthz;
+    get    "/readyz"                                open()            => health::readyz;
+    get    "/metrics"                               needs(Viewer)     => health::metrics;
+    get    "/openapi.json"                          needs(Viewer)     => openapi::document;
+
+    post   "/classify"                              needs(Labeler)    => classify::classify;
+    // Many per minute: counted, not in the audit log.
+    post   "/confirmations/{gate}"                  needs(Operator)   => confirmations::confirm;
+    get    "/verdicts"                              needs(Viewer)     => verdicts::list;
+    get    "/verdicts/stream"                       needs(Viewer)     => verdicts::stream;
+    get    "/verdicts/counts"                       needs(Viewer)     => verdicts::counts;
+    get    "/frames/{key}"                          needs(Viewer)     => frames::frame;
+
+    get    "/labels"                                needs(Viewer)     => labels::list;
+    post   "/labels"                                changes(Labeler)  => labels::add;
+    delete "/labels/{id}"                           changes(Labeler)  => labels::withdraw;
+    get    "/labels/classes"                        needs(Viewer)     => labels::classes;
+    // The queue reserves for its caller what it gives out.
+    get    "/labels/queue"                          needs(Labeler)    => labels::queue;
+    get    "/labels/agreement"                      needs(Viewer)     => labels::agreement;
+    get    "/items"                                 needs(Viewer)     => items::list;
+    get    "/items/{picture}"                       needs(Viewer)     => items::picture;
+
+    get    "/lots"                                  needs(Viewer)     => lots::list;
+    post   "/lots"                                  changes(Operator) => lots::open;
+    post   "/lots/close"                            changes(Operator) => lots::close;
+    get    "/lots/{lot}"                            needs(Viewer)     => lots::one;
+    post   "/lots/{lot}/sign-off"                   changes(Operator) => lots::sign_off;
+    get    "/lots/{lot}/export.csv"                 needs(Viewer)     => lots::csv;
+    // It verifies the lot's part of the record first, however long that part is.
+    get    "/lots/{lot}/export.html"                needs(Viewer).without_deadline() => lots::html;
+    get    "/challenges"                            needs(Viewer)     => challenges::list;
+    post   "/challenges"                            changes(Operator) => challenges::announce;
+    get    "/corrective-actions"                    needs(Viewer)     => challenges::actions;
+    post   "/corrective-actions/{action}/close"     changes(Operator) => challenges::close;
+
+    // A stream is answered when its head is: it keeps the deadline.
+    get    "/cameras"                               needs(Viewer)     => live::cameras;
+    get    "/live"                                  needs(Viewer)     => live::stream;
+    get    "/live.jpg"                              needs(Viewer)     => live::picture;
+
+    // Loading a student takes as long as it takes.
+    get    "/models"                                needs(Viewer)     => models::list;
+    post   "/models/rollback"                       changes(Operator).without_deadline() => models::rollback;
+    post   "/models/{version}/promote"              changes(Operator).without_deadline() => models::promote;
+    get    "/rounds"                                needs(Viewer)     => rounds::list;
+    post   "/rounds"                                changes(Operator) => rounds::start;
+    post   "/rounds/stop"                           changes(Operator) => rounds::stop;
+    post   "/rounds/approve"                        changes(Admin)    => rounds::approve;
+
+    get    "/v2"                                    needs(Viewer)     => v2::server;
+    get    "/v2/health/live"                        open()            => v2::live;
+    get    "/v2/health/ready"                       open()            => v2::ready;
+    get    "/v2/models/{model}"                     needs(Viewer)     => v2::metadata;
+    get    "/v2/models/{model}/ready"               needs(Viewer)     => v2::model_ready;
+    post   "/v2/models/{model}/infer"               needs(Labeler)    => v2::infer;
+    post   "/v2/repository/index"                   needs(Viewer)     => models::index;
+    post   "/v2/repository/models/{model}/load"     changes(Operator).without_deadline() => models::load;
+};
+
+/// The service's router: the routes of [`TABLE`] and no others, behind deadline, door and limits.
+pub fn router(api: Api) -> Router {
+    let add = |router: Router<Api>, route: &Route| router.route(route.path, (route.handler)());
+    let routes = TABLE.iter().fold(Router::new(), add);
+    routes
+        .fallback(async || ApiError::NotFound("there is nothing at this path; see /openapi.json".into()))
+        .method_not_allowed_fallback(async || ApiError::Method)
+        .layer(DefaultBodyLimit::max(api.0.settings.max_body))
+        .layer(CatchPanicLayer::custom(error::panicked))
+        .layer(from_fn_with_state(api.clone(), access::guard))
+        .layer(from_fn_with_state(api.clone(), measure::measure))
+        .layer(from_fn(attach_rule))
+        .with_state(api)
+}
+
+/// The OpenAPI document of all routes.
+pub(super) fn description() -> OpenApi {
+    openapi::describe(TABLE.iter().map(|route| (route.described)()))
+}
+
+/// Puts the rule of the route into the request, for the door and the deadline; none where no line answers.
+async fn attach_rule(mut request: Request, next: Next) -> Response {
+    if let Some(rule) = find(&request) {
+        request.extensions_mut().insert(rule);
+    }
+    next.run(request).await
+}
+
+fn find(request: &Request) -> Option<Rule> {
+    let path = request.extensions().get::<MatchedPath>()?.as_str();
+    let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
+    let answers = |route: &&Route| route.path == path && route.method.eq_ignore_ascii_case(method.as_str());
+    TABLE.iter().find(answers).map(|route| route.rule)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_line_has_the_method_and_path_that_its_handler_describes_and_stands_once() {
+        let mut lines = BTreeSet::new();
+        for Route { method, path, described, .. } in TABLE {
+            let paths = serde_json::to_value(described().paths).unwrap_or_default();
+            let said: Vec<String> = paths
+                .as_object()
+                .into_iter()
+                .flatten()
+                .flat_map(|(path, item)| {
+                    item.as_object().into_iter().flatten().map(move |(m, _)| format!("{m} {path}"))
+                })
+                .collect();
+            assert_eq!(said, [format!("{method} {path}")]);
+            assert!(lines.insert((method, path)), "{method} {path} stands twice");
+        }
+    }
+}
