@@ -69,7 +69,7 @@ async fn every_route_answers_every_role_as_the_table_says() {
         }
     }
     assert_eq!(asked, TABLE.len() * 8);
-    let refused = |reason| server.metrics.access_refused.with_label_values(&[reason]).get();
+    let refused = |reason| server.metrics.http.access_refused.with_label_values(&[reason]).get();
     assert!(refused("no_token") > 15 && refused("unknown_token") > 15 && refused("expired_token") > 15);
     assert!(refused("role") > 3);
 }
@@ -262,14 +262,14 @@ async fn every_change_is_in_the_audit_log_done_or_refused_and_reading_is_not() {
     // The store is gone: the change is made and told, the loss is counted.
     server.store.close().await;
     assert_eq!(ask(&server, "post", load, Some(operator)).await.0, 200);
-    assert_eq!(server.metrics.audit_lost.get(), 1);
+    assert_eq!(server.metrics.http.audit_lost.get(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_whose_client_went_away_is_in_the_audit_log_too() {
     use std::io::Write;
     let server = start().await;
-    let loaded = || server.metrics.model_loads.with_label_values(&["loaded"]).get() as usize;
+    let loaded = || server.metrics.student.loads.with_label_values(&["loaded"]).get() as usize;
     let before = loaded();
     for n in 0..10 {
         let mut gone = server.connect();

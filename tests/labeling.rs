@@ -89,7 +89,7 @@ async fn a_label_is_kept_corrected_and_taken_back_over_http() {
     assert_eq!((&first["class"], &first["by"], &first["current"]), (&json!("cod"), &json!("anna"), &json!(true)));
     let second = say(&server, 1, "hake", "anna").await;
     say(&server, 2, Value::Null, "anna").await;
-    let count = |class: &str| server.metrics.labels.with_label_values(&[class]).get();
+    let count = |class: &str| server.metrics.store.labels.with_label_values(&[class]).get();
     assert_eq!(["cod", "hake", "bass", "cant_tell"].map(count), [1, 1, 0, 1]);
     assert_eq!(ids(&server.get("/labels?current=true").await, "labels"), [3, 2]);
     assert_eq!(ids(&server.get("/labels?verdict=1").await, "labels"), [2, 1], "the history stays");

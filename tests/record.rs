@@ -111,7 +111,7 @@ fn command(arguments: &[&str]) -> (bool, String) {
 async fn a_lot_is_opened_counted_closed_reviewed_and_exported() {
     let server = server::start().await;
     let judge = async |n: u32| {
-        let before = server.metrics.recorded.get();
+        let before = server.metrics.store.recorded.get();
         for seed in 0..n {
             assert_eq!(server.post("/classify", jpeg(40, seed)).await.status(), 200);
         }

@@ -96,7 +96,7 @@ pub fn run(line: &Line, view: &Arc<View>, frames: &Handover, stop: &Cancellation
                 // A later frame shows the item again; an item that no whole frame shows is not missed in silence,
                 // because the counter is alerted on.
                 tracing::warn!("a frame of {camera} is unusable: {e}");
-                line.metrics.frames_dropped.with_label_values(&[camera, e.name()]).inc();
+                line.metrics.camera.frames_dropped.with_label_values(&[camera, e.name()]).inc();
                 continue;
             }
         };
@@ -104,7 +104,7 @@ pub fn run(line: &Line, view: &Arc<View>, frames: &Handover, stop: &Cancellation
         if let Some(ejector) = &line.ejector {
             let (wanted, wide) = (*width.get_or_insert(picture.width), picture.width);
             if wide != wanted {
-                line.metrics.frames_dropped.with_label_values(&[camera, "size"]).inc();
+                line.metrics.camera.frames_dropped.with_label_values(&[camera, "size"]).inc();
                 if !refused {
                     ejector.blind(camera, &format!("its pictures are {wide} pixels wide, not {wanted}"));
                 }
@@ -129,10 +129,10 @@ pub fn run(line: &Line, view: &Arc<View>, frames: &Handover, stop: &Cancellation
                 let _ = looks.try_send(look); // the verdict may have been given: its deadline has passed
             }
         }
-        line.metrics.items_unjudged.with_label_values(&[camera]).inc_by(locator.take_unjudged());
+        line.metrics.line.items_unjudged.with_label_values(&[camera]).inc_by(locator.take_unjudged());
         open.retain(|track, _| locator.looks_again(*track)); // the others wait for no further look
         flow.look(&picture, frame.captured); // for the next picture: no item waits for it
-        line.metrics.belt_seen.with_label_values(&[camera]).set(speed.map_or(f64::NAN, f64::from));
+        line.metrics.camera.belt_seen.with_label_values(&[camera]).set(speed.map_or(f64::NAN, f64::from));
         let pause = LIVE_PAUSE[usize::from(view.frame.receiver_count() == 0)];
         if last_live.is_none_or(|last: Instant| last.elapsed() >= pause) {
             last_live = Some(started);
@@ -206,7 +206,7 @@ fn judge(
                 },
             });
         }
-        line.metrics.looks.observe(looks.len() as f64);
+        line.metrics.line.looks.observe(looks.len() as f64);
         let scored = mean(looks);
         let timings = Timings { total_ms: ms(captured.elapsed()), ..timings };
         let verdict = assemble(origin, &scored, timings);

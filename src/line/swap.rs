@@ -79,7 +79,7 @@ impl Swapper {
         let precision = self.precision.as_deref();
         let opened = Student::open(&self.root.join(version), precision, self.device, self.threads, self.max_batch);
         let outcome = if opened.is_ok() { "loaded" } else { "refused" };
-        self.metrics.model_loads.with_label_values(&[outcome]).inc();
+        self.metrics.student.loads.with_label_values(&[outcome]).inc();
         let loaded = opened.map(|student| {
             let card = student.card.clone();
             self.infer.exchange(student);

@@ -147,14 +147,14 @@ impl CameraWatch {
     fn on(&self, event: CameraEvent) {
         let (view, metrics) = (&self.view, &self.metrics);
         let name = &*view.camera;
-        let up = |up: i64| metrics.camera_up.with_label_values(&[name]).set(up);
-        let frozen = |frozen: i64| metrics.camera_frozen.with_label_values(&[name]).set(frozen);
-        let dropped = |why: &str| metrics.frames_dropped.with_label_values(&[name, why]);
+        let up = |up: i64| metrics.camera.up.with_label_values(&[name]).set(up);
+        let frozen = |frozen: i64| metrics.camera.frozen.with_label_values(&[name]).set(frozen);
+        let dropped = |why: &str| metrics.camera.frames_dropped.with_label_values(&[name, why]);
         match event {
             CameraEvent::Frame => {
                 self.outage.seen();
                 view.is(CameraState::Up);
-                metrics.frames.with_label_values(&[name]).inc();
+                metrics.camera.frames.with_label_values(&[name]).inc();
                 up(1);
                 frozen(0);
             }
@@ -180,7 +180,7 @@ impl CameraWatch {
                 view.is(CameraState::Lost(why));
                 up(0);
                 frozen(0);
-                metrics.camera_reconnects.with_label_values(&[name]).inc();
+                metrics.camera.reconnects.with_label_values(&[name]).inc();
             }
         }
     }

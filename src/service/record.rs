@@ -36,7 +36,7 @@ impl OpenRecord {
         let store = Store::open(&config.store.folder).await?;
         if let Err(e) = append_start(&store).await {
             // The line goes on without a store, so it starts without one too; what is lost is counted.
-            metrics.record_dropped.with_label_values(&["event"]).inc();
+            metrics.store.record_dropped.with_label_values(&["event"]).inc();
             tracing::error!("the start could not be recorded: {e}");
         }
         log_head(&store).await;

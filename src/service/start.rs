@@ -125,7 +125,7 @@ fn start_infer(
     metrics: &Metrics,
 ) -> Result<(Infer, Vec<thread::JoinHandle<()>>)> {
     let student = open_serving(registry, config, metrics)?;
-    metrics.model_loads.with_label_values(&["loaded"]).inc();
+    metrics.student.loads.with_label_values(&["loaded"]).inc();
     tracing::info!(
         model = student.card.label,
         precision = student.card.precision,
@@ -148,7 +148,7 @@ fn open_serving(registry: &Registry, config: &Config, metrics: &Metrics) -> Resu
         match Student::open(&folder, model.precision.as_deref(), model.device, model.threads, config.infer.max_batch) {
             Ok(student) => return Ok(student),
             Err(e) => {
-                metrics.model_loads.with_label_values(&["refused"]).inc();
+                metrics.student.loads.with_label_values(&["refused"]).inc();
                 if stack.is_empty() {
                     return Err(e.into());
                 }

@@ -67,7 +67,7 @@ async fn overload_is_answered_at_once_and_passes() {
     assert_eq!(response.headers()["retry-after"], "1");
     problem(response, 429, "busy").await;
     assert!(took < Duration::from_millis(500), "{took:?}");
-    assert!(server.metrics.refused.with_label_values(&["/classify"]).get() >= 1);
+    assert!(server.metrics.http.refused.with_label_values(&["/classify"]).get() >= 1);
     drop(slow);
     for _ in 0..100 {
         if server.post("/classify", jpeg(32, 1)).await.status() == 200 {

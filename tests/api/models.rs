@@ -58,7 +58,7 @@ async fn a_broken_model_is_refused_in_words_while_the_old_one_serves() {
         let answer: Value = server.post("/classify", jpeg(32, 1)).await.json().await.unwrap();
         assert!(answer["model"].as_str().unwrap().starts_with("one@"), "{answer}");
     }
-    assert_eq!(server.metrics.model_loads.with_label_values(&["refused"]).get(), 4);
+    assert_eq!(server.metrics.student.loads.with_label_values(&["refused"]).get(), 4);
     problem(server.post("/v2/repository/models/..%2Fone/load", "").await, 404, "not_found").await;
 
     broken("two");
@@ -137,7 +137,7 @@ async fn batches_of_a_gpu_student_go_to_its_padded_session_and_every_item_gets_i
         let wanted = alone.run_all(std::slice::from_ref(picture), 1).unwrap().embedding;
         assert!(found.iter().zip(&wanted).all(|(a, b)| (a - b).abs() < 1e-4));
     }
-    let batches = metrics.batch_size.get_sample_count();
+    let batches = metrics.line.batch_size.get_sample_count();
     assert!((8..32).contains(&batches), "{batches} batches for 32 items");
     infer.stop();
     threads.into_iter().for_each(|thread| thread.join().unwrap());

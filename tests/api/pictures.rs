@@ -51,7 +51,7 @@ async fn every_bad_picture_is_refused_in_words_and_counted() {
     let response = server.client.post(format!("{}/classify", server.url)).multipart(form).send().await.unwrap();
     problem(response, 400, "empty").await;
     assert_eq!(
-        server.metrics.verdicts.with_label_values(&["http", "", "reject"]).get(),
+        server.metrics.line.verdicts.with_label_values(&["http", "", "reject"]).get(),
         0,
         "none of them is a verdict"
     );
@@ -79,7 +79,7 @@ async fn a_picture_gets_a_verdict_that_is_recorded_with_its_frame() {
     assert_eq!(kept.headers()["content-type"], "image/jpeg");
     assert_eq!(kept.bytes().await.unwrap(), sent, "a JPEG is kept as it came");
     let action = verdict["action"].as_str().unwrap();
-    assert_eq!(server.metrics.verdicts.with_label_values(&["http", "", action]).get(), 1);
+    assert_eq!(server.metrics.line.verdicts.with_label_values(&["http", "", action]).get(), 1);
     assert_eq!(server.get("/verdicts/counts").await["verdicts"], 1);
 }
 

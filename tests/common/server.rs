@@ -230,7 +230,7 @@ impl Server {
 
     /// The value of a counter of bad inputs.
     pub fn bad(&self, kind: &str) -> u64 {
-        self.metrics.bad_input.with_label_values(&[kind]).get()
+        self.metrics.http.bad_input.with_label_values(&[kind]).get()
     }
 
     /// A bare connection, for what no honest client sends; it waits 10 s for an answer.
@@ -240,7 +240,7 @@ impl Server {
 
     /// Waits until `n` verdicts are committed.
     pub async fn recorded(&self, n: u64) {
-        let recorded = async || self.metrics.recorded.get();
+        let recorded = async || self.metrics.store.recorded.get();
         asked_until("verdicts are recorded", Duration::from_secs(10), recorded, |recorded| *recorded >= n).await;
     }
 }

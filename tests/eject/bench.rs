@@ -106,7 +106,7 @@ pub fn refused(output: &str, fits: &str) -> Option<String> {
     let tell = move |event| kept.lock().unwrap().push(event);
     let (ejector, running) = Ejector::start(toml::from_str(&settings("", output)).unwrap(), &metrics, tell).unwrap();
     let name = output.split('\'').nth(1).unwrap();
-    let acknowledged = || metrics.eject_commands.with_label_values(&[name, "acknowledged"]).get() > 0;
+    let acknowledged = || metrics.eject.commands.with_label_values(&[name, "acknowledged"]).get() > 0;
     let late = || {
         let told = told.lock().unwrap();
         told.iter().find_map(|event| match event {

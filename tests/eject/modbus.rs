@@ -83,13 +83,13 @@ fn a_plc_that_dies_and_comes_back_loses_no_command_in_silence() {
         })
         .collect();
     assert!(told.len() as u64 == late && told.iter().collect::<std::collections::BTreeSet<_>>().len() == told.len());
-    assert_eq!(metrics.eject_late_actions.with_label_values(&["stop_line"]).get(), late);
-    let [asked, taken] = [&metrics.line_asked, &metrics.line_acknowledged];
+    assert_eq!(metrics.eject.late_actions.with_label_values(&["stop_line"]).get(), late);
+    let [asked, taken] = [&metrics.eject.line_asked, &metrics.eject.line_acknowledged];
     let count = |of: &prometheus::IntCounterVec| of.with_label_values(&["modbus", "stop_line"]).get();
     until("the stop is taken", Duration::from_secs(5), || count(taken) == late);
     assert_eq!(count(asked), late);
     assert!(second.count("coil 3 1") >= 1);
-    assert!(metrics.output_reconnects.with_label_values(&["modbus"]).get() >= 1);
+    assert!(metrics.eject.output_reconnects.with_label_values(&["modbus"]).get() >= 1);
 
     // On time: the raised coil as the PLC reported it, against the moment when the item was there.
     let mut off: Vec<f64> = raised
@@ -136,7 +136,7 @@ fn a_plc_that_hangs_makes_commands_late_and_a_stop_goes_through_when_it_wakes() 
     let acknowledged = ends.iter().find(|(outcome, _)| outcome == "acknowledged").unwrap().1;
     assert!((8..=17).contains(&acknowledged), "{ends:?}");
     until("everything is led aside", Duration::from_secs(5), || plc.count("coil 4 1") >= 1);
-    assert_eq!(metrics.eject_late_actions.with_label_values(&["divert"]).get(), 20 - acknowledged);
+    assert_eq!(metrics.eject.late_actions.with_label_values(&["divert"]).get(), 20 - acknowledged);
     running.close();
 }
 
@@ -152,7 +152,7 @@ fn what_the_sensor_saw_is_matched_to_the_verdicts_and_the_speed_is_the_encoders(
     let metrics = Metrics::new().unwrap();
     let (ejector, running) = start(&text, &metrics);
     plc.tell("speed 5 1000");
-    until("the speed is read", Duration::from_secs(5), || metrics.belt_speed.get() == 1.0);
+    until("the speed is read", Duration::from_secs(5), || metrics.eject.belt_speed.get() == 1.0);
 
     // Twelve items, 200 ms apart; the sensor sees ten of them, and one thing more.
     let (begun, pitch) = (Instant::now(), Duration::from_millis(200));
@@ -170,14 +170,14 @@ fn what_the_sensor_saw_is_matched_to_the_verdicts_and_the_speed_is_the_encoders(
     }
     thread::sleep(Duration::from_millis(200));
     plc.tell("input 2 1");
-    let count = |result: &str| metrics.confirmations.with_label_values(&[result]).get();
+    let count = |result: &str| metrics.eject.confirmations.with_label_values(&[result]).get();
     until("the last pulse is counted", Duration::from_secs(2), || count("false") == 1);
     assert_eq!((count("confirmed"), count("missed"), count("false")), (10, 2, 1));
     assert_eq!(ended(&metrics, "modbus"), [("acknowledged".to_string(), 12)]);
 
     // Half the speed, twice the time.
     plc.tell("speed 5 500");
-    until("the speed is read", Duration::from_secs(5), || metrics.belt_speed.get() == 0.5);
+    until("the speed is read", Duration::from_secs(5), || metrics.eject.belt_speed.get() == 0.5);
     let captured = Instant::now();
     ejector.act(&verdict(12, Action::Reject), captured, None);
     until("the command is there", Duration::from_secs(2), || plc.count("register 7 ") == 13);
@@ -186,10 +186,10 @@ fn what_the_sensor_saw_is_matched_to_the_verdicts_and_the_speed_is_the_encoders(
     assert!((200..260).contains(&took.as_millis()), "{took:?} instead of 200 ms");
     // The belt stands while an item is on its way, a second at this speed: the command waits for it.
     plc.tell("speed 5 100");
-    until("the speed is read", Duration::from_secs(5), || metrics.belt_speed.get() == 0.1);
+    until("the speed is read", Duration::from_secs(5), || metrics.eject.belt_speed.get() == 0.1);
     ejector.act(&verdict(13, Action::Reject), Instant::now(), None);
     plc.tell("speed 5 0");
-    until("the speed is read", Duration::from_secs(5), || metrics.belt_speed.get() == 0.0);
+    until("the speed is read", Duration::from_secs(5), || metrics.eject.belt_speed.get() == 0.0);
     thread::sleep(Duration::from_millis(1200));
     assert_eq!(plc.count("register 7 "), 13, "the item has not come yet");
     plc.tell("speed 5 1000");
@@ -204,10 +204,10 @@ fn what_the_sensor_saw_is_matched_to_the_verdicts_and_the_speed_is_the_encoders(
     });
     assert_eq!(plc.count("register 7 15"), 1);
     // A belt that stands has no moment, nor has one whose speed nobody tells.
-    let lost = metrics.eject_commands.with_label_values(&["modbus", "no_moment"]);
+    let lost = metrics.eject.commands.with_label_values(&["modbus", "no_moment"]);
     let before = lost.get();
     plc.tell("speed 5 0");
-    until("the speed is read", Duration::from_secs(5), || metrics.belt_speed.get() == 0.0);
+    until("the speed is read", Duration::from_secs(5), || metrics.eject.belt_speed.get() == 0.0);
     ejector.act(&verdict(15, Action::Reject), Instant::now(), None);
     drop(plc);
     thread::sleep(Duration::from_millis(2300));

@@ -80,11 +80,11 @@ fn a_broker_that_dies_and_comes_back_loses_no_command_in_silence() {
     assert!(before.windows(2).chain(after.windows(2)).all(|pair| pair[0] < pair[1]), "{before:?} {after:?}");
     assert!(before.len() >= 28 && after[0] >= 45 && after.ends_with(&[75, 76, 77, 78, 79]), "{before:?} {after:?}");
     assert!((10..=35).contains(&late), "{late} late while the broker was away");
-    assert_eq!(metrics.eject_late_actions.with_label_values(&["stop_line"]).get(), late);
+    assert_eq!(metrics.eject.late_actions.with_label_values(&["stop_line"]).get(), late);
     // The stop reached the new broker, and the line's retained state says so.
     let count = |of: &prometheus::IntCounterVec| of.with_label_values(&["mqtt", "stop_line"]).get();
-    until("the stop is taken", Duration::from_secs(5), || count(&metrics.line_acknowledged) == late);
-    assert_eq!(count(&metrics.line_asked), late);
+    until("the stop is taken", Duration::from_secs(5), || count(&metrics.eject.line_acknowledged) == late);
+    assert_eq!(count(&metrics.eject.line_asked), late);
     let state = format!("plant/line/state {{\"diverts\":0,\"online\":true,\"stops\":{late}");
     until("the state says so", Duration::from_secs(5), || told.count(&state) >= 1);
     running.close();
@@ -107,22 +107,22 @@ fn a_broker_passes_on_what_sensor_and_encoder_say() {
         succeeds(Command::new("mosquitto_pub").args(["-p", &port, "-q", "1", "-t", topic, "-m", message]));
     };
     until("it is connected", Duration::from_secs(5), || {
-        metrics.output_down.with_label_values(&["mqtt"]).get() == 0 && {
+        metrics.eject.output_down.with_label_values(&["mqtt"]).get() == 0 && {
             say("plant/encoder", "0.8");
-            metrics.belt_speed.get() == 0.8
+            metrics.eject.belt_speed.get() == 0.8
         }
     });
     ejector.act(&verdict(1, Action::Reject), Instant::now(), None);
     thread::sleep(WAY);
     say("plant/line/confirm/out", "");
     say("plant/line/confirm/another", "");
-    let count = |result: &str| metrics.confirmations.with_label_values(&[result]).get();
+    let count = |result: &str| metrics.eject.confirmations.with_label_values(&[result]).get();
     until("it is confirmed", Duration::from_secs(2), || count("confirmed") == 1);
     say("plant/encoder", "fast");
     thread::sleep(Duration::from_millis(100));
     ejector.act(&verdict(2, Action::Reject), Instant::now(), None);
     until("it is missed at once", Duration::from_secs(2), || count("missed") == 1);
-    assert_eq!(metrics.eject_commands.with_label_values(&["mqtt", "no_moment"]).get(), 1);
+    assert_eq!(metrics.eject.commands.with_label_values(&["mqtt", "no_moment"]).get(), 1);
     running.close();
 }
 

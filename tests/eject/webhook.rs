@@ -37,7 +37,7 @@ fn a_webhook_is_signed_and_tried_again_with_the_same_id_until_its_time_is_over()
     );
     let metrics = Metrics::new().unwrap();
     let (ejector, running) = start(&settings("", &output), &metrics);
-    let of = |outcome: &str| metrics.eject_commands.with_label_values(&["webhook", outcome]).get();
+    let of = |outcome: &str| metrics.eject.commands.with_label_values(&["webhook", outcome]).get();
 
     // Every first attempt is answered 500.
     (0..5).for_each(|track| ejector.act(&verdict(track, Action::Reject), Instant::now(), None));
@@ -62,7 +62,7 @@ fn a_webhook_is_signed_and_tried_again_with_the_same_id_until_its_time_is_over()
     until("it is late", Duration::from_secs(10), || of("failed") + of("unacknowledged") == 1);
     hook = receiver(port, "correct horse battery", &[]);
     until("the stop is taken", Duration::from_secs(8), || hook.count("took stop_line ") == 1);
-    let taken = || metrics.line_acknowledged.with_label_values(&["webhook", "stop_line"]).get();
+    let taken = || metrics.eject.line_acknowledged.with_label_values(&["webhook", "stop_line"]).get();
     until("the stop is known to be taken", Duration::from_secs(2), || taken() == 1);
     assert_eq!(hook.count("took eject "), 0, "what is late is not sent any more");
 

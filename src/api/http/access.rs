@@ -228,7 +228,7 @@ fn deed(request: &Request, name: &str, role: Role) -> Deed {
 /// Writes an entry; if the store can't, the log has it.
 async fn audit(api: &Api, deed: Deed) {
     if let Err(e) = api.store.audit(&deed).await {
-        api.metrics.audit_lost.inc();
+        api.metrics.http.audit_lost.inc();
         tracing::error!("not in the audit log, for {e}: {deed:?}");
     }
 }

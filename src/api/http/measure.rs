@@ -29,16 +29,16 @@ pub(in crate::api) async fn measure(State(api): State<Api>, request: Request, ne
         }
     };
     let metrics = &api.metrics;
-    metrics.http_requests.with_label_values(&[route, response.status().as_str()]).inc();
-    metrics.http_seconds.with_label_values(&[route]).observe(started.elapsed().as_secs_f64());
+    metrics.http.requests.with_label_values(&[route, response.status().as_str()]).inc();
+    metrics.http.seconds.with_label_values(&[route]).observe(started.elapsed().as_secs_f64());
     if let Some(BadInput(kind)) = response.extensions().get() {
-        metrics.bad_input.with_label_values(&[kind]).inc();
+        metrics.http.bad_input.with_label_values(&[kind]).inc();
     }
     if let Some(AccessDenied(reason)) = response.extensions().get() {
-        metrics.access_refused.with_label_values(&[reason]).inc();
+        metrics.http.access_refused.with_label_values(&[reason]).inc();
     }
     if response.extensions().get::<NoRoom>().is_some() {
-        metrics.refused.with_label_values(&[route]).inc();
+        metrics.http.refused.with_label_values(&[route]).inc();
     }
     response
 }

@@ -190,7 +190,7 @@ fn known(api: &Api) -> Vec<String> {
 /// Starts the counters at 0: a counter that was never touched is absent.
 pub(in crate::api) fn touch(api: &Api) {
     known(api).iter().map(String::as_str).chain([CANT_TELL]).for_each(|class| {
-        api.metrics.labels.with_label_values(&[class]);
+        api.metrics.store.labels.with_label_values(&[class]);
     });
 }
 
@@ -237,7 +237,7 @@ pub(in crate::api) async fn add(
         }
     }
     let label = api.store.add_label(verdict, class.as_deref(), &by, OffsetDateTime::now_utc()).await?;
-    api.metrics.labels.with_label_values(&[class.as_deref().unwrap_or(CANT_TELL)]).inc();
+    api.metrics.store.labels.with_label_values(&[class.as_deref().unwrap_or(CANT_TELL)]).inc();
     Ok(Json(label))
 }
 

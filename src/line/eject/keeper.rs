@@ -71,8 +71,8 @@ impl EjectOutcomes {
             why: why.to_string(),
             led_to: on_late.name().into(),
         });
-        self.metrics.eject_commands.with_label_values(&[name, why.name()]).inc();
-        self.metrics.eject_late_actions.with_label_values(&[on_late.name()]).inc();
+        self.metrics.eject.commands.with_label_values(&[name, why.name()]).inc();
+        self.metrics.eject.late_actions.with_label_values(&[on_late.name()]).inc();
         if let Some(action) = on_late.asks() {
             let Subject { gate, camera, track, .. } = subject;
             self.ask(action, format!("{} at gate {gate}: {camera} {track}", why.name()));
@@ -97,7 +97,7 @@ impl EjectOutcomes {
 
     fn ask(&self, action: LineAction, why: String) {
         for (able, _) in self.outputs.iter().filter(|(output, _)| output.can(action)) {
-            self.metrics.line_asked.with_label_values(&[able.name(), action.name()]).inc();
+            self.metrics.eject.line_asked.with_label_values(&[able.name(), action.name()]).inc();
         }
         self.requests.send_modify(|requests| {
             match action {
@@ -121,7 +121,7 @@ impl EjectOutcomes {
                 (self.tell)(Event::RejectFalse { gate: gate.into() });
             }
         }
-        self.metrics.confirmations.with_label_values(&[outcome.name()]).inc();
+        self.metrics.eject.confirmations.with_label_values(&[outcome.name()]).inc();
     }
 }
 
@@ -218,7 +218,7 @@ impl Timekeeper {
         if self.senders[output].try_send(command).is_err() {
             self.plan.reported(id, output, Instant::now(), Err("the output hangs".into()));
         } else if output == 0 {
-            self.outcomes.metrics.eject_send_late.observe(late.as_secs_f64());
+            self.outcomes.metrics.eject.send_late.observe(late.as_secs_f64());
         }
     }
 
@@ -256,7 +256,7 @@ impl Timekeeper {
         let CommandReport { id, output, at, result } = report;
         let Some(late) = self.plan.reported(id, output, at, result) else { return };
         let (name, metrics) = (self.outcomes.outputs[output].0.name(), &self.outcomes.metrics);
-        metrics.eject_commands.with_label_values(&[name, "acknowledged"]).inc();
-        metrics.eject_ack_late.with_label_values(&[name]).observe(late.as_secs_f64());
+        metrics.eject.commands.with_label_values(&[name, "acknowledged"]).inc();
+        metrics.eject.acknowledged_late.with_label_values(&[name]).observe(late.as_secs_f64());
     }
 }

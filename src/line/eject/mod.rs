@@ -230,7 +230,7 @@ impl Ejector {
             }
             OutputNotice::Speed { metres_per_second, at } => {
                 if metres_per_second.is_finite() {
-                    self.0.outcomes.metrics.belt_speed.set(metres_per_second);
+                    self.0.outcomes.metrics.eject.belt_speed.set(metres_per_second);
                 }
                 if let Some(measured) = &self.0.measured {
                     *measured.lock().unwrap_or_else(PoisonError::into_inner) = Some((metres_per_second, at));

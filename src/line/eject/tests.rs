@@ -117,8 +117,8 @@ fn five_hundred_items_are_hit_within_eight_milliseconds() {
         share(1.0)
     );
     assert!(share(1.0) <= 8.0, "{} ms off", share(1.0));
-    assert_eq!(metrics.eject_commands.with_label_values(&["log", "acknowledged"]).get(), ITEMS);
-    let late = &metrics.eject_send_late;
+    assert_eq!(metrics.eject.commands.with_label_values(&["log", "acknowledged"]).get(), ITEMS);
+    let late = &metrics.eject.send_late;
     assert_eq!(late.get_sample_count(), ITEMS);
     println!("leaving after due on average {:.3} ms", late.get_sample_sum() / ITEMS as f64 * 1e3);
 }
@@ -138,7 +138,7 @@ fn the_speed_that_the_camera_saw_moves_the_gate_and_without_one_the_command_is_l
     ejector.act(&verdict, now, None);
     running.close(); // waits for the first
     assert!(now.elapsed() >= Duration::from_millis(180));
-    let ended = |outcome: &str| metrics.eject_commands.with_label_values(&["log", outcome]).get();
+    let ended = |outcome: &str| metrics.eject.commands.with_label_values(&["log", outcome]).get();
     assert_eq!((ended("acknowledged"), ended("no_moment")), (1, 1));
 }
 
@@ -163,9 +163,9 @@ fn accepted_items_move_nothing_and_every_other_verdict_ends_in_the_counts() {
     ejector.act(&verdict, now, None); // nobody knows where it is
     running.close(); // waits for the first
     assert!(now.elapsed() >= Duration::from_millis(140));
-    let ended = |outcome: &str| metrics.eject_commands.with_label_values(&["log", outcome]).get();
+    let ended = |outcome: &str| metrics.eject.commands.with_label_values(&["log", outcome]).get();
     assert_eq!((ended("acknowledged"), ended("late_verdict"), ended("no_moment")), (1, 1, 1));
-    assert_eq!(metrics.eject_late_actions.with_label_values(&["alarm"]).get(), 2);
+    assert_eq!(metrics.eject.late_actions.with_label_values(&["alarm"]).get(), 2);
     let told = told.lock().unwrap();
     let late =
         |event: &Event| matches!(event, Event::EjectLate { gate, led_to, .. } if gate == "out" && led_to == "alarm");

@@ -174,7 +174,7 @@ impl Infer {
         let mut state = lock(&self.0.state);
         let job = Job { pixels, queued: Instant::now(), deadline, source, reply };
         let depth = state.queues.push(job, &self.0.settings)?;
-        self.0.metrics.queue_depth.with_label_values(&[source.name()]).set(depth as i64);
+        self.0.metrics.line.queue_depth.with_label_values(&[source.name()]).set(depth as i64);
         drop(state);
         self.0.work.notify_one();
         Ok(answer)
@@ -211,15 +211,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Shows in the metrics which student serves and what its reference pictures look like.
 fn show(metrics: &Metrics, student: &Student) {
     let card = &student.card;
-    metrics.model_info.reset();
-    metrics.model_info.with_label_values(&[&card.version, &card.precision, student.engine.provider()]).set(1);
+    metrics.student.info.reset();
+    metrics.student.info.with_label_values(&[&card.version, &card.precision, student.engine.provider()]).set(1);
     let reference = card.reference.as_deref();
     for (of, spread) in [
         ("brightness", reference.and_then(|reference| reference.brightness)),
         ("sharpness", reference.and_then(|reference| reference.sharpness)),
     ] {
         let (mean, deviation) = spread.map_or((f32::NAN, f32::NAN), |s| (s.mean, s.deviation));
-        metrics.reference_mean.with_label_values(&[of]).set(mean.into());
-        metrics.reference_deviation.with_label_values(&[of]).set(deviation.into());
+        metrics.student.reference_mean.with_label_values(&[of]).set(mean.into());
+        metrics.student.reference_deviation.with_label_values(&[of]).set(deviation.into());
     }
 }

@@ -64,7 +64,7 @@ fn next_batch(shared: &Shared) -> Option<Batch> {
             let now = Instant::now();
             let jobs = queues.take_batch(most, &shared.settings, session.cost, now);
             for (source, depth) in queues.depths() {
-                shared.metrics.queue_depth.with_label_values(&[source]).set(depth as i64);
+                shared.metrics.line.queue_depth.with_label_values(&[source]).set(depth as i64);
             }
             let belt_runs = queues.belt_runs(now);
             return Some(Batch { session, jobs, belt_runs });
@@ -98,7 +98,7 @@ fn run(session: &mut Session, jobs: Vec<Job>, metrics: &Metrics, tap: Option<&Sy
     let pictures: Vec<Vec<u8>> = jobs.iter_mut().map(|job| std::mem::take(&mut job.pixels)).collect();
     let outputs = stack(&pictures, session.engine.side()).and_then(|batch| session.engine.run(batch.view()));
     let elapsed = started.elapsed();
-    metrics.batch_size.observe(jobs.len() as f64);
+    metrics.line.batch_size.observe(jobs.len() as f64);
     session.cost = 0.9 * session.cost + 0.1 * elapsed.as_secs_f64() / jobs.len() as f64;
     if let Err(e) = &outputs {
         tracing::error!("a batch of {} failed: {e}", jobs.len());
@@ -113,7 +113,7 @@ fn run(session: &mut Session, jobs: Vec<Job>, metrics: &Metrics, tap: Option<&Sy
         };
         let queued = started.saturating_duration_since(job.queued);
         for (stage, time) in [("queue", queued), ("infer", elapsed)] {
-            metrics.stage_seconds.with_label_values(&[job.source.name(), stage]).observe(time.as_secs_f64());
+            metrics.line.stage_seconds.with_label_values(&[job.source.name(), stage]).observe(time.as_secs_f64());
         }
         let timings = Timings { queue_ms: ms(queued), infer_ms: ms(elapsed), ..Timings::default() };
         let look = match (&scores, tap) {

@@ -40,7 +40,7 @@ pub(super) async fn keep_frames(
                 Ok(key) => verdict.frame = Some(key),
                 Err(why) => {
                     tracing::warn!("a frame was not kept: {why}");
-                    metrics.store_errors.inc();
+                    metrics.store.errors.inc();
                     losses.picture();
                 }
             }

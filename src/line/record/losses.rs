@@ -57,7 +57,7 @@ impl RecordLosses {
 
     fn lose(&self, verdicts: u64, pictures: u64, events: u64) {
         for (kind, n) in [("verdict", verdicts), ("frame", pictures), ("event", events)] {
-            self.metrics.record_dropped.with_label_values(&[kind]).inc_by(n);
+            self.metrics.store.record_dropped.with_label_values(&[kind]).inc_by(n);
         }
         let now = OffsetDateTime::now_utc();
         self.add(LossCounts { verdicts, pictures, events, span: Some((now, now)) });

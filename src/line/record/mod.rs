@@ -172,7 +172,7 @@ impl Recorder {
             frame.is_some() && self.quotas.lock().unwrap_or_else(PoisonError::into_inner).take(*reason, Instant::now())
         });
         let frame = frame.zip(keep).and_then(|(raw, reason)| {
-            self.metrics.kept.with_label_values(&[reason.name()]).inc();
+            self.metrics.store.kept.with_label_values(&[reason.name()]).inc();
             let room = self.memory.clone().try_acquire_many_owned(kib(&raw));
             if room.is_err() {
                 self.losses.picture();
@@ -187,6 +187,7 @@ impl Recorder {
             self.losses.verdict(full.into_inner().frame.is_some());
         }
         self.metrics
+            .line
             .queue_depth
             .with_label_values(&["record"])
             .set((self.queue.max_capacity() - self.queue.capacity()) as i64);
@@ -233,9 +234,9 @@ mod tests {
         assert_eq!(keys[2], None, "an accepted one is not kept at share 0");
         let jpeg = store.frame(keys[0].as_deref().unwrap()).await.unwrap().unwrap();
         assert_eq!(pixels::decode(&jpeg, pixels::PixelLimits::default()).unwrap().width, 64);
-        assert_eq!(recorder.metrics.recorded.get(), 3);
+        assert_eq!(recorder.metrics.store.recorded.get(), 3);
         recorder.record(verdict(Action::Accept), None, None);
-        assert_eq!(recorder.metrics.record_dropped.with_label_values(&["verdict"]).get(), 1, "after the stop");
+        assert_eq!(recorder.metrics.store.record_dropped.with_label_values(&["verdict"]).get(), 1, "after the stop");
     }
 
     #[tokio::test]
@@ -246,7 +247,7 @@ mod tests {
         for shade in 0..10 {
             recorder.record(Verdict { source: Source::Belt, ..verdict(Action::Reject) }, None, picture(shade));
         }
-        let dropped = |kind: &str| recorder.metrics.record_dropped.with_label_values(&[kind]).get();
+        let dropped = |kind: &str| recorder.metrics.store.record_dropped.with_label_values(&[kind]).get();
         assert_eq!((dropped("verdict"), dropped("frame")), (6, 9), "4 places, memory for one frame of 9 KiB");
         stop.cancel();
         task.await.unwrap();
@@ -263,7 +264,7 @@ mod tests {
         for _ in 0..2 {
             recorder.record(Verdict { source: Source::Belt, ..verdict(Action::Reject) }, None, None);
         }
-        assert_eq!(recorder.metrics.record_dropped.with_label_values(&["verdict"]).get(), 14);
+        assert_eq!(recorder.metrics.store.record_dropped.with_label_values(&["verdict"]).get(), 14);
         stop.cancel();
         task.await.unwrap();
         let belt = Page { limit: 10, source: Some(Source::Belt), ..Page::default() };
@@ -277,8 +278,8 @@ mod tests {
         recorder.record(verdict(Action::Reject), None, None);
         stop.cancel();
         task.await.unwrap();
-        assert_eq!(recorder.metrics.store_errors.get(), 4);
-        assert_eq!(recorder.metrics.record_dropped.with_label_values(&["verdict"]).get(), 1);
+        assert_eq!(recorder.metrics.store.errors.get(), 4);
+        assert_eq!(recorder.metrics.store.record_dropped.with_label_values(&["verdict"]).get(), 1);
     }
 
     #[tokio::test]

@@ -37,7 +37,7 @@ impl StoreRetry {
                 Ok(done) => return Ok((done, std::mem::take(&mut self.failures))),
                 Err(e) => e,
             };
-            self.metrics.store_errors.inc();
+            self.metrics.store.errors.inc();
             self.failures += 1;
             let often = self.failures as usize > PAUSES.len();
             if !error.may_pass() || often && self.stop.is_cancelled() {

@@ -44,21 +44,21 @@ pub(super) async fn write_verdicts(
             () = stop.cancelled(), if !records.is_closed() => records.close(), // no new ones; what waits is written
             _ = ticks.tick() => losses.tell(&store).await,
         }
-        metrics.queue_depth.with_label_values(&["record"]).set(records.len() as i64);
+        metrics.line.queue_depth.with_label_values(&["record"]).set(records.len() as i64);
         if batch.is_empty() {
             continue;
         }
         let events = preface.events_before(&mut batch);
         let verdicts = keep_frames(batch.drain(..), &store, &losses, &metrics).await;
         let commit = || async {
-            let timer = metrics.store_seconds.start_timer();
+            let timer = metrics.store.commit_seconds.start_timer();
             let outcome = store.insert_after(&events, &verdicts).await;
             timer.observe_duration();
             outcome
         };
         match retry.until_done(commit).await {
             Ok((ids, failures)) => {
-                metrics.recorded.inc_by(ids.len() as u64);
+                metrics.store.recorded.inc_by(ids.len() as u64);
                 for (verdict, id) in verdicts.into_iter().zip(ids) {
                     // Fails only while nobody listens.
                     let _ = recorded.send(Arc::new(Verdict { id, ..verdict }));

@@ -383,7 +383,7 @@ impl RoundKeeper {
     fn pause(&mut self, folder: RoundFolder, late: f64, tries: u32) {
         tracing::warn!(round = folder.number, "{:.1} % of the belt items are late: learning rests", late * 100.0);
         self.belt = BeltWindow::default();
-        self.parts.metrics.rounds_paused.inc();
+        self.parts.metrics.rounds.paused.inc();
         self.state = RoundState::Paused { folder, until: Instant::now() + self.parts.settings.pause, tries };
     }
 
@@ -394,7 +394,7 @@ impl RoundKeeper {
         };
         let metrics = &self.parts.metrics;
         for (who, accuracy) in ["incumbent", "candidate"].into_iter().zip(ruling.accuracy) {
-            metrics.held_out_accuracy.with_label_values(&[who]).set(accuracy);
+            metrics.rounds.held_out_accuracy.with_label_values(&[who]).set(accuracy);
         }
         if !ruling.promote {
             return self.hold(&folder, ruling);
@@ -414,7 +414,7 @@ impl RoundKeeper {
     async fn watch_shadow(&mut self, folder: RoundFolder, ruling: PromotionGateRuling, shadow: Shadow) {
         let tally = shadow.tally();
         let limits = &self.parts.settings.gate;
-        self.parts.metrics.shadow_items.set(tally.items as i64);
+        self.parts.metrics.rounds.shadow_items.set(tally.items as i64);
         if tally.items < limits.shadow_items && tally.faults == 0 {
             self.state = RoundState::Shadow { folder, ruling, shadow };
             return;
@@ -434,7 +434,7 @@ impl RoundKeeper {
 
     fn hold(&mut self, folder: &RoundFolder, ruling: PromotionGateRuling) {
         for check in ruling.checks.iter().filter(|check| !check.passed) {
-            self.parts.metrics.gate_failures.with_label_values(&[&check.name]).inc();
+            self.parts.metrics.rounds.gate_failures.with_label_values(&[&check.name]).inc();
         }
         self.end(folder, RoundEnd::Held, ruling.reasons(), Some(ruling));
     }
@@ -473,7 +473,7 @@ impl RoundKeeper {
             tracing::error!("{} is taken back: {why}", probation.version);
             let (registry, swapper) = (self.parts.registry.clone(), self.parts.swapper.clone());
             match spawn_blocking(move || succession::take_back(&registry, &swapper, &why)).await {
-                Ok(Ok(())) => self.parts.metrics.rollbacks.inc(),
+                Ok(Ok(())) => self.parts.metrics.rounds.rollbacks.inc(),
                 Ok(Err(e)) => tracing::error!("it could not be taken back: {e}"),
                 Err(e) => tracing::error!("{e}"),
             }
@@ -486,7 +486,7 @@ impl RoundKeeper {
 
     fn end(&mut self, folder: &RoundFolder, end: RoundEnd, why: String, ruling: Option<PromotionGateRuling>) {
         tracing::info!(round = folder.number, end = end.name(), "the round is over: {why}");
-        self.parts.metrics.rounds.with_label_values(&[end.name()]).inc();
+        self.parts.metrics.rounds.ended.with_label_values(&[end.name()]).inc();
         let outcome = RoundOutcome { end, why, at: rfc3339_now(), ruling };
         if let Err(e) = folder.write("outcome.json", &outcome) {
             tracing::error!("round {} can't be closed now: {e}", folder.number); // a restart would go on with it

@@ -83,10 +83,10 @@ impl RoundKeeper {
         let (stage, progress, seconds_left) = self.state.progress(settings.gate.shadow_items);
         let metrics = &self.parts.metrics;
         for each in RoundStage::ALL {
-            metrics.round_stage.with_label_values(&[each.name()]).set(i64::from(stage == Some(each)));
+            metrics.rounds.stage.with_label_values(&[each.name()]).set(i64::from(stage == Some(each)));
         }
-        metrics.round_progress.set(progress.unwrap_or(0.0));
-        metrics.labels_new.set(self.new_labels() as i64);
+        metrics.rounds.progress.set(progress.unwrap_or(0.0));
+        metrics.rounds.labels_new.set(self.new_labels() as i64);
 
         let card = self.parts.swapper.infer.card();
         let reference = card.reference.as_deref();

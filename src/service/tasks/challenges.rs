@@ -31,7 +31,7 @@ pub async fn watch(store: Store, every: Duration, cameras: Vec<String>, metrics:
             () = tokio::time::sleep(TICK) => {}
         }
         if let Err(e) = watch.decide().await {
-            watch.metrics.store_errors.inc();
+            watch.metrics.store.errors.inc();
             tracing::warn!("challenges could not be looked at: {e}");
         }
     }
@@ -65,7 +65,7 @@ impl ChallengeWatch {
         let now = OffsetDateTime::now_utc();
         for challenge in &self.recorded.running {
             let Some(found) = self.store.decide_challenge(challenge, now).await? else { continue };
-            self.metrics.challenges.with_label_values(&[if found { "found" } else { "missed" }]).inc();
+            self.metrics.store.challenges.with_label_values(&[if found { "found" } else { "missed" }]).inc();
             if !found {
                 tracing::error!("challenge {} on {} was missed", challenge.challenge, challenge.camera);
             }
@@ -75,7 +75,7 @@ impl ChallengeWatch {
         for camera in &self.cameras {
             let last = self.recorded.found.get(camera).copied().unwrap_or(self.started);
             let overdue = !self.every.is_zero() && now - last > self.every;
-            self.metrics.challenge_overdue.with_label_values(&[camera]).set(overdue.into());
+            self.metrics.store.challenge_overdue.with_label_values(&[camera]).set(overdue.into());
         }
         Ok(())
     }
@@ -90,7 +90,7 @@ impl ChallengeWatch {
             }
         }
         let open = self.store.corrective_actions(None).await?.iter().filter(|action| action.closed.is_none()).count();
-        self.metrics.corrective_open.set(open as i64);
+        self.metrics.store.corrective_open.set(open as i64);
         Ok(recorded)
     }
 }
@@ -113,7 +113,7 @@ mod tests {
             recorded: RecordedChallenges::default(),
         };
         let metrics = watch.metrics.clone();
-        let overdue = || metrics.challenge_overdue.with_label_values(&["belt"]).get();
+        let overdue = || metrics.store.challenge_overdue.with_label_values(&["belt"]).get();
         watch.decide().await.unwrap();
         assert_eq!(overdue(), 0, "the service has just started");
         watch.started -= Duration::from_secs(3601);
@@ -130,7 +130,7 @@ mod tests {
         for _ in 0..4 {
             watch.decide().await.unwrap();
         }
-        assert_eq!(metrics.challenges.with_label_values(&["missed"]).get(), 1, "once");
-        assert_eq!(metrics.corrective_open.get(), 1);
+        assert_eq!(metrics.store.challenges.with_label_values(&["missed"]).get(), 1, "once");
+        assert_eq!(metrics.store.corrective_open.get(), 1);
     }
 }

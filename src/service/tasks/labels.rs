@@ -14,8 +14,8 @@ pub async fn count(store: Store, metrics: Metrics, stop: CancellationToken) {
     while !stop.is_cancelled() {
         match (store.unlabeled().await, store.agreement().await) {
             (Ok(waiting), Ok(agreement)) => {
-                metrics.label_queue.set(waiting as i64);
-                metrics.label_kappa.set(agreement.kappa.unwrap_or(f64::NAN));
+                metrics.store.label_queue.set(waiting as i64);
+                metrics.store.label_kappa.set(agreement.kappa.unwrap_or(f64::NAN));
             }
             (Err(e), _) | (_, Err(e)) => tracing::warn!("labels can't be counted: {e}"),
         }

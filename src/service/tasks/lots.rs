@@ -50,7 +50,7 @@ pub async fn follow(
             continue;
         }
         if let Err(e) = open_or_close(&store, &now, &mut last).await {
-            metrics.store_errors.inc();
+            metrics.store.errors.inc();
             tracing::error!("the lot {:?} is not recorded yet: {e}", now.name);
             again = true;
         }

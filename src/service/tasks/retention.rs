@@ -19,7 +19,7 @@ pub async fn retain(store: Store, rules: Retention, metrics: Metrics, stop: Canc
         match store.retain(&rules, OffsetDateTime::now_utc()).await {
             Ok(removed) => tracing::info!("retention: {removed:?}"),
             Err(e) => {
-                metrics.store_errors.inc();
+                metrics.store.errors.inc();
                 tracing::error!("retention: {e}");
             }
         }

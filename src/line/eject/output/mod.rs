@@ -262,13 +262,13 @@ struct Outlet {
 
 impl Outlet {
     fn connected(&self, up: bool) {
-        self.metrics.output_down.with_label_values(&[self.output.name()]).set((!up).into());
+        self.metrics.eject.output_down.with_label_values(&[self.output.name()]).set((!up).into());
     }
 
     /// The connection broke.
     fn lost(&self) {
         self.connected(false);
-        self.metrics.output_reconnects.with_label_values(&[self.output.name()]).inc();
+        self.metrics.eject.output_reconnects.with_label_values(&[self.output.name()]).inc();
     }
 
     /// A command as a message: an id that no other command ever has, the item, and until when to act.
@@ -299,7 +299,7 @@ impl Outlet {
         };
         let more = upto.saturating_sub(*done);
         *done = upto;
-        self.metrics.line_acknowledged.with_label_values(&[self.output.name(), action.name()]).inc_by(more);
+        self.metrics.eject.line_acknowledged.with_label_values(&[self.output.name(), action.name()]).inc_by(more);
     }
 
     fn report(&self, id: u64, result: Result<(), String>) {

@@ -274,7 +274,7 @@ mod tests {
         commands.send(command).await.unwrap();
         sleep(Duration::from_millis(200)).await;
         asking.send_modify(|requests| requests.stop = 1);
-        let taken = metrics.line_acknowledged.with_label_values(&["webhook", "stop_line"]);
+        let taken = metrics.eject.line_acknowledged.with_label_values(&["webhook", "stop_line"]);
         while taken.get() == 0 {
             assert!(due.elapsed() < Duration::from_secs(10), "the stop waits behind the command");
             sleep(Duration::from_millis(10)).await;

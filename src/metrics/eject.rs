@@ -1,0 +1,106 @@
+//! Ejector commands, the outputs that carry them, and the sensors behind the gates.
+
+use prometheus::{Gauge, Histogram, HistogramVec, IntCounterVec, IntGaugeVec, Registry};
+
+use super::register::{LATENESS, counters, gauges, histogram, histograms, name, registered};
+
+/// See the help text of each in [`EjectMetrics::register`].
+#[allow(missing_docs)] // each field's help text stands beside its name
+pub struct EjectMetrics {
+    pub commands: IntCounterVec,
+    pub send_late: Histogram,
+    pub acknowledged_late: HistogramVec,
+    pub late_actions: IntCounterVec,
+    pub confirmations: IntCounterVec,
+    pub belt_speed: Gauge,
+    pub output_down: IntGaugeVec,
+    pub output_reconnects: IntCounterVec,
+    pub line_asked: IntCounterVec,
+    pub line_acknowledged: IntCounterVec,
+}
+
+impl EjectMetrics {
+    /// Registers them and starts at 0 what has labels from a closed set: a counter that was never touched is absent, and an
+    /// alert on an absent series never fires.
+    pub(super) fn register(r: &Registry) -> prometheus::Result<Self> {
+        let metrics = Self {
+            commands: counters(
+                r,
+                "eject_commands_total",
+                "Commands to gates that ended, by output and outcome: acknowledged in time, or why late.",
+                &["output", "outcome"],
+            )?,
+            send_late: histogram(
+                r,
+                "eject_send_late_seconds",
+                "From a command's due time to the moment it left for the outputs.",
+                &LATENESS,
+            )?,
+            acknowledged_late: histograms(
+                r,
+                "eject_acknowledged_late_seconds",
+                "From a command's due time to the output's acknowledgement, where that was in time.",
+                &["output"],
+                &LATENESS,
+            )?,
+            late_actions: counters(
+                r,
+                "eject_late_actions_total",
+                "What late commands led to: stop_line, divert, alarm.",
+                &["action"],
+            )?,
+            confirmations: counters(
+                r,
+                "confirmations_total",
+                "What the sensors after the gates saw: confirmed, missed, false.",
+                &["result"],
+            )?,
+            belt_speed: registered(
+                r,
+                Gauge::new(name("belt_speed_metres_per_second"), "The belt's speed, where it is measured.")?,
+            )?,
+            output_down: gauges(r, "output_down", "1 while a configured output is not connected.", &["output"])?,
+            output_reconnects: counters(r, "output_reconnects_total", "Times an output was lost.", &["output"])?,
+            line_asked: counters(
+                r,
+                "line_asked_total",
+                "Times an output was to stop the line or to lead everything aside.",
+                &["output", "action"],
+            )?,
+            line_acknowledged: counters(
+                r,
+                "line_acknowledged_total",
+                "How many of line_asked_total the other side has acknowledged.",
+                &["output", "action"],
+            )?,
+        };
+        for output in ["modbus", "mqtt", "webhook", "log"] {
+            for outcome in [
+                "acknowledged",
+                "late_verdict",
+                "late_wakeup",
+                "no_moment",
+                "queue_full",
+                "unacknowledged",
+                "failed",
+                "stopping",
+            ] {
+                metrics.commands.with_label_values(&[output, outcome]);
+            }
+            metrics.acknowledged_late.with_label_values(&[output]);
+            metrics.output_down.with_label_values(&[output]);
+            metrics.output_reconnects.with_label_values(&[output]);
+            for action in ["stop_line", "divert"] {
+                metrics.line_asked.with_label_values(&[output, action]);
+                metrics.line_acknowledged.with_label_values(&[output, action]);
+            }
+        }
+        for result in ["confirmed", "missed", "false"] {
+            metrics.confirmations.with_label_values(&[result]);
+        }
+        for action in ["stop_line", "divert", "alarm"] {
+            metrics.late_actions.with_label_values(&[action]);
+        }
+        Ok(metrics)
+    }
+}

@@ -1,0 +1,75 @@
+//! What is recorded, what is lost of it, what is kept and labeled.
+
+use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
+
+use super::register::{LATENCY, counter, counters, float_gauge, gauge, gauges, histogram};
+
+/// See the help text of each in [`StoreMetrics::register`].
+#[allow(missing_docs)] // each field's help text stands beside its name
+pub struct StoreMetrics {
+    pub record_dropped: IntCounterVec,
+    pub recorded: IntCounter,
+    pub challenges: IntCounterVec,
+    pub challenge_overdue: IntGaugeVec,
+    pub corrective_open: IntGauge,
+    pub errors: IntCounter,
+    pub commit_seconds: Histogram,
+    pub kept: IntCounterVec,
+    pub labels: IntCounterVec,
+    pub label_queue: IntGauge,
+    pub label_kappa: Gauge,
+}
+
+impl StoreMetrics {
+    /// Registers them and starts at 0 what has labels from a closed set: a counter that was never touched is absent, and an
+    /// alert on an absent series never fires.
+    pub(super) fn register(r: &Registry) -> prometheus::Result<Self> {
+        let metrics = Self {
+            record_dropped: counters(
+                r,
+                "record_dropped_total",
+                "Records given up because the store was behind.",
+                &["kind"],
+            )?,
+            recorded: counter(r, "recorded_total", "Verdicts committed to the store.")?,
+            challenges: counters(r, "challenges_total", "Challenge tests, by outcome.", &["outcome"])?,
+            challenge_overdue: gauges(
+                r,
+                "challenge_overdue",
+                "1 while a camera's last found challenge is longer ago than challenge.every.",
+                &["camera"],
+            )?,
+            corrective_open: gauge(r, "corrective_actions_open", "Corrective actions that nobody has closed.")?,
+            errors: counter(r, "store_errors_total", "Failed store operations.")?,
+            commit_seconds: histogram(r, "store_commit_seconds", "Time of one commit.", &LATENCY)?,
+            kept: counters(
+                r,
+                "kept_frames_total",
+                "Items whose frame was chosen to be kept, by why: taken_off, doubtful, novel, random.",
+                &["why"],
+            )?,
+            labels: counters(
+                r,
+                "labels_total",
+                "Labels that people gave, by class; cant_tell where they could not.",
+                &["class"],
+            )?,
+            label_queue: gauge(r, "label_queue_items", "Kept items among the newest 5,000 that nobody has labeled.")?,
+            label_kappa: float_gauge(
+                r,
+                "label_kappa_ratio",
+                "Cohen's kappa over items that two people labeled; NaN while there are too few.",
+            )?,
+        };
+        for why in ["taken_off", "doubtful", "novel", "random"] {
+            metrics.kept.with_label_values(&[why]);
+        }
+        for kind in ["verdict", "frame", "event"] {
+            metrics.record_dropped.with_label_values(&[kind]);
+        }
+        for outcome in ["found", "missed"] {
+            metrics.challenges.with_label_values(&[outcome]);
+        }
+        Ok(metrics)
+    }
+}
