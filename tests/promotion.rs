@@ -335,17 +335,10 @@ fn row(version: &str, class: &str) -> String {
     format!("document.querySelector('#tree [data-version={version:?}]')?.classList.contains({class:?})")
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_person_follows_a_round_approves_promotes_and_rolls_back_in_the_browser() {
-    let Some(browser) = Browser::start() else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let service = Served::start(&some_weeks_later(folder.path()), &[]).unwrap();
-    let url = &service.url;
-    let page = browser.page(&format!("{url}/learning"), 1280, 1250);
-
-    // What serves and since when, where everybody comes from, and why a candidate was held.
+/// What serves and since when, where everybody comes from, and why a candidate was held.
+async fn the_page_tells_the_story_so_far(service: &Served, page: &Page<'_>) {
     page.until("document.getElementById('stage').textContent.includes('scores live items')");
-    shadowed(&service, 0.5).await;
+    shadowed(service, 0.5).await;
     page.until("document.getElementById('progress').value >= 0.5");
     assert_eq!(page.text("#steps .at"), "Shadow run");
     assert_eq!(page.text("#serving"), "round-0001");
@@ -380,6 +373,17 @@ async fn a_person_follows_a_round_approves_promotes_and_rolls_back_in_the_browse
     }
     page.run("scrollTo(0, 0)");
     page.seen("learning");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_follows_a_round_approves_promotes_and_rolls_back_in_the_browser() {
+    let Some(browser) = Browser::start() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let service = Served::start(&some_weeks_later(folder.path()), &[]).unwrap();
+    let url = &service.url;
+    let page = browser.page(&format!("{url}/learning"), 1280, 1250);
+
+    the_page_tells_the_story_so_far(&service, &page).await;
 
     // The shadow run ends; a second round is refused while this one waits for a person, who lets it serve.
     shadowed(&service, 1.0).await;
