@@ -26,6 +26,8 @@ use sprite::Sprite;
 const LONGEST: f64 = 0.45;
 /// Sprites kept: as many as can be in view, and a few.
 const SPRITES: usize = 12;
+/// Seconds for which a picture is exposed.
+const EXPOSURE: f64 = 0.006;
 
 /// What the simulated belt looks like. Lengths are pixels of the picture.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,6 +41,11 @@ pub struct BeltConfig {
     pub height: u32,
     /// Belt speed in pixels per second, towards larger x.
     pub speed: f64,
+    /// How the speed changes: `[seconds after the first picture, pixels per second]` in the order of time, straight in between
+    /// and constant after the last; below 0 the belt runs backwards. Empty: always `speed`, which also sets how far apart
+    /// items lie.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub profile: Vec<[f64; 2]>,
     /// Places for an item per minute; `empty_share` of them stay empty.
     pub items_per_minute: f64,
     /// Share of places without an item, 0 to 1.
@@ -85,6 +92,7 @@ impl Default for BeltConfig {
             width: 640,
             height: 360,
             speed: 240.0,
+            profile: Vec::new(),
             items_per_minute: 40.0,
             empty_share: 0.1,
             frame_rate: 25.0,
@@ -119,7 +127,8 @@ struct Placed {
 pub struct Belt {
     config: BeltConfig,
     scene: Scene,
-    sprites: VecDeque<(u64, Arc<Sprite>)>,
+    /// By item and blur.
+    sprites: VecDeque<((u64, usize), Arc<Sprite>)>,
 }
 
 impl Belt {
@@ -168,16 +177,17 @@ impl Belt {
 
     /// Picture number `n` (taken at `n / frame_rate` seconds) and the truth about every item in it, first come first.
     pub fn frame(&mut self, n: u64) -> (Picture, Vec<Truth>) {
-        let offset = n as f64 * self.config.speed / self.config.frame_rate;
+        let time = n as f64 / self.config.frame_rate;
+        let (offset, blur) = (self.travel(time), self.blur(time));
         let mut picture = self.scene.belt(offset);
         let mut truths = Vec::new();
         for item in self.items_in_view(offset) {
             let Some(placed) = self.place(item) else { continue };
-            let sprite = self.sprite(item, &placed.fish);
-            let x = (offset - placed.position).round() as i64;
+            let sprite = self.sprite(item, &placed.fish, blur);
+            let x = offset - placed.position;
             let y = placed.y.round() as i64;
             sprite.blit(&mut picture, x, y);
-            if let Some((region, whole)) = sprite.region(x, y, self.config.width, self.config.height) {
+            if let Some((region, whole)) = sprite.region(x.round() as i64, y, self.config.width, self.config.height) {
                 truths.push(self.truth(item, &placed, region, whole));
             }
         }
@@ -188,7 +198,7 @@ impl Belt {
     /// Which pixels of the item's bounding box are fish; `None` for an empty place.
     pub fn mask(&mut self, item: u64) -> Option<Mask> {
         let placed = self.place(item)?;
-        Some(self.sprite(item, &placed.fish).mask.clone())
+        Some(self.sprite(item, &placed.fish, 0).mask.clone())
     }
 
     /// The species at place `item`; `None` for an empty place.
@@ -257,17 +267,40 @@ impl Belt {
         Some(Placed { position, y, fish, touches })
     }
 
-    fn sprite(&mut self, item: u64, fish: &Fish) -> Arc<Sprite> {
-        if let Some((_, sprite)) = self.sprites.iter().find(|(i, _)| *i == item) {
+    fn sprite(&mut self, item: u64, fish: &Fish, blur: usize) -> Arc<Sprite> {
+        if let Some((_, sprite)) = self.sprites.iter().find(|(key, _)| *key == (item, blur)) {
             return sprite.clone();
         }
-        let exposure_px = (self.config.speed * 0.006).round() as usize; // 6 ms
-        let sprite = Arc::new(Sprite::new(fish, exposure_px));
+        let sprite = Arc::new(Sprite::new(fish, blur));
         if self.sprites.len() == SPRITES {
             self.sprites.pop_front();
         }
-        self.sprites.push_back((item, sprite.clone()));
+        self.sprites.push_back(((item, blur), sprite.clone()));
         sprite
+    }
+
+    /// How far the belt has moved `time` seconds after the first picture, in pixels.
+    pub fn travel(&self, time: f64) -> f64 {
+        let (mut way, mut at) = (0.0, 0.0);
+        let mut speed = self.config.profile.first().map_or(self.config.speed, |[_, speed]| *speed);
+        for [until, next] in &self.config.profile {
+            let end = until.min(time);
+            if end > at {
+                let reached = speed + (next - speed) * (end - at) / (until - at);
+                way += (speed + reached) / 2.0 * (end - at);
+            }
+            if time <= *until {
+                return way;
+            }
+            (at, speed) = (*until, *next);
+        }
+        way + speed * (time - at)
+    }
+
+    /// How far an item moves while the picture is exposed that is taken then, in pixels.
+    fn blur(&self, time: f64) -> usize {
+        let half = EXPOSURE / 2.0;
+        (self.travel(time + half) - self.travel(time - half)).abs().round() as usize
     }
 
     /// What is different when the belt has moved by `offset`.

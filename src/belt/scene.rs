@@ -33,7 +33,8 @@ pub(super) struct Scene {
     seed: u64,
     width: usize,
     height: usize,
-    /// Belt surface, `height` rows of `PERIOD + width` RGB pixels (the start repeated, so that a row is one copy).
+    /// Belt surface, `height` rows of `1 + PERIOD + width` RGB pixels: the last column before the start, which is repeated at the
+    /// end, so that a row is one copy.
     surface: Vec<u8>,
     /// Lamps and lens: 256 is neutral, one per pixel.
     gain: Vec<u16>,
@@ -66,12 +67,19 @@ impl Scene {
 
     /// The empty belt, moved by `offset` pixels, before lamps and lens.
     pub fn belt(&self, offset: f64) -> Picture {
-        let start = PERIOD - 1 - (offset.round() as u64 % PERIOD as u64) as usize;
-        let row = (PERIOD + self.width) * 3;
+        let whole = offset.floor();
+        let start = PERIOD - 1 - whole.rem_euclid(PERIOD as f64) as usize;
+        let share = ((offset - whole) * 256.0).round() as u32; // of the column before
+        let row = (PERIOD + self.width + 1) * 3;
         let mut rgb = Vec::with_capacity(self.width * self.height * 3);
         for y in 0..self.height {
             let from = y * row + start * 3;
-            rgb.extend_from_slice(&self.surface[from..from + self.width * 3]);
+            let [before, here] = [from, from + 3].map(|from| &self.surface[from..from + self.width * 3]);
+            if share == 0 {
+                rgb.extend_from_slice(here);
+            } else {
+                rgb.extend(here.iter().zip(before).map(|(here, before)| between(*here, *before, share)));
+            }
         }
         Picture { width: self.width as u32, height: self.height as u32, rgb }
     }
@@ -95,6 +103,11 @@ impl Scene {
             }
         }
     }
+}
+
+/// What a pixel of the sensor sees of which `share` of 256 lies on the column before: it sees an area, not a point.
+pub(super) fn between(here: u8, before: u8, share: u32) -> u8 {
+    ((u32::from(here) * (256 - share) + u32::from(before) * share + 128) >> 8) as u8
 }
 
 /// SplitMix64's finalizer.
@@ -139,10 +152,10 @@ fn surface(random: &mut impl RngExt, width: usize, height: usize) -> Vec<u8> {
             }
         }
     }
-    let mut rgb = Vec::with_capacity((PERIOD + width) * height * 3);
+    let mut rgb = Vec::with_capacity((PERIOD + width + 1) * height * 3);
     for y in 0..height {
-        for x in 0..PERIOD + width {
-            let shade = shade[y * PERIOD + x % PERIOD];
+        for x in 0..PERIOD + width + 1 {
+            let shade = shade[y * PERIOD + (x + PERIOD - 1) % PERIOD];
             rgb.extend(base.map(|c| (c + shade).clamp(0.0, 255.0) as u8));
         }
     }

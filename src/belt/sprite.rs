@@ -1,6 +1,6 @@
 //! One fish drawn once: premultiplied RGBA with its shadow, blurred by its motion, and its exact mask.
 
-use super::fish::Fish;
+use super::{fish::Fish, scene::between};
 use crate::domain::{Picture, Region};
 
 /// Room around the fish for shadow and blur, in pixels.
@@ -71,9 +71,11 @@ impl Sprite {
             .then(|| (Region { x: l as u32, y: t as u32, width: (r - l) as u32, height: (b - t) as u32 }, whole))
     }
 
-    /// Lays the sprite over `picture`, the fish's centre at (`x`, `y`); what sticks out is cut.
-    pub fn blit(&self, picture: &mut Picture, x: i64, y: i64) {
-        let (left, top) = (x + self.corner.0 - PAD as i64, y + self.corner.1 - PAD as i64);
+    /// Lays the sprite over `picture`, the fish's centre at (`x`, `y`), between two columns where it lies there; what sticks
+    /// out is cut.
+    pub fn blit(&self, picture: &mut Picture, x: f64, y: i64) {
+        let share = ((x - x.floor()) * 256.0).round() as u32; // of the column before
+        let (left, top) = (x.floor() as i64 + self.corner.0 - PAD as i64, y + self.corner.1 - PAD as i64);
         let first = (-left).max(0) as usize;
         let last = (i64::from(picture.width) - left).clamp(0, self.width as i64) as usize;
         if first >= last {
@@ -84,10 +86,13 @@ impl Sprite {
             if !(0..i64::from(picture.height)).contains(&to_y) {
                 continue;
             }
-            let source = &self.rgba[(row * self.width + first) * 4..(row * self.width + last) * 4];
+            let source = &self.rgba[row * self.width * 4..(row + 1) * self.width * 4];
             let at = (to_y as usize * picture.width as usize + (left + first as i64) as usize) * 3;
             let target = &mut picture.rgb[at..at + (last - first) * 3];
-            for (below, above) in target.chunks_exact_mut(3).zip(source.chunks_exact(4)) {
+            for (below, column) in target.chunks_exact_mut(3).zip(first..) {
+                let here = &source[column * 4..][..4];
+                let before = column.checked_sub(1).map_or(&[0; 4][..], |column| &source[column * 4..][..4]);
+                let above: [u8; 4] = std::array::from_fn(|c| between(here[c], before[c], share));
                 match above[3] {
                     0 => {}
                     255 => below.copy_from_slice(&above[..3]),

@@ -51,6 +51,8 @@ pub enum Reason {
     Unsure,
     /// It would have been accepted, but its outline is unlike that of one item: several may touch.
     Several,
+    /// It would have been accepted, but no picture showed it whole.
+    Partial,
     /// The probability was too low to accept, or not a number.
     LowScore,
     /// There were no scores at all.
@@ -65,6 +67,7 @@ impl Reason {
             Reason::WrongClass => "wrong_class",
             Reason::Unsure => "unsure",
             Reason::Several => "several",
+            Reason::Partial => "partial",
             Reason::LowScore => "low_score",
             Reason::Fault => "fault",
         }

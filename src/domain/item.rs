@@ -46,6 +46,8 @@ pub struct Item {
     pub region: Region,
     /// Whether its outline is unlike that of one item, as where several touch.
     pub several: bool,
+    /// Whether a part of it lay outside the picture: it leaves, and no picture showed it whole.
+    pub partial: bool,
     /// How often it was looked at, this time included.
     pub look: usize,
 }

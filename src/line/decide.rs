@@ -37,12 +37,15 @@ pub fn decide(card: Option<&Card>, scores: &Result<Scores, Fault>) -> Decision {
     Decision { action, reason, class: Some(best.clone()), accept_probability }
 }
 
-/// Diverts what may be several items: one good one among them must not let the others by.
-pub fn unless_several(decision: Decision, several: bool) -> Decision {
-    match decision.action {
-        Action::Accept if several => Decision { action: Action::Divert, reason: Reason::Several, ..decision },
-        _ => decision,
-    }
+/// Diverts what would pass although its picture is not that of one whole item: what lies outside the picture may be anything,
+/// and one good item among several must not let the others by.
+pub fn unless_incomplete(decision: Decision, partial: bool, several: bool) -> Decision {
+    let reason = match decision.action {
+        Action::Accept if partial => Reason::Partial,
+        Action::Accept if several => Reason::Several,
+        _ => return decision,
+    };
+    Decision { action: Action::Divert, reason, ..decision }
 }
 
 #[cfg(test)]
@@ -97,13 +100,15 @@ mod tests {
     }
 
     #[test]
-    fn several_are_never_accepted_for_one() {
-        let told = |action, several| {
+    fn several_items_and_parts_of_one_are_never_accepted_for_one() {
+        let told = |action, partial, several| {
             let decision = Decision { action, reason: Reason::Accepted, class: None, accept_probability: 1.0 };
-            unless_several(decision, several).action
+            let decision = unless_incomplete(decision, partial, several);
+            (decision.action, decision.reason)
         };
-        assert_eq!(told(Action::Accept, true), Action::Divert);
-        assert_eq!(told(Action::Accept, false), Action::Accept);
-        assert_eq!(told(Action::Reject, true), Action::Reject);
+        assert_eq!(told(Action::Accept, false, true), (Action::Divert, Reason::Several));
+        assert_eq!(told(Action::Accept, true, false), (Action::Divert, Reason::Partial));
+        assert_eq!(told(Action::Accept, false, false), (Action::Accept, Reason::Accepted));
+        assert_eq!(told(Action::Reject, true, true).0, Action::Reject);
     }
 }

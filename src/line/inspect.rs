@@ -189,6 +189,7 @@ fn judge(
         track: item.track,
         region: Some(item.region),
         several: item.several,
+        partial: item.partial,
         wall: frame.wall,
         truth: truth(&frame.truth, item.region),
         optics,

@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 
 use crate::{
     domain::{ClassScore, Fault, Optics, Region, Scored, Source, Timings, Verdict},
-    line::decide::{decide, unless_several},
+    line::decide::{decide, unless_incomplete},
 };
 
 /// Where an item came from and when.
@@ -24,6 +24,8 @@ pub struct Origin {
     pub region: Option<Region>,
     /// Whether it may be several items.
     pub several: bool,
+    /// Whether no picture showed it whole.
+    pub partial: bool,
     /// When the picture was taken or arrived.
     pub wall: OffsetDateTime,
     /// The species that really was there, on a simulated belt.
@@ -77,7 +79,7 @@ pub fn assemble(origin: Origin, scored: &Scored, timings: Timings) -> Verdict {
         camera: origin.camera.to_string(),
         track: origin.track,
         region: origin.region,
-        decision: unless_several(decide(card, &scored.scores), origin.several),
+        decision: unless_incomplete(decide(card, &scored.scores), origin.partial, origin.several),
         scores,
         model: card.map_or_else(String::new, |c| c.label.clone()),
         thresholds: String::new(),
@@ -103,6 +105,7 @@ mod tests {
             track: 7,
             region: None,
             several: false,
+            partial: false,
             wall: OffsetDateTime::UNIX_EPOCH,
             truth: None,
             optics: None,

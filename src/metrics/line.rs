@@ -93,7 +93,7 @@ impl LineMetrics {
             )?,
         };
         for source in ["belt", "http"] {
-            for reason in ["accepted", "wrong_class", "unsure", "several", "low_score", "fault"] {
+            for reason in ["accepted", "wrong_class", "unsure", "several", "partial", "low_score", "fault"] {
                 metrics.reasons.with_label_values(&[source, reason]);
             }
             for stage in ["decode", "locate", "queue", "infer"] {

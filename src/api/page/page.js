@@ -10,7 +10,7 @@ const MARKS = { accept: "✓", divert: "?", reject: "✕" };
 const NAMES = { accept: "Accept", divert: "Divert", reject: "Reject" };
 const REASONS = {
   accepted: "sure enough", wrong_class: "wrong kind", unsure: "unsure",
-  low_score: "too doubtful", several: "may be several that touch", fault: "could not be judged",
+  low_score: "too doubtful", several: "may be several that touch", partial: "was never seen whole", fault: "could not be judged",
 };
 const at = (id) => document.getElementById(id);
 const percent = (p) => `${Math.floor(p * 100)} %`;   // rounded down: 99.6 % is not 100 %

@@ -101,6 +101,7 @@ pub(in crate::api) async fn classify(
             track: 0,
             region,
             several: false,
+            partial: false,
             wall,
             truth: None,
             optics: None,

@@ -3,37 +3,54 @@
 //! The picture is shrunk to cells; cells that differ from the learned belt form blobs; blobs are
 //! followed along the belt, which runs along the picture's width.
 //!
+//! How far the belt went is told by the whole picture ([`travel`]), not by the items: an item is known by the stretch of belt
+//! that it covers, so it stays the same one while the belt creeps, stands, starts, jogs back, or pictures are lost. What slides
+//! on the belt is followed from picture to picture.
+//!
 //! Items that touch are one to the locator: they are returned as one, marked as several when the outline is unlike those
 //! of the items before. What is much smaller than an item and beside it is a part of it.
 //!
-//! Invariant: an item that passes is returned, first at the first picture in which it lies whole inside, or, if it never
-//! does, when it begins to leave: doubt about it is for `decide`, not a reason to let it by unseen. It is returned again
-//! from the pictures after that in which it is whole, until it was looked at as often as wanted. What was followed and is
-//! gone without having been returned is counted: the belt moves too far from one picture to the next. (Where it moves so
-//! far that one item is taken for the next, only a part of what is missed is counted: 15 of some hundred, tests.rs.)
+//! Invariants: an item that passes is returned, first at the first picture in which it lies whole inside, or, if it never
+//! does, when it begins to leave in the belt's direction, marked as partial: doubt about it is for `decide`, not a reason to let
+//! it by unseen. It is returned again from the pictures after that in which it is whole, until it was looked at as often as
+//! wanted. What was followed and is gone without having been returned is counted. A standing belt learns nothing under an item.
 
 use std::time::Instant;
 
 mod blob;
 mod cells;
-mod motion;
+mod track;
+mod travel;
+mod way;
 
 use blob::{Blob, Outlines, blobs, gather};
 use cells::{Cells, Mark, differs};
-use motion::Motion;
+use track::{Track, due, holds, moved, whole};
+use travel::Travel;
+use way::Way;
 
 use crate::domain::{Item, Picture, Region};
 
-/// Share of its difference by which a belt cell follows the picture: light drifts, belts get wet.
+/// Share of its difference by which a belt cell follows the picture at most and at least: light drifts, belts get wet.
 const FOLLOW: f32 = 1.0 / 12.0;
-/// The same for a cell under an item, so that a standing item is not learned away within ten seconds.
-const FOLLOW_COVERED: f32 = 1.0 / 1024.0;
+const FOLLOW_STANDING: f32 = 1.0 / 1024.0;
+/// Cells of travel after which a belt cell shows another stretch of belt: it follows no faster than that, else it would learn
+/// a faint item that creeps by.
+const ANOTHER_STRETCH: f32 = 12.0;
+/// The same for a cell under an item or a trace of one: a mark that no belt carries away is learned after a dozen views, and a
+/// belt that stands learns nothing under an item.
+const ANOTHER_STRETCH_COVERED: f32 = 2000.0;
 /// More of the picture than this is never fish: the light was switched or the camera moved, so the belt is learned again.
 const MOST_COVERED: f32 = 0.7;
-/// Share of its largest area from which on an item counts as seen whole again.
-const AS_LARGE: f32 = 0.8;
-/// A track that was not seen for this long is forgotten.
+/// A track that was not seen for this many seconds is forgotten while the belt's travel is not known.
 const FORGET_AFTER: f32 = 2.0;
+/// How many times smaller than the whole item what came off it is, before usual outlines are known.
+const SPLIT: usize = 3;
+/// Cells and share of the travel by which an item may lie elsewhere than the belt carried it, and share of the picture where
+/// the travel is not known.
+const SLIDE: f32 = 4.0;
+const SLIDE_SHARE: f32 = 0.1;
+const SLIDE_UNKNOWN: f32 = 0.3;
 
 /// Maximum frames scored per item.
 const MAX_LOOKS: usize = 8;
@@ -129,19 +146,6 @@ pub fn find(picture: &Picture) -> Vec<Region> {
     regions
 }
 
-/// An item that is being followed. Positions in cells.
-struct Track {
-    number: u64,
-    blob: Blob,
-    seen: Instant,
-    /// Pictures in which it was returned.
-    looks: usize,
-    /// How it lay when it was last seen as large as ever, and when that was.
-    largest: (Blob, Instant),
-    /// It was a part of an item that has a track of its own.
-    swallowed: bool,
-}
-
 /// Finds every item on one camera's belt exactly once; see the module.
 pub struct Locator {
     config: LocateConfig,
@@ -152,7 +156,14 @@ pub struct Locator {
     across: usize,
     /// Pixels of the picture in a cell's side.
     scale: f32,
-    motion: Motion,
+    travel: Travel,
+    way: Way,
+    /// The belt's travel at the last picture, in cells, and whether that picture told it.
+    position: f64,
+    known: bool,
+    /// Usual time from one picture to the next, in seconds; 0 before the second.
+    interval: f32,
+    last: Option<Instant>,
     tracks: Vec<Track>,
     next: u64,
     outlines: Outlines,
@@ -168,7 +179,12 @@ impl Locator {
             size: (0, 0),
             across: 0,
             scale: 1.0,
-            motion: Motion::default(),
+            travel: Travel::default(),
+            way: Way::default(),
+            position: 0.0,
+            known: false,
+            interval: 0.0,
+            last: None,
             tracks: Vec::new(),
             next: 1,
             outlines: Outlines::default(),
@@ -186,17 +202,18 @@ impl Locator {
             self.unjudged += self.tracks.iter().filter(|t| t.looks == 0 && !t.swallowed).count() as u64;
             self.tracks.clear();
         }
-        let marked = self.mark(&cells);
+        let step = self.register(picture, captured);
+        let marked = self.mark(&cells, step);
         let min_area = (self.config.min_area * (cells.across * cells.down) as f32) as usize;
         let found = gather(blobs(&marked, cells.across, cells.down, min_area.max(1)), &self.outlines);
         let matched = self.follow(&found, captured, cells.across);
-        let speed = self.motion.speed();
+        let way = self.way.sign();
         let mut items = Vec::new();
         for (blob, track) in found.iter().zip(matched) {
             let Some(track) = track else { continue };
             let track = &mut self.tracks[track];
             let now = match track.looks {
-                0 => due(blob, cells.across, speed),
+                0 => due(blob, cells.across, way),
                 before => before < self.config.looks && whole(blob, cells.across),
             };
             if now {
@@ -205,7 +222,8 @@ impl Locator {
                 let region = sharpen(picture, blob, cells.scale, belt, self.config.threshold);
                 // One that was never whole shows no outline of its own; it is judged as it is.
                 let several = whole(blob, cells.across) && self.outlines.unlike(blob.outline());
-                items.push(Item { track: track.number, region, several, look: track.looks });
+                let partial = !whole(blob, cells.across);
+                items.push(Item { track: track.number, region, several, partial, look: track.looks });
             }
         }
         items
@@ -239,8 +257,20 @@ impl Locator {
         self.tracks.iter().filter(|t| Some(t.seen) == newest).map(|t| (t.number, region(&t.blob))).collect()
     }
 
-    /// Marks the cells that are no belt and lets the belt's colour follow the others.
-    fn mark(&mut self, cells: &Cells) -> Vec<Mark> {
+    /// Takes in how far the belt went; returns that in cells, without direction.
+    fn register(&mut self, picture: &Picture, captured: Instant) -> f32 {
+        if let Some(last) = self.last.replace(captured) {
+            let seconds = captured.saturating_duration_since(last).as_secs_f32();
+            self.interval = if self.interval == 0.0 { seconds } else { self.interval * 0.9 + seconds * 0.1 };
+        }
+        self.known = self.travel.look(picture, captured);
+        let before = std::mem::replace(&mut self.position, self.travel.position() / f64::from(self.scale));
+        self.way.went_to(self.position, self.across);
+        (self.position - before).abs() as f32
+    }
+
+    /// Marks the cells that are no belt and lets the belt's colour follow the others, by how far the belt went: `step` cells.
+    fn mark(&mut self, cells: &Cells, step: f32) -> Vec<Mark> {
         if self.belt.is_empty() {
             self.belt = cells.ground();
         }
@@ -248,16 +278,17 @@ impl Locator {
         let light = cells.light(&self.belt);
         self.belt.chunks_exact_mut(3).for_each(|belt| (0..3).for_each(|c| belt[c] *= light[c]));
         let threshold = self.config.threshold;
+        let follow_belt = (step / ANOTHER_STRETCH).clamp(FOLLOW_STANDING, FOLLOW);
+        let follow_covered = (step / ANOTHER_STRETCH_COVERED).min(FOLLOW_STANDING);
         let mut covered = 0usize;
         let mut marked = Vec::with_capacity(cells.rgb.len() / 3);
         for (pixel, belt) in cells.rgb.chunks_exact(3).zip(self.belt.chunks_exact_mut(3)) {
             let mark = Mark::of(pixel, belt, threshold);
-            let item = mark == Mark::Item;
-            let follow = if item { FOLLOW_COVERED } else { FOLLOW };
+            let follow = if mark == Mark::Belt { follow_belt } else { follow_covered };
             for c in 0..3 {
                 belt[c] += (f32::from(pixel[c]) - belt[c]) * follow;
             }
-            covered += usize::from(item);
+            covered += usize::from(mark == Mark::Item);
             marked.push(mark);
         }
         if covered as f32 > MOST_COVERED * marked.len() as f32 {
@@ -272,125 +303,80 @@ impl Locator {
     /// Gives every blob its track (an index into `self.tracks`), a new one where none fits, and none to a part
     /// that came off an item that was returned.
     fn follow(&mut self, found: &[Blob], captured: Instant, across: usize) -> Vec<Option<usize>> {
-        let since = |seen: Instant| captured.saturating_duration_since(seen).as_secs_f32();
-        self.motion.look(captured);
-        let (speed, last) = (self.motion.speed(), across as f32);
-        let unjudged = &mut self.unjudged;
-        self.tracks.retain(|t| {
-            let moved = speed.unwrap_or(0.0) * since(t.seen);
-            let (left, right) = (t.blob.left as f32 + moved, t.blob.right as f32 + moved);
-            let there = since(t.seen) < FORGET_AFTER && right > -0.1 * last && left < 1.1 * last && !t.swallowed;
-            *unjudged += u64::from(!there && t.looks == 0 && !t.swallowed);
-            there
-        });
-        let mut pairs = Vec::new();
-        for (b, blob) in found.iter().enumerate() {
-            for (t, track) in self.tracks.iter().enumerate() {
-                let age = since(track.seen);
-                let expected = speed.unwrap_or(0.0) * age;
-                // A picture may have been held up on its way, or the one before.
-                let held_up = |speed: f32| (speed * self.motion.interval).abs().min(0.15 * last);
-                let gate = speed.map_or(0.3 * last, |speed| 4.0 + 0.4 * expected.abs() + held_up(speed));
-                if let Some(moved) = moved(&track.blob, blob, expected, across)
-                    && (moved - expected).abs() <= gate
-                {
-                    pairs.push(((moved - expected).abs(), b, t, moved, age));
-                }
-            }
-        }
-        pairs.sort_by(|a, b| a.0.total_cmp(&b.0));
+        self.forget(captured, across);
         let mut of_blob: Vec<Option<usize>> = vec![None; found.len()];
         let mut taken = vec![false; self.tracks.len()];
-        for (_, b, t, moved, age) in pairs {
+        for (b, t) in self.matches(found, across) {
             if of_blob[b].is_some() || taken[t] {
                 continue;
             }
             of_blob[b] = Some(t);
             taken[t] = true;
-            self.motion.moved(moved, age);
-            let track = &mut self.tracks[t];
-            (track.blob, track.seen) = (found[b], captured);
-            if found[b].area as f32 >= AS_LARGE * track.largest.0.area as f32 {
-                track.largest = (found[b], captured);
-            }
-        }
-        if !taken.is_empty() && !found.is_empty() {
-            self.motion.followed(taken.contains(&true));
+            self.tracks[t].seen_as(found[b], captured, self.position);
         }
         // An item that came into the picture in parts needs one track only. One that was returned stays: items that
         // touch for a while come apart again.
         for (track, _) in self.tracks.iter_mut().zip(taken).filter(|(track, taken)| !taken && track.looks == 0) {
-            let moved = speed.unwrap_or(0.0) * since(track.seen);
-            track.swallowed = found.iter().zip(&of_blob).any(|(b, t)| t.is_some() && holds(b, &track.blob, moved));
+            let carried = (self.position - track.position) as f32;
+            track.swallowed = found.iter().zip(&of_blob).any(|(b, t)| t.is_some() && holds(b, &track.blob, carried));
         }
         let known = self.tracks.len();
-        let part = |tracks: &[Track], blob: &Blob| {
-            let newly = |track: &&Track| track.looks > 0 && since(track.seen) <= 3.0 * self.motion.interval;
-            let came_off = tracks[..known].iter().filter(newly).any(|track| {
-                let (largest, at) = &track.largest;
-                holds(largest, blob, -speed.unwrap_or(0.0) * since(*at))
-            });
-            // A larger one may be one of two items that touched.
-            came_off && self.outlines.small(blob.outline())
-        };
         for (blob, track) in found.iter().zip(&mut of_blob).filter(|(_, track)| track.is_none()) {
-            if part(&self.tracks, blob) {
+            if self.came_off(blob, &self.tracks[..known], captured) {
                 continue;
             }
             *track = Some(self.tracks.len());
-            self.tracks.push(Track {
-                number: self.next,
-                blob: *blob,
-                seen: captured,
-                looks: 0,
-                largest: (*blob, captured),
-                swallowed: false,
-            });
+            self.tracks.push(Track::new(self.next, *blob, captured, self.position));
             self.next += 1;
         }
         of_blob
     }
-}
 
-/// Whether the item must be judged now: it is whole, or it has begun to leave. An item as high as the picture counts
-/// as whole: it will not get any wholer.
-fn due(blob: &Blob, across: usize, speed: Option<f32>) -> bool {
-    let (enters_left, enters_right) = (blob.left == 0, blob.right + 1 >= across);
-    let leaves = match speed {
-        Some(speed) if speed > 0.0 => enters_right,
-        Some(_) => enters_left,
-        None => false,
-    };
-    whole(blob, across) || leaves
-}
-
-fn whole(blob: &Blob, across: usize) -> bool {
-    blob.left > 0 && blob.right + 1 < across
-}
-
-/// How far `now` lies from `before` along the belt, by the edge that is inside the picture both times and agrees best
-/// with `expected`; `None` when they cannot be the same item.
-fn moved(before: &Blob, now: &Blob, expected: f32, across: usize) -> Option<f32> {
-    let overlap = before.bottom.min(now.bottom) as f32 - before.top.max(now.top) as f32;
-    let height = (before.bottom - before.top).min(now.bottom - now.top) as f32;
-    if overlap < 0.4 * height {
-        return None;
+    /// Forgets what the belt carried out of the picture, and counts what of it was never returned.
+    fn forget(&mut self, captured: Instant, across: usize) {
+        let across = across as f32;
+        let (position, known, unjudged) = (self.position, self.known, &mut self.unjudged);
+        self.tracks.retain(|track| {
+            let carried = (position - track.position) as f32;
+            let (left, right) = (track.blob.left as f32 + carried, track.blob.right as f32 + carried);
+            let inside = right > -0.1 * across && left < 1.1 * across;
+            let age = captured.saturating_duration_since(track.seen).as_secs_f32();
+            let stays = inside && !track.swallowed && (known || age < FORGET_AFTER);
+            *unjudged += u64::from(!stays && track.looks == 0 && !track.swallowed);
+            stays
+        });
     }
-    let left = (before.left > 0 && now.left > 0).then_some(now.left as f32 - before.left as f32);
-    let right = (before.right + 1 < across && now.right + 1 < across).then_some(now.right as f32 - before.right as f32);
-    match (left, right) {
-        (Some(l), Some(r)) => Some(if (l - expected).abs() < (r - expected).abs() { l } else { r }),
-        (Some(one), None) | (None, Some(one)) => Some(one),
-        // Longer than the picture; otherwise one leaves while the other enters, and they are two.
-        (None, None) => [before, now].iter().any(|b| b.left == 0 && b.right + 1 >= across).then_some(expected),
-    }
-}
 
-/// Whether `part`, having `moved`, lies inside `item`, three cells more or less.
-fn holds(item: &Blob, part: &Blob, moved: f32) -> bool {
-    let inside = |a: [f32; 2], b: [usize; 2]| a[0] + 3.0 >= b[0] as f32 && a[1] <= b[1] as f32 + 3.0;
-    inside([part.left as f32 + moved, part.right as f32 + moved], [item.left, item.right])
-        && inside([part.top as f32, part.bottom as f32], [item.top, item.bottom])
+    /// Which blob may be which track, the likeliest pair first.
+    fn matches(&self, found: &[Blob], across: usize) -> Vec<(usize, usize)> {
+        let mut pairs = Vec::new();
+        for (b, blob) in found.iter().enumerate() {
+            for (t, track) in self.tracks.iter().enumerate() {
+                let carried = (self.position - track.position) as f32;
+                let room = if self.known { SLIDE + SLIDE_SHARE * carried.abs() } else { SLIDE_UNKNOWN * across as f32 };
+                if let Some(moved) = moved(&track.blob, blob, carried, across)
+                    && (moved - carried).abs() <= room
+                {
+                    pairs.push(((moved - carried).abs(), b, t));
+                }
+            }
+        }
+        pairs.sort_by(|a, b| a.0.total_cmp(&b.0));
+        pairs.into_iter().map(|(_, b, t)| (b, t)).collect()
+    }
+
+    /// Whether `blob` is a part of an item that was returned a moment ago. A larger one may be one of two items that touched.
+    fn came_off(&self, blob: &Blob, tracks: &[Track], captured: Instant) -> bool {
+        let fresh = |track: &&Track| {
+            let age = captured.saturating_duration_since(track.seen).as_secs_f32();
+            track.looks > 0 && age <= 3.0 * self.interval
+        };
+        tracks.iter().filter(fresh).any(|track| {
+            let (largest, then) = &track.largest;
+            let small = blob.area * SPLIT <= largest.area || self.outlines.small(blob.outline());
+            small && holds(largest, blob, (then - self.position) as f32)
+        })
+    }
 }
 
 #[cfg(test)]

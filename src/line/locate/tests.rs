@@ -8,6 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use super::{blob::FEW, *};
 use crate::{
     belt::{Belt, BeltConfig, Species},
+    domain::Truth,
     picture::pixels,
 };
 
@@ -110,25 +111,158 @@ fn an_item_is_looked_at_as_often_as_wanted_while_it_is_whole() {
     }
 }
 
-/// At 120 of 320 pixels a picture, items are taken for one another or lost; those that are lost are counted.
+/// What an item's way through the picture came to.
+#[derive(Default)]
+struct Passage {
+    whole: bool,
+    ious: Vec<f32>,
+}
+
+/// Runs the belt for `seconds`, seen in a mirror or not; what came of each item that was seen whole and has left, and how many
+/// returned regions held no item.
+fn passages(config: &BeltConfig, seconds: f64, mirrored: bool) -> (BTreeMap<u64, Passage>, usize) {
+    let mut belt = Belt::new(config.clone()).unwrap();
+    let mut locator = Locator::new(LocateConfig::default());
+    let (start, mut ghosts) = (Instant::now(), 0);
+    let (mut all, mut inside): (BTreeMap<u64, Passage>, Vec<u64>) = Default::default();
+    for n in 0..(seconds * config.frame_rate) as u64 {
+        let (mut picture, mut truths) = belt.frame(n);
+        if mirrored {
+            let width = picture.width as usize;
+            for row in picture.rgb.chunks_exact_mut(width * 3) {
+                let turned: Vec<u8> = row.chunks_exact(3).rev().flatten().copied().collect();
+                row.copy_from_slice(&turned);
+            }
+            truths.iter_mut().for_each(|t| t.region.x = picture.width - t.region.x - t.region.width);
+        }
+        for truth in &truths {
+            all.entry(truth.item).or_default().whole |= truth.whole;
+        }
+        inside = truths.iter().map(|t| t.item).collect();
+        for item in locator.look(&picture, start + Duration::from_secs_f64(n as f64 / config.frame_rate)) {
+            let overlap = |t: &&Truth| iou(t.region, item.region);
+            match truths.iter().max_by(|a, b| overlap(a).total_cmp(&overlap(b))).filter(|t| overlap(t) > 0.0) {
+                Some(truth) => all.get_mut(&truth.item).unwrap().ious.push(overlap(&truth)),
+                None => ghosts += 1,
+            }
+        }
+    }
+    all.retain(|item, passage| passage.whole && !inside.contains(item));
+    (all, ghosts)
+}
+
+/// A belt on which items lie close, at `speed` pixels per second or after `profile`, seen at 30 pictures per second.
+fn varied(seed: u64, speed: f64, profile: Vec<[f64; 2]>) -> BeltConfig {
+    let (width, height, frame_rate) = (320, 180, 30.0);
+    BeltConfig {
+        seed,
+        width,
+        height,
+        speed,
+        profile,
+        items_per_minute: speed * 60.0 / 190.0,
+        frame_rate,
+        ..BeltConfig::default()
+    }
+}
+
+/// Every item that was seen whole and has left got one look, and nothing else did.
+fn each_once(name: &str, config: &BeltConfig, seconds: f64, mirrored: bool, least_iou: f32) -> usize {
+    let (passages, ghosts) = passages(config, seconds, mirrored);
+    let wrong: Vec<_> = passages.iter().filter(|(_, p)| p.ious.len() != 1 || p.ious[0] < least_iou).collect();
+    let told: Vec<_> = wrong.iter().map(|(item, passage)| (item, &passage.ious)).collect();
+    assert!(wrong.is_empty() && ghosts == 0, "{name}, seed {}: {ghosts} ghosts, {told:?}", config.seed);
+    passages.len()
+}
+
+/// From a twentieth of a percent of the picture per picture, at which an item takes a minute to cross it, to 30 %. What moves
+/// while it is exposed, by 6 and 17 pixels at the fastest two, fades at its ends, which its truth counts.
+#[test]
+fn a_belt_of_any_steady_speed_has_every_item_seen_once_and_whole() {
+    let mut items = 0;
+    for (share, crossings, least_iou) in
+        [(0.0005, 2.2, 0.7), (0.002, 2.5, 0.7), (0.01, 4.0, 0.7), (0.03, 6.0, 0.7), (0.1, 10.0, 0.65), (0.3, 30.0, 0.6)]
+    {
+        for mirrored in [false, true] {
+            let config = varied(1 + u64::from(mirrored), share * 320.0 * 30.0, Vec::new());
+            let seconds = crossings / (share * 30.0);
+            items += each_once(&format!("{share} per picture"), &config, seconds, mirrored, least_iou);
+        }
+    }
+    assert!(items > 100, "{items}");
+}
+
+/// A profile of `times` rounds of `legs`: seconds, and the speed at their end.
+fn rounds(times: usize, legs: &[[f64; 2]]) -> (Vec<[f64; 2]>, f64) {
+    let (mut profile, mut at) = (vec![[0.0, legs[legs.len() - 1][1]]], 0.0);
+    for [seconds, speed] in (0..times).flat_map(|_| legs) {
+        at += seconds;
+        profile.push([at, *speed]);
+    }
+    (profile, at)
+}
+
+#[test]
+fn a_belt_that_stops_starts_creeps_jogs_and_sticks_has_every_item_seen_once() {
+    let fast = 200.0;
+    let mut items = 0;
+    for (name, times, legs) in [
+        ("stops in two pictures", 6, &[[0.06, fast], [2.3, fast], [0.06, 0.0], [2.0, 0.0]][..]),
+        ("stops in two seconds", 6, &[[2.0, fast], [2.3, fast], [2.0, 0.0], [2.0, 0.0]]),
+        ("stands for a minute", 3, &[[0.3, fast], [3.3, fast], [0.3, 0.0], [60.0, 0.0]]),
+        ("creeps", 3, &[[0.5, fast], [2.0, fast], [0.5, 3.0], [30.0, 3.0]]),
+        ("jogs back", 6, &[[0.3, fast], [2.0, fast], [0.3, -100.0], [0.7, -100.0]]),
+        ("sticks and slips", 90, &[[0.4, 0.0], [0.03, 120.0], [0.1, 120.0], [0.03, 0.0]]),
+    ] {
+        let (profile, seconds) = rounds(times, legs);
+        for seed in [1, 2] {
+            items += each_once(name, &varied(seed, fast, profile.clone()), seconds, false, 0.7);
+        }
+    }
+    assert!(items > 100, "{items}");
+}
+
+/// A belt that starts at once, with items that lie half in the picture: those that never show themselves whole are returned as
+/// partial when they leave, the others are not.
+#[test]
+fn what_is_never_whole_is_returned_as_partial_when_it_leaves() {
+    let config = varied(3, 60.0, Vec::new());
+    let mut belt = Belt::new(config.clone()).unwrap();
+    let start_at = (0..2000).find(|n| {
+        let (_, truths) = belt.frame(*n);
+        truths.len() == 1 && !truths[0].whole && truths[0].region.x > 200
+    });
+    let first = start_at.unwrap();
+    let (mut locator, start) = (Locator::new(LocateConfig::default()), Instant::now());
+    let mut returned = Vec::new();
+    for n in first..first + 60 {
+        let at = start + Duration::from_secs_f64((n - first) as f64 / config.frame_rate);
+        returned.extend(locator.look(&belt.frame(n).0, at));
+    }
+    let partial: Vec<bool> = returned.iter().map(|item| item.partial).collect();
+    assert_eq!(partial.iter().filter(|partial| **partial).count(), 1, "{partial:?}");
+    assert_eq!(locator.take_unjudged(), 0);
+}
+
+/// Pictures are lost for half a second while an item is on its way in: the next ones show another stretch of belt.
 #[test]
 fn items_that_pass_unjudged_are_counted_and_others_are_not() {
-    let counted = |config: &BeltConfig, frames: u64| {
+    let counted = |lost: Range<u64>| {
+        let config = fast();
         let mut belt = Belt::new(config.clone()).unwrap();
         let (mut locator, start, mut returned) = (Locator::new(LocateConfig::default()), Instant::now(), 0);
-        for n in 0..frames {
+        for n in (0..1200).filter(|n| !(n % 120 > 60 && lost.contains(&(n % 120)))) {
             let at = start + Duration::from_secs_f64(n as f64 / config.frame_rate);
             returned += locator.look(&belt.frame(n).0, at).len();
         }
         (returned, locator.take_unjudged())
     };
-    let (returned, unjudged) = counted(&fast(), 1200);
-    println!("at 36 pixels a picture {returned} returned, {unjudged} unjudged");
+    let (returned, unjudged) = counted(0..0);
+    println!("with every picture {returned} returned, {unjudged} unjudged");
     assert!(returned > 150 && unjudged == 0);
-    let wild = BeltConfig { speed: 7200.0, items_per_minute: 2400.0, empty_share: 0.0, ..fast() };
-    let (returned, unjudged) = counted(&wild, 600);
-    println!("at 120 pixels a picture {returned} returned, {unjudged} unjudged, of about 400");
-    assert!(unjudged > 5);
+    let (returned, unjudged) = counted(70..100);
+    println!("with half a second of each two lost {returned} returned, {unjudged} unjudged");
+    assert!(unjudged > 3 && returned < 200);
 }
 
 /// At 36 pixels a picture fish come into view in parts, and a few pictures are lost. The truth
@@ -153,23 +287,6 @@ fn items_that_come_apart_are_found_once() {
             assert_eq!((times(item - 1), times(item)), (1, 1), "{item}, JPEG {jpeg:?}");
         }
     }
-}
-
-/// The first pictures of a stream come at once.
-#[test]
-fn a_wrong_first_speed_is_forgotten() {
-    let mut motion = Motion::default();
-    let start = Instant::now();
-    for n in [0, 1, 17, 33, 49] {
-        motion.look(start + Duration::from_millis(n));
-    }
-    motion.moved(18.0, 0.0001);
-    assert_eq!(motion.speed(), None, "too soon to tell a speed");
-    motion.speeds.push_back(180_000.0);
-    (0..2).for_each(|_| motion.followed(false));
-    motion.followed(true);
-    (0..3).for_each(|_| motion.followed(false));
-    assert_eq!(motion.speed(), None);
 }
 
 fn once(config: &BeltConfig, places: u64, unsteady: Duration) {
