@@ -10,6 +10,7 @@ pub mod load;
 pub mod network_camera;
 pub mod photos;
 pub mod precision;
+pub mod profiles;
 pub mod record;
 pub mod service;
 pub mod stills;

@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    bench::{self, belt, classify, load, photos, precision, record, story},
+    bench::{self, belt, classify, load, photos, precision, profiles, record, story},
     picture::dataset,
     student::{engine::Device, manifest::Manifest},
 };
@@ -31,6 +31,8 @@ pub enum BenchCommand {
     Soak(SoakBenchArgs),
     /// The record: verdicts written and verified per second.
     Record(RecordBenchArgs),
+    /// The item search on belts that creep, stand, start, jog and stick: every item once, whole.
+    Profiles(ProfilesBenchArgs),
 }
 
 /// Measures and prints what was found.
@@ -49,6 +51,7 @@ pub fn run(command: BenchCommand) -> Result<ExitCode> {
             BenchCommand::Story(args) => args.run().await,
             BenchCommand::Soak(args) => args.run().await,
             BenchCommand::Record(args) => args.run().await,
+            BenchCommand::Profiles(args) => args.run(),
         }
     })?;
     Ok(ExitCode::SUCCESS)
@@ -342,6 +345,26 @@ impl RecordBenchArgs {
     async fn run(self) -> Result<()> {
         println!("{}", serde_json::to_string_pretty(&record::run(self.verdicts).await?)?);
         Ok(())
+    }
+}
+
+/// Arguments of `bench profiles`.
+#[derive(clap::Args)]
+pub struct ProfilesBenchArgs {
+    /// Seeds, from 1 on.
+    #[arg(long, default_value_t = 3)]
+    seeds: u64,
+    /// Only profiles whose name contains this.
+    #[arg(long, default_value = "")]
+    only: String,
+    /// Finished cells, one line of JSON each; those that stand there are not run again.
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+impl ProfilesBenchArgs {
+    fn run(self) -> Result<()> {
+        profiles::run(&profiles::ProfilesPlan { seeds: self.seeds, only: self.only, out: self.out })
     }
 }
 

@@ -20,8 +20,7 @@ pub struct EjectMetrics {
 }
 
 impl EjectMetrics {
-    /// Registers them and starts at 0 what has labels from a closed set: a counter that was never touched is absent, and an
-    /// alert on an absent series never fires.
+    /// Registers them.
     pub(super) fn register(r: &Registry) -> prometheus::Result<Self> {
         let metrics = Self {
             commands: counters(
@@ -74,6 +73,13 @@ impl EjectMetrics {
                 &["output", "action"],
             )?,
         };
+        metrics.begin_closed();
+        Ok(metrics)
+    }
+
+    /// Starts at 0 what has labels from a closed set: a counter that was never touched is absent, and an alert on an absent
+    /// series never fires.
+    fn begin_closed(&self) {
         for output in ["modbus", "mqtt", "webhook", "log"] {
             for outcome in [
                 "acknowledged",
@@ -85,22 +91,21 @@ impl EjectMetrics {
                 "failed",
                 "stopping",
             ] {
-                metrics.commands.with_label_values(&[output, outcome]);
+                self.commands.with_label_values(&[output, outcome]);
             }
-            metrics.acknowledged_late.with_label_values(&[output]);
-            metrics.output_down.with_label_values(&[output]);
-            metrics.output_reconnects.with_label_values(&[output]);
+            self.acknowledged_late.with_label_values(&[output]);
+            self.output_down.with_label_values(&[output]);
+            self.output_reconnects.with_label_values(&[output]);
             for action in ["stop_line", "divert"] {
-                metrics.line_asked.with_label_values(&[output, action]);
-                metrics.line_acknowledged.with_label_values(&[output, action]);
+                self.line_asked.with_label_values(&[output, action]);
+                self.line_acknowledged.with_label_values(&[output, action]);
             }
         }
         for result in ["confirmed", "missed", "false"] {
-            metrics.confirmations.with_label_values(&[result]);
+            self.confirmations.with_label_values(&[result]);
         }
         for action in ["stop_line", "divert", "alarm"] {
-            metrics.late_actions.with_label_values(&[action]);
+            self.late_actions.with_label_values(&[action]);
         }
-        Ok(metrics)
     }
 }

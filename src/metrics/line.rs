@@ -24,8 +24,7 @@ pub struct LineMetrics {
 }
 
 impl LineMetrics {
-    /// Registers them and starts at 0 what has labels from a closed set: a counter that was never touched is absent, and an
-    /// alert on an absent series never fires.
+    /// Registers them.
     pub(super) fn register(r: &Registry) -> prometheus::Result<Self> {
         let metrics = Self {
             items_unjudged: counters(
@@ -92,21 +91,27 @@ impl LineMetrics {
                 &[0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0],
             )?,
         };
+        metrics.begin_closed();
+        Ok(metrics)
+    }
+
+    /// Starts at 0 what has labels from a closed set: a counter that was never touched is absent, and an alert on an absent
+    /// series never fires.
+    fn begin_closed(&self) {
         for source in ["belt", "http"] {
             for reason in ["accepted", "wrong_class", "unsure", "several", "partial", "low_score", "fault"] {
-                metrics.reasons.with_label_values(&[source, reason]);
+                self.reasons.with_label_values(&[source, reason]);
             }
             for stage in ["decode", "locate", "queue", "infer"] {
-                metrics.stage_seconds.with_label_values(&[source, stage]);
+                self.stage_seconds.with_label_values(&[source, stage]);
             }
-            metrics.verdict_seconds.with_label_values(&[source]);
-            metrics.accept_probability.with_label_values(&[source]);
+            self.verdict_seconds.with_label_values(&[source]);
+            self.accept_probability.with_label_values(&[source]);
         }
         for queue in ["belt", "http", "record"] {
-            metrics.queue_depth.with_label_values(&[queue]);
+            self.queue_depth.with_label_values(&[queue]);
         }
-        metrics.begin_source("http", "");
-        Ok(metrics)
+        self.begin_source("http", "");
     }
 
     /// Starts what is counted of a camera's items at 0.

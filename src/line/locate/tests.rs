@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use super::{blob::FEW, *};
 use crate::{
     belt::{Belt, BeltConfig, Species},
-    domain::Truth,
+    bench::profiles::{ProfileScore, SpeedProfile, watch},
     picture::pixels,
 };
 
@@ -111,68 +111,14 @@ fn an_item_is_looked_at_as_often_as_wanted_while_it_is_whole() {
     }
 }
 
-/// What an item's way through the picture came to.
-#[derive(Default)]
-struct Passage {
-    whole: bool,
-    ious: Vec<f32>,
-}
-
-/// Runs the belt for `seconds`, seen in a mirror or not; what came of each item that was seen whole and has left, and how many
-/// returned regions held no item.
-fn passages(config: &BeltConfig, seconds: f64, mirrored: bool) -> (BTreeMap<u64, Passage>, usize) {
-    let mut belt = Belt::new(config.clone()).unwrap();
-    let mut locator = Locator::new(LocateConfig::default());
-    let (start, mut ghosts) = (Instant::now(), 0);
-    let (mut all, mut inside): (BTreeMap<u64, Passage>, Vec<u64>) = Default::default();
-    for n in 0..(seconds * config.frame_rate) as u64 {
-        let (mut picture, mut truths) = belt.frame(n);
-        if mirrored {
-            let width = picture.width as usize;
-            for row in picture.rgb.chunks_exact_mut(width * 3) {
-                let turned: Vec<u8> = row.chunks_exact(3).rev().flatten().copied().collect();
-                row.copy_from_slice(&turned);
-            }
-            truths.iter_mut().for_each(|t| t.region.x = picture.width - t.region.x - t.region.width);
-        }
-        for truth in &truths {
-            all.entry(truth.item).or_default().whole |= truth.whole;
-        }
-        inside = truths.iter().map(|t| t.item).collect();
-        for item in locator.look(&picture, start + Duration::from_secs_f64(n as f64 / config.frame_rate)) {
-            let overlap = |t: &&Truth| iou(t.region, item.region);
-            match truths.iter().max_by(|a, b| overlap(a).total_cmp(&overlap(b))).filter(|t| overlap(t) > 0.0) {
-                Some(truth) => all.get_mut(&truth.item).unwrap().ious.push(overlap(&truth)),
-                None => ghosts += 1,
-            }
-        }
-    }
-    all.retain(|item, passage| passage.whole && !inside.contains(item));
-    (all, ghosts)
-}
-
-/// A belt on which items lie close, at `speed` pixels per second or after `profile`, seen at 30 pictures per second.
-fn varied(seed: u64, speed: f64, profile: Vec<[f64; 2]>) -> BeltConfig {
-    let (width, height, frame_rate) = (320, 180, 30.0);
-    BeltConfig {
-        seed,
-        width,
-        height,
-        speed,
-        profile,
-        items_per_minute: speed * 60.0 / 190.0,
-        frame_rate,
-        ..BeltConfig::default()
-    }
-}
-
 /// Every item that was seen whole and has left got one look, and nothing else did.
-fn each_once(name: &str, config: &BeltConfig, seconds: f64, mirrored: bool, least_iou: f32) -> usize {
-    let (passages, ghosts) = passages(config, seconds, mirrored);
-    let wrong: Vec<_> = passages.iter().filter(|(_, p)| p.ious.len() != 1 || p.ious[0] < least_iou).collect();
-    let told: Vec<_> = wrong.iter().map(|(item, passage)| (item, &passage.ious)).collect();
-    assert!(wrong.is_empty() && ghosts == 0, "{name}, seed {}: {ghosts} ghosts, {told:?}", config.seed);
-    passages.len()
+fn each_once(profile: &SpeedProfile, seed: u64, least: f32) -> usize {
+    let (passages, ghosts, _) = watch(profile, seed).unwrap();
+    let score = ProfileScore::of(&passages, ghosts);
+    let wrong: Vec<_> = passages.iter().filter(|(_, p)| p.whole && !p.inside && p.looks.len() != 1).collect();
+    assert!(wrong.is_empty() && ghosts == 0, "{}, seed {seed}: {ghosts} ghosts, {wrong:?}", profile.name);
+    assert!(score.worst.is_some_and(|worst| worst >= least), "{}, seed {seed}: {score:?}", profile.name);
+    score.items
 }
 
 /// From a twentieth of a percent of the picture per picture, at which an item takes a minute to cross it, to 30 %. What moves
@@ -180,26 +126,14 @@ fn each_once(name: &str, config: &BeltConfig, seconds: f64, mirrored: bool, leas
 #[test]
 fn a_belt_of_any_steady_speed_has_every_item_seen_once_and_whole() {
     let mut items = 0;
-    for (share, crossings, least_iou) in
+    for (share, views, least) in
         [(0.0005, 2.2, 0.7), (0.002, 2.5, 0.7), (0.01, 4.0, 0.7), (0.03, 6.0, 0.7), (0.1, 10.0, 0.65), (0.3, 30.0, 0.6)]
     {
         for mirrored in [false, true] {
-            let config = varied(1 + u64::from(mirrored), share * 320.0 * 30.0, Vec::new());
-            let seconds = crossings / (share * 30.0);
-            items += each_once(&format!("{share} per picture"), &config, seconds, mirrored, least_iou);
+            items += each_once(&SpeedProfile::steady(share, views, mirrored), 1 + u64::from(mirrored), least);
         }
     }
     assert!(items > 100, "{items}");
-}
-
-/// A profile of `times` rounds of `legs`: seconds, and the speed at their end.
-fn rounds(times: usize, legs: &[[f64; 2]]) -> (Vec<[f64; 2]>, f64) {
-    let (mut profile, mut at) = (vec![[0.0, legs[legs.len() - 1][1]]], 0.0);
-    for [seconds, speed] in (0..times).flat_map(|_| legs) {
-        at += seconds;
-        profile.push([at, *speed]);
-    }
-    (profile, at)
 }
 
 #[test]
@@ -214,10 +148,8 @@ fn a_belt_that_stops_starts_creeps_jogs_and_sticks_has_every_item_seen_once() {
         ("jogs back", 6, &[[0.3, fast], [2.0, fast], [0.3, -100.0], [0.7, -100.0]]),
         ("sticks and slips", 90, &[[0.4, 0.0], [0.03, 120.0], [0.1, 120.0], [0.03, 0.0]]),
     ] {
-        let (profile, seconds) = rounds(times, legs);
-        for seed in [1, 2] {
-            items += each_once(name, &varied(seed, fast, profile.clone()), seconds, false, 0.7);
-        }
+        let profile = SpeedProfile::changing(name, times, legs);
+        items += each_once(&profile, 1, 0.7) + each_once(&profile, 2, 0.7);
     }
     assert!(items > 100, "{items}");
 }
@@ -226,7 +158,7 @@ fn a_belt_that_stops_starts_creeps_jogs_and_sticks_has_every_item_seen_once() {
 /// partial when they leave, the others are not.
 #[test]
 fn what_is_never_whole_is_returned_as_partial_when_it_leaves() {
-    let config = varied(3, 60.0, Vec::new());
+    let config = SpeedProfile { speed: 60.0, ..SpeedProfile::steady(0.1, 1.0, false) }.belt(3);
     let mut belt = Belt::new(config.clone()).unwrap();
     let start_at = (0..2000).find(|n| {
         let (_, truths) = belt.frame(*n);
