@@ -1,33 +1,39 @@
 //! Files and folders that appear under their final name whole or not at all, also after a power cut.
 //!
-//! What is written goes beside its target first, under the hidden name `.<target>.new`. It is flushed to the disk, renamed,
-//! and then the folder that holds it is flushed, so that the new name itself survives. A kill in between leaves the old
-//! content in place and a hidden leftover beside it, which nobody reads and the next writing of the same target reuses.
+//! What is written goes beside its target first, under a hidden name of its own that nobody can guess and that must not exist
+//! yet: in a folder that others may write, a planted link is not followed. It is flushed to the disk, renamed, and then the
+//! folder that holds it is flushed, so that the new name itself survives. A kill in between leaves the old content in place and
+//! a hidden leftover beside it, which nobody reads; a later writing of the same target removes it.
 //!
 //! Invariant: a reader of the final name sees the old content or the new one, never a part of one, however many processes
 //! write it at the same time: the later rename wins.
 
 use std::{
-    ffi::OsString,
-    fs::{self, File, OpenOptions, Permissions},
+    ffi::{OsStr, OsString},
+    fs::{self, File, Permissions},
     io::{self, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
+    os::unix::fs::{MetadataExt, PermissionsExt, fchown},
     path::{Path, PathBuf},
+    time::Duration,
 };
+
+use tempfile::NamedTempFile;
 
 /// Mode of a file that everybody may read, before the process's umask.
 const PUBLIC: u32 = 0o666;
 /// Mode of a file that only its owner may read.
 const PRIVATE: u32 = 0o600;
+/// What a killed writer left is removed when it is older: no writing takes as long.
+const LEFTOVER: Duration = Duration::from_secs(3600);
 
 /// Replaces the file at `path` by `bytes`; who may read it, the umask says.
 ///
 /// # Errors
 /// The system's; then the file is as it was.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut draft = Draft::open(path, PUBLIC)?;
-    draft.fill(bytes)?;
-    draft.replace(path)
+    let draft = filled(path, bytes, PUBLIC)?;
+    draft.persist(path)?;
+    sync_folder_of(path)
 }
 
 /// As [`write`], but only its owner may read it (mode 0600): the user and group in `owner`.
@@ -35,13 +41,12 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// # Errors
 /// The system's, also when this process may not give the file away; then the file is as it was.
 pub fn write_private(path: &Path, bytes: &[u8], (user, group): (u32, u32)) -> io::Result<()> {
-    let mut draft = Draft::open(path, PRIVATE)?;
-    draft.file.set_permissions(Permissions::from_mode(PRIVATE))?; // whatever a leftover had
-    draft.fill(bytes)?;
-    if draft.file.metadata()?.uid() != user {
-        fchown(&draft.file, Some(user), Some(group))?;
+    let draft = filled(path, bytes, PRIVATE)?;
+    if draft.as_file().metadata()?.uid() != user {
+        fchown(draft.as_file(), Some(user), Some(group))?;
     }
-    draft.replace(path)
+    draft.persist(path)?;
+    sync_folder_of(path)
 }
 
 /// Makes a file that must not exist yet; `private`: only its owner may read it (mode 0600).
@@ -49,54 +54,43 @@ pub fn write_private(path: &Path, bytes: &[u8], (user, group): (u32, u32)) -> io
 /// # Errors
 /// The system's; [`io::ErrorKind::AlreadyExists`] when there is one, which then stays as it is.
 pub fn create(path: &Path, bytes: &[u8], private: bool) -> io::Result<()> {
-    let mut draft = Draft::open(path, if private { PRIVATE } else { PUBLIC })?;
-    // The draft's lock keeps others who create it waiting until it is there.
-    if fs::symlink_metadata(path).is_ok() {
-        draft.discard();
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it exists already"));
-    }
-    draft.fill(bytes)?;
-    draft.replace(path)
+    let draft = filled(path, bytes, if private { PRIVATE } else { PUBLIC })?;
+    draft.persist_noclobber(path)?;
+    sync_folder_of(path)
 }
 
-/// An empty file beside its target. Its lock keeps other writers of the same target waiting.
-struct Draft {
-    path: PathBuf,
-    file: File,
+/// A flushed file beside `target`, removed when it is dropped before it has its final name.
+fn filled(target: &Path, bytes: &[u8], mode: u32) -> io::Result<NamedTempFile> {
+    let (folder, name) = (folder_of(target), name_of(target)?);
+    remove_leftovers(folder, name);
+    let mut prefix = OsString::from(".");
+    prefix.push(name);
+    prefix.push(".");
+    let mut draft = tempfile::Builder::new()
+        .prefix(&prefix)
+        .suffix(".new")
+        .permissions(Permissions::from_mode(mode))
+        .tempfile_in(folder)?;
+    draft.write_all(bytes)?;
+    draft.as_file().sync_all()?;
+    Ok(draft)
 }
 
-impl Draft {
-    fn open(target: &Path, mode: u32) -> io::Result<Self> {
-        let path = beside(target)?;
-        let file = loop {
-            let file = OpenOptions::new().write(true).create(true).truncate(false).mode(mode).open(&path)?;
-            file.lock()?;
-            // Whoever held the lock before has renamed the file meanwhile: then it is a target, not a draft.
-            if fs::metadata(&path).is_ok_and(|found| same_file(&found, &file)) {
-                break file;
-            }
-        };
-        file.set_len(0)?; // a leftover
-        Ok(Self { path, file })
+/// Removes old drafts of the file `name`. They do no harm, so neither does an error here.
+fn remove_leftovers(folder: &Path, name: &OsStr) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let (found, name) = (entry.file_name(), name.as_encoded_bytes());
+        let draft = found
+            .as_encoded_bytes()
+            .strip_prefix(b".")
+            .and_then(|rest| rest.strip_prefix(name)?.strip_suffix(b".new"))
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"."));
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        let old = || entry.metadata()?.modified()?.elapsed().map_err(io::Error::other);
+        if draft && is_file && old().is_ok_and(|age| age > LEFTOVER) {
+            let _ = fs::remove_file(entry.path());
+        }
     }
-
-    fn fill(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all(bytes).inspect_err(|_| self.discard()) // a full disk needs the room
-    }
-
-    fn discard(&self) {
-        let _ = fs::remove_file(&self.path); // else the next writer reuses it
-    }
-
-    fn replace(self, target: &Path) -> io::Result<()> {
-        self.file.sync_all()?;
-        fs::rename(&self.path, target)?;
-        sync_folder_of(target)
-    }
-}
-
-fn same_file(found: &fs::Metadata, file: &File) -> bool {
-    file.metadata().is_ok_and(|own| (own.dev(), own.ino()) == (found.dev(), found.ino()))
 }
 
 /// A folder beside its target, to be filled and then published; removed when it is dropped before that.
@@ -116,7 +110,7 @@ impl FolderDraft {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
         }
-        fs::create_dir_all(&path)?;
+        make_folders(&path)?;
         Ok(Self { path, target: target.into() })
     }
 
@@ -158,17 +152,31 @@ impl Drop for FolderDraft {
 
 /// `.<name>.new` in the same folder.
 fn beside(target: &Path) -> io::Result<PathBuf> {
-    let name = target.file_name().ok_or_else(|| io::Error::other(format!("{} names no file", target.display())))?;
     let mut hidden = OsString::from(".");
-    hidden.push(name);
+    hidden.push(name_of(target)?);
     hidden.push(".new");
     Ok(target.with_file_name(hidden))
 }
 
+fn name_of(path: &Path) -> io::Result<&OsStr> {
+    path.file_name().ok_or_else(|| io::Error::other(format!("{} names no file", path.display())))
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Makes `folder` and those above it that are missing, and flushes the names of all that it made.
+fn make_folders(folder: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> =
+        folder.ancestors().take_while(|above| !above.as_os_str().is_empty() && !above.exists()).collect();
+    fs::create_dir_all(folder)?;
+    missing.into_iter().try_for_each(sync_folder_of)
+}
+
 /// Flushes the entries of the folder that holds `path`.
 fn sync_folder_of(path: &Path) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(folder)?.sync_all()
+    File::open(folder_of(path))?.sync_all()
 }
 
 /// Flushes every file and folder under `folder`, and it.
@@ -201,14 +209,39 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_writer_left_is_not_visible_and_the_next_one_clears_it() {
+    fn what_a_killed_writer_left_is_not_visible_and_a_later_one_removes_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("serving.json");
         write(&path, b"old").unwrap();
-        fs::write(folder.path().join(".serving.json.new"), "half of something that was longer than the n").unwrap();
+        let left = |name: &str, age: Duration| {
+            let left = File::create(folder.path().join(name)).unwrap();
+            left.set_modified(std::time::SystemTime::now() - age).unwrap();
+        };
+        left(".serving.json.new", 2 * LEFTOVER);
+        left(".serving.json.Xy12.new", 2 * LEFTOVER);
+        left(".serving.json.Zw34.new", Duration::ZERO); // another one writes now
+        left(".serving.jsonl.Zw34.new", 2 * LEFTOVER); // another file's
         assert_eq!(fs::read(&path).unwrap(), b"old", "a kill before the rename changes nothing");
         write(&path, b"new").unwrap();
-        assert_eq!((fs::read(&path).unwrap(), names(folder.path())), (b"new".to_vec(), vec!["serving.json".into()]));
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(names(folder.path()), [".serving.json.Zw34.new", ".serving.jsonl.Zw34.new", "serving.json"]);
+    }
+
+    #[test]
+    fn a_planted_link_is_not_followed_and_a_writing_that_fails_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, secret) = (folder.path().join("tokens.toml"), folder.path().join("secret"));
+        fs::write(&secret, "kept").unwrap();
+        for planted in [".tokens.toml.new", "tokens.toml"] {
+            std::os::unix::fs::symlink(&secret, folder.path().join(planted)).unwrap();
+        }
+        let own = fs::metadata(folder.path()).map(|found| (found.uid(), found.gid())).unwrap();
+        write_private(&path, b"hashes", own).unwrap();
+        assert_eq!(fs::read(&secret).unwrap(), b"kept");
+        assert!(path.symlink_metadata().unwrap().is_file());
+        fs::create_dir(folder.path().join("taken")).unwrap();
+        assert!(write(&folder.path().join("taken"), b"a file").is_err());
+        assert_eq!(names(folder.path()), [".tokens.toml.new", "secret", "taken", "tokens.toml"]);
     }
 
     #[test]
@@ -234,18 +267,15 @@ mod tests {
     }
 
     #[test]
-    fn a_private_file_is_read_by_its_owner_alone_also_over_a_leftover_or_a_public_file() {
+    fn a_private_file_is_read_by_its_owner_alone_also_over_a_public_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tokens.toml");
         let own = fs::metadata(folder.path()).map(|found| (found.uid(), found.gid())).unwrap();
         write_private(&path, b"one", own).unwrap();
         assert_eq!(mode(&path), 0o600);
-        for public in [path.clone(), folder.path().join(".tokens.toml.new")] {
-            fs::write(&public, "public").unwrap();
-            fs::set_permissions(&public, Permissions::from_mode(0o644)).unwrap();
-            write_private(&path, b"two", own).unwrap();
-            assert_eq!((mode(&path), fs::read(&path).unwrap()), (0o600, b"two".to_vec()));
-        }
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        write_private(&path, b"two", own).unwrap();
+        assert_eq!((mode(&path), fs::read(&path).unwrap()), (0o600, b"two".to_vec()));
     }
 
     #[test]

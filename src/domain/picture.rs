@@ -63,7 +63,7 @@ pub struct Frame {
     pub truth: Arc<[Truth]>,
 }
 
-/// What lamp and lens make of an item's picture; see `crate::picture::pixels::optics`.
+/// What lamp and lens make of an item's picture; see `picture::pixels::optics`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Optics {
     /// Mean luma, 0 (black) to 1 (white).

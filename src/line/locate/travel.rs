@@ -4,7 +4,7 @@
 //!
 //! Belt and items move together and both tell the shift. What stands must not: bands of brightness along the belt are compared
 //! without their coarse part (lamps, lens), and clipped, so that a speck of dirt on the lens weighs no more than the belt's own
-//! texture. A surface that repeats looks the same after each of its periods, so a shift near the expected one is preferred.
+//! texture. A surface that repeats looks much the same after each of its periods: of shifts that fit alike, the expected one counts.
 //!
 //! Source: normalised cross-correlation, coarse to fine, with a parabola through the best shift and its neighbours
 //! (Tian and Huhns 1986, "Algorithms for subpixel registration").
@@ -27,10 +27,11 @@ const SMOOTH: usize = 12;
 const CLIP: f32 = 2.0;
 /// Least correlation that tells a shift. Noise reaches a sixth of it in the coarse search, less in the fine one.
 const CLEAR: f32 = 0.12;
-/// The best other shift's correlation, as a share of the best one's, above which nothing is told.
-const RIVAL: f32 = 0.9;
-/// How well a shift near the expected one must fit, as a share of the best one's, to be taken.
-const EXPECTED: f32 = 0.8;
+/// Shifts of the coarse search that are looked at closely: those that fit this share as well as the best, and how many.
+const PEAK: f32 = 0.8;
+const PEAKS: usize = 5;
+/// How well another shift must fit, as a share of the best one, to be as likely.
+const RIVAL: f32 = 0.95;
 /// Columns, and share of the expected step, within which a shift is near the expected one.
 const NEAR: f64 = 3.0;
 const NEAR_SHARE: f64 = 0.5;
@@ -59,8 +60,8 @@ pub(super) struct Travel {
     key: Option<Key>,
     /// The newest two places of the belt, in columns, and when they were seen.
     places: VecDeque<(Instant, f64)>,
-    /// Columns per second over the newest step.
-    velocity: f64,
+    /// Columns per second over the newest step; `None` before one was told.
+    velocity: Option<f64>,
 }
 
 impl Travel {
@@ -80,12 +81,12 @@ impl Travel {
             return false;
         };
         let seconds = captured.saturating_duration_since(last).as_secs_f64();
-        let step = self.velocity * seconds;
-        let expected = before + step - key.position;
+        let step = self.velocity.unwrap_or(0.0) * seconds;
+        let expected = self.velocity.map(|_| before + step - key.position);
         let told = shift(key, &fine, &coarse, expected, NEAR + NEAR_SHARE * step.abs());
         let position = told.map_or(before + step, |shift| key.position + f64::from(shift));
         if told.is_some() && seconds > 0.0 {
-            self.velocity = (position - before) / seconds;
+            self.velocity = Some((position - before) / seconds);
         }
         if told.is_none() || (position - key.position).abs() > KEY * columns {
             self.key = Some(Key { fine, coarse, position });
@@ -158,29 +159,44 @@ fn merged(bands: &Bands) -> Bands {
     bands.iter().map(|band| band.chunks_exact(COARSE).map(|columns| columns.iter().sum()).collect()).collect()
 }
 
-/// By how many columns a picture lies further along than the key, preferably within `room` of `expected`; `None` when that is
-/// not clear.
-fn shift(key: &Key, fine: &Bands, coarse: &Bands, expected: f64, room: f64) -> Option<f32> {
+/// By how many columns a picture lies further along than the key. A surface that repeats fits at several shifts: then the one
+/// within `room` of `expected` is taken, and without an expectation, or where none is near, nothing is told.
+fn shift(key: &Key, fine: &Bands, coarse: &Bands, expected: Option<f64>, room: f64) -> Option<f32> {
     let most = ((1.0 - OVERLAP) * coarse[0].len() as f32) as i32;
     let rough = correlations(&key.coarse, coarse, -most..=most);
-    let columns = |index: usize| (index as i32 - most) * COARSE as i32;
-    let fits_best = |among: &mut dyn Iterator<Item = usize>| among.max_by(|a, b| rough[*a].total_cmp(&rough[*b]));
-    let best = fits_best(&mut (0..rough.len()))?;
-    let near = |index: &usize| (f64::from(columns(*index)) - expected).abs() <= room + COARSE as f64;
-    let nearest = fits_best(&mut (0..rough.len()).filter(near)).filter(|near| rough[*near] >= EXPECTED * rough[best]);
-    let chosen = nearest.or_else(|| {
-        let rival =
-            (0..rough.len()).filter(|index| index.abs_diff(best) > 2).map(|index| rough[index]).fold(0.0, f32::max);
-        (rival <= RIVAL * rough[best]).then_some(best)
-    })?;
-    let first = columns(chosen) - COARSE as i32 - 2;
-    let close = correlations(&key.fine, fine, first..=columns(chosen) + COARSE as i32 + 2);
+    let best = rough.iter().copied().fold(0.0, f32::max);
+    let peak = |index: &usize| {
+        let fit = |at: Option<usize>| at.and_then(|at| rough.get(at)).copied().unwrap_or(f32::NEG_INFINITY);
+        let here = rough[*index];
+        here >= PEAK * best && here >= fit(index.checked_sub(1)) && here >= fit(Some(index + 1))
+    };
+    let mut peaks: Vec<usize> = (0..rough.len()).filter(peak).collect();
+    peaks.sort_by(|a, b| rough[*b].total_cmp(&rough[*a]));
+    let columns = |index: &usize| (*index as i32 - most) * COARSE as i32;
+    let mut fits: Vec<(f32, f32)> =
+        peaks.iter().take(PEAKS).filter_map(|peak| refined(key, fine, columns(peak))).collect();
+    fits.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let (first, fit) = *fits.first()?;
+    let like = |other: &&(f32, f32)| other.1 >= RIVAL * fit && (other.0 - first).abs() > COARSE as f32;
+    let rivals = || fits.iter().filter(like);
+    if rivals().next().is_none() {
+        return Some(first);
+    }
+    let far = |shift: f32| expected.map_or(f64::INFINITY, |expected| (f64::from(shift) - expected).abs());
+    let nearest = rivals().map(|(shift, _)| *shift).chain([first]).min_by(|a, b| far(*a).total_cmp(&far(*b)))?;
+    (far(nearest) <= room).then_some(nearest)
+}
+
+/// The best shift about `about` to a fraction of a column, and how well it fits; `None` when that is not clear.
+fn refined(key: &Key, fine: &Bands, about: i32) -> Option<(f32, f32)> {
+    let reach = COARSE as i32 + 2;
+    let close = correlations(&key.fine, fine, about - reach..=about + reach);
     let best = (1..close.len() - 1).max_by(|a, b| close[*a].total_cmp(&close[*b]))?;
     let [left, middle, right] = [close[best - 1], close[best], close[best + 1]];
     let bend = left - 2.0 * middle + right;
     // At the window's end the best one may lie outside: nothing is told.
     let peak = middle >= CLEAR && bend < 0.0 && left <= middle && right <= middle;
-    peak.then(|| (first + best as i32) as f32 + 0.5 * (left - right) / bend)
+    peak.then(|| ((about - reach + best as i32) as f32 + 0.5 * (left - right) / bend, middle))
 }
 
 /// How well `before`, moved on by each of some numbers of columns, fits `now` where they overlap: -1 to 1, and 0 where too
