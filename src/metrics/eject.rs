@@ -75,25 +75,7 @@ impl EjectMetrics {
             )?,
         };
         for output in ["modbus", "mqtt", "webhook", "log"] {
-            for outcome in [
-                "acknowledged",
-                "late_verdict",
-                "late_wakeup",
-                "no_moment",
-                "queue_full",
-                "unacknowledged",
-                "failed",
-                "stopping",
-            ] {
-                metrics.commands.with_label_values(&[output, outcome]);
-            }
-            metrics.acknowledged_late.with_label_values(&[output]);
-            metrics.output_down.with_label_values(&[output]);
-            metrics.output_reconnects.with_label_values(&[output]);
-            for action in ["stop_line", "divert"] {
-                metrics.line_asked.with_label_values(&[output, action]);
-                metrics.line_acknowledged.with_label_values(&[output, action]);
-            }
+            metrics.begin(output);
         }
         for result in ["confirmed", "missed", "false"] {
             metrics.confirmations.with_label_values(&[result]);
@@ -102,5 +84,28 @@ impl EjectMetrics {
             metrics.late_actions.with_label_values(&[action]);
         }
         Ok(metrics)
+    }
+
+    /// Starts at 0 what has the name of an output as label.
+    pub fn begin(&self, output: &str) {
+        for outcome in [
+            "acknowledged",
+            "late_verdict",
+            "late_wakeup",
+            "no_moment",
+            "queue_full",
+            "unacknowledged",
+            "failed",
+            "stopping",
+        ] {
+            self.commands.with_label_values(&[output, outcome]);
+        }
+        self.acknowledged_late.with_label_values(&[output]);
+        self.output_down.with_label_values(&[output]);
+        self.output_reconnects.with_label_values(&[output]);
+        for action in ["stop_line", "divert"] {
+            self.line_asked.with_label_values(&[output, action]);
+            self.line_acknowledged.with_label_values(&[output, action]);
+        }
     }
 }

@@ -217,6 +217,49 @@ fn what_the_sensor_saw_is_matched_to_the_verdicts_and_the_speed_is_the_encoders(
 }
 
 #[test]
+fn a_plc_that_is_away_at_first_is_served_when_it_comes_however_slow_its_heart_beats() {
+    let port = free_port();
+    let plc_alone = format!("kind = 'modbus'\naddress = '127.0.0.1:{port}'\npulse = '30ms'\nheartbeat = 100");
+    let output = format!("{plc_alone}\nevery = '1s'\ntolerance = '60ms'\non_late = 'alarm'");
+    let metrics = Metrics::new().unwrap();
+    let (ejector, running) = start(&settings("coil = 0", &output), &metrics);
+    thread::sleep(Duration::from_millis(1500)); // it is away
+    ejector.act(&verdict(0, Action::Reject), Instant::now(), None);
+    all_ended(&metrics, "modbus", 1);
+    assert_eq!(metrics.eject.output_down.with_label_values(&["modbus"]).get(), 1);
+    let Some(plc) = plc(port) else { return };
+    until("the heart beats", Duration::from_secs(5), || plc.count("register 100 ") >= 1);
+    ejector.act(&verdict(1, Action::Reject), Instant::now(), None);
+    all_ended(&metrics, "modbus", 2);
+    assert!(ended(&metrics, "modbus").contains(&("acknowledged".into(), 1)), "{:?}", ended(&metrics, "modbus"));
+    assert_eq!(metrics.eject.output_down.with_label_values(&["modbus"]).get(), 0);
+    running.close();
+}
+
+#[test]
+fn of_two_plcs_the_one_that_is_away_is_the_one_that_is_down() {
+    let (port, nobody) = (free_port(), free_port());
+    let Some(plc) = plc(port) else { return };
+    let second = format!("kind = 'modbus'\naddress = '127.0.0.1:{nobody}'\npulse = '30ms'\nheartbeat = 100");
+    let more = "tolerance = '60ms'\non_late = 'alarm'";
+    let text = described(port, "coil = 0", &format!("{more}\n[[output]]\n{second}\n{more}"));
+    let metrics = Metrics::new().unwrap();
+    let (ejector, running) = start(&text, &metrics);
+    until("the heart beats", Duration::from_secs(5), || plc.count("register 100 ") >= 2);
+    ejector.act(&verdict(1, Action::Reject), Instant::now(), None);
+    until("both have ended", Duration::from_secs(3), || {
+        let all = metrics.text();
+        let ends = all.lines().filter(|line| line.starts_with("beltsight_eject_commands_total{"));
+        ends.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum::<u64>() == 2
+    });
+    let down = |name: &str| metrics.eject.output_down.with_label_values(&[name]).get();
+    assert_eq!((down("modbus"), down("modbus-2")), (0, 1));
+    assert_eq!(ended(&metrics, "modbus"), [("acknowledged".to_string(), 1)]);
+    assert_eq!(ended(&metrics, "modbus-2"), [("failed".to_string(), 1)]);
+    running.close();
+}
+
+#[test]
 fn a_register_of_the_plc_opens_and_closes_lots_once_each_over_broken_connections_and_restarts() {
     let (port, folder) = (free_port(), tempfile::tempdir().unwrap());
     let Some(mut first) = plc(port) else { return };

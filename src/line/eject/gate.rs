@@ -3,7 +3,10 @@
 //! Invariant: a due time comes from the moment of CAPTURE, never from the moment of the verdict, so that slow thinking
 //! makes a command late but never wrong.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use serde::{Deserialize, Deserializer, de::Error};
 
@@ -83,6 +86,8 @@ impl<'de> Deserialize<'de> for GateSpeed {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(try_from = "toml::Table")]
 pub struct OutputPolicy {
+    /// What it is called in metrics, log and record; see [`EjectSettings::names`].
+    pub name: Option<String>,
     /// A command that is not acknowledged this long after its due time is late.
     pub tolerance: Duration,
     /// What a late or failed command leads to.
@@ -100,6 +105,7 @@ impl TryFrom<toml::Table> for OutputPolicy {
             |key: &str| table.remove(key).ok_or_else(|| toml::de::Error::custom(format!("{key} is missing")));
         let (tolerance, on_late) = (taken("tolerance")?, taken("on_late")?);
         Ok(Self {
+            name: table.remove("name").map(toml::Value::try_into).transpose()?,
             tolerance: humantime_serde::deserialize(tolerance)?,
             on_late: on_late.try_into()?,
             output: table.try_into()?,
@@ -159,6 +165,20 @@ impl EjectorGate {
 }
 
 impl EjectSettings {
+    /// What the outputs are called in metrics, log and record: as `name` says, else by their kind, the second of a kind
+    /// `mqtt-2`.
+    pub fn names(&self) -> Vec<Arc<str>> {
+        let kind = |index: usize| self.output[index].output.kind();
+        let named = |(index, policy): (usize, &OutputPolicy)| match &policy.name {
+            Some(name) => name.as_str().into(),
+            None => match (0..=index).filter(|before| kind(*before) == kind(index)).count() {
+                1 => kind(index).into(),
+                place => format!("{}-{place}", kind(index)).into(),
+            },
+        };
+        self.output.iter().enumerate().map(named).collect()
+    }
+
     /// Refuses what could let a wrong item pass in silence. `cameras` are the names of all cameras.
     ///
     /// # Errors
@@ -175,7 +195,7 @@ impl EjectSettings {
             if gate.speed == GateSpeed::Given(0.0) || gate.scale <= 0.0 {
                 return Err(format!("eject.gate {name}: speed must not be 0 and scale must be above 0"));
             }
-            let modbus = self.output.iter().any(|policy| policy.output.name() == "modbus");
+            let modbus = self.output.iter().any(|policy| policy.output.kind() == "modbus");
             if gate.confirm.is_some_and(|sensor| sensor.input.is_some() && !modbus) {
                 return Err(format!("eject.gate {name}: confirm.input needs an output of the kind modbus"));
             }
@@ -211,7 +231,13 @@ impl EjectSettings {
                     .into(),
             );
         }
-        for policy in &self.output {
+        let names = self.names();
+        for (policy, name) in self.output.iter().zip(&names) {
+            if name.is_empty() || names.iter().filter(|other| *other == name).count() > 1 {
+                return Err(format!(
+                    "eject.output: {name:?} is no name, or that of two outputs; name must tell them apart"
+                ));
+            }
             let able =
                 policy.on_late.asks().is_none_or(|action| self.output.iter().any(|other| other.output.can(action)));
             if !able {
@@ -312,6 +338,8 @@ pub(super) mod tests {
             ("'sene'", "'1.25m/s'", "m/s"),
             ("'nanmm'", "'1500mm'", "mm"),
             ("'stop_line'", "'alarm'", "no output can stop_line"),
+            ("name = ''\non_late", "on_late", "name"),
+            ("name = 7\non_late", "on_late", "string"),
             ("kid", "kind", "kind"),
             ("distnace", "distance", "distance"),
             ("delay = '20ms'\nspede", "delay", "spede"),
@@ -321,6 +349,22 @@ pub(super) mod tests {
             assert!(said.contains(why), "{wrong}: {said}");
         }
         assert!(toml::from_str::<EjectSettings>(TEXT).unwrap().check(&["belt", "second"]).is_err());
+    }
+
+    #[test]
+    fn outputs_are_called_by_kind_and_place_or_as_they_are_named_and_no_two_the_same() {
+        let log = |more: &str| format!("[[output]]\nkind = 'log'\ntolerance = '8ms'\non_late = 'alarm'\n{more}\n");
+        let webhook = "[[output]]\nkind = 'webhook'\nurl = 'http://gate/'\nsecret_file = ''
+            tolerance = '8ms'\non_late = 'alarm'\n";
+        let with = |more: [&str; 3]| -> EjectSettings {
+            toml::from_str(&format!("{TEXT}\n{}{}{webhook}{}", log(more[0]), log(more[1]), log(more[2]))).unwrap()
+        };
+        let names = |settings: &EjectSettings| settings.names().iter().map(|n| n.to_string()).collect::<Vec<_>>();
+        let settings = with(["", "name = 'trial'", ""]);
+        assert_eq!(names(&settings), ["log", "log-2", "trial", "webhook", "log-4"]);
+        assert_eq!(settings.check(&["belt"]), Ok(()));
+        let why = with(["", "", "name = 'log-2'"]).check(&["belt"]).unwrap_err();
+        assert!(why.contains("log-2"), "{why}");
     }
 
     #[test]

@@ -41,8 +41,8 @@ pub(super) enum TimekeeperMessage {
 /// What every end leads to: counts, log, and the line's stop.
 #[derive(Clone)]
 pub(super) struct EjectOutcomes {
-    /// Each output and its `on_late`.
-    pub outputs: Arc<[(output::OutputSettings, OnLate)]>,
+    /// Each output's name, the output, and its `on_late`.
+    pub outputs: Arc<[(Arc<str>, output::OutputSettings, OnLate)]>,
     /// What outputs are to ask of the line.
     pub requests: watch::Sender<LineRequests>,
     pub metrics: Metrics,
@@ -52,13 +52,12 @@ pub(super) struct EjectOutcomes {
 
 impl EjectOutcomes {
     pub fn late(&self, output: usize, why: &LateReason, subject: &Subject) {
-        let (output, on_late) = &self.outputs[output];
-        let name = output.name();
+        let (name, _, on_late) = &self.outputs[output];
         tracing::error!(
             gate = &*subject.gate,
             camera = subject.camera,
             track = subject.track,
-            output = name,
+            output = &**name,
             action = subject.action.name(),
             on_late = on_late.name(),
             "a command is late: {why}"
@@ -67,11 +66,11 @@ impl EjectOutcomes {
             gate: subject.gate.to_string(),
             camera: subject.camera.clone(),
             track: subject.track,
-            output: name.into(),
+            output: name.to_string(),
             why: why.to_string(),
             led_to: on_late.name().into(),
         });
-        self.metrics.eject.commands.with_label_values(&[name, why.name()]).inc();
+        self.metrics.eject.commands.with_label_values(&[&**name, why.name()]).inc();
         self.metrics.eject.late_actions.with_label_values(&[on_late.name()]).inc();
         if let Some(action) = on_late.asks() {
             let Subject { gate, camera, track, .. } = subject;
@@ -82,7 +81,7 @@ impl EjectOutcomes {
     /// Nobody looks at the belt before `camera`'s gates: every output's `on_late`, once each.
     pub fn blind(&self, camera: &str, why: &str) {
         let mut actions: Vec<OnLate> = Vec::new();
-        for (_, on_late) in &*self.outputs {
+        for (.., on_late) in &*self.outputs {
             if !actions.contains(on_late) {
                 actions.push(*on_late);
             }
@@ -95,9 +94,19 @@ impl EjectOutcomes {
         }
     }
 
+    /// The task of an output panicked and starts anew: the output's `on_late`, as if a command were late.
+    pub fn broke(&self, output: usize) {
+        let (name, _, on_late) = &self.outputs[output];
+        tracing::error!(output = &**name, on_late = on_late.name(), "an output broke down and starts anew");
+        self.metrics.eject.late_actions.with_label_values(&[on_late.name()]).inc();
+        if let Some(action) = on_late.asks() {
+            self.ask(action, format!("the output {name} broke down"));
+        }
+    }
+
     fn ask(&self, action: LineAction, why: String) {
-        for (able, _) in self.outputs.iter().filter(|(output, _)| output.can(action)) {
-            self.metrics.eject.line_asked.with_label_values(&[able.name(), action.name()]).inc();
+        for (able, ..) in self.outputs.iter().filter(|(_, output, _)| output.can(action)) {
+            self.metrics.eject.line_asked.with_label_values(&[&**able, action.name()]).inc();
         }
         self.requests.send_modify(|requests| {
             match action {
@@ -255,7 +264,7 @@ impl Timekeeper {
     fn reported(&mut self, report: CommandReport) {
         let CommandReport { id, output, at, result } = report;
         let Some(late) = self.plan.reported(id, output, at, result) else { return };
-        let (name, metrics) = (self.outcomes.outputs[output].0.name(), &self.outcomes.metrics);
+        let (name, metrics) = (&*self.outcomes.outputs[output].0, &self.outcomes.metrics);
         metrics.eject.commands.with_label_values(&[name, "acknowledged"]).inc();
         metrics.eject.acknowledged_late.with_label_values(&[name]).observe(late.as_secs_f64());
     }

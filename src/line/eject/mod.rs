@@ -4,7 +4,8 @@
 //!
 //! Invariants: every reject and every divert ends as exactly one command per output, acknowledged in time or late; a
 //! late one is logged, counted, and leads to what `on_late` says; so does a camera that no longer sees its belt; `act` never
-//! waits; a speed that was measured long ago is not a speed; where it is measured, what waits follows the belt.
+//! waits; a speed that was measured long ago is not a speed; where it is measured, what waits follows the belt; a
+//! thread that panics here ends the process, and an output that does is down, asks what `on_late` says, and starts anew.
 
 use std::{
     io,
@@ -12,14 +13,14 @@ use std::{
         Arc, Mutex, PoisonError,
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
-    thread::{self, JoinHandle},
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::priority;
+use super::{priority, vital};
 use crate::{
     domain::{Action, Verdict},
     line::eject::output::{EjectorCommand, LineRequests, OutputNotice, SensedGate, Subject},
@@ -99,15 +100,19 @@ impl Ejector {
             input: gate.confirm.as_ref().and_then(|sensor| sensor.input),
         };
         let receiver = ejector.clone();
+        let outlets = settings.output.iter().zip(settings.names());
         let (senders, outputs) = output::start(
-            settings.output.iter().map(|policy| policy.output.clone()).collect(),
+            outlets.map(|(policy, name)| (name, policy.output.clone())).collect(),
             settings.gate.iter().filter(|gate| gate.confirm.is_some()).map(sensed).collect(),
             &ejector.0.outcomes.requests.subscribe(),
             move |notice| receiver.receive(notice),
             metrics,
-            priority::real_time,
             stop.clone(),
         )?;
+        let outputs = vital::thread("outputs".into(), move || {
+            priority::real_time();
+            outputs();
+        })?;
         let keeper = ejector.keep(&settings, received, senders)?;
         let messages = ejector.0.messages.clone();
         Ok((ejector, EjectorThreads { messages, keeper, outputs, stop }))
@@ -119,7 +124,8 @@ impl Ejector {
         tell: Arc<dyn Fn(Event) + Send + Sync>,
     ) -> (Self, Receiver<TimekeeperMessage>) {
         let (messages, received) = sync_channel(settings.queue * (1 + settings.output.len()));
-        let outputs = settings.output.iter().map(|policy| (policy.output.clone(), policy.on_late)).collect();
+        let outputs = settings.output.iter().zip(settings.names());
+        let outputs = outputs.map(|(policy, name)| (name, policy.output.clone(), policy.on_late)).collect();
         let requests = watch::Sender::new(LineRequests::default());
         let outcomes = EjectOutcomes { outputs, requests, metrics: metrics.clone(), tell };
         let gates = settings.gate.iter().map(|gate| (gate.clone(), gate.name.as_str().into())).collect();
@@ -137,7 +143,7 @@ impl Ejector {
     ) -> io::Result<JoinHandle<()>> {
         let plan = EjectPlan::new(settings.queue, settings.output.iter().map(|policy| policy.tolerance).collect());
         let keeper = Timekeeper::new(settings, plan, senders, self.0.outcomes.clone());
-        thread::Builder::new().name("eject".into()).spawn(move || {
+        vital::thread("eject".into(), move || {
             priority::real_time();
             keeper.run(&received);
         })
@@ -212,6 +218,7 @@ impl Ejector {
     /// Takes in what an output tells, on its thread.
     fn receive(&self, notice: OutputNotice) {
         match notice {
+            OutputNotice::Broke { output } => self.0.outcomes.broke(output),
             // An answer that finds no place leaves its command unacknowledged, which is the safe side.
             OutputNotice::Report(report) => drop(self.0.messages.try_send(TimekeeperMessage::Report(report))),
             OutputNotice::Pulse { gate, at } => {
