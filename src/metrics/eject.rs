@@ -92,6 +92,7 @@ impl EjectMetrics {
             "acknowledged",
             "late_verdict",
             "late_wakeup",
+            "late_speed",
             "no_moment",
             "queue_full",
             "unacknowledged",

@@ -18,6 +18,10 @@ use crate::{
 
 /// Longest way from capture to a gate that is believed; more is a wrong geometry or a standing belt.
 const LONGEST: f64 = 600.0;
+/// Longest time that a setting may ask for: moments so far ahead have no place on the clock.
+const LONGEST_SETTING: Duration = Duration::from_secs(24 * 3600);
+/// Fastest belt that is believed, in m/s.
+const FASTEST: f64 = 100.0;
 
 /// Acting on verdicts: the gates, and the outputs that move them.
 #[derive(Clone, Debug, Deserialize)]
@@ -48,6 +52,9 @@ pub struct EjectorGate {
     pub actions: Vec<Action>,
     /// The belt's speed at the gate.
     pub speed: GateSpeed,
+    /// A measured or seen speed above this, in m/s, is none, `"2.5m/s"`. Absent: twice `speed`, where that is a number.
+    #[serde(deserialize_with = "metres_per_second", default)]
+    pub max_speed: Option<f64>,
     /// What a pixel is on the belt, `"2.1mm/px"`.
     #[serde(deserialize_with = "millimetres_per_pixel")]
     pub scale: f64,
@@ -69,7 +76,8 @@ pub struct EjectorGate {
 /// Where the belt's speed at a gate comes from.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum GateSpeed {
-    /// It is `"1.25m/s"`, or what an encoder says; below 0 where items move towards smaller x, which an encoder can't tell.
+    /// It is `"1.25m/s"`, or what an encoder says; below 0 where items move towards smaller x, which an encoder can't tell:
+    /// it counts up while items come to the gate, and down while the belt runs backwards.
     Given(f64),
     /// `"seen"`: it is taken from the gate's camera's own pictures.
     Seen,
@@ -146,11 +154,48 @@ impl OnLate {
 }
 
 impl EjectorGate {
+    /// The speed in m/s above which a reading is none.
+    pub fn max_speed(&self) -> f64 {
+        self.max_speed.unwrap_or(match self.speed {
+            GateSpeed::Given(given) => 2.0 * given.abs(),
+            GateSpeed::Seen => FASTEST,
+        })
+    }
+
+    /// The way in metres from an item to the gate along the belt, where the belt's direction is given; below 0 for an item
+    /// that has passed it. `None` when it is so long that the geometry must be wrong.
+    pub fn ahead(&self, region: Region) -> Option<f64> {
+        let GateSpeed::Given(given) = self.speed else { return None };
+        let ahead = self.way(region) * given.signum() / 1e3;
+        (ahead.abs() <= LONGEST * given.abs()).then_some(ahead)
+    }
+
+    /// From an item's centre to the gate in mm, towards larger x.
+    fn way(&self, region: Region) -> f64 {
+        self.distance - f64::from(region.centre().0) * self.scale
+    }
+
+    /// Refuses times and speeds that no clock holds and no belt has.
+    fn check_numbers(&self) -> Result<(), String> {
+        let times =
+            [Some(self.delay), self.confirm.map(|sensor| sensor.after), self.confirm.map(|sensor| sensor.window)];
+        if times.into_iter().flatten().any(|time| time > LONGEST_SETTING) {
+            return Err("delay, after and window must be at most a day".into());
+        }
+        let given = match self.speed {
+            GateSpeed::Given(given) => given.abs(),
+            GateSpeed::Seen => 0.0,
+        };
+        if given > FASTEST || self.max_speed.is_some_and(|max| max <= 0.0 || max < given || max > FASTEST) {
+            return Err(format!("max_speed must be above 0 and no less than speed, and both at most {FASTEST} m/s"));
+        }
+        Ok(())
+    }
+
     /// When the command must leave so that the gate has moved when the item's centre arrives; `speed` in m/s. `None`
     /// when there is no such moment: the belt stands, runs away from the gate, or a number is not finite.
     pub fn due(&self, captured: Instant, region: Region, speed: f64) -> Option<Instant> {
-        let way = self.distance - f64::from(region.centre().0) * self.scale; // mm, signed like the speed
-        let travel = way / (speed * 1e3);
+        let travel = self.way(region) / (speed * 1e3); // both signed
         let runs = match self.speed {
             GateSpeed::Given(given) => speed * given > 0.0,
             GateSpeed::Seen => speed != 0.0,
@@ -195,6 +240,7 @@ impl EjectSettings {
             if gate.speed == GateSpeed::Given(0.0) || gate.scale <= 0.0 {
                 return Err(format!("eject.gate {name}: speed must not be 0 and scale must be above 0"));
             }
+            gate.check_numbers().map_err(|why| format!("eject.gate {name}: {why}"))?;
             let modbus = self.output.iter().any(|policy| policy.output.kind() == "modbus");
             if gate.confirm.is_some_and(|sensor| sensor.input.is_some() && !modbus) {
                 return Err(format!("eject.gate {name}: confirm.input needs an output of the kind modbus"));
@@ -238,6 +284,9 @@ impl EjectSettings {
                     "eject.output: {name:?} is no name, or that of two outputs; name must tell them apart"
                 ));
             }
+            if policy.tolerance > LONGEST_SETTING {
+                return Err(format!("eject.output {name}: tolerance must be at most a day"));
+            }
             let able =
                 policy.on_late.asks().is_none_or(|action| self.output.iter().any(|other| other.output.can(action)));
             if !able {
@@ -252,6 +301,10 @@ impl EjectSettings {
 fn quantity<E: Error>(text: &str, unit: &str) -> Result<f64, E> {
     let number = text.strip_suffix(unit).and_then(|number| number.trim().parse().ok());
     number.filter(|n: &f64| n.is_finite()).ok_or_else(|| E::custom(format!("{text:?} is not a number of {unit}")))
+}
+
+fn metres_per_second<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    quantity(&String::deserialize(deserializer)?, "m/s").map(Some)
 }
 
 fn millimetres_per_pixel<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
@@ -338,6 +391,11 @@ pub(super) mod tests {
             ("'sene'", "'1.25m/s'", "m/s"),
             ("'nanmm'", "'1500mm'", "mm"),
             ("'stop_line'", "'alarm'", "no output can stop_line"),
+            ("'1m/s'\nmax_speed = '0.9m/s'", "'1.25m/s'", "max_speed"),
+            ("'1m/s'\nmax_speed = '-2m/s'", "'1.25m/s'", "max_speed"),
+            ("'1e9m/s'", "'1.25m/s'", "100 m/s"),
+            ("'99years'", "'20ms'", "at most a day"),
+            ("'99years'", "'8ms'", "at most a day"),
             ("name = ''\non_late", "on_late", "name"),
             ("name = 7\non_late", "on_late", "string"),
             ("kid", "kind", "kind"),
@@ -365,6 +423,16 @@ pub(super) mod tests {
         assert_eq!(settings.check(&["belt"]), Ok(()));
         let why = with(["", "", "name = 'log-2'"]).check(&["belt"]).unwrap_err();
         assert!(why.contains("log-2"), "{why}");
+    }
+
+    #[test]
+    fn a_speed_that_no_setting_allows_is_twice_the_belts_own() {
+        assert_eq!(gate().max_speed(), 2.5);
+        let gate = EjectorGate { max_speed: Some(4.0), speed: GateSpeed::Given(-2.0), distance: -500.0, ..gate() };
+        assert_eq!(gate.max_speed(), 4.0);
+        assert_eq!(gate.ahead(at(250)), Some(1.0), "it comes towards smaller x");
+        assert_eq!(EjectorGate { distance: 700.0, ..gate.clone() }.ahead(at(250)), Some(-0.2), "it has passed");
+        assert_eq!(EjectorGate { distance: -1e9, ..gate }.ahead(at(250)), None, "nobody builds that");
     }
 
     #[test]

@@ -16,13 +16,15 @@ use super::{
     plan::{EjectOrder, EjectPlan, EjectStep, LateReason},
 };
 use crate::{
-    line::eject::output::{self, CommandReport, EjectorCommand, LineAction, LineRequests, Subject},
+    line::eject::output::{self, CommandReport, EjectorCommand, LineAction, LineRequests, SPEED_COUNTS, Subject},
     metrics::Metrics,
     store::Event,
 };
 
 /// When stopping, orders have this long to come due.
 const LAST_ORDERS: Duration = Duration::from_secs(5);
+/// After this, what a standing belt holds would have passed its sensor, too.
+const FOREVER: Duration = Duration::from_secs(10_000_000_000);
 
 /// What the timekeeper is sent.
 pub(super) enum TimekeeperMessage {
@@ -32,7 +34,7 @@ pub(super) enum TimekeeperMessage {
     Report(CommandReport),
     /// The sensor after the gate of this index saw something.
     Pulse(usize, Instant),
-    /// The belt runs at so many m/s, without its sign, where that is measured.
+    /// The belt ran at so many m/s at that moment, below 0 backwards, where that is measured.
     Speed(f64, Instant),
     /// End when everything has ended.
     Stop,
@@ -148,8 +150,8 @@ pub(super) struct Timekeeper {
     senders: Vec<mpsc::Sender<EjectorCommand>>,
     gates: Vec<GateState>,
     outcomes: EjectOutcomes,
-    /// The belt's last measured speed in m/s, without its sign.
-    speed: Option<f64>,
+    /// The belt's last measured speed in m/s, below 0 backwards, and when it was measured.
+    speed: Option<(f64, Instant)>,
 }
 
 impl Timekeeper {
@@ -173,6 +175,7 @@ impl Timekeeper {
         loop {
             self.send_and_end();
             let now = Instant::now();
+            self.forget_speed(now);
             self.miss(now);
             let expected = self.gates.iter().filter_map(|gate| gate.sensor.as_ref()?.next()).min();
             if last.is_some() && self.plan.is_empty() && expected.is_none() {
@@ -181,9 +184,10 @@ impl Timekeeper {
             if last.is_some_and(|last| now > last) {
                 self.plan.give_up();
                 self.send_and_end();
-                return self.miss(now + Duration::from_secs(3600));
+                return self.miss(now + FOREVER);
             }
-            let wake = [self.plan.next(), expected, last].into_iter().flatten().min();
+            let forgets = self.speed.filter(|_| self.plan.follows()).map(|(_, at)| at + SPEED_COUNTS);
+            let wake = [self.plan.next(), expected, last, forgets].into_iter().flatten().min();
             let message = match wake {
                 Some(at) => received.recv_timeout(at.saturating_duration_since(now)),
                 None => received.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -197,7 +201,7 @@ impl Timekeeper {
                     }
                 }
                 Ok(TimekeeperMessage::Speed(speed, at)) => {
-                    self.speed = Some(speed);
+                    self.speed = Some((speed, at));
                     self.retime(at);
                 }
                 Ok(TimekeeperMessage::Stop) => last = Some(Instant::now() + LAST_ORDERS),
@@ -253,12 +257,27 @@ impl Timekeeper {
 
     /// Lets what waits come by at the speed that the belt has had since `at`.
     fn retime(&mut self, at: Instant) {
-        let Some(speed) = self.speed else { return };
+        let Some((speed, _)) = self.speed else { return };
         for (gate, subject, hit) in self.plan.retime(speed, at) {
             if let Some(sensor) = &mut self.gates[gate].sensor {
                 sensor.moved(&subject, hit);
             }
         }
+    }
+
+    /// A speed that was measured long ago is none: what waits by it is late, before it meets another item.
+    fn forget_speed(&mut self, now: Instant) {
+        if self.speed.is_some_and(|(_, at)| now < at + SPEED_COUNTS) || !self.plan.follows() {
+            return;
+        }
+        self.speed = None;
+        for (gate, subject) in self.plan.lose_speed() {
+            let GateState { name, sensor, .. } = &mut self.gates[gate];
+            if let Some(outcome) = sensor.as_mut().and_then(|sensor| sensor.lost(&subject)) {
+                self.outcomes.confirmed(&outcome, name);
+            }
+        }
+        self.send_and_end();
     }
 
     fn reported(&mut self, report: CommandReport) {

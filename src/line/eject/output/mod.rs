@@ -39,6 +39,9 @@ use webhook::WebhookSender;
 /// Commands that may wait for one output. At 800 items a minute more than a few means that it hangs.
 const QUEUE: usize = 64;
 
+/// A measured speed of the belt counts this long.
+pub const SPEED_COUNTS: Duration = Duration::from_secs(2);
+
 /// After `stop`, outputs whose commands' sender is gone have this long to lower what they raised.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -201,7 +204,7 @@ pub enum OutputNotice {
     },
     /// The belt's speed.
     Speed {
-        /// In m/s; NaN where the other side talks nonsense.
+        /// In m/s, below 0 where the belt runs backwards; NaN where the other side talks nonsense.
         metres_per_second: f64,
         /// When.
         at: Instant,

@@ -20,7 +20,7 @@ use tokio_modbus::{
     client::{Context, Reader, Writer, tcp},
 };
 
-use super::{EjectorCommand, LineAction, Outlet, OutputNotice, Target};
+use super::{EjectorCommand, LineAction, Outlet, OutputNotice, SPEED_COUNTS, Target};
 
 /// Longest pause between two attempts to connect: every item until then is late.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
@@ -48,7 +48,7 @@ pub struct Modbus {
     /// Time between two heartbeats.
     #[serde(with = "humantime_serde", default = "beat")]
     pub every: Duration,
-    /// The input register that holds the belt's speed in mm/s; read with each heartbeat.
+    /// The input register that holds the belt's speed in mm/s, signed, below 0 while the belt runs backwards; read with each heartbeat.
     pub speed: Option<u16>,
     /// The input register that holds the lot's number, 0 for none; read with each heartbeat.
     pub lot: Option<u16>,
@@ -86,6 +86,9 @@ impl Modbus {
         let times = [self.pulse, self.every, self.poll];
         if times.iter().any(|time| time.is_zero() || *time > LONGEST_TIME) {
             return Err("modbus: pulse, every and poll must be longer than 0, and at most an hour".into());
+        }
+        if self.speed.is_some() && self.every >= SPEED_COUNTS {
+            return Err("modbus: every must be shorter than 2s where speed is read with each heartbeat".into());
         }
         Ok(())
     }
@@ -265,9 +268,8 @@ impl Plc {
             tracing::error!("the heartbeat was refused: {why}");
         }
         if let Some(speed) = self.read_input("belt's speed", self.settings.speed).await {
-            let notice =
-                OutputNotice::Speed { metres_per_second: f64::from(speed) / 1e3, at: std::time::Instant::now() };
-            (self.outlet.notify)(notice);
+            let metres_per_second = f64::from(speed.cast_signed()) / 1e3;
+            (self.outlet.notify)(OutputNotice::Speed { metres_per_second, at: std::time::Instant::now() });
         }
         if let Some(lot) = self.read_input("lot", self.settings.lot).await {
             let name = if lot == 0 { String::new() } else { lot.to_string() };
