@@ -24,3 +24,4 @@ pub mod record;
 pub mod outage;
 pub mod priority;
 pub mod settings;
+pub mod vital;

@@ -81,31 +81,37 @@ impl EjectMetrics {
     /// series never fires.
     fn begin_closed(&self) {
         for output in ["modbus", "mqtt", "webhook", "log"] {
-            for outcome in [
-                "acknowledged",
-                "late_verdict",
-                "late_wakeup",
-                "no_moment",
-                "queue_full",
-                "unacknowledged",
-                "failed",
-                "stopping",
-            ] {
-                self.commands.with_label_values(&[output, outcome]);
-            }
-            self.acknowledged_late.with_label_values(&[output]);
-            self.output_down.with_label_values(&[output]);
-            self.output_reconnects.with_label_values(&[output]);
-            for action in ["stop_line", "divert"] {
-                self.line_asked.with_label_values(&[output, action]);
-                self.line_acknowledged.with_label_values(&[output, action]);
-            }
+            self.begin(output);
         }
         for result in ["confirmed", "missed", "false"] {
             self.confirmations.with_label_values(&[result]);
         }
         for action in ["stop_line", "divert", "alarm"] {
             self.late_actions.with_label_values(&[action]);
+        }
+    }
+
+    /// Starts at 0 what has the name of an output as label.
+    pub fn begin(&self, output: &str) {
+        for outcome in [
+            "acknowledged",
+            "late_verdict",
+            "late_wakeup",
+            "late_speed",
+            "no_moment",
+            "queue_full",
+            "unacknowledged",
+            "failed",
+            "stopping",
+        ] {
+            self.commands.with_label_values(&[output, outcome]);
+        }
+        self.acknowledged_late.with_label_values(&[output]);
+        self.output_down.with_label_values(&[output]);
+        self.output_reconnects.with_label_values(&[output]);
+        for action in ["stop_line", "divert"] {
+            self.line_asked.with_label_values(&[output, action]);
+            self.line_acknowledged.with_label_values(&[output, action]);
         }
     }
 }

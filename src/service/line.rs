@@ -28,6 +28,7 @@ use crate::{
         outage::CameraOutage,
         priority,
         record::Recorder,
+        vital,
     },
     metrics::Metrics,
     store::Store,
@@ -127,12 +128,12 @@ fn start_camera(
         metrics: line.metrics.clone(),
     };
     let (sink, stopped) = (frames.clone(), stopped.clone());
-    let camera = vital(format!("camera-{name}"), move || {
+    let camera = vital::thread(format!("camera-{name}"), move || {
         priority::set(priority::BELT);
         camera::run(&config, &sink, &stopped, &|event| watch.on(event));
     })?;
     let (line, view, stop) = (line.clone(), view.clone(), stop.clone());
-    let inspector = vital(format!("line-{name}"), move || inspect::run(&line, &view, &frames, &stop))?;
+    let inspector = vital::thread(format!("line-{name}"), move || inspect::run(&line, &view, &frames, &stop))?;
     Ok([camera, inspector])
 }
 
@@ -184,16 +185,6 @@ impl CameraWatch {
             }
         }
     }
-}
-
-/// A thread without which items pass unjudged. One that panics ends the process, after the panic's own words: the PLC misses
-/// the heartbeat, and systemd restarts the service.
-fn vital(name: String, work: impl FnOnce() + Send + 'static) -> std::io::Result<thread::JoinHandle<()>> {
-    thread::Builder::new().name(name).spawn(|| {
-        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err() {
-            std::process::abort();
-        }
-    })
 }
 
 /// The runtime in which the belt's verdicts are waited for, apart from HTTP. A task may not drop a runtime, as an error

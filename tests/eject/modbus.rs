@@ -203,17 +203,101 @@ fn what_the_sensor_saw_is_matched_to_the_verdicts_and_the_speed_is_the_encoders(
         plc.count("register 7 ") > 14
     });
     assert_eq!(plc.count("register 7 15"), 1);
-    // A belt that stands has no moment, nor has one whose speed nobody tells.
+    // What is judged while the belt stands is held until it runs on.
     let lost = metrics.eject.commands.with_label_values(&["modbus", "no_moment"]);
-    let before = lost.get();
+    let (before, commands) = (lost.get(), plc.count("register 7 "));
     plc.tell("speed 5 0");
     until("the speed is read", Duration::from_secs(5), || metrics.eject.belt_speed.get() == 0.0);
     ejector.act(&verdict(15, Action::Reject), Instant::now(), None);
+    thread::sleep(Duration::from_millis(2500)); // the PLC goes on saying that it stands
+    assert_eq!((lost.get(), plc.count("register 7 ")), (before, commands), "it is neither late nor sent");
+    plc.tell("speed 5 1000");
+    until("the command is there", Duration::from_secs(2), || plc.count("register 7 ") == commands + 1);
+    // What waits while nobody tells the speed any more has no moment, nor has what is judged then.
+    plc.tell("speed 5 0");
+    until("the speed is read", Duration::from_secs(5), || metrics.eject.belt_speed.get() == 0.0);
+    ejector.act(&verdict(16, Action::Reject), Instant::now(), None);
     drop(plc);
     thread::sleep(Duration::from_millis(2300));
-    ejector.act(&verdict(16, Action::Reject), Instant::now(), None);
+    assert_eq!(lost.get(), before + 1, "what is held is late when the encoder is lost");
+    ejector.act(&verdict(17, Action::Reject), Instant::now(), None);
     running.close();
     assert_eq!(lost.get(), before + 2);
+}
+
+#[test]
+fn a_plc_that_is_away_at_first_is_served_when_it_comes_however_slow_its_heart_beats() {
+    let port = free_port();
+    let plc_alone = format!("kind = 'modbus'\naddress = '127.0.0.1:{port}'\npulse = '30ms'\nheartbeat = 100");
+    let output = format!("{plc_alone}\nevery = '1s'\ntolerance = '60ms'\non_late = 'alarm'");
+    let metrics = Metrics::new().unwrap();
+    let (ejector, running) = start(&settings("coil = 0", &output), &metrics);
+    thread::sleep(Duration::from_millis(1500)); // it is away
+    ejector.act(&verdict(0, Action::Reject), Instant::now(), None);
+    all_ended(&metrics, "modbus", 1);
+    assert_eq!(metrics.eject.output_down.with_label_values(&["modbus"]).get(), 1);
+    let Some(plc) = plc(port) else { return };
+    until("the heart beats", Duration::from_secs(5), || plc.count("register 100 ") >= 1);
+    ejector.act(&verdict(1, Action::Reject), Instant::now(), None);
+    all_ended(&metrics, "modbus", 2);
+    assert!(ended(&metrics, "modbus").contains(&("acknowledged".into(), 1)), "{:?}", ended(&metrics, "modbus"));
+    assert_eq!(metrics.eject.output_down.with_label_values(&["modbus"]).get(), 0);
+    running.close();
+}
+
+#[test]
+fn a_belt_that_runs_backwards_or_impossibly_fast_brings_nothing_to_its_gate() {
+    let port = free_port();
+    let Some(mut plc) = plc(port) else { return };
+    let text = described(port, "register = 7", "speed = 5\ntolerance = '60ms'\non_late = 'alarm'");
+    let metrics = Metrics::new().unwrap();
+    let (ejector, running) = start(&text, &metrics);
+    let commands = |plc: &Running| plc.count("register 7 ");
+    let read = |speed: f64| {
+        until("the speed is read", Duration::from_secs(5), || metrics.eject.belt_speed.get() == speed);
+    };
+    plc.tell("speed 5 50");
+    read(0.05);
+    ejector.act(&verdict(1, Action::Reject), Instant::now(), None); // two seconds away
+    plc.tell("speed 5 65535"); // -1 mm/s
+    thread::sleep(Duration::from_millis(700));
+    assert_eq!(commands(&plc), 0, "at {} m/s the item does not come", metrics.eject.belt_speed.get());
+    plc.tell("speed 5 30000"); // the belt is for 1 m/s
+    thread::sleep(Duration::from_millis(700));
+    assert_eq!(commands(&plc), 0, "no belt runs so fast");
+    plc.tell("speed 5 64536"); // a metre per second backwards
+    read(-1.0);
+    ejector.act(&verdict(2, Action::Reject), Instant::now(), None);
+    thread::sleep(Duration::from_millis(400));
+    assert_eq!(commands(&plc), 0, "neither what waits nor what is judged now comes");
+    plc.tell("speed 5 1000");
+    until("both come", Duration::from_secs(3), || commands(&plc) == 2);
+    all_ended(&metrics, "modbus", 2);
+    assert_eq!(ended(&metrics, "modbus"), [("acknowledged".to_string(), 2)]);
+    running.close();
+}
+
+#[test]
+fn of_two_plcs_the_one_that_is_away_is_the_one_that_is_down() {
+    let (port, nobody) = (free_port(), free_port());
+    let Some(plc) = plc(port) else { return };
+    let second = format!("kind = 'modbus'\naddress = '127.0.0.1:{nobody}'\npulse = '30ms'\nheartbeat = 100");
+    let more = "tolerance = '60ms'\non_late = 'alarm'";
+    let text = described(port, "coil = 0", &format!("{more}\n[[output]]\n{second}\n{more}"));
+    let metrics = Metrics::new().unwrap();
+    let (ejector, running) = start(&text, &metrics);
+    until("the heart beats", Duration::from_secs(5), || plc.count("register 100 ") >= 2);
+    ejector.act(&verdict(1, Action::Reject), Instant::now(), None);
+    until("both have ended", Duration::from_secs(3), || {
+        let all = metrics.text();
+        let ends = all.lines().filter(|line| line.starts_with("beltsight_eject_commands_total{"));
+        ends.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum::<u64>() == 2
+    });
+    let down = |name: &str| metrics.eject.output_down.with_label_values(&[name]).get();
+    assert_eq!((down("modbus"), down("modbus-2")), (0, 1));
+    assert_eq!(ended(&metrics, "modbus"), [("acknowledged".to_string(), 1)]);
+    assert_eq!(ended(&metrics, "modbus-2"), [("failed".to_string(), 1)]);
+    running.close();
 }
 
 #[test]

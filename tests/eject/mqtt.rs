@@ -126,6 +126,125 @@ fn a_broker_passes_on_what_sensor_and_encoder_say() {
     running.close();
 }
 
+/// Publishes a message.
+fn say(port: u16, topic: &str, message: &str) {
+    let port = port.to_string();
+    succeeds(Command::new("mosquitto_pub").args(["-p", &port, "-q", "1", "-t", topic, "-m", message]));
+}
+
+/// Waits until the encoder's word is taken.
+fn encoder_says(metrics: &Metrics, port: u16, speed: &str) {
+    until("the speed is taken", Duration::from_secs(5), || {
+        say(port, "plant/encoder", speed);
+        metrics.eject.belt_speed.get() == speed.parse::<f64>().unwrap()
+    });
+}
+
+/// A broker on `port` as output, with more lines; late after 60 ms.
+fn output(port: u16, more: &str) -> String {
+    format!(
+        "kind = 'mqtt'\nhost = '127.0.0.1'\nport = {port}\ntopic = 'plant/line'\ntolerance = '60ms'\n\
+         on_late = 'alarm'\n{more}"
+    )
+}
+
+#[test]
+fn what_is_held_when_the_encoder_is_lost_is_late_and_does_not_leave_when_it_returns() {
+    let (port, folder) = (free_port(), tempfile::tempdir().unwrap());
+    let Some((_broker, told)) = broker(port, folder.path()) else { return };
+    let text = settings("", &output(port, "speed = 'plant/encoder'"));
+    let metrics = Metrics::new().unwrap();
+    let (ejector, running) = start(&text, &metrics);
+    encoder_says(&metrics, port, "0.1");
+    ejector.act(&verdict(1, Action::Reject), Instant::now(), None); // a second away
+    encoder_says(&metrics, port, "0");
+    thread::sleep(Duration::from_millis(2300));
+    assert_eq!(ended(&metrics, "mqtt"), [("no_moment".to_string(), 1)], "it stood, and nobody knows what it does now");
+    encoder_says(&metrics, port, "1");
+    thread::sleep(Duration::from_millis(1200));
+    assert_eq!(tracks(&told), [0; 0]);
+    running.close();
+}
+
+#[test]
+fn a_belt_that_runs_backwards_holds_what_waits_for_it() {
+    let (port, folder) = (free_port(), tempfile::tempdir().unwrap());
+    let Some((_broker, told)) = broker(port, folder.path()) else { return };
+    let text = settings("", &output(port, "speed = 'plant/encoder'"));
+    let metrics = Metrics::new().unwrap();
+    let (ejector, running) = start(&text, &metrics);
+    encoder_says(&metrics, port, "0.1");
+    ejector.act(&verdict(1, Action::Reject), Instant::now(), None); // a second away
+    encoder_says(&metrics, port, "-1");
+    thread::sleep(Duration::from_millis(500));
+    assert_eq!(tracks(&told), [0; 0], "it runs away from the gate");
+    encoder_says(&metrics, port, "1"); // it is some 500 mm farther away by now
+    let back = Instant::now();
+    until("it is sent", Duration::from_secs(3), || tracks(&told) == [1]);
+    assert!(back.elapsed() > Duration::from_millis(400), "it came back after {:?}", back.elapsed());
+    running.close();
+}
+
+#[test]
+fn a_command_that_can_not_be_on_time_any_more_since_the_belt_sped_up_is_late() {
+    let (port, folder) = (free_port(), tempfile::tempdir().unwrap());
+    let Some((_broker, told)) = broker(port, folder.path()) else { return };
+    let text = settings("delay = '500ms'", &output(port, "speed = 'plant/encoder'"));
+    let metrics = Metrics::new().unwrap();
+    let (ejector, running) = start(&text, &metrics);
+    encoder_says(&metrics, port, "0.1");
+    ejector.act(&verdict(1, Action::Reject), Instant::now(), None); // a second away, half of which the gate takes
+    encoder_says(&metrics, port, "1"); // 100 ms away at most
+    all_ended(&metrics, "mqtt", 1);
+    assert_eq!(ended(&metrics, "mqtt"), [("late_speed".to_string(), 1)]);
+    assert_eq!(tracks(&told), [0; 0]);
+    running.close();
+}
+
+#[test]
+fn a_message_too_large_for_us_costs_neither_connection_nor_commands() {
+    let (port, folder) = (free_port(), tempfile::tempdir().unwrap());
+    let Some((_broker, told)) = broker(port, folder.path()) else { return };
+    for (topic, size) in [("plant/line/confirm/old", 20_000), ("plant/line/confirm/film", 3_000_000)] {
+        let file = folder.path().join("message");
+        std::fs::write(&file, vec![b'x'; size]).unwrap();
+        let address = port.to_string();
+        succeeds(Command::new("mosquitto_pub").args(["-p", &address, "-r", "-t", topic, "-f"]).arg(&file));
+        let text = settings("confirm = { after = '50ms', window = '500ms' }", &output(port, ""));
+        let metrics = Metrics::new().unwrap();
+        let (ejector, running) = start(&text, &metrics);
+        until("it is connected", Duration::from_secs(5), || told.count("plant/line/state ") > 0);
+        thread::sleep(Duration::from_millis(1500));
+        let lost = metrics.eject.output_reconnects.with_label_values(&["mqtt"]).get();
+        (0..5).for_each(|track| {
+            ejector.act(&verdict(track, Action::Reject), Instant::now(), None);
+            thread::sleep(Duration::from_millis(100));
+        });
+        all_ended(&metrics, "mqtt", 5);
+        println!("{size} bytes: the connection was lost {lost} times");
+        assert_eq!(ended(&metrics, "mqtt"), [("acknowledged".to_string(), 5)]);
+        assert!(lost <= u64::from(size > 1 << 20), "{size} bytes: the connection was lost {lost} times");
+        running.close();
+    }
+}
+
+#[test]
+fn two_services_on_one_broker_leave_each_other_alone() {
+    let (port, folder) = (free_port(), tempfile::tempdir().unwrap());
+    let Some((_broker, _told)) = broker(port, folder.path()) else { return };
+    let text = settings("", &output(port, ""));
+    let services: Vec<_> = [0; 2].map(|_| Metrics::new().unwrap()).into_iter().map(|m| (start(&text, &m), m)).collect();
+    thread::sleep(Duration::from_secs(2));
+    for ((ejector, running), metrics) in services {
+        let lost = metrics.eject.output_reconnects.with_label_values(&["mqtt"]).get();
+        assert_eq!(lost, 0, "the connection was lost {lost} times");
+        ejector.act(&verdict(1, Action::Reject), Instant::now(), None);
+        all_ended(&metrics, "mqtt", 1);
+        assert_eq!(ended(&metrics, "mqtt"), [("acknowledged".to_string(), 1)]);
+        running.close();
+    }
+}
+
 #[test]
 fn a_topic_of_the_broker_opens_and_closes_lots_and_a_retained_name_counts() {
     let (port, folder) = (free_port(), tempfile::tempdir().unwrap());

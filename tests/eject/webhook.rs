@@ -76,6 +76,29 @@ fn a_webhook_is_signed_and_tried_again_with_the_same_id_until_its_time_is_over()
 }
 
 #[test]
+fn a_webhook_that_nobody_has_needed_yet_is_not_down() {
+    let (port, folder) = (free_port(), tempfile::tempdir().unwrap());
+    let secret = folder.path().join("secret");
+    std::fs::write(&secret, "correct horse battery\n").unwrap();
+    let output = format!(
+        "kind = 'webhook'\nurl = 'http://127.0.0.1:{port}/gate'\nsecret_file = '{}'\ntolerance = '200ms'\n\
+         on_late = 'stop_line'",
+        secret.display()
+    );
+    let metrics = Metrics::new().unwrap();
+    let (ejector, running) = start(&settings("", &output), &metrics);
+    thread::sleep(Duration::from_millis(300));
+    let down = || metrics.eject.output_down.with_label_values(&["webhook"]).get();
+    assert_eq!(down(), 0, "nobody has asked anything of it");
+    ejector.act(&verdict(1, Action::Reject), Instant::now(), None);
+    until("nobody takes a command", Duration::from_secs(3), || down() == 1);
+    // A stop that is taken shows that it is back, before another command does.
+    let _hook = receiver(port, "correct horse battery", &[]);
+    until("the stop is taken", Duration::from_secs(8), || down() == 0);
+    running.close();
+}
+
+#[test]
 fn a_webhook_over_https_goes_only_to_whom_the_right_authority_vouches_for() {
     let (port, folder) = (free_port(), tempfile::tempdir().unwrap());
     let Some(()) = certificates(folder.path()) else { return };

@@ -78,6 +78,12 @@ impl Reconciler {
         self.expected.iter_mut().filter(|(_, s)| Arc::ptr_eq(s, subject)).for_each(|(at, _)| *at = passes);
     }
 
+    /// The gate will not be ordered for the item: it is missed now.
+    pub fn lost(&mut self, subject: &Arc<Subject>) -> Option<SensorOutcome> {
+        let place = self.expected.iter().position(|(_, s)| Arc::ptr_eq(s, subject))?;
+        self.expected.remove(place).map(|(_, subject)| SensorOutcome::Missed(subject))
+    }
+
     /// The sensor saw something at `at`: it confirms the nearest expected item within the window.
     pub fn pulse(&mut self, at: Instant) -> SensorOutcome {
         let off = |expected: Instant| if at > expected { at - expected } else { expected - at };
@@ -141,6 +147,17 @@ mod tests {
         let want = ["60 false", "90 confirmed", "170 confirmed", "172 false", "2 missed", "340 confirmed"];
         assert_eq!(said, want);
         assert_eq!((gate.next(), gate.missed(start + 9999 * MS).len()), (None, 0));
+    }
+
+    #[test]
+    fn an_item_that_is_lost_on_its_way_is_missed_once() {
+        let sensor = Sensor { input: None, after: MS, window: MS };
+        let (start, lost) = (Instant::now(), item(1));
+        let mut gate = Reconciler::new(sensor, 8);
+        assert!(gate.expect(Some(start), lost.clone()).is_none());
+        assert!(matches!(gate.lost(&lost), Some(SensorOutcome::Missed(subject)) if subject.track == 1));
+        assert!(gate.lost(&lost).is_none());
+        assert_eq!((gate.next(), gate.missed(start + 9 * MS).len()), (None, 0));
     }
 
     #[test]

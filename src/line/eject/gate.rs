@@ -3,7 +3,10 @@
 //! Invariant: a due time comes from the moment of CAPTURE, never from the moment of the verdict, so that slow thinking
 //! makes a command late but never wrong.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use serde::{Deserialize, Deserializer, de::Error};
 
@@ -15,6 +18,10 @@ use crate::{
 
 /// Longest way from capture to a gate that is believed; more is a wrong geometry or a standing belt.
 const LONGEST: f64 = 600.0;
+/// Longest time that a setting may ask for: moments so far ahead have no place on the clock.
+const LONGEST_SETTING: Duration = Duration::from_secs(24 * 3600);
+/// Fastest belt that is believed, in m/s.
+const FASTEST: f64 = 100.0;
 
 /// Acting on verdicts: the gates, and the outputs that move them.
 #[derive(Clone, Debug, Deserialize)]
@@ -45,6 +52,9 @@ pub struct EjectorGate {
     pub actions: Vec<Action>,
     /// The belt's speed at the gate.
     pub speed: GateSpeed,
+    /// A measured or seen speed above this, in m/s, is none, `"2.5m/s"`. Absent: twice `speed`, where that is a number.
+    #[serde(deserialize_with = "metres_per_second", default)]
+    pub max_speed: Option<f64>,
     /// What a pixel is on the belt, `"2.1mm/px"`.
     #[serde(deserialize_with = "millimetres_per_pixel")]
     pub scale: f64,
@@ -66,7 +76,8 @@ pub struct EjectorGate {
 /// Where the belt's speed at a gate comes from.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum GateSpeed {
-    /// It is `"1.25m/s"`, or what an encoder says; below 0 where items move towards smaller x, which an encoder can't tell.
+    /// It is `"1.25m/s"`, or what an encoder says; below 0 where items move towards smaller x, which an encoder can't tell:
+    /// it counts up while items come to the gate, and down while the belt runs backwards.
     Given(f64),
     /// `"seen"`: it is taken from the gate's camera's own pictures.
     Seen,
@@ -83,6 +94,8 @@ impl<'de> Deserialize<'de> for GateSpeed {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(try_from = "toml::Table")]
 pub struct OutputPolicy {
+    /// What it is called in metrics, log and record; see [`EjectSettings::names`].
+    pub name: Option<String>,
     /// A command that is not acknowledged this long after its due time is late.
     pub tolerance: Duration,
     /// What a late or failed command leads to.
@@ -100,6 +113,7 @@ impl TryFrom<toml::Table> for OutputPolicy {
             |key: &str| table.remove(key).ok_or_else(|| toml::de::Error::custom(format!("{key} is missing")));
         let (tolerance, on_late) = (taken("tolerance")?, taken("on_late")?);
         Ok(Self {
+            name: table.remove("name").map(toml::Value::try_into).transpose()?,
             tolerance: humantime_serde::deserialize(tolerance)?,
             on_late: on_late.try_into()?,
             output: table.try_into()?,
@@ -140,11 +154,48 @@ impl OnLate {
 }
 
 impl EjectorGate {
+    /// The speed in m/s above which a reading is none.
+    pub fn max_speed(&self) -> f64 {
+        self.max_speed.unwrap_or(match self.speed {
+            GateSpeed::Given(given) => 2.0 * given.abs(),
+            GateSpeed::Seen => FASTEST,
+        })
+    }
+
+    /// The way in metres from an item to the gate along the belt, where the belt's direction is given; below 0 for an item
+    /// that has passed it. `None` when it is so long that the geometry must be wrong.
+    pub fn ahead(&self, region: Region) -> Option<f64> {
+        let GateSpeed::Given(given) = self.speed else { return None };
+        let ahead = self.way(region) * given.signum() / 1e3;
+        (ahead.abs() <= LONGEST * given.abs()).then_some(ahead)
+    }
+
+    /// From an item's centre to the gate in mm, towards larger x.
+    fn way(&self, region: Region) -> f64 {
+        self.distance - f64::from(region.centre().0) * self.scale
+    }
+
+    /// Refuses times and speeds that no clock holds and no belt has.
+    fn check_numbers(&self) -> Result<(), String> {
+        let times =
+            [Some(self.delay), self.confirm.map(|sensor| sensor.after), self.confirm.map(|sensor| sensor.window)];
+        if times.into_iter().flatten().any(|time| time > LONGEST_SETTING) {
+            return Err("delay, after and window must be at most a day".into());
+        }
+        let given = match self.speed {
+            GateSpeed::Given(given) => given.abs(),
+            GateSpeed::Seen => 0.0,
+        };
+        if given > FASTEST || self.max_speed.is_some_and(|max| max <= 0.0 || max < given || max > FASTEST) {
+            return Err(format!("max_speed must be above 0 and no less than speed, and both at most {FASTEST} m/s"));
+        }
+        Ok(())
+    }
+
     /// When the command must leave so that the gate has moved when the item's centre arrives; `speed` in m/s. `None`
     /// when there is no such moment: the belt stands, runs away from the gate, or a number is not finite.
     pub fn due(&self, captured: Instant, region: Region, speed: f64) -> Option<Instant> {
-        let way = self.distance - f64::from(region.centre().0) * self.scale; // mm, signed like the speed
-        let travel = way / (speed * 1e3);
+        let travel = self.way(region) / (speed * 1e3); // both signed
         let runs = match self.speed {
             GateSpeed::Given(given) => speed * given > 0.0,
             GateSpeed::Seen => speed != 0.0,
@@ -159,6 +210,20 @@ impl EjectorGate {
 }
 
 impl EjectSettings {
+    /// What the outputs are called in metrics, log and record: as `name` says, else by their kind, the second of a kind
+    /// `mqtt-2`.
+    pub fn names(&self) -> Vec<Arc<str>> {
+        let kind = |index: usize| self.output[index].output.kind();
+        let named = |(index, policy): (usize, &OutputPolicy)| match &policy.name {
+            Some(name) => name.as_str().into(),
+            None => match (0..=index).filter(|before| kind(*before) == kind(index)).count() {
+                1 => kind(index).into(),
+                place => format!("{}-{place}", kind(index)).into(),
+            },
+        };
+        self.output.iter().enumerate().map(named).collect()
+    }
+
     /// Refuses what could let a wrong item pass in silence. `cameras` are the names of all cameras.
     ///
     /// # Errors
@@ -175,7 +240,8 @@ impl EjectSettings {
             if gate.speed == GateSpeed::Given(0.0) || gate.scale <= 0.0 {
                 return Err(format!("eject.gate {name}: speed must not be 0 and scale must be above 0"));
             }
-            let modbus = self.output.iter().any(|policy| policy.output.name() == "modbus");
+            gate.check_numbers().map_err(|why| format!("eject.gate {name}: {why}"))?;
+            let modbus = self.output.iter().any(|policy| policy.output.kind() == "modbus");
             if gate.confirm.is_some_and(|sensor| sensor.input.is_some() && !modbus) {
                 return Err(format!("eject.gate {name}: confirm.input needs an output of the kind modbus"));
             }
@@ -211,7 +277,16 @@ impl EjectSettings {
                     .into(),
             );
         }
-        for policy in &self.output {
+        let names = self.names();
+        for (policy, name) in self.output.iter().zip(&names) {
+            if name.is_empty() || names.iter().filter(|other| *other == name).count() > 1 {
+                return Err(format!(
+                    "eject.output: {name:?} is no name, or that of two outputs; name must tell them apart"
+                ));
+            }
+            if policy.tolerance > LONGEST_SETTING {
+                return Err(format!("eject.output {name}: tolerance must be at most a day"));
+            }
             let able =
                 policy.on_late.asks().is_none_or(|action| self.output.iter().any(|other| other.output.can(action)));
             if !able {
@@ -226,6 +301,10 @@ impl EjectSettings {
 fn quantity<E: Error>(text: &str, unit: &str) -> Result<f64, E> {
     let number = text.strip_suffix(unit).and_then(|number| number.trim().parse().ok());
     number.filter(|n: &f64| n.is_finite()).ok_or_else(|| E::custom(format!("{text:?} is not a number of {unit}")))
+}
+
+fn metres_per_second<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    quantity(&String::deserialize(deserializer)?, "m/s").map(Some)
 }
 
 fn millimetres_per_pixel<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
@@ -312,6 +391,13 @@ pub(super) mod tests {
             ("'sene'", "'1.25m/s'", "m/s"),
             ("'nanmm'", "'1500mm'", "mm"),
             ("'stop_line'", "'alarm'", "no output can stop_line"),
+            ("'1m/s'\nmax_speed = '0.9m/s'", "'1.25m/s'", "max_speed"),
+            ("'1m/s'\nmax_speed = '-2m/s'", "'1.25m/s'", "max_speed"),
+            ("'1e9m/s'", "'1.25m/s'", "100 m/s"),
+            ("'99years'", "'20ms'", "at most a day"),
+            ("'99years'", "'8ms'", "at most a day"),
+            ("name = ''\non_late", "on_late", "name"),
+            ("name = 7\non_late", "on_late", "string"),
             ("kid", "kind", "kind"),
             ("distnace", "distance", "distance"),
             ("delay = '20ms'\nspede", "delay", "spede"),
@@ -321,6 +407,32 @@ pub(super) mod tests {
             assert!(said.contains(why), "{wrong}: {said}");
         }
         assert!(toml::from_str::<EjectSettings>(TEXT).unwrap().check(&["belt", "second"]).is_err());
+    }
+
+    #[test]
+    fn outputs_are_called_by_kind_and_place_or_as_they_are_named_and_no_two_the_same() {
+        let log = |more: &str| format!("[[output]]\nkind = 'log'\ntolerance = '8ms'\non_late = 'alarm'\n{more}\n");
+        let webhook = "[[output]]\nkind = 'webhook'\nurl = 'http://gate/'\nsecret_file = ''
+            tolerance = '8ms'\non_late = 'alarm'\n";
+        let with = |more: [&str; 3]| -> EjectSettings {
+            toml::from_str(&format!("{TEXT}\n{}{}{webhook}{}", log(more[0]), log(more[1]), log(more[2]))).unwrap()
+        };
+        let names = |settings: &EjectSettings| settings.names().iter().map(|n| n.to_string()).collect::<Vec<_>>();
+        let settings = with(["", "name = 'trial'", ""]);
+        assert_eq!(names(&settings), ["log", "log-2", "trial", "webhook", "log-4"]);
+        assert_eq!(settings.check(&["belt"]), Ok(()));
+        let why = with(["", "", "name = 'log-2'"]).check(&["belt"]).unwrap_err();
+        assert!(why.contains("log-2"), "{why}");
+    }
+
+    #[test]
+    fn a_speed_that_no_setting_allows_is_twice_the_belts_own() {
+        assert_eq!(gate().max_speed(), 2.5);
+        let gate = EjectorGate { max_speed: Some(4.0), speed: GateSpeed::Given(-2.0), distance: -500.0, ..gate() };
+        assert_eq!(gate.max_speed(), 4.0);
+        assert_eq!(gate.ahead(at(250)), Some(1.0), "it comes towards smaller x");
+        assert_eq!(EjectorGate { distance: 700.0, ..gate.clone() }.ahead(at(250)), Some(-0.2), "it has passed");
+        assert_eq!(EjectorGate { distance: -1e9, ..gate }.ahead(at(250)), None, "nobody builds that");
     }
 
     #[test]

@@ -16,13 +16,15 @@ use super::{
     plan::{EjectOrder, EjectPlan, EjectStep, LateReason},
 };
 use crate::{
-    line::eject::output::{self, CommandReport, EjectorCommand, LineAction, LineRequests, Subject},
+    line::eject::output::{self, CommandReport, EjectorCommand, LineAction, LineRequests, SPEED_COUNTS, Subject},
     metrics::Metrics,
     store::Event,
 };
 
 /// When stopping, orders have this long to come due.
 const LAST_ORDERS: Duration = Duration::from_secs(5);
+/// After this, what a standing belt holds would have passed its sensor, too.
+const FOREVER: Duration = Duration::from_secs(10_000_000_000);
 
 /// What the timekeeper is sent.
 pub(super) enum TimekeeperMessage {
@@ -32,7 +34,7 @@ pub(super) enum TimekeeperMessage {
     Report(CommandReport),
     /// The sensor after the gate of this index saw something.
     Pulse(usize, Instant),
-    /// The belt runs at so many m/s, without its sign, where that is measured.
+    /// The belt ran at so many m/s at that moment, below 0 backwards, where that is measured.
     Speed(f64, Instant),
     /// End when everything has ended.
     Stop,
@@ -41,8 +43,8 @@ pub(super) enum TimekeeperMessage {
 /// What every end leads to: counts, log, and the line's stop.
 #[derive(Clone)]
 pub(super) struct EjectOutcomes {
-    /// Each output and its `on_late`.
-    pub outputs: Arc<[(output::OutputSettings, OnLate)]>,
+    /// Each output's name, the output, and its `on_late`.
+    pub outputs: Arc<[(Arc<str>, output::OutputSettings, OnLate)]>,
     /// What outputs are to ask of the line.
     pub requests: watch::Sender<LineRequests>,
     pub metrics: Metrics,
@@ -52,13 +54,12 @@ pub(super) struct EjectOutcomes {
 
 impl EjectOutcomes {
     pub fn late(&self, output: usize, why: &LateReason, subject: &Subject) {
-        let (output, on_late) = &self.outputs[output];
-        let name = output.name();
+        let (name, _, on_late) = &self.outputs[output];
         tracing::error!(
             gate = &*subject.gate,
             camera = subject.camera,
             track = subject.track,
-            output = name,
+            output = &**name,
             action = subject.action.name(),
             on_late = on_late.name(),
             "a command is late: {why}"
@@ -67,11 +68,11 @@ impl EjectOutcomes {
             gate: subject.gate.to_string(),
             camera: subject.camera.clone(),
             track: subject.track,
-            output: name.into(),
+            output: name.to_string(),
             why: why.to_string(),
             led_to: on_late.name().into(),
         });
-        self.metrics.eject.commands.with_label_values(&[name, why.name()]).inc();
+        self.metrics.eject.commands.with_label_values(&[&**name, why.name()]).inc();
         self.metrics.eject.late_actions.with_label_values(&[on_late.name()]).inc();
         if let Some(action) = on_late.asks() {
             let Subject { gate, camera, track, .. } = subject;
@@ -82,7 +83,7 @@ impl EjectOutcomes {
     /// Nobody looks at the belt before `camera`'s gates: every output's `on_late`, once each.
     pub fn blind(&self, camera: &str, why: &str) {
         let mut actions: Vec<OnLate> = Vec::new();
-        for (_, on_late) in &*self.outputs {
+        for (.., on_late) in &*self.outputs {
             if !actions.contains(on_late) {
                 actions.push(*on_late);
             }
@@ -95,9 +96,19 @@ impl EjectOutcomes {
         }
     }
 
+    /// The task of an output panicked and starts anew: the output's `on_late`, as if a command were late.
+    pub fn broke(&self, output: usize) {
+        let (name, _, on_late) = &self.outputs[output];
+        tracing::error!(output = &**name, on_late = on_late.name(), "an output broke down and starts anew");
+        self.metrics.eject.late_actions.with_label_values(&[on_late.name()]).inc();
+        if let Some(action) = on_late.asks() {
+            self.ask(action, format!("the output {name} broke down"));
+        }
+    }
+
     fn ask(&self, action: LineAction, why: String) {
-        for (able, _) in self.outputs.iter().filter(|(output, _)| output.can(action)) {
-            self.metrics.eject.line_asked.with_label_values(&[able.name(), action.name()]).inc();
+        for (able, ..) in self.outputs.iter().filter(|(_, output, _)| output.can(action)) {
+            self.metrics.eject.line_asked.with_label_values(&[&**able, action.name()]).inc();
         }
         self.requests.send_modify(|requests| {
             match action {
@@ -139,8 +150,8 @@ pub(super) struct Timekeeper {
     senders: Vec<mpsc::Sender<EjectorCommand>>,
     gates: Vec<GateState>,
     outcomes: EjectOutcomes,
-    /// The belt's last measured speed in m/s, without its sign.
-    speed: Option<f64>,
+    /// The belt's last measured speed in m/s, below 0 backwards, and when it was measured.
+    speed: Option<(f64, Instant)>,
 }
 
 impl Timekeeper {
@@ -164,6 +175,7 @@ impl Timekeeper {
         loop {
             self.send_and_end();
             let now = Instant::now();
+            self.forget_speed(now);
             self.miss(now);
             let expected = self.gates.iter().filter_map(|gate| gate.sensor.as_ref()?.next()).min();
             if last.is_some() && self.plan.is_empty() && expected.is_none() {
@@ -172,9 +184,10 @@ impl Timekeeper {
             if last.is_some_and(|last| now > last) {
                 self.plan.give_up();
                 self.send_and_end();
-                return self.miss(now + Duration::from_secs(3600));
+                return self.miss(now + FOREVER);
             }
-            let wake = [self.plan.next(), expected, last].into_iter().flatten().min();
+            let forgets = self.speed.filter(|_| self.plan.follows()).map(|(_, at)| at + SPEED_COUNTS);
+            let wake = [self.plan.next(), expected, last, forgets].into_iter().flatten().min();
             let message = match wake {
                 Some(at) => received.recv_timeout(at.saturating_duration_since(now)),
                 None => received.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -188,7 +201,7 @@ impl Timekeeper {
                     }
                 }
                 Ok(TimekeeperMessage::Speed(speed, at)) => {
-                    self.speed = Some(speed);
+                    self.speed = Some((speed, at));
                     self.retime(at);
                 }
                 Ok(TimekeeperMessage::Stop) => last = Some(Instant::now() + LAST_ORDERS),
@@ -244,7 +257,7 @@ impl Timekeeper {
 
     /// Lets what waits come by at the speed that the belt has had since `at`.
     fn retime(&mut self, at: Instant) {
-        let Some(speed) = self.speed else { return };
+        let Some((speed, _)) = self.speed else { return };
         for (gate, subject, hit) in self.plan.retime(speed, at) {
             if let Some(sensor) = &mut self.gates[gate].sensor {
                 sensor.moved(&subject, hit);
@@ -252,10 +265,25 @@ impl Timekeeper {
         }
     }
 
+    /// A speed that was measured long ago is none: what waits by it is late, before it meets another item.
+    fn forget_speed(&mut self, now: Instant) {
+        if self.speed.is_some_and(|(_, at)| now < at + SPEED_COUNTS) || !self.plan.follows() {
+            return;
+        }
+        self.speed = None;
+        for (gate, subject) in self.plan.lose_speed() {
+            let GateState { name, sensor, .. } = &mut self.gates[gate];
+            if let Some(outcome) = sensor.as_mut().and_then(|sensor| sensor.lost(&subject)) {
+                self.outcomes.confirmed(&outcome, name);
+            }
+        }
+        self.send_and_end();
+    }
+
     fn reported(&mut self, report: CommandReport) {
         let CommandReport { id, output, at, result } = report;
         let Some(late) = self.plan.reported(id, output, at, result) else { return };
-        let (name, metrics) = (self.outcomes.outputs[output].0.name(), &self.outcomes.metrics);
+        let (name, metrics) = (&*self.outcomes.outputs[output].0, &self.outcomes.metrics);
         metrics.eject.commands.with_label_values(&[name, "acknowledged"]).inc();
         metrics.eject.acknowledged_late.with_label_values(&[name]).observe(late.as_secs_f64());
     }

@@ -4,7 +4,9 @@
 //!
 //! Invariants: every reject and every divert ends as exactly one command per output, acknowledged in time or late; a
 //! late one is logged, counted, and leads to what `on_late` says; so does a camera that no longer sees its belt; `act` never
-//! waits; a speed that was measured long ago is not a speed; where it is measured, what waits follows the belt.
+//! waits; where the belt's speed is measured, what waits follows the belt, and is held while it stands or runs backwards;
+//! a speed that was measured two seconds ago is not a speed, nor is one that no belt has, and what waits by it is late;
+//! a thread that panics here ends the process, and an output that does is down, asks what `on_late` says, and starts anew.
 
 use std::{
     io,
@@ -12,17 +14,17 @@ use std::{
         Arc, Mutex, PoisonError,
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
-    thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    thread::JoinHandle,
+    time::Instant,
 };
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::priority;
+use super::{priority, vital};
 use crate::{
-    domain::{Action, Verdict},
-    line::eject::output::{EjectorCommand, LineRequests, OutputNotice, SensedGate, Subject},
+    domain::{Action, Region, Verdict},
+    line::eject::output::{EjectorCommand, LineRequests, OutputNotice, SPEED_COUNTS, SensedGate, Subject},
     metrics::Metrics,
     store::Event,
 };
@@ -38,8 +40,8 @@ pub use gate::{EjectSettings, EjectorGate, GateSpeed, OnLate, OutputPolicy};
 use keeper::{EjectOutcomes, Timekeeper, TimekeeperMessage};
 use plan::{EjectOrder, EjectPlan, LateReason, Pace};
 
-/// A measured speed counts this long.
-const SPEED_COUNTS: Duration = Duration::from_secs(2);
+/// A belt that creeps backwards more slowly, in m/s, is not spoken of in the log: an encoder's standing belt trembles.
+const REVERSE: f64 = 0.01;
 
 /// Which lot is on the belt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,10 +60,21 @@ struct Shared {
     gates: Vec<(EjectorGate, Arc<str>)>,
     messages: SyncSender<TimekeeperMessage>,
     outcomes: EjectOutcomes,
-    /// The belt's speed in m/s and when it was measured, where an output measures it.
-    measured: Option<Mutex<Option<(f64, Instant)>>>,
+    /// Where an output measures the belt's speed.
+    measured: Option<Mutex<MeasuredSpeed>>,
+    /// A measured speed above this, in m/s, is none.
+    max_speed: f64,
     /// The lot on the belt, where an output tells it.
     lot: watch::Sender<Option<LotOnBelt>>,
+}
+
+/// What an output says of the belt's speed.
+#[derive(Default)]
+struct MeasuredSpeed {
+    /// In m/s, below 0 where the belt runs backwards, and when; `None` where the last reading made no sense.
+    now: Option<(f64, Instant)>,
+    /// The log has been told that readings make no sense, and that the belt runs backwards.
+    said: (bool, bool),
 }
 
 /// The threads behind an [`Ejector`].
@@ -99,15 +112,19 @@ impl Ejector {
             input: gate.confirm.as_ref().and_then(|sensor| sensor.input),
         };
         let receiver = ejector.clone();
+        let outlets = settings.output.iter().zip(settings.names());
         let (senders, outputs) = output::start(
-            settings.output.iter().map(|policy| policy.output.clone()).collect(),
+            outlets.map(|(policy, name)| (name, policy.output.clone())).collect(),
             settings.gate.iter().filter(|gate| gate.confirm.is_some()).map(sensed).collect(),
             &ejector.0.outcomes.requests.subscribe(),
             move |notice| receiver.receive(notice),
             metrics,
-            priority::real_time,
             stop.clone(),
         )?;
+        let outputs = vital::thread("outputs".into(), move || {
+            priority::real_time();
+            outputs();
+        })?;
         let keeper = ejector.keep(&settings, received, senders)?;
         let messages = ejector.0.messages.clone();
         Ok((ejector, EjectorThreads { messages, keeper, outputs, stop }))
@@ -119,13 +136,17 @@ impl Ejector {
         tell: Arc<dyn Fn(Event) + Send + Sync>,
     ) -> (Self, Receiver<TimekeeperMessage>) {
         let (messages, received) = sync_channel(settings.queue * (1 + settings.output.len()));
-        let outputs = settings.output.iter().map(|policy| (policy.output.clone(), policy.on_late)).collect();
+        let outputs = settings.output.iter().zip(settings.names());
+        let outputs = outputs.map(|(policy, name)| (name, policy.output.clone(), policy.on_late)).collect();
         let requests = watch::Sender::new(LineRequests::default());
         let outcomes = EjectOutcomes { outputs, requests, metrics: metrics.clone(), tell };
         let gates = settings.gate.iter().map(|gate| (gate.clone(), gate.name.as_str().into())).collect();
         let measured = settings.output.iter().any(|policy| policy.output.measures_speed());
         let measured = measured.then(Mutex::default);
-        (Self(Arc::new(Shared { gates, messages, outcomes, measured, lot: watch::Sender::new(None) })), received)
+        let encoded = settings.gate.iter().filter(|gate| gate.speed != GateSpeed::Seen);
+        let max_speed = encoded.map(EjectorGate::max_speed).reduce(f64::max).unwrap_or(f64::INFINITY);
+        let lot = watch::Sender::new(None);
+        (Self(Arc::new(Shared { gates, messages, outcomes, measured, max_speed, lot })), received)
     }
 
     /// Starts the thread that keeps the time.
@@ -137,7 +158,7 @@ impl Ejector {
     ) -> io::Result<JoinHandle<()>> {
         let plan = EjectPlan::new(settings.queue, settings.output.iter().map(|policy| policy.tolerance).collect());
         let keeper = Timekeeper::new(settings, plan, senders, self.0.outcomes.clone());
-        thread::Builder::new().name("eject".into()).spawn(move || {
+        vital::thread("eject".into(), move || {
             priority::real_time();
             keeper.run(&received);
         })
@@ -157,10 +178,16 @@ impl Ejector {
             return;
         };
         let (gate, name) = &self.0.gates[index];
-        let speed = self.speed(gate, seen);
-        let due = verdict.region.and_then(|region| gate.due(captured, region, speed?));
-        let measured = speed.filter(|_| self.0.measured.is_some() && gate.speed != GateSpeed::Seen);
-        let pace = measured.map(|speed| Pace { speed: speed.abs(), delay: gate.delay });
+        let pace = self.pace(gate, verdict.region, captured);
+        let due = match (&self.0.measured, gate.speed) {
+            (Some(_), GateSpeed::Given(_)) => pace.map(|pace| pace.due()),
+            (None, GateSpeed::Given(given)) => verdict.region.and_then(|region| gate.due(captured, region, given)),
+            (_, GateSpeed::Seen) => {
+                let speed = seen.map(|pixels| f64::from(pixels) * gate.scale / 1e3);
+                let speed = speed.filter(|speed| speed.abs() <= gate.max_speed());
+                verdict.region.and_then(|region| gate.due(captured, region, speed?))
+            }
+        };
         let subject = Arc::new(Subject::new(name.clone(), verdict));
         let order = EjectOrder { gate: index, target: gate.target, due, pace, subject: subject.clone() };
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
@@ -187,14 +214,13 @@ impl Ejector {
         self.0.gates.iter().find(|(gate, _)| gate.camera == camera)?.0.width
     }
 
-    /// The belt's speed at a gate in m/s; `None` where it should be measured and is not.
-    fn speed(&self, gate: &EjectorGate, seen: Option<f32>) -> Option<f64> {
-        let GateSpeed::Given(given) = gate.speed else {
-            return seen.map(|pixels| f64::from(pixels) * gate.scale / 1e3);
-        };
-        let Some(measured) = &self.0.measured else { return Some(given) };
-        let (speed, at) = (*measured.lock().unwrap_or_else(PoisonError::into_inner))?;
-        (at.elapsed() < SPEED_COUNTS).then(|| speed.abs() * given.signum())
+    /// Where an item is and how it comes to a gate whose belt's speed is measured; `None` where nobody knows that, and for
+    /// an item that has passed the gate while the belt carries nothing towards it.
+    fn pace(&self, gate: &EjectorGate, region: Option<Region>, captured: Instant) -> Option<Pace> {
+        let measured = self.0.measured.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner).now;
+        let (speed, _) = measured.filter(|(_, at)| at.elapsed() < SPEED_COUNTS)?;
+        let left = gate.ahead(region?)?;
+        (left > 0.0 || speed > 0.0).then_some(Pace { left, at: captured, speed, delay: gate.delay })
     }
 
     /// The sensor after the gate saw an item at `at`; false when there is no such gate, or none with a sensor.
@@ -212,6 +238,7 @@ impl Ejector {
     /// Takes in what an output tells, on its thread.
     fn receive(&self, notice: OutputNotice) {
         match notice {
+            OutputNotice::Broke { output } => self.0.outcomes.broke(output),
             // An answer that finds no place leaves its command unacknowledged, which is the safe side.
             OutputNotice::Report(report) => drop(self.0.messages.try_send(TimekeeperMessage::Report(report))),
             OutputNotice::Pulse { gate, at } => {
@@ -229,18 +256,35 @@ impl Ejector {
                 });
             }
             OutputNotice::Speed { metres_per_second, at } => {
-                if metres_per_second.is_finite() {
-                    self.0.outcomes.metrics.eject.belt_speed.set(metres_per_second);
-                }
-                if let Some(measured) = &self.0.measured {
-                    *measured.lock().unwrap_or_else(PoisonError::into_inner) = Some((metres_per_second, at));
-                    if metres_per_second.is_finite() {
-                        // One that finds no place is made good by the next.
-                        drop(self.0.messages.try_send(TimekeeperMessage::Speed(metres_per_second.abs(), at)));
-                    }
-                }
+                self.measured(metres_per_second, at);
             }
         }
+    }
+
+    /// Takes in a reading of the belt's speed. One that makes no sense is none: what is judged now has no moment, and what
+    /// waits goes by the last good one as long as that counts.
+    fn measured(&self, speed: f64, at: Instant) {
+        let Some(measured) = &self.0.measured else { return };
+        let mut measured = measured.lock().unwrap_or_else(PoisonError::into_inner);
+        if !speed.is_finite() || speed.abs() > self.0.max_speed {
+            measured.now = None;
+            if !std::mem::replace(&mut measured.said.0, true) {
+                let most = self.0.max_speed;
+                tracing::error!(
+                    "the belt's speed is read as {speed} m/s, which is none: at most {most} m/s (max_speed)"
+                );
+            }
+            return;
+        }
+        measured.now = Some((speed, at));
+        let backwards = speed < if measured.said.1 { 0.0 } else { -REVERSE };
+        if std::mem::replace(&mut measured.said.1, backwards) != backwards {
+            let does = if backwards { "runs backwards: what waits for it is held" } else { "runs backwards no more" };
+            tracing::warn!("the belt {does} ({speed} m/s)");
+        }
+        self.0.outcomes.metrics.eject.belt_speed.set(speed);
+        // One that finds no place is made good by the next.
+        drop(self.0.messages.try_send(TimekeeperMessage::Speed(speed, at)));
     }
 }
 

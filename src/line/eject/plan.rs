@@ -1,7 +1,8 @@
 //! Which command is sent when, and when one counts as late. Pure: time is an argument.
 //!
-//! Invariant: every order that was taken ends exactly once for every output, acknowledged or late; at most `queue`
-//! orders are held.
+//! Invariants: every order that was taken ends exactly once for every output, acknowledged or late; at most `queue`
+//! orders wait; where the belt's speed is measured, an item's way is, too: a belt that stands or runs backwards holds
+//! what waits, and a command that can't leave in time any more is late, never moved to a later moment.
 
 use std::{
     cmp::Reverse,
@@ -27,17 +28,46 @@ pub struct EjectOrder {
     pub subject: Arc<Subject>,
 }
 
-/// What an order's due time was reckoned with.
+/// Where an item is and how it comes to its gate.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
-    /// The belt's speed in m/s, without its sign.
+    /// Metres from the item to the gate at the moment `at`.
+    pub left: f64,
+    /// The moment from which the belt is taken to run at `speed`.
+    pub at: Instant,
+    /// The belt's speed in m/s, below 0 while it carries the item away from the gate.
     pub speed: f64,
     /// From the command to the moment when the gate has moved.
     pub delay: Duration,
 }
 
-/// A standing belt, in m/s: what lies on it comes in years, and in time again when the belt runs on.
-const STANDING: f64 = 1e-9;
+/// What lies on a belt that stands or runs backwards is said to come in so many seconds: in a century.
+const HELD: f64 = 3.2e9;
+
+impl Pace {
+    /// When the item is at the gate if the belt runs on like this; after a century where it does not come.
+    pub fn hit(&self) -> Instant {
+        let comes = self.left / self.speed;
+        if self.speed <= 0.0 || comes > HELD {
+            return self.at + Duration::from_secs_f64(HELD);
+        }
+        let shift = Duration::from_secs_f64(comes.abs().min(HELD));
+        if comes < 0.0 { self.at.checked_sub(shift).unwrap_or(self.at) } else { self.at + shift }
+    }
+
+    /// When the command must leave so that the gate has moved by then.
+    pub fn due(&self) -> Instant {
+        let hit = self.hit();
+        hit.checked_sub(self.delay).unwrap_or(hit)
+    }
+
+    /// The belt runs at `speed` from `now` on.
+    fn runs(&mut self, speed: f64, now: Instant) {
+        let ran = now.saturating_duration_since(self.at);
+        self.left -= self.speed * ran.as_secs_f64();
+        (self.at, self.speed) = (self.at + ran, speed);
+    }
+}
 
 /// Why a command is late.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +76,8 @@ pub enum LateReason {
     Verdict,
     /// The verdict came in time, but this thread woke up too late.
     Wakeup,
+    /// The belt sped up, so that the item was nearer than its gate is quick.
+    Speed,
     /// Nothing tells when the item reaches the gate.
     NoMoment,
     /// As many orders as may wait were waiting.
@@ -63,6 +95,7 @@ impl std::fmt::Display for LateReason {
         f.write_str(match self {
             LateReason::Verdict => "the verdict came after the item's moment",
             LateReason::Wakeup => "the computer was too busy at the item's moment",
+            LateReason::Speed => "the belt sped up, and the gate could not have moved in time",
             LateReason::NoMoment => "nothing tells when the item reaches the gate",
             LateReason::QueueFull => "too many commands were waiting",
             LateReason::Unacknowledged => "nobody acknowledged the command in time",
@@ -78,6 +111,7 @@ impl LateReason {
         match self {
             LateReason::Verdict => "late_verdict",
             LateReason::Wakeup => "late_wakeup",
+            LateReason::Speed => "late_speed",
             LateReason::NoMoment => "no_moment",
             LateReason::QueueFull => "queue_full",
             LateReason::Unacknowledged => "unacknowledged",
@@ -96,6 +130,14 @@ pub enum EjectStep {
     Late(usize, LateReason, Arc<Subject>),
 }
 
+/// An order, when it came and for which moment, and when the belt's speed changed that last.
+struct Waiting {
+    order: EjectOrder,
+    came: Instant,
+    first: Instant,
+    retimed: Option<Instant>,
+}
+
 /// Orders waiting for their moment, and commands waiting for their acknowledgement.
 pub struct EjectPlan {
     queue: usize,
@@ -103,8 +145,7 @@ pub struct EjectPlan {
     tolerances: Vec<Duration>,
     next: u64,
     waiting: BinaryHeap<Reverse<(Instant, u64)>>,
-    /// With the moment when each came.
-    orders: BTreeMap<u64, (EjectOrder, Instant)>,
+    orders: BTreeMap<u64, Waiting>,
     /// Sent commands by the moment they become late.
     sent: BTreeSet<(Instant, u64, usize)>,
     subjects: BTreeMap<(u64, usize), (Instant, Instant, Arc<Subject>)>,
@@ -143,34 +184,47 @@ impl EjectPlan {
             return self.late_everywhere(&LateReason::QueueFull, &order);
         }
         self.waiting.push(Reverse((due, self.next)));
-        self.orders.insert(self.next, (order, now));
+        self.orders.insert(self.next, Waiting { order, came: now, first: due, retimed: None });
         self.next += 1;
     }
 
-    /// The belt runs at `speed` m/s (without its sign) from `now` on: what waits comes by when its way is done. The items
+    /// The belt runs at `speed` m/s from `now` on, below 0 backwards: what waits comes by when its way is done. The items
     /// whose moment at the gate that changes, each with its gate and the new moment.
     pub fn retime(&mut self, speed: f64, now: Instant) -> Vec<(usize, Arc<Subject>, Instant)> {
-        let speed = speed.max(STANDING);
         let mut moved = Vec::new();
         let mut dues = BTreeMap::new();
-        for (&id, (order, _)) in &mut self.orders {
+        for (&id, Waiting { order, came, retimed, .. }) in &mut self.orders {
             let (Some(due), Some(pace)) = (&mut order.due, &mut order.pace) else { continue };
-            let before = std::mem::replace(&mut pace.speed, speed).max(STANDING);
-            let left = (*due + pace.delay).saturating_duration_since(now);
-            if before == speed || left.is_zero() {
+            if pace.speed == speed || pace.hit() <= now {
                 continue; // what is at the gate is no longer held back
             }
-            let comes = Duration::from_secs_f64(left.as_secs_f64() * before / speed);
-            // The command leaves at once where the gate's own delay is all that is left.
-            *due = now + comes.saturating_sub(pace.delay);
+            pace.runs(speed, now);
+            (*due, *retimed) = (pace.due(), Some(now.max(*came)));
             dues.insert(id, *due);
-            moved.push((order.gate, order.subject.clone(), now + comes));
+            moved.push((order.gate, order.subject.clone(), pace.hit()));
         }
         if !moved.is_empty() {
             let new = |(due, id)| (dues.get(&id).copied().unwrap_or(due), id);
             self.waiting = self.waiting.drain().map(|Reverse(waiting)| Reverse(new(waiting))).collect();
         }
         moved
+    }
+
+    /// Whether something waits whose moment comes from the belt's measured speed.
+    pub fn follows(&self) -> bool {
+        self.orders.values().any(|waiting| waiting.order.pace.is_some())
+    }
+
+    /// Nobody knows the belt's speed any more: what waits by it is late. These items, each with its gate.
+    pub fn lose_speed(&mut self) -> Vec<(usize, Arc<Subject>)> {
+        let (lost, kept) = std::mem::take(&mut self.orders).into_iter().partition(|(_, w)| w.order.pace.is_some());
+        self.orders = kept;
+        self.waiting.retain(|Reverse((_, id))| self.orders.contains_key(id));
+        let lost: BTreeMap<u64, Waiting> = lost;
+        for Waiting { order, .. } in lost.values() {
+            self.late_everywhere(&LateReason::NoMoment, order);
+        }
+        lost.into_values().map(|Waiting { order, .. }| (order.gate, order.subject)).collect()
     }
 
     fn late_everywhere(&mut self, why: &LateReason, order: &EjectOrder) {
@@ -184,11 +238,15 @@ impl EjectPlan {
             && due <= now
         {
             self.waiting.pop();
-            let Some((order, came)) = self.orders.remove(&id) else { continue };
+            let Some(Waiting { order, came, first, retimed }) = self.orders.remove(&id) else { continue };
             for (output, tolerance) in self.tolerances.iter().enumerate() {
                 let (subject, give_up) = (order.subject.clone(), due + *tolerance);
                 if give_up < now {
-                    let why = if give_up < came { LateReason::Verdict } else { LateReason::Wakeup };
+                    let why = match retimed {
+                        _ if first + *tolerance < came => LateReason::Verdict,
+                        Some(retimed) if give_up < retimed => LateReason::Speed,
+                        _ => LateReason::Wakeup,
+                    };
                     self.steps.push(EjectStep::Late(output, why, subject));
                     continue;
                 }
@@ -236,7 +294,7 @@ impl EjectPlan {
 
     /// Ends everything that has not ended.
     pub fn give_up(&mut self) {
-        for (_, (order, _)) in std::mem::take(&mut self.orders) {
+        for (_, Waiting { order, .. }) in std::mem::take(&mut self.orders) {
             self.late_everywhere(&LateReason::Stopping, &order);
         }
         self.waiting.clear();
@@ -312,7 +370,7 @@ mod tests {
     fn what_waits_follows_the_belt_when_it_slows_stands_and_runs_on() {
         let start = Instant::now();
         let mut plan = EjectPlan::new(8, vec![8 * MS, 8 * MS]);
-        let pace = Some(Pace { speed: 1.0, delay: 20 * MS });
+        let pace = Some(Pace { left: 1.0, at: start, speed: 1.0, delay: 20 * MS });
         plan.add(EjectOrder { pace, ..order(Some(start + 980 * MS), 1) }, start); // a metre at 1 m/s, less the delay
         plan.add(order(Some(start + 9000 * MS), 2), start); // of a belt whose speed nobody measures
         // (after ms, m/s, at the gate after ms): 800 mm are left, then 600, then 600 again.
@@ -331,6 +389,65 @@ mod tests {
         assert!(
             matches!(&steps[..], [EjectStep::Send(0, command), EjectStep::Send(1, _)] if command.subject.track == 1)
         );
+    }
+
+    #[test]
+    fn what_a_belt_carries_away_from_its_gate_comes_later_by_the_way_there_and_back() {
+        let start = Instant::now();
+        let mut plan = EjectPlan::new(8, vec![8 * MS]);
+        let pace = Pace { left: 1.0, at: start, speed: 1.0, delay: 20 * MS };
+        plan.add(EjectOrder { pace: Some(pace), ..order(Some(pace.due()), 1) }, start);
+        let hit = |plan: &mut EjectPlan, speed, ms| {
+            let moved = plan.retime(speed, start + ms * MS);
+            let [(0, _, at)] = &moved[..] else { panic!("{moved:?}") };
+            (*at - start).as_secs_f64()
+        };
+        assert!(hit(&mut plan, -0.5, 400) > 1e9, "0.6 m are left, and it goes away");
+        assert!(plan.steps(start + 1399 * MS).is_empty());
+        assert!((hit(&mut plan, 2.0, 1400) - 1.95).abs() < 1e-6, "1.1 m are left");
+        assert!(plan.steps(start + 1929 * MS).is_empty());
+        assert!(matches!(&plan.steps(start + 1931 * MS)[..], [EjectStep::Send(0, _)]));
+    }
+
+    #[test]
+    fn what_a_faster_belt_brings_before_its_gate_can_move_is_late_beyond_the_tolerance_and_never_moved() {
+        let start = Instant::now();
+        // At 0.1 m/s the command is due after 500 ms; from 200 ms on 80 mm are left. The gate takes half a second.
+        for (speed, late) in [(0.159, false), (0.165, false), (0.17, true), (1.0, true)] {
+            let mut plan = EjectPlan::new(8, vec![20 * MS]);
+            let pace = Pace { left: 0.1, at: start, speed: 0.1, delay: 500 * MS };
+            plan.add(EjectOrder { pace: Some(pace), ..order(Some(pace.due()), 1) }, start);
+            assert!(plan.steps(start + 200 * MS).is_empty());
+            plan.retime(speed, start + 200 * MS);
+            match &plan.steps(start + 204 * MS)[..] {
+                [EjectStep::Send(0, command)] => {
+                    assert!(!late, "{speed} m/s");
+                    let due = 0.2 + 0.08 / speed - 0.5;
+                    assert!(((command.due - start).as_secs_f64() - due).abs() < 1e-6, "{speed} m/s");
+                }
+                [EjectStep::Late(0, LateReason::Speed, _)] => assert!(late, "{speed} m/s"),
+                other => panic!("{speed} m/s: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_waits_by_a_speed_that_nobody_knows_any_more_is_late_and_the_rest_is_not() {
+        let start = Instant::now();
+        let mut plan = EjectPlan::new(8, vec![8 * MS, 8 * MS]);
+        let pace = Pace { left: 1.0, at: start, speed: 0.0, delay: 20 * MS };
+        plan.add(EjectOrder { gate: 3, pace: Some(pace), ..order(Some(pace.due()), 1) }, start);
+        plan.add(order(Some(start + 900 * MS), 2), start);
+        assert!(plan.follows());
+        let lost = plan.lose_speed();
+        assert!(matches!(&lost[..], [(3, subject)] if subject.track == 1), "{lost:?}");
+        let late = plan.steps(start).into_iter().map(|step| match step {
+            EjectStep::Late(output, why, subject) => (output, why, subject.track),
+            EjectStep::Send(..) => panic!("{step:?}"),
+        });
+        assert_eq!(late.collect::<Vec<_>>(), [(0, LateReason::NoMoment, 1), (1, LateReason::NoMoment, 1)]);
+        assert!(!plan.follows() && plan.lose_speed().is_empty());
+        assert_eq!((plan.len(), plan.next()), (1, Some(start + 900 * MS)));
     }
 
     #[test]
@@ -365,7 +482,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(200))]
         #[test]
         fn every_order_ends_exactly_once_for_every_output(
-            events in prop::collection::vec((0u64..400, 0u64..300, 0usize..5, any::<bool>()), 1..60),
+            events in prop::collection::vec((0u64..400, 0u64..300, 0usize..5, any::<bool>(), -2i8..6), 1..60),
         ) {
             let start = Instant::now();
             let mut plan = EjectPlan::new(20, vec![8 * MS, 50 * MS]);
@@ -380,9 +497,18 @@ mod tests {
                     }
                 }
             };
-            for (track, (ahead, later, answer, good)) in (0u64..).zip(&events) {
-                plan.add(order((*ahead != 7).then(|| start + Duration::from_millis(*ahead)), track), now);
+            for (track, (ahead, later, answer, good, belt)) in (0u64..).zip(&events) {
+                let left = *ahead as f64 / 1e3;
+                let pace = Pace { left, at: now, speed: f64::from(*belt), delay: 5 * MS };
+                let new = order((*ahead != 7).then(|| start + Duration::from_millis(*ahead)), track);
+                // Every other one follows a belt that runs, stands, runs backwards, or whose speed nobody knows any more.
+                let paced = || EjectOrder { pace: Some(pace), ..order(Some(pace.due()), track) };
+                plan.add(if *good { paced() } else { new }, now);
                 now += Duration::from_millis(later / 10);
+                match belt {
+                    5 => drop(plan.lose_speed()),
+                    speed => drop(plan.retime(f64::from(*speed), now)),
+                }
                 take(&mut plan, now, &mut open, &mut ends);
                 if !open.is_empty() {
                     let (id, track, output) = open[answer % open.len()];

@@ -6,8 +6,13 @@ use tokio::sync::mpsc;
 
 use super::{EjectorCommand, Outlet};
 
-/// Runs for ever.
+/// Runs until the commands' sender is gone.
 pub(super) async fn run(mut outlet: Outlet, mut commands: mpsc::Receiver<EjectorCommand>) {
+    let watcher = outlet.clone();
+    while watcher.broke(serve(&mut outlet, &mut commands)).await {}
+}
+
+async fn serve(outlet: &mut Outlet, commands: &mut mpsc::Receiver<EjectorCommand>) {
     outlet.connected(true);
     loop {
         tokio::select! {

@@ -2,12 +2,14 @@
 //!
 //! Invariants: a command that reached nobody, or whose answer is doubtful, is never reported as done; nothing is sent
 //! for a command after its `give_up`, because the gate would meet another item; every queue is bounded; every wait has
-//! an end.
+//! an end; an output whose task panics is down, is told of, and is served anew, and takes no other with it.
 
 use std::{
     io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
     sync::Arc,
-    thread::{self, JoinHandle},
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -37,8 +39,14 @@ use webhook::WebhookSender;
 /// Commands that may wait for one output. At 800 items a minute more than a few means that it hangs.
 const QUEUE: usize = 64;
 
+/// A measured speed of the belt counts this long.
+pub const SPEED_COUNTS: Duration = Duration::from_secs(2);
+
 /// After `stop`, outputs whose commands' sender is gone have this long to lower what they raised.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// From an output's panic to its being served anew.
+const RESTART: Duration = Duration::from_secs(1);
 
 /// What outputs set to move a gate.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
@@ -65,8 +73,8 @@ pub enum OutputSettings {
 }
 
 impl OutputSettings {
-    /// Closed set of names for metrics.
-    pub fn name(&self) -> &'static str {
+    /// What `kind` says: a closed set, and what an output without a name is called.
+    pub fn kind(&self) -> &'static str {
         match self {
             OutputSettings::Modbus(_) => "modbus",
             OutputSettings::Mqtt(_) => "mqtt",
@@ -180,6 +188,11 @@ pub struct CommandReport {
 /// What an output tells about the line and its own commands.
 #[derive(Clone, Debug)]
 pub enum OutputNotice {
+    /// The output's task panicked: the output is down, and what it was about to do is lost.
+    Broke {
+        /// Index of the output in the configuration.
+        output: usize,
+    },
     /// How a command went.
     Report(CommandReport),
     /// The sensor after this gate saw an item.
@@ -191,7 +204,7 @@ pub enum OutputNotice {
     },
     /// The belt's speed.
     Speed {
-        /// In m/s; NaN where the other side talks nonsense.
+        /// In m/s, below 0 where the belt runs backwards; NaN where the other side talks nonsense.
         metres_per_second: f64,
         /// When.
         at: Instant,
@@ -200,7 +213,7 @@ pub enum OutputNotice {
     Lot {
         /// Its name; empty: none is.
         name: String,
-        /// Who says so: the output's name.
+        /// Who says so: the output's kind.
         by: &'static str,
     },
 }
@@ -251,6 +264,8 @@ struct Outlet {
     index: usize,
     /// Tells the commands of this run of the service from those of another.
     boot: i64,
+    /// What it is called in metrics.
+    name: Arc<str>,
     output: OutputSettings,
     requests: watch::Receiver<LineRequests>,
     /// How many of them the other side has acknowledged.
@@ -262,13 +277,33 @@ struct Outlet {
 
 impl Outlet {
     fn connected(&self, up: bool) {
-        self.metrics.eject.output_down.with_label_values(&[self.output.name()]).set((!up).into());
+        self.metrics.eject.output_down.with_label_values(&[&*self.name]).set((!up).into());
     }
 
     /// The connection broke.
     fn lost(&self) {
         self.connected(false);
-        self.metrics.eject.output_reconnects.with_label_values(&[self.output.name()]).inc();
+        self.metrics.eject.output_reconnects.with_label_values(&[&*self.name]).inc();
+    }
+
+    /// Serves the output until `serving` ends; true where it panicked and is to be served anew. Then it is down, that is
+    /// told, and a moment has passed. It is not ended with the process: what broke it came from the other side, and would
+    /// come again, while the other outputs do their work. The commands that it had taken are late by themselves.
+    async fn broke(&self, serving: impl Future<Output = ()>) -> bool {
+        let mut serving = pin!(serving);
+        let caught = std::future::poll_fn(|context| {
+            match catch_unwind(AssertUnwindSafe(|| serving.as_mut().poll(context))) {
+                Ok(poll) => poll.map(|()| false),
+                Err(_) => Poll::Ready(true), // the panic has said why
+            }
+        });
+        let broke = caught.await;
+        if broke {
+            self.lost();
+            (self.notify)(OutputNotice::Broke { output: self.index });
+            tokio::time::sleep(RESTART).await;
+        }
+        broke
     }
 
     /// A command as a message: an id that no other command ever has, the item, and until when to act.
@@ -299,7 +334,7 @@ impl Outlet {
         };
         let more = upto.saturating_sub(*done);
         *done = upto;
-        self.metrics.eject.line_acknowledged.with_label_values(&[self.output.name(), action.name()]).inc_by(more);
+        self.metrics.eject.line_acknowledged.with_label_values(&[&*self.name, action.name()]).inc_by(more);
     }
 
     fn report(&self, id: u64, result: Result<(), String>) {
@@ -307,32 +342,33 @@ impl Outlet {
     }
 }
 
-/// Starts all outputs on a thread that runs until `stop`; returns where each takes its commands. `on_start` is called on
-/// the thread; `notify` must be quick.
+/// Makes all outputs ready, each with its name; returns where each takes its commands, and the work of their thread, which
+/// runs until `stop`. `notify` must be quick.
 ///
 /// # Errors
-/// A password, secret or certificate that can't be read; the system's, when no thread can be started.
+/// A password, secret or certificate that can't be read; the system's.
 pub fn start(
-    outputs: Vec<OutputSettings>,
+    outputs: Vec<(Arc<str>, OutputSettings)>,
     sensed: Vec<SensedGate>,
     requests: &watch::Receiver<LineRequests>,
     notify: impl Fn(OutputNotice) + Send + Sync + 'static,
     metrics: &Metrics,
-    on_start: fn(),
     stop: CancellationToken,
-) -> io::Result<(Vec<mpsc::Sender<EjectorCommand>>, JoinHandle<()>)> {
+) -> io::Result<(Vec<mpsc::Sender<EjectorCommand>>, impl FnOnce() + Send + 'static)> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let notify: Arc<dyn Fn(OutputNotice) + Send + Sync> = Arc::new(notify);
     let boot = OffsetDateTime::now_utc().unix_timestamp();
     let mut senders = Vec::new();
     let begin = || {
         let mut tasks = Vec::new();
-        for (index, output) in outputs.into_iter().enumerate() {
+        for (index, (name, output)) in outputs.into_iter().enumerate() {
+            metrics.eject.begin(&name);
             let (sender, commands) = mpsc::channel(QUEUE);
             senders.push(sender);
             let outlet = Outlet {
                 index,
                 boot,
+                name,
                 output: output.clone(),
                 requests: requests.clone(),
                 acknowledged: LineRequests::default(),
@@ -364,8 +400,7 @@ pub fn start(
             return Err(e);
         }
     };
-    let thread = thread::Builder::new().name("outputs".into()).spawn(move || {
-        on_start();
+    let work = move || {
         runtime.block_on(async {
             stop.cancelled().await;
             let last = Instant::now() + LAST_WORDS;
@@ -374,6 +409,52 @@ pub fn start(
             }
         });
         runtime.shutdown_background();
-    })?;
-    Ok((senders, thread))
+    };
+    Ok((senders, work))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::{Mutex, PoisonError};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_output_that_panics_is_down_is_told_of_and_is_served_anew_with_what_it_knows() {
+        let (metrics, told) = (Metrics::new().unwrap(), Arc::<Mutex<Vec<usize>>>::default());
+        let kept = told.clone();
+        let outlet = Outlet {
+            index: 3,
+            boot: 0,
+            name: "gates".into(),
+            output: OutputSettings::Log {},
+            requests: watch::channel(LineRequests::default()).1,
+            acknowledged: LineRequests::default(),
+            sensed: Vec::new(),
+            notify: Arc::new(move |notice| match notice {
+                OutputNotice::Broke { output } => kept.lock().unwrap_or_else(PoisonError::into_inner).push(output),
+                other => panic!("{other:?}"),
+            }),
+            metrics: metrics.clone(),
+        };
+        outlet.connected(true);
+        let down = || metrics.eject.output_down.with_label_values(&["gates"]).get();
+        let (sender, mut commands) = mpsc::channel(4);
+        (1..=4).for_each(|n: u32| sender.try_send(n).unwrap());
+        drop(sender);
+        let mut taken = Vec::new();
+        let serve = async |taken: &mut Vec<u32>, commands: &mut mpsc::Receiver<u32>| {
+            while let Some(command) = commands.recv().await {
+                assert_eq!(down(), i64::from(!taken.is_empty()));
+                taken.push(command);
+                tokio::task::yield_now().await;
+                assert_eq!(command % 2, 0, "a panic that this test is about");
+            }
+        };
+        while outlet.broke(serve(&mut taken, &mut commands)).await {}
+        assert_eq!((taken, down()), (vec![1, 2, 3, 4], 1));
+        assert_eq!(*told.lock().unwrap(), [3, 3]);
+        assert_eq!(metrics.eject.output_reconnects.with_label_values(&["gates"]).get(), 2);
+    }
 }

@@ -20,12 +20,14 @@ use tokio_modbus::{
     client::{Context, Reader, Writer, tcp},
 };
 
-use super::{EjectorCommand, LineAction, Outlet, OutputNotice, Target};
+use super::{EjectorCommand, LineAction, Outlet, OutputNotice, SPEED_COUNTS, Target};
 
 /// Longest pause between two attempts to connect: every item until then is late.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// An answer that is too late for its command keeps the connection if it comes within this.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// Longest time that a setting may ask for: moments so far ahead have no place on the clock.
+const LONGEST_TIME: Duration = Duration::from_secs(3600);
 /// An answer to anything but a command may take this long.
 const ANSWER: Duration = Duration::from_millis(250);
 
@@ -46,7 +48,7 @@ pub struct Modbus {
     /// Time between two heartbeats.
     #[serde(with = "humantime_serde", default = "beat")]
     pub every: Duration,
-    /// The input register that holds the belt's speed in mm/s; read with each heartbeat.
+    /// The input register that holds the belt's speed in mm/s, signed, below 0 while the belt runs backwards; read with each heartbeat.
     pub speed: Option<u16>,
     /// The input register that holds the lot's number, 0 for none; read with each heartbeat.
     pub lot: Option<u16>,
@@ -81,8 +83,12 @@ impl Modbus {
         if taken(self.stop_line) || taken(self.divert) || target.register == Some(self.heartbeat) {
             return Err("its coil or register has another use already".into());
         }
-        if self.pulse.is_zero() || self.every.is_zero() || self.poll.is_zero() {
-            return Err("modbus: pulse, every and poll must be longer than 0".into());
+        let times = [self.pulse, self.every, self.poll];
+        if times.iter().any(|time| time.is_zero() || *time > LONGEST_TIME) {
+            return Err("modbus: pulse, every and poll must be longer than 0, and at most an hour".into());
+        }
+        if self.speed.is_some() && self.every >= SPEED_COUNTS {
+            return Err("modbus: every must be shorter than 2s where speed is read with each heartbeat".into());
         }
         Ok(())
     }
@@ -114,11 +120,9 @@ struct Plc {
 
 /// Runs until the commands' sender is gone.
 pub(super) async fn run(settings: Modbus, outlet: Outlet, mut commands: mpsc::Receiver<EjectorCommand>) {
-    let mut beat = interval(settings.every);
-    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut poll = interval(settings.poll);
-    poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let sensors = outlet.sensed.iter().filter_map(|gate| Some((gate.gate.clone(), gate.input?, true))).collect();
+    let watcher = outlet.clone();
+    // It outlives a panic: a raised coil stays owed.
     let mut plc = Plc {
         settings,
         outlet,
@@ -130,36 +134,44 @@ pub(super) async fn run(settings: Modbus, outlet: Outlet, mut commands: mpsc::Re
         beats: 0,
         sensors,
     };
-    loop {
-        let lower = plc.raised.iter().map(|(at, _)| *at).min();
-        let connected = plc.context.is_some();
-        tokio::select! {
-            biased;
-            changed = plc.outlet.requests.changed() => {
-                if changed.is_err() {
-                    return;
-                }
-                plc.ask_line().await;
-            }
-            command = commands.recv() => {
-                let Some(command) = command else { break };
-                let result = plc.command(&command).await;
-                plc.outlet.report(command.id, result);
-            }
-            () = sleep_until(lower.unwrap_or_else(Instant::now)), if lower.is_some() && connected => plc.lower().await,
-            _ = beat.tick() => plc.beat().await,
-            _ = poll.tick(), if connected && !plc.sensors.is_empty() => plc.look().await,
-        }
-    }
-    plc.ask_line().await;
-    // No gate stays open behind us; `outputs` waits for this a moment.
-    while let Some(lower) = plc.raised.iter().map(|(at, _)| *at).min() {
-        sleep_until(lower).await;
-        plc.lower().await;
-    }
+    while watcher.broke(plc.serve(&mut commands)).await {}
 }
 
 impl Plc {
+    async fn serve(&mut self, commands: &mut mpsc::Receiver<EjectorCommand>) {
+        let mut beat = interval(self.settings.every);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut poll = interval(self.settings.poll);
+        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let lower = self.raised.iter().map(|(at, _)| *at).min();
+            let connected = self.context.is_some();
+            tokio::select! {
+                biased;
+                changed = self.outlet.requests.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.ask_line().await;
+                }
+                command = commands.recv() => {
+                    let Some(command) = command else { break };
+                    let result = self.command(&command).await;
+                    self.outlet.report(command.id, result);
+                }
+                () = sleep_until(lower.unwrap_or_else(Instant::now)), if lower.is_some() && connected => self.lower().await,
+                _ = beat.tick() => self.beat().await,
+                _ = poll.tick(), if connected && !self.sensors.is_empty() => self.look().await,
+            }
+        }
+        self.ask_line().await;
+        // No gate stays open behind us; `outputs` waits for this a moment.
+        while let Some(lower) = self.raised.iter().map(|(at, _)| *at).min() {
+            sleep_until(lower).await;
+            self.lower().await;
+        }
+    }
+
     /// Moves a gate, trying again on a new connection until `give_up`.
     async fn command(&mut self, command: &EjectorCommand) -> Result<(), String> {
         let until = Instant::from_std(command.give_up);
@@ -256,9 +268,8 @@ impl Plc {
             tracing::error!("the heartbeat was refused: {why}");
         }
         if let Some(speed) = self.read_input("belt's speed", self.settings.speed).await {
-            let notice =
-                OutputNotice::Speed { metres_per_second: f64::from(speed) / 1e3, at: std::time::Instant::now() };
-            (self.outlet.notify)(notice);
+            let metres_per_second = f64::from(speed.cast_signed()) / 1e3;
+            (self.outlet.notify)(OutputNotice::Speed { metres_per_second, at: std::time::Instant::now() });
         }
         if let Some(lot) = self.read_input("lot", self.settings.lot).await {
             let name = if lot == 0 { String::new() } else { lot.to_string() };
@@ -390,7 +401,7 @@ impl Plc {
             Ok(Err(e)) => e.to_string(),
             Err(_) => "no answer".into(),
         };
-        self.pause = (self.pause * 2).clamp(self.settings.every, LONGEST_PAUSE);
+        self.pause = (self.pause * 2).max(self.settings.every).min(LONGEST_PAUSE); // `every` may be the longer one
         self.connect_at = Instant::now() + self.pause;
         Err(format!("{} can't be connected: {why}", self.settings.address))
     }

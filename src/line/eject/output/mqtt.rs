@@ -10,25 +10,27 @@
 //!
 //! It listens on `<topic>/confirm/<gate>`, where each message is an item that passed the sensor after the gate, and on
 //! the topic `speed`, where each message is the belt's speed in m/s as text; retained messages are old and don't count.
-//! On the topic `lot` each message, a retained one too, is the name of the lot on the belt; an empty one says none.
+//! A speed below 0 is that of a belt that runs backwards. On the topic `lot` each message, a retained one too, is the name of the lot on the belt; an empty one says none.
 //!
 //! The broker's acknowledgement says that it has the message, not that a gate moved: only a sensor after the gate does.
 //!
 //! A broker that hangs may hand a message on when it wakes: whoever moves the gate must drop what is past its `expires`.
 //!
 //! Invariants: each connection has a client of its own, so that nothing of a broken one is ever sent again, when it
-//! would meet another item; a client that breaks over what a broker sends takes nothing else with it.
+//! would meet another item; a client that breaks over what a broker sends takes nothing else with it; a message that is
+//! too large is skipped, and one that can't be skipped keeps the next connection from listening, not from commands.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
+    io,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use rumqttc::{
-    AsyncClient, ConnectionError, Event, LastWill, MqttOptions, NetworkOptions, Outgoing, Packet, QoS,
-    TlsConfiguration, Transport,
+    AsyncClient, ConnectionError, Event, LastWill, MqttOptions, NetworkOptions, Outgoing, Packet, QoS, StateError,
+    TlsConfiguration, Transport, mqttbytes,
 };
 use serde::Deserialize;
 use serde_json::json;
@@ -44,8 +46,14 @@ use super::{
 const PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(500)];
 /// The broker tells that we are gone after one and a half times this.
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
-/// Largest packet that is taken, in bytes.
+/// Largest packet that is sent, and largest message that is taken, in bytes.
 const LARGEST: usize = 16 << 10;
+/// Largest packet that is read, to be skipped, in bytes; a larger one ends the connection.
+const LARGEST_READ: usize = 1 << 20;
+/// Most topics whose skipped messages are spoken of, once each.
+const MOST_SAID: usize = 64;
+/// A connection that ends sooner is a short one, and so many short ones after another are no accident.
+const SHORT: (Duration, u32) = (Duration::from_secs(5), 3);
 
 /// A broker.
 #[derive(Clone, Debug, Deserialize)]
@@ -59,9 +67,8 @@ pub struct Mqtt {
     pub tls: Option<Tls>,
     /// What topics begin with.
     pub topic: String,
-    /// Client identifier; no two clients of a broker may share one.
-    #[serde(default = "client")]
-    pub client: String,
+    /// Client identifier; no two clients of a broker may share one. Absent: one of our own, with the machine's name.
+    pub client: Option<String>,
     /// The topic on which somebody tells the belt's speed.
     pub speed: Option<String>,
     /// The topic on which somebody tells the lot on the belt.
@@ -74,14 +81,17 @@ pub struct Mqtt {
     pub password_file: Option<PathBuf>,
 }
 
-fn client() -> String {
-    "beltsight".into()
+/// A client identifier that nobody else has, of at most 23 characters, which every broker takes.
+fn own_client() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host: String = host.chars().filter(char::is_ascii_alphanumeric).take(6).collect();
+    format!("beltsight-{host}-{:06x}", rand::random::<u32>() >> 8)
 }
 
 impl Mqtt {
     /// Refuses topics that can't be published to.
     pub(super) fn check(&self) -> Result<(), String> {
-        if self.topic.is_empty() || self.topic.contains(['+', '#', '\0']) || self.client.is_empty() {
+        if self.topic.is_empty() || self.topic.contains(['+', '#', '\0']) || self.client.as_deref() == Some("") {
             return Err("mqtt: topic must not be empty or hold + or #, client must not be empty".into());
         }
         if self.password_file.is_some() && self.user.is_none() {
@@ -94,8 +104,9 @@ impl Mqtt {
     /// Reads password and certificates.
     pub(super) fn options(&self) -> Result<MqttOptions, String> {
         let port = self.port.unwrap_or(if self.tls.is_some() { 8883 } else { 1883 });
-        let mut options = MqttOptions::new(&self.client, &self.host, port);
-        options.set_keep_alive(KEEP_ALIVE).set_max_packet_size(LARGEST, LARGEST).set_inflight(QUEUE as u16);
+        let client = self.client.clone().unwrap_or_else(own_client);
+        let mut options = MqttOptions::new(client, &self.host, port);
+        options.set_keep_alive(KEEP_ALIVE).set_max_packet_size(LARGEST_READ, LARGEST).set_inflight(QUEUE as u16);
         if let Some(user) = &self.user {
             let password = match &self.password_file {
                 Some(file) => std::fs::read_to_string(file).map_err(|e| format!("mqtt: {}: {e}", file.display()))?,
@@ -134,7 +145,10 @@ struct BrokerSession {
     client: AsyncClient,
     events: mpsc::Receiver<Result<Event, ConnectionError>>,
     poller: JoinHandle<()>,
-    connected: bool,
+    /// Since when, if it is.
+    connected: Option<Instant>,
+    /// It hears nothing: the session before this one ended over a message that can't be skipped.
+    deaf: bool,
     /// Why the session before this one ended.
     before: String,
     /// Handed to the client, in its order, without a packet number yet.
@@ -150,8 +164,14 @@ struct BrokerSession {
 }
 
 impl BrokerSession {
-    /// Connects after `pause`.
-    fn start(options: MqttOptions, pause: Duration, birth: u8, before: String) -> Self {
+    /// Connects after `pause`. Each topic in `skipped` had messages that were skipped.
+    fn start(
+        options: MqttOptions,
+        pause: Duration,
+        birth: u8,
+        (before, deaf): (String, bool),
+        skipped: Arc<Mutex<BTreeSet<String>>>,
+    ) -> Self {
         let (client, mut loop_) = AsyncClient::new(options, QUEUE);
         let mut network = NetworkOptions::new();
         network.set_connection_timeout(1).set_tcp_nodelay(true);
@@ -161,6 +181,10 @@ impl BrokerSession {
             tokio::time::sleep(pause).await;
             loop {
                 let event = loop_.poll().await;
+                // Here and not at the other end of the channel, which would hold many such messages.
+                if event.as_ref().is_ok_and(|event| skips(event, &skipped)) {
+                    continue;
+                }
                 let over = event.is_err();
                 if sender.send(event).await.is_err() || over {
                     return;
@@ -168,8 +192,20 @@ impl BrokerSession {
             }
         });
         let (queued, in_flight) = (VecDeque::new(), HashMap::new());
-        let connected = false;
-        Self { client, events, poller, connected, before, queued, in_flight, asking: false, birth, born: false, seq: 0 }
+        Self {
+            client,
+            events,
+            poller,
+            connected: None,
+            deaf,
+            before,
+            queued,
+            in_flight,
+            asking: false,
+            birth,
+            born: false,
+            seq: 0,
+        }
     }
 
     fn publish(&mut self, sent: Delivery, topic: String, retain: bool, payload: String) -> Result<(), String> {
@@ -184,13 +220,45 @@ impl BrokerSession {
         retain: bool,
         payload: Vec<u8>,
     ) -> Result<(), String> {
-        if !self.connected {
+        if self.connected.is_none() {
             return Err(format!("the broker is not connected: {}", self.before));
         }
         self.client.try_publish(topic, qos, retain, payload).map_err(|e| e.to_string())?;
         self.queued.push_back(sent);
         Ok(())
     }
+}
+
+impl Drop for BrokerSession {
+    fn drop(&mut self) {
+        self.poller.abort();
+    }
+}
+
+/// Whether it is a message that is too large for us: said once for each topic, and passed over.
+fn skips(event: &Event, skipped: &Mutex<BTreeSet<String>>) -> bool {
+    let Event::Incoming(Packet::Publish(message)) = event else { return false };
+    let size = message.payload.len();
+    if size > LARGEST {
+        let mut skipped = skipped.lock().unwrap_or_else(PoisonError::into_inner);
+        if skipped.len() < MOST_SAID && skipped.insert(message.topic.clone()) {
+            tracing::error!("a message of {size} bytes on {} is skipped, as are others above {LARGEST}", message.topic);
+        }
+    }
+    size > LARGEST
+}
+
+/// What is known from one connection to the next.
+struct Broker {
+    settings: Mqtt,
+    options: MqttOptions,
+    pause: Duration,
+    birth: u8,
+    /// Why the last session ended, and whether over a message that can't be skipped.
+    before: (String, bool),
+    /// Short sessions, one after another.
+    short: u32,
+    skipped: Arc<Mutex<BTreeSet<String>>>,
 }
 
 /// Runs until the commands' sender is gone.
@@ -200,30 +268,65 @@ pub(super) async fn run(
     mut outlet: Outlet,
     mut commands: mpsc::Receiver<EjectorCommand>,
 ) {
-    let (mut pause, mut birth, mut before) = (Duration::ZERO, 0u8, "no answer yet".to_owned());
-    loop {
-        let mut options = options.clone();
-        options.set_last_will(settings.will(birth));
-        let mut session = BrokerSession::start(options, pause, birth, before.clone());
-        birth = birth.wrapping_add(1);
-        let why = talk(&settings, &mut outlet, &mut commands, &mut session).await;
-        session.poller.abort();
-        pause = if session.connected { PAUSES[0] } else { (pause * 2).clamp(PAUSES[0], PAUSES[1]) };
-        let Some(why) = why else { return };
-        if session.connected {
-            tracing::warn!("connection to the broker {} lost: {why}", settings.host);
-            outlet.lost();
-        } else if why != before {
-            // Said once, not at every attempt.
-            tracing::warn!("the broker {} can't be connected: {why}", settings.host);
-            outlet.connected(false);
-        }
-        for sent in session.queued.into_iter().chain(session.in_flight.into_values()) {
-            if let Delivery::Command(id) = sent {
-                outlet.report(id, Err(format!("the broker was lost: {why}")));
+    let (pause, birth, before, short) = (Duration::ZERO, 0, ("no answer yet".to_owned(), false), 0);
+    let mut broker = Broker { settings, options, pause, birth, before, short, skipped: Arc::default() };
+    let watcher = outlet.clone();
+    while watcher.broke(broker.serve(&mut outlet, &mut commands)).await {}
+}
+
+impl Broker {
+    async fn serve(&mut self, outlet: &mut Outlet, commands: &mut mpsc::Receiver<EjectorCommand>) {
+        loop {
+            let mut options = self.options.clone();
+            options.set_last_will(self.settings.will(self.birth));
+            let before = self.before.clone();
+            let mut session = BrokerSession::start(options, self.pause, self.birth, before, self.skipped.clone());
+            self.birth = self.birth.wrapping_add(1);
+            let Some(why) = talk(&self.settings, outlet, commands, &mut session).await else { return };
+            self.lost(outlet, &session, &why);
+            let sent = session.queued.drain(..).chain(session.in_flight.drain().map(|(_, sent)| sent));
+            for sent in sent {
+                if let Delivery::Command(id) = sent {
+                    outlet.report(id, Err(format!("the broker was lost: {}", self.before.0)));
+                }
             }
         }
-        before = why;
+    }
+
+    /// A session has ended, or did not begin.
+    fn lost(&mut self, outlet: &Outlet, session: &BrokerSession, why: &ConnectionError) {
+        let (host, client) = (&self.settings.host, self.options.client_id());
+        let said = why.to_string();
+        let Some(since) = session.connected else {
+            self.pause = (self.pause * 2).clamp(PAUSES[0], PAUSES[1]);
+            if said != self.before.0 {
+                // Said once, not at every attempt.
+                tracing::warn!("the broker {host} can't be connected: {said}");
+                outlet.connected(false);
+            }
+            return self.before.0 = said;
+        };
+        let short = since.elapsed() < SHORT.0;
+        // Two that throw each other out would do so all the time.
+        self.pause = if short { (self.pause * 2).clamp(PAUSES[0], PAUSES[1]) } else { PAUSES[0] };
+        let deaf = matches!(
+            why,
+            ConnectionError::MqttState(StateError::Deserialization(mqttbytes::Error::PayloadSizeLimitExceeded(_)))
+        );
+        tracing::warn!("connection to the broker {host} lost: {said}");
+        if deaf {
+            tracing::error!(
+                "a message above {LARGEST_READ} bytes: speed, lot and sensors are not heard from {host} until it is gone and the connection made anew"
+            );
+        }
+        self.short = if short && !deaf { self.short + 1 } else { 0 };
+        if self.short == SHORT.1 {
+            tracing::error!(
+                "the broker {host} takes us and soon ends the connection, again and again: another client may have the name {client:?}, so that each takes the other's session over; every client needs a name of its own"
+            );
+        }
+        outlet.lost();
+        self.before = (said, deaf);
     }
 }
 
@@ -234,18 +337,18 @@ async fn talk(
     outlet: &mut Outlet,
     commands: &mut mpsc::Receiver<EjectorCommand>,
     session: &mut BrokerSession,
-) -> Option<String> {
+) -> Option<ConnectionError> {
     let mut closing = false;
     loop {
         let owed = outlet.open().is_some() || !session.queued.is_empty() || !session.in_flight.is_empty();
-        if closing && !(session.connected && owed) {
+        if closing && !(session.connected.is_some() && owed) {
             return None;
         }
         tokio::select! {
             biased;
             event = session.events.recv() => match event {
-                None => return Some("the client broke".into()),
-                Some(Err(e)) => return Some(e.to_string()),
+                None => return Some(ConnectionError::Io(io::Error::other("the client broke"))),
+                Some(Err(e)) => return Some(e),
                 Some(Ok(event)) => happened(settings, outlet, session, &event),
             },
             changed = outlet.requests.changed() => {
@@ -267,7 +370,7 @@ fn happened(settings: &Mqtt, outlet: &mut Outlet, session: &mut BrokerSession, e
     match event {
         Event::Incoming(Packet::ConnAck(_)) => {
             tracing::info!("connected to the broker {}", settings.host);
-            session.connected = true;
+            session.connected = Some(Instant::now());
             outlet.connected(true);
             listen(settings, outlet, session);
             tell_state(settings, outlet, session); // a birth, with Sparkplug
@@ -305,6 +408,9 @@ fn happened(settings: &Mqtt, outlet: &mut Outlet, session: &mut BrokerSession, e
 }
 
 fn listen(settings: &Mqtt, outlet: &Outlet, session: &mut BrokerSession) {
+    if session.deaf {
+        return;
+    }
     let confirm = (!outlet.sensed.is_empty()).then(|| format!("{}/confirm/+", settings.topic));
     let command = settings.sparkplug.as_ref().map(|node| node.topic("NCMD"));
     for topic in confirm.iter().chain(&command).chain(&settings.speed).chain(&settings.lot) {

@@ -83,23 +83,28 @@ pub(super) struct WebhookSender {
 
 /// Runs until the commands' sender is gone and what was asked of the line is acknowledged.
 pub(super) async fn run(hook: WebhookSender, outlet: Outlet, mut commands: mpsc::Receiver<EjectorCommand>) {
-    let closing = CancellationToken::new();
-    let deliver_all = async {
-        while let Some(command) = commands.recv().await {
-            let result = match outlet.message(&command) {
-                Ok(body) => hook.deliver(command.give_up.into(), &body).await,
-                Err(why) => Err(why),
-            };
-            outlet.connected(result.is_ok());
-            outlet.report(command.id, result);
-        }
-        closing.cancel();
-    };
-    // Side by side: a stop must not wait behind a command that is tried again and again.
-    tokio::join!(deliver_all, hook.ask_line(outlet.clone(), &closing));
+    outlet.connected(true); // until an attempt fails: there is no connection to keep
+    while outlet.broke(hook.serve(&outlet, &mut commands)).await {}
 }
 
 impl WebhookSender {
+    async fn serve(&self, outlet: &Outlet, commands: &mut mpsc::Receiver<EjectorCommand>) {
+        let closing = CancellationToken::new();
+        let deliver_all = async {
+            while let Some(command) = commands.recv().await {
+                let result = match outlet.message(&command) {
+                    Ok(body) => self.deliver(command.give_up.into(), &body).await,
+                    Err(why) => Err(why),
+                };
+                outlet.connected(result.is_ok());
+                outlet.report(command.id, result);
+            }
+            closing.cancel();
+        };
+        // Side by side: a stop must not wait behind a command that is tried again and again.
+        tokio::join!(deliver_all, self.ask_line(outlet.clone(), &closing));
+    }
+
     /// Passes on what is asked of the line until it is acknowledged; returns when nothing is open while `closing`.
     async fn ask_line(&self, mut outlet: Outlet, closing: &CancellationToken) {
         let mut pause = PAUSES[0];
@@ -118,7 +123,10 @@ impl WebhookSender {
             let body = json!({ "event": action.name(), "times": upto, "why": outlet.requests.borrow().why });
             let id = format!("{}-{}-{upto}", outlet.boot, action.name());
             match self.post(&id, &body).await {
-                Ok(()) => outlet.acknowledge(action, upto),
+                Ok(()) => {
+                    outlet.connected(true);
+                    outlet.acknowledge(action, upto);
+                }
                 Err(PostError::Refused(why) | PostError::Again(why)) => {
                     tracing::error!("{} is not acknowledged: {why}", action.name());
                     outlet.connected(false);
@@ -257,6 +265,7 @@ mod tests {
         let outlet = Outlet {
             index: 0,
             boot: 0,
+            name: "webhook".into(),
             output: OutputSettings::Webhook(settings.clone()),
             requests,
             acknowledged: LineRequests::default(),
