@@ -27,7 +27,7 @@ use crate::{
         infer::Infer,
         live::{LiveFrame, View},
         locate::{LocateConfig, Locator},
-        observe::observe,
+        observe::{cleaned, observe},
         priority,
         record::Recorder,
         verdict::{Origin, assemble, mean},
@@ -91,7 +91,10 @@ pub fn run(line: &Line, view: &Arc<View>, frames: &Handover, stop: &Cancellation
         };
         let started = Instant::now();
         let picture = match decode(&frame.raw) {
-            Ok(picture) => picture,
+            Ok((picture, strays)) => {
+                cleaned(&line.metrics, Source::Belt, camera, strays);
+                picture
+            }
             Err(e) => {
                 // A later frame shows the item again; an item that no whole frame shows is not missed in silence,
                 // because the counter is alerted on.
@@ -141,10 +144,14 @@ pub fn run(line: &Line, view: &Arc<View>, frames: &Handover, stop: &Cancellation
     }
 }
 
-fn decode(raw: &Raw) -> Result<Arc<Picture>, pixels::PixelError> {
+/// The picture, and how many stray bytes it came with.
+fn decode(raw: &Raw) -> Result<(Arc<Picture>, usize), pixels::PixelError> {
     match raw {
-        Raw::Rgb(picture) => Ok(picture.clone()),
-        Raw::Jpeg(bytes) => pixels::decode(bytes, PixelLimits::default()).map(Arc::new),
+        Raw::Rgb(picture) => Ok((picture.clone(), 0)),
+        Raw::Jpeg(bytes) => {
+            let (picture, strays) = pixels::decode_counted(bytes, PixelLimits::default())?;
+            Ok((picture.into(), strays))
+        }
     }
 }
 

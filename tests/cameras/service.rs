@@ -56,6 +56,28 @@ async fn a_frozen_camera_counts_as_lost_in_metrics_and_record() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn pictures_with_stray_bytes_are_judged_and_counted() {
+    let eye = Mjpeg::start();
+    eye.is(Mood::Strays);
+    let folder = tempfile::tempdir().unwrap();
+    let service = serve(folder.path(), &format!("[[camera]]\n{}", eye.config("")));
+    let frames = "beltsight_frames_total{camera=\"line-1\"}";
+    service.until(frames, |frames| frames >= 20.0).await;
+    let metrics = service.metrics().await;
+    let lost = metrics.sum("beltsight_frames_dropped_total", "reason=\"damaged\"");
+    assert_eq!(lost, 0.0, "of {:?} frames", metrics.value(frames));
+    let cleaned = "beltsight_pictures_cleaned_total{camera=\"line-1\",source=\"belt\"}";
+    service.until(cleaned, |cleaned| cleaned >= 20.0).await;
+    let clean = pixels::encode_jpeg(&Picture::filled(64, 48, [90; 3]), 90).unwrap();
+    let dirty = [&clean[..20], b"stray", &clean[20..], b"\xff"].concat();
+    for body in [clean, dirty] {
+        assert_eq!(service.post("/classify", body).await.status(), 200);
+    }
+    let metrics = service.metrics().await;
+    assert_eq!(metrics.value("beltsight_pictures_cleaned_total{camera=\"\",source=\"http\"}"), Some(1.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn pictures_of_another_width_than_the_gates_were_measured_in_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     for (name, width) in [("a", 320), ("b", 160), ("c", 320)] {
