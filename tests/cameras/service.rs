@@ -7,6 +7,7 @@ use std::{
 
 use beltsight::{
     domain::Picture,
+    line::camera::CameraConfig,
     picture::pixels,
     store::{Event, Store},
 };
@@ -75,6 +76,18 @@ async fn pictures_with_stray_bytes_are_judged_and_counted() {
     }
     let metrics = service.metrics().await;
     assert_eq!(metrics.value("beltsight_pictures_cleaned_total{camera=\"\",source=\"http\"}"), Some(1.0));
+}
+
+#[test]
+fn settings_by_which_no_camera_can_run_are_refused_at_the_start() {
+    let overlap = "source = 'simulated'\nname = 'line-7'\nbelt = { speed = 60, items_per_minute = 12 }";
+    let still = "source = 'folder'\nname = 'line-7'\npath = '.'\nframe_rate = 0";
+    for (camera, key) in [(overlap, "items_per_minute = 12"), (still, "frame_rate")] {
+        let camera: CameraConfig = toml::from_str(camera).unwrap();
+        let refused = camera.check();
+        let named = refused.as_ref().is_err_and(|why| why.contains("camera line-7") && why.contains(key));
+        assert!(named, "{key}: {refused:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

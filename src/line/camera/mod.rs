@@ -23,7 +23,7 @@ pub use self::network::Address;
 use self::still::{PictureChange, StillWatch};
 use super::handover::Handover;
 use crate::{
-    belt::BeltConfig,
+    belt::{Belt, BeltConfig},
     domain::{Frame, Raw},
 };
 
@@ -219,10 +219,14 @@ impl CameraConfig {
             CameraConfig::Gige { frame_rate, .. } if *frame_rate <= 0.0 || !frame_rate.is_finite() => {
                 Err(format!("frame_rate {frame_rate} is not a number of pictures per second"))
             }
-            CameraConfig::Simulated { .. }
-            | CameraConfig::Folder { .. }
-            | CameraConfig::Usb { .. }
-            | CameraConfig::Gige { .. } => Ok(()),
+            CameraConfig::Simulated { belt, .. } => Belt::new(belt.clone()).map(drop).map_err(|why| {
+                let BeltConfig { speed, items_per_minute, .. } = belt;
+                format!("{why} (speed = {speed}, items_per_minute = {items_per_minute})")
+            }),
+            CameraConfig::Folder { frame_rate, .. } if !(*frame_rate > 0.0 && *frame_rate <= 1000.0) => {
+                Err(format!("frame_rate is {frame_rate}; it must be above 0, at most 1000"))
+            }
+            CameraConfig::Folder { .. } | CameraConfig::Usb { .. } | CameraConfig::Gige { .. } => Ok(()),
         };
         checked.map_err(|why| format!("camera {}: {why}", self.name()))
     }
@@ -379,7 +383,7 @@ mod tests {
         let (frames, events) = watch(&config, Duration::from_secs(2));
         assert_eq!(events[0], CameraEvent::Opened);
         assert!(frames.len() >= 5, "{}", frames.len());
-        let mut drawn = crate::belt::Belt::new(belt).unwrap();
+        let mut drawn = Belt::new(belt).unwrap();
         for frame in &frames {
             let (picture, truths) = drawn.frame(frame.sequence);
             let Raw::Rgb(got) = &frame.raw else { panic!("not pixels") };
