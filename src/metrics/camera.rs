@@ -23,7 +23,7 @@ impl CameraMetrics {
         let metrics = Self {
             frames: counters(r, "frames_total", "Frames received from a camera.", &["camera"])?,
             frames_dropped: counters(r, "frames_dropped_total", "Frames lost, by reason.", &["camera", "reason"])?,
-            up: gauges(r, "camera_up", "1 while a camera delivers frames that change.", &["camera"])?,
+            up: gauges(r, "camera_up", "1 while a camera's pictures are searched for items.", &["camera"])?,
             frozen: gauges(
                 r,
                 "camera_frozen",

@@ -196,6 +196,21 @@ impl CameraConfig {
         }
     }
 
+    /// A camera of which nothing usable comes for this long does not see its belt. The simulated belt and a folder have no
+    /// timeout: there it is a second, or three pictures.
+    pub fn stalled_after(&self) -> Duration {
+        match self {
+            CameraConfig::Simulated { belt: BeltConfig { frame_rate, .. }, .. }
+            | CameraConfig::Folder { frame_rate, .. } => {
+                Duration::try_from_secs_f64(3.0 / frame_rate).unwrap_or_default().max(Duration::from_secs(1))
+            }
+            CameraConfig::Usb { timeout, .. }
+            | CameraConfig::Gige { timeout, .. }
+            | CameraConfig::Mjpeg { timeout, .. }
+            | CameraConfig::Rtsp { timeout, .. } => bearable(*timeout),
+        }
+    }
+
     /// How long a camera may send the very same picture. The simulated belt and a folder show what they are told to:
     /// a standing belt and a single picture are not faults.
     fn frozen_after(&self) -> Duration {
@@ -237,7 +252,6 @@ impl CameraConfig {
 pub fn run(config: &CameraConfig, handover: &Handover, stop: &AtomicBool, event: &dyn Fn(CameraEvent)) {
     let still = RefCell::new(StillWatch::new(config.frozen_after()));
     let sink = FrameSink { name: config.name().into(), handover, stop, event, still };
-    let bearable = |timeout: Duration| timeout.clamp(Duration::from_millis(10), Duration::from_secs(60));
     match config {
         CameraConfig::Simulated { belt, .. } => simulated::run(belt, &sink),
         CameraConfig::Folder { path, frame_rate, .. } => folder::run(path, *frame_rate, &sink),
@@ -265,6 +279,11 @@ pub fn run(config: &CameraConfig, handover: &Handover, stop: &AtomicBool, event:
         CameraConfig::Rtsp { .. } => sink.tell(CameraEvent::Lost("this program was built without RTSP cameras".into())),
     }
     handover.close();
+}
+
+/// A timeout within what is taken.
+fn bearable(timeout: Duration) -> Duration {
+    timeout.clamp(Duration::from_millis(10), Duration::from_secs(60))
 }
 
 /// The moment `age` ago; now, when there is no age or it makes no sense.
