@@ -8,7 +8,7 @@
 //! A picture that was mixed of two, or cut and filled up, can end with bytes too many as well. So behind coded data strays
 //! are at most [`MOST_MIXED`] bytes, or bytes that are all the same and another than the last coded one; and the last
 //! coded byte is padded with ones, as the standard asks. Otherwise [`without_strays`] gives nothing, and the decoder's
-//! word stands: the picture is refused.
+//! word stands: the picture is refused. So is one that lacks scans.
 //!
 //! Invariants: nothing panics, whatever the bytes are; the work is bounded by their number and by the pixels that the
 //! caller allows; a picture in which nothing is to be cut is not copied.
@@ -115,6 +115,8 @@ struct Component {
     row: usize,
     /// Which frequencies of each block are not 0, where later scans refine them.
     seen: Vec<u64>,
+    /// Which frequencies were sent to their last bit.
+    sent: u64,
 }
 
 /// What a scan holds of each block.
@@ -153,7 +155,8 @@ impl Walk<'_> {
         }
         self.at = marker.end;
         match marker.code {
-            EOI => return Some(false),
+            // A picture that was cut behind a scan lacks others.
+            EOI => return self.components.iter().all(|component| component.sent == u64::MAX).then_some(false),
             SOI => return None,
             code if stands_alone(code) => return Some(true),
             _ => {}
@@ -206,7 +209,7 @@ impl Walk<'_> {
             let own = [0, 1].map(|side| (size[side] * sampling[side]).div_ceil(most[side]).div_ceil(8));
             let row = units[0] * sampling[0];
             let seen = if progressive { vec![0; row * units[1] * sampling[1]] } else { vec![] };
-            Component { id: listed[0], sampling, own, row, seen }
+            Component { id: listed[0], sampling, own, row, seen, sent: 0 }
         };
         self.components = listed.chunks_exact(3).map(component).collect();
         Some(())
@@ -255,6 +258,11 @@ impl Walk<'_> {
             }
         }
         codes.behind(Marker::next(self.bytes, codes.at)?.start)?;
+        let frequencies = (u64::MAX << scan.first) & (u64::MAX >> (63 - scan.last));
+        for (index, _) in &colours {
+            let sent = &mut self.components[*index].sent;
+            *sent = if self.progressive && bits & 15 != 0 { *sent & !frequencies } else { *sent | frequencies };
+        }
         self.at = codes.at;
         Some(())
     }
