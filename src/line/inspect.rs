@@ -7,7 +7,11 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -16,7 +20,6 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::timeout_at,
 };
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{Fault, Frame, Item, Optics, Picture, Raw, Region, Scored, Source, Timings, Truth, Verdict, ms},
@@ -27,7 +30,8 @@ use crate::{
         infer::Infer,
         live::{LiveFrame, View},
         locate::{LocateConfig, Locator},
-        observe::observe,
+        observe::{cleaned, observe},
+        outage::CameraOutage,
         priority,
         record::Recorder,
         verdict::{Origin, assemble, mean},
@@ -36,6 +40,8 @@ use crate::{
     picture::pixels::{self, PixelLimits},
 };
 
+/// How often the line looks whether its camera is lost or it is to end, where no picture comes.
+const LOOK: Duration = Duration::from_millis(100);
 /// How long an item's box stays on the live picture.
 const SHOWN: Duration = Duration::from_secs(4);
 /// Time between two live pictures while somebody watches, and while nobody does.
@@ -70,8 +76,8 @@ type Look = Result<oneshot::Receiver<Scored>, Fault>;
 /// The verdicts of the last seconds, and when each was given.
 type JudgedItems = Arc<Mutex<Vec<(Instant, Verdict)>>>;
 
-/// Runs until `stop`, or until the camera has ended for good; meant for a thread of its own.
-pub fn run(line: &Line, view: &Arc<View>, frames: &Handover, stop: &CancellationToken) {
+/// Runs until `stop`; meant for a thread of its own.
+pub fn run(line: &Line, view: &Arc<View>, frames: &Handover, outage: &CameraOutage, stop: &AtomicBool) {
     let camera = &*view.camera;
     priority::set(priority::BELT);
     let mut locator = Locator::new(line.locate.clone());
@@ -81,41 +87,41 @@ pub fn run(line: &Line, view: &Arc<View>, frames: &Handover, stop: &Cancellation
     let mut open: BTreeMap<u64, mpsc::Sender<Look>> = BTreeMap::new();
     let mut last_live = None;
     let mut width = line.ejector.as_ref().and_then(|ejector| ejector.width(camera));
-    let mut refused = false;
-    while !stop.is_cancelled() {
-        let Some(frame) = frames.take(Duration::from_millis(100)) else {
+    while !stop.load(Ordering::Relaxed) {
+        outage.look();
+        let Some(frame) = frames.take(LOOK) else {
             if frames.over() {
-                return; // else this would turn round and round
+                thread::sleep(LOOK); // else this would turn round and round
             }
             continue;
         };
         let started = Instant::now();
         let picture = match decode(&frame.raw) {
-            Ok(picture) => picture,
+            Ok((picture, strays)) => {
+                cleaned(&line.metrics, Source::Belt, camera, strays);
+                picture
+            }
             Err(e) => {
-                // A later frame shows the item again; an item that no whole frame shows is not missed in silence,
-                // because the counter is alerted on.
+                // A later frame shows the item again; where none does for long, that is an outage.
                 tracing::warn!("a frame of {camera} is unusable: {e}");
                 line.metrics.camera.frames_dropped.with_label_values(&[camera, e.name()]).inc();
+                outage.unusable(&e.to_string());
                 continue;
             }
         };
         // Gates reckon millimetres from pixels: in pictures of another width they would move at the wrong ones.
-        if let Some(ejector) = &line.ejector {
+        if line.ejector.is_some() {
             let (wanted, wide) = (*width.get_or_insert(picture.width), picture.width);
             if wide != wanted {
                 line.metrics.camera.frames_dropped.with_label_values(&[camera, "size"]).inc();
-                if !refused {
-                    ejector.blind(camera, &format!("its pictures are {wide} pixels wide, not {wanted}"));
-                }
-                refused = true;
+                outage.refused(&format!("its pictures are {wide} pixels wide, not {wanted}"));
                 continue;
             }
-            refused = false;
         }
         let decode_ms = ms(started.elapsed());
         let located = Instant::now();
         let items = locator.look(&picture, frame.captured);
+        outage.searched(frame.captured);
         let speed = flow.speed(frame.captured);
         let inspected = InspectedFrame { frame: &frame, picture: &picture, speed, decode_ms, located };
         for item in items {
@@ -141,10 +147,14 @@ pub fn run(line: &Line, view: &Arc<View>, frames: &Handover, stop: &Cancellation
     }
 }
 
-fn decode(raw: &Raw) -> Result<Arc<Picture>, pixels::PixelError> {
+/// The picture, and how many stray bytes it came with.
+fn decode(raw: &Raw) -> Result<(Arc<Picture>, usize), pixels::PixelError> {
     match raw {
-        Raw::Rgb(picture) => Ok(picture.clone()),
-        Raw::Jpeg(bytes) => pixels::decode(bytes, PixelLimits::default()).map(Arc::new),
+        Raw::Rgb(picture) => Ok((picture.clone(), 0)),
+        Raw::Jpeg(bytes) => {
+            let (picture, strays) = pixels::decode_counted(bytes, PixelLimits::default())?;
+            Ok((picture.into(), strays))
+        }
     }
 }
 

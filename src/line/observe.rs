@@ -40,6 +40,13 @@ pub fn observe(metrics: &Metrics, verdict: &Verdict, fault: Option<&Fault>) {
     }
 }
 
+/// Counts a picture that came with stray bytes; `camera` is empty for HTTP.
+pub fn cleaned(metrics: &Metrics, source: Source, camera: &str, strays: usize) {
+    if strays > 0 {
+        metrics.camera.pictures_cleaned.with_label_values(&[source.name(), camera]).inc();
+    }
+}
+
 /// Counts a fault, also one that no verdict answers: an HTTP request that ends in an error. `camera` is empty for HTTP.
 pub fn faulted(metrics: &Metrics, source: Source, camera: &str, fault: &Fault) {
     metrics.line.faults.with_label_values(&[source.name(), camera, fault.name()]).inc();

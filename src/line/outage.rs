@@ -1,40 +1,160 @@
-//! When a camera fails and when it works again, told to the record, and to the gates, once each.
+//! Whether a camera's belt is looked at: one state for each camera, told to the record, the metrics, those who watch, and the
+//! gates.
 //!
-//! Invariant: telling never blocks.
+//! A belt is looked at while its pictures are searched for items. Whatever ends that is an outage, and what comes to the
+//! gates in it is unjudged: a camera that can't be opened, is silent or frozen; pictures that can't be decoded, or are of
+//! another width than the gates were measured in; a thread that hands nothing over.
+//!
+//! Invariants: an outage is recorded once at its begin and once at its end, however many causes it has; it ends with the
+//! next picture that is searched and was taken after the camera was last lost; telling never blocks.
 
-use std::cell::Cell;
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
-use super::{eject::Ejector, record::Recorder};
-use crate::store::Event;
+use super::{
+    eject::Ejector,
+    live::{CameraState, View},
+    record::Recorder,
+};
+use crate::{metrics::Metrics, store::Event};
 
-/// One camera as its thread sees it.
+/// A camera from which nothing comes says so itself, after its own timeout; one that says nothing either is lost after
+/// twice that and this.
+const SILENCE: Duration = Duration::from_secs(3);
+
+/// When an outage is said.
+#[derive(Clone, Copy, Debug)]
+pub struct OutageSettings {
+    /// Pictures that can't be searched are an outage when none could be for this long; fewer are not, because a later
+    /// picture shows their items again.
+    pub stalled_after: Duration,
+    /// While an outage lasts, the gates' `on_late` is asked again after this long; zero: never.
+    pub ask_again: Duration,
+}
+
+/// One camera, as its two threads see it.
 pub struct CameraOutage {
     recorder: Recorder,
     ejector: Option<Ejector>,
-    camera: String,
-    lost: Cell<bool>,
+    view: Arc<View>,
+    metrics: Metrics,
+    settings: OutageSettings,
+    state: Mutex<OutageState>,
+}
+
+/// What the lock guards.
+struct OutageState {
+    /// When the gates were last asked, while an outage lasts.
+    asked: Option<Instant>,
+    why: String,
+    /// Pictures taken before do not end the outage.
+    lost: Option<Instant>,
+    /// The last picture that was searched; the start, before there was one.
+    searched: Instant,
+    /// The first picture since then that could not be searched.
+    unusable: Option<Instant>,
 }
 
 impl CameraOutage {
-    /// A camera that is neither lost nor back yet.
-    pub fn new(recorder: Recorder, ejector: Option<Ejector>, camera: &str) -> Self {
-        Self { recorder, ejector, camera: camera.into(), lost: Cell::new(false) }
+    /// A camera of which nothing was seen yet.
+    pub fn new(
+        recorder: Recorder,
+        ejector: Option<Ejector>,
+        view: Arc<View>,
+        metrics: Metrics,
+        settings: OutageSettings,
+    ) -> Self {
+        let (why, searched) = (String::new(), Instant::now());
+        let state = Mutex::new(OutageState { asked: None, why, lost: None, searched, unusable: None });
+        Self { recorder, ejector, view, metrics, settings, state }
     }
 
-    /// It cannot be opened, stopped sending or is frozen.
+    /// The camera can't be opened or stopped sending.
     pub fn lost(&self, why: &str) {
-        if !self.lost.replace(true) {
-            self.recorder.event(Event::CameraLost { camera: self.camera.clone(), why: why.into() });
-            if let Some(ejector) = &self.ejector {
-                ejector.blind(&self.camera, why);
-            }
+        let mut state = self.state();
+        state.lost = Some(Instant::now());
+        self.begin(&mut state, CameraState::Lost(why.into()), why);
+    }
+
+    /// The camera sends the very same picture over and over.
+    pub fn frozen(&self, why: &str) {
+        let mut state = self.state();
+        state.lost = Some(Instant::now());
+        self.begin(&mut state, CameraState::Frozen(why.into()), why);
+    }
+
+    /// A picture came that can't be searched.
+    pub fn unusable(&self, why: &str) {
+        let mut state = self.state();
+        let since = state.unusable.get_or_insert_with(Instant::now).elapsed();
+        if since >= self.settings.stalled_after {
+            let why = format!("no picture could be searched for {:?}: {why}", self.settings.stalled_after);
+            self.begin(&mut state, CameraState::Lost(why.clone()), &why);
         }
     }
 
-    /// It sent a frame that shows something new.
-    pub fn seen(&self) {
-        if self.lost.replace(false) {
-            self.recorder.event(Event::CameraBack { camera: self.camera.clone() });
+    /// A picture came by which no gate may move; it does not pass by itself, so it is said at once.
+    pub fn refused(&self, why: &str) {
+        self.begin(&mut self.state(), CameraState::Lost(why.into()), why);
+    }
+
+    /// A picture that was taken at `captured` was searched for items.
+    pub fn searched(&self, captured: Instant) {
+        let mut state = self.state();
+        if state.lost.is_some_and(|lost| captured <= lost) {
+            return; // it waited while the camera was lost
         }
+        (state.searched, state.unusable) = (Instant::now(), None);
+        if state.asked.take().is_some() {
+            self.recorder.event(Event::CameraBack { camera: self.view.camera.to_string() });
+        }
+        self.show(CameraState::Up);
+    }
+
+    /// To be called several times a second: finds an outage that nobody told of, and asks the gates again.
+    pub fn look(&self) {
+        let mut state = self.state();
+        let OutageSettings { stalled_after, ask_again } = self.settings;
+        match state.asked {
+            None if state.searched.elapsed() > 2 * stalled_after + SILENCE => {
+                let why = format!("no picture was handed over for {:?}", 2 * stalled_after + SILENCE);
+                self.begin(&mut state, CameraState::Lost(why.clone()), &why);
+            }
+            Some(asked) if !ask_again.is_zero() && asked.elapsed() >= ask_again => {
+                state.asked = Some(Instant::now());
+                self.ask(&state.why);
+            }
+            _ => {}
+        }
+    }
+
+    fn begin(&self, state: &mut OutageState, shown: CameraState, why: &str) {
+        self.show(shown);
+        state.why = why.into();
+        if state.asked.is_none() {
+            state.asked = Some(Instant::now());
+            tracing::warn!(camera = &*self.view.camera, "nobody looks at the belt: {why}");
+            self.recorder.event(Event::CameraLost { camera: self.view.camera.to_string(), why: why.into() });
+            self.ask(why);
+        }
+    }
+
+    fn ask(&self, why: &str) {
+        if let Some(ejector) = &self.ejector {
+            ejector.blind(&self.view.camera, why);
+        }
+    }
+
+    fn show(&self, shown: CameraState) {
+        let metrics = &self.metrics.camera;
+        metrics.up.with_label_values(&[&*self.view.camera]).set((shown == CameraState::Up).into());
+        metrics.frozen.with_label_values(&[&*self.view.camera]).set(matches!(shown, CameraState::Frozen(_)).into());
+        self.view.is(shown);
+    }
+
+    fn state(&self) -> MutexGuard<'_, OutageState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -11,11 +11,14 @@ pub struct LineSettings {
     /// From capture to verdict; an item without an answer by then is rejected.
     #[serde(with = "humantime_serde")]
     pub deadline: Duration,
+    /// While a camera is lost, its gates' `on_late` is asked again after this long; zero: never.
+    #[serde(with = "humantime_serde")]
+    pub ask_again: Duration,
 }
 
 impl Default for LineSettings {
     fn default() -> Self {
-        Self { deadline: Duration::from_millis(50) }
+        Self { deadline: Duration::from_millis(50), ask_again: Duration::from_secs(60) }
     }
 }
 

@@ -5,4 +5,5 @@
 
 pub mod corrupt;
 pub mod dataset;
+pub mod jpeg;
 pub mod pixels;

@@ -11,6 +11,7 @@ use fast_image_resize::{
 };
 use image::{ImageDecoder, ImageFormat, ImageReader};
 
+use super::jpeg;
 use crate::domain::{Optics, Picture, Region};
 
 /// Largest picture that is decoded.
@@ -73,19 +74,41 @@ impl PixelError {
 /// Decodes JPEG (turbojpeg, which refuses cut and mixed files), PNG or WebP (`image`) into 8-bit RGB.
 ///
 /// 16-bit PNGs are scaled to 8 bits, alpha is dropped, gray becomes RGB; CMYK JPEGs are refused with the reason, because
-/// without their colour profile the colours would be guesses.
+/// without their colour profile the colours would be guesses. Bytes in a JPEG that do not belong to it are passed over, see
+/// [`jpeg`].
 ///
 /// # Errors
 /// See [`PixelError`].
 pub fn decode(bytes: &[u8], limits: PixelLimits) -> Result<Picture, PixelError> {
+    decode_counted(bytes, limits).map(|(picture, _)| picture)
+}
+
+/// As [`decode`], and how many stray bytes were passed over.
+///
+/// # Errors
+/// See [`PixelError`].
+pub fn decode_counted(bytes: &[u8], limits: PixelLimits) -> Result<(Picture, usize), PixelError> {
     match bytes {
         [] => Err(PixelError::Empty),
         [0xff, 0xd8, ..] => decode_jpeg(bytes, limits),
-        _ => decode_other(bytes, limits),
+        _ => decode_other(bytes, limits).map(|picture| (picture, 0)),
     }
 }
 
-fn decode_jpeg(bytes: &[u8], limits: PixelLimits) -> Result<Picture, PixelError> {
+/// A JPEG is used where the decoder has nothing to complain of, at once or when the strays are cut out: any other complaint
+/// means that the picture was cut or mixed.
+fn decode_jpeg(bytes: &[u8], limits: PixelLimits) -> Result<(Picture, usize), PixelError> {
+    let own = jpeg::end(bytes).map_or(bytes, |end| &bytes[..end]);
+    match decode_clean(own, limits) {
+        Err(PixelError::Damaged(why)) => match jpeg::without_strays(own, limits.max_pixels) {
+            Some(clean) => Ok((decode_clean(&clean, limits)?, bytes.len() - clean.len())),
+            None => Err(PixelError::Damaged(why)),
+        },
+        decoded => Ok((decoded?, bytes.len() - own.len())),
+    }
+}
+
+fn decode_clean(bytes: &[u8], limits: PixelLimits) -> Result<Picture, PixelError> {
     let damaged = |e: turbojpeg::Error| PixelError::Damaged(e.to_string());
     // A new decoder for each picture: one that is used again answers a JPEG without a frame header with the size and
     // colour space of the picture before.

@@ -9,6 +9,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use anyhow::Result;
@@ -24,8 +25,8 @@ use crate::{
         handover::Handover,
         infer::Infer,
         inspect,
-        live::{CameraState, View},
-        outage::CameraOutage,
+        live::View,
+        outage::{CameraOutage, OutageSettings},
         priority,
         record::Recorder,
         vital,
@@ -78,7 +79,7 @@ impl RunningLine {
             waiting: runtime.handle.clone(),
             background: Handle::current(),
         };
-        let cameras = Cameras::start(&line, &config.camera, stop)?;
+        let cameras = Cameras::start(&line, &config.camera, config.line.ask_again)?;
         Ok(Self { cameras, runtime, ejecting, line })
     }
 }
@@ -93,19 +94,19 @@ pub(super) struct Cameras {
 }
 
 impl Cameras {
-    /// Starts the cameras one after the other; `stop` ends their inspection.
-    fn start(line: &inspect::Line, configs: &[CameraConfig], stop: &CancellationToken) -> Result<Self> {
+    /// Starts the cameras one after the other. Of a lost one the gates are asked again after `ask_again`.
+    fn start(line: &inspect::Line, configs: &[CameraConfig], ask_again: Duration) -> Result<Self> {
         let stopped = Arc::new(AtomicBool::new(false));
         let (mut views, mut threads) = (Vec::new(), Vec::new());
         for config in configs {
             let view = Arc::new(View::new(config.name()));
-            threads.extend(start_camera(line, config.clone(), &view, stop, &stopped)?);
+            threads.extend(start_camera(line, config.clone(), &view, ask_again, &stopped)?);
             views.push(view);
         }
         Ok(Self { views: views.into(), threads, stopped })
     }
 
-    /// Tells the cameras to end; they end when they next look.
+    /// Tells the cameras and their inspection to end; they end when they next look. Until then the belt is looked at.
     pub(super) fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
     }
@@ -116,72 +117,57 @@ fn start_camera(
     line: &inspect::Line,
     config: CameraConfig,
     view: &Arc<View>,
-    stop: &CancellationToken,
+    ask_again: Duration,
     stopped: &Arc<AtomicBool>,
 ) -> Result<[thread::JoinHandle<()>; 2]> {
     let name = view.camera.clone();
     let frames = Arc::new(Handover::default());
     line.metrics.begin_camera(&name);
-    let watch = CameraWatch {
-        outage: CameraOutage::new(line.recorder.clone(), line.ejector.clone(), &name),
-        view: view.clone(),
-        metrics: line.metrics.clone(),
-    };
-    let (sink, stopped) = (frames.clone(), stopped.clone());
+    let settings = OutageSettings { stalled_after: config.stalled_after(), ask_again };
+    let (recorder, ejector, metrics) = (line.recorder.clone(), line.ejector.clone(), line.metrics.clone());
+    let outage = Arc::new(CameraOutage::new(recorder, ejector, view.clone(), metrics, settings));
+    let watch = CameraWatch { outage: outage.clone(), name: name.clone(), metrics: line.metrics.clone() };
+    let (sink, stop) = (frames.clone(), stopped.clone());
     let camera = vital::thread(format!("camera-{name}"), move || {
         priority::set(priority::BELT);
-        camera::run(&config, &sink, &stopped, &|event| watch.on(event));
+        camera::run(&config, &sink, &stop, &|event| watch.on(event));
     })?;
-    let (line, view, stop) = (line.clone(), view.clone(), stop.clone());
-    let inspector = vital::thread(format!("line-{name}"), move || inspect::run(&line, &view, &frames, &stop))?;
+    let (line, view, stop) = (line.clone(), view.clone(), stopped.clone());
+    let inspector = vital::thread(format!("line-{name}"), move || inspect::run(&line, &view, &frames, &outage, &stop))?;
     Ok([camera, inspector])
 }
 
-/// Tells what happens to a camera: to its view, its metrics, the log, the record and the gates.
+/// Tells what happens to a camera: to its metrics, the log, and what watches for outages.
 struct CameraWatch {
-    outage: CameraOutage,
-    view: Arc<View>,
+    outage: Arc<CameraOutage>,
+    name: Arc<str>,
     metrics: Metrics,
 }
 
 impl CameraWatch {
     fn on(&self, event: CameraEvent) {
-        let (view, metrics) = (&self.view, &self.metrics);
-        let name = &*view.camera;
-        let up = |up: i64| metrics.camera.up.with_label_values(&[name]).set(up);
-        let frozen = |frozen: i64| metrics.camera.frozen.with_label_values(&[name]).set(frozen);
-        let dropped = |why: &str| metrics.camera.frames_dropped.with_label_values(&[name, why]);
+        let (name, metrics) = (&*self.name, &self.metrics.camera);
+        let dropped = |why: &str| metrics.frames_dropped.with_label_values(&[name, why]);
         match event {
-            CameraEvent::Frame => {
-                self.outage.seen();
-                view.is(CameraState::Up);
-                metrics.camera.frames.with_label_values(&[name]).inc();
-                up(1);
-                frozen(0);
-            }
+            CameraEvent::Frame => metrics.frames.with_label_values(&[name]).inc(),
             CameraEvent::Frozen(after) => {
                 let why = format!("frozen: it has sent the very same picture for more than {after:?}");
                 tracing::warn!(camera = name, "camera {why}");
-                self.outage.lost(&why);
-                view.is(CameraState::Frozen(why));
-                up(0);
-                frozen(1);
+                self.outage.frozen(&why);
             }
             CameraEvent::Still => dropped("frozen").inc(),
             CameraEvent::Dropped => dropped("stale").inc(),
             CameraEvent::BadFrame(why) => {
                 tracing::warn!(camera = name, "a frame was refused: {why}");
                 dropped("driver").inc();
+                self.outage.unusable(&why);
             }
             CameraEvent::Skipped(frames) => dropped("driver").inc_by(frames.into()),
             CameraEvent::Opened => tracing::info!(camera = name, "camera opened"),
             CameraEvent::Lost(why) => {
                 tracing::warn!(camera = name, "camera lost: {why}");
                 self.outage.lost(&why);
-                view.is(CameraState::Lost(why));
-                up(0);
-                frozen(0);
-                metrics.camera.reconnects.with_label_values(&[name]).inc();
+                metrics.reconnects.with_label_values(&[name]).inc();
             }
         }
     }

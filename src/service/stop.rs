@@ -1,5 +1,7 @@
 //! The ordered stop: first nothing new comes in, then the line empties, then the record is closed.
 //!
+//! The belt is looked at until the requests at hand have ended.
+//!
 //! Invariant: whatever feeds a queue ends before what empties it, so that every verdict is acted on and recorded.
 
 use std::{thread, time::Duration};

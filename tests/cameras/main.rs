@@ -9,4 +9,5 @@ mod mjpeg;
 #[cfg(feature = "rtsp")]
 mod rtsp;
 mod service;
+mod strays;
 mod watched;

@@ -41,6 +41,12 @@ pub enum Mood {
     Cuts,
     /// Every second part is no picture.
     Garbage,
+    /// Every picture is cut and has an end all the same.
+    Damaged,
+    /// Every second picture is cut and has an end all the same.
+    Stumbles,
+    /// Every picture comes with bytes that do not belong to it: behind its head, before its end and behind that.
+    Strays,
     /// A part of more bytes than any picture has, then well.
     Oversized,
     /// The same picture again and again.
@@ -112,6 +118,15 @@ fn serve(mut stream: TcpStream, mood: &Mutex<Mood>, sent: &Mutex<Instant>) -> st
         };
         match now {
             Mood::Cuts if n.is_multiple_of(2) => part(&picture[..picture.len() / 2], picture.len())?,
+            Mood::Damaged | Mood::Stumbles if now == Mood::Damaged || n.is_multiple_of(2) => {
+                let cut = [&picture[..picture.len() * 2 / 3], &[0xff, 0xd9]].concat();
+                part(&cut, cut.len())?
+            }
+            Mood::Strays => {
+                let (end, stray) = (picture.len() - 2, [0; 5]);
+                let dirty = [&picture[..20], &stray, &picture[20..end], &stray, &picture[end..], b"ESP32"].concat();
+                part(&dirty, dirty.len())?
+            }
             Mood::Garbage if n.is_multiple_of(2) => part(b"<html>busy</html>", 17)?,
             Mood::Oversized => {
                 let flood = vec![7; 1 << 20];

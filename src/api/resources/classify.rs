@@ -23,7 +23,7 @@ use crate::{
     domain::{Raw, Region, Source, Timings, Verdict, ms},
     line::{
         locate,
-        observe::{faulted, observe},
+        observe::{cleaned, faulted, observe},
         verdict::{Origin, assemble},
     },
     picture::pixels::{self, PixelError, PixelLimits},
@@ -57,6 +57,8 @@ pub struct Classification {
 struct PreparedPicture {
     items: Vec<(Option<Region>, Vec<u8>)>,
     raw: Raw,
+    /// Bytes that came with it and do not belong to it.
+    strays: usize,
     timings: Timings,
 }
 
@@ -79,6 +81,8 @@ pub(in crate::api) async fn classify(
     let bytes = body::picture(&api, request).await?;
     let side = api.infer.card().side;
     let prepared = api.0.decoders.run(permit.clone(), move || prepare(bytes, locate, side)).await??;
+
+    cleaned(&api.metrics, Source::Http, "", prepared.strays);
 
     let deadline = arrived + api.0.settings.deadline;
     let fault = |fault| {
@@ -122,7 +126,7 @@ pub(in crate::api) async fn classify(
 /// Decodes, finds the items and cuts each to `side × side`; runs on a decode thread.
 fn prepare(bytes: Bytes, several: bool, side: u32) -> Result<PreparedPicture, PixelError> {
     let started = Instant::now();
-    let picture = pixels::decode(&bytes, PixelLimits::default())?;
+    let (picture, strays) = pixels::decode_counted(&bytes, PixelLimits::default())?;
     let decoded = Instant::now();
     let regions = if several { locate::find(&picture).into_iter().map(Some).collect() } else { vec![None] };
     if regions.len() > MAX_ITEMS {
@@ -136,5 +140,5 @@ fn prepare(bytes: Bytes, several: bool, side: u32) -> Result<PreparedPicture, Pi
     }
     let timings = Timings { decode_ms: ms(decoded - started), locate_ms: ms(decoded.elapsed()), ..Timings::default() };
     let raw = if bytes.starts_with(&JPEG) { Raw::Jpeg(bytes) } else { Raw::Rgb(Arc::new(picture)) };
-    Ok(PreparedPicture { items, raw, timings })
+    Ok(PreparedPicture { items, raw, strays, timings })
 }

@@ -23,7 +23,7 @@ pub use self::network::Address;
 use self::still::{PictureChange, StillWatch};
 use super::handover::Handover;
 use crate::{
-    belt::BeltConfig,
+    belt::{Belt, BeltConfig},
     domain::{Frame, Raw},
 };
 
@@ -196,6 +196,21 @@ impl CameraConfig {
         }
     }
 
+    /// A camera of which nothing usable comes for this long does not see its belt. The simulated belt and a folder have no
+    /// timeout: there it is a second, or three pictures.
+    pub fn stalled_after(&self) -> Duration {
+        match self {
+            CameraConfig::Simulated { belt: BeltConfig { frame_rate, .. }, .. }
+            | CameraConfig::Folder { frame_rate, .. } => {
+                Duration::try_from_secs_f64(3.0 / frame_rate).unwrap_or_default().max(Duration::from_secs(1))
+            }
+            CameraConfig::Usb { timeout, .. }
+            | CameraConfig::Gige { timeout, .. }
+            | CameraConfig::Mjpeg { timeout, .. }
+            | CameraConfig::Rtsp { timeout, .. } => bearable(*timeout),
+        }
+    }
+
     /// How long a camera may send the very same picture. The simulated belt and a folder show what they are told to:
     /// a standing belt and a single picture are not faults.
     fn frozen_after(&self) -> Duration {
@@ -219,10 +234,14 @@ impl CameraConfig {
             CameraConfig::Gige { frame_rate, .. } if *frame_rate <= 0.0 || !frame_rate.is_finite() => {
                 Err(format!("frame_rate {frame_rate} is not a number of pictures per second"))
             }
-            CameraConfig::Simulated { .. }
-            | CameraConfig::Folder { .. }
-            | CameraConfig::Usb { .. }
-            | CameraConfig::Gige { .. } => Ok(()),
+            CameraConfig::Simulated { belt, .. } => Belt::new(belt.clone()).map(drop).map_err(|why| {
+                let BeltConfig { speed, items_per_minute, .. } = belt;
+                format!("{why} (speed = {speed}, items_per_minute = {items_per_minute})")
+            }),
+            CameraConfig::Folder { frame_rate, .. } if !(*frame_rate > 0.0 && *frame_rate <= 1000.0) => {
+                Err(format!("frame_rate is {frame_rate}; it must be above 0, at most 1000"))
+            }
+            CameraConfig::Folder { .. } | CameraConfig::Usb { .. } | CameraConfig::Gige { .. } => Ok(()),
         };
         checked.map_err(|why| format!("camera {}: {why}", self.name()))
     }
@@ -233,7 +252,6 @@ impl CameraConfig {
 pub fn run(config: &CameraConfig, handover: &Handover, stop: &AtomicBool, event: &dyn Fn(CameraEvent)) {
     let still = RefCell::new(StillWatch::new(config.frozen_after()));
     let sink = FrameSink { name: config.name().into(), handover, stop, event, still };
-    let bearable = |timeout: Duration| timeout.clamp(Duration::from_millis(10), Duration::from_secs(60));
     match config {
         CameraConfig::Simulated { belt, .. } => simulated::run(belt, &sink),
         CameraConfig::Folder { path, frame_rate, .. } => folder::run(path, *frame_rate, &sink),
@@ -261,6 +279,11 @@ pub fn run(config: &CameraConfig, handover: &Handover, stop: &AtomicBool, event:
         CameraConfig::Rtsp { .. } => sink.tell(CameraEvent::Lost("this program was built without RTSP cameras".into())),
     }
     handover.close();
+}
+
+/// A timeout within what is taken.
+fn bearable(timeout: Duration) -> Duration {
+    timeout.clamp(Duration::from_millis(10), Duration::from_secs(60))
 }
 
 /// The moment `age` ago; now, when there is no age or it makes no sense.
@@ -379,7 +402,7 @@ mod tests {
         let (frames, events) = watch(&config, Duration::from_secs(2));
         assert_eq!(events[0], CameraEvent::Opened);
         assert!(frames.len() >= 5, "{}", frames.len());
-        let mut drawn = crate::belt::Belt::new(belt).unwrap();
+        let mut drawn = Belt::new(belt).unwrap();
         for frame in &frames {
             let (picture, truths) = drawn.frame(frame.sequence);
             let Raw::Rgb(got) = &frame.raw else { panic!("not pixels") };
