@@ -131,10 +131,14 @@ impl Reader<'_> {
             uses: self.sources.keys().map(|file| (file.clone(), BTreeMap::new())).collect(),
             crates: BTreeMap::new(),
             parent: BTreeMap::new(),
-            lines: self.lines,
-            tests: self.tests,
+            lines: BTreeMap::new(),
+            tests: self.tests.difference(&self.compiled).cloned().collect(),
             unresolved: Vec::new(),
         };
+        for (file, text) in self.sources {
+            let for_tests = self.test_lines.get(file).map_or(0, BTreeSet::len);
+            files.lines.insert(file.clone(), text.lines().count() - for_tests);
+        }
         for module in &self.modules {
             if let Some(parent) = module.parent.map(|parent| &self.modules[parent].file)
                 && *parent != module.file

@@ -224,6 +224,26 @@ fn what_is_compiled_for_tests_alone_does_not_count() {
 }
 
 #[test]
+fn a_file_is_for_tests_only_if_every_mod_that_leads_to_it_is() {
+    for text in [
+        "mod long; #[cfg(test)] #[path = \"long.rs\"] mod again; #[cfg(test)] mod tests;",
+        "#[cfg(test)] #[path = \"long.rs\"] mod again; mod long; #[cfg(test)] mod tests;",
+    ] {
+        let long = "struct A;\nstruct B;\n#[cfg(test)]\nmod tests { }\n";
+        let files = understood(&[("lib.rs", text), ("long.rs", long), ("tests.rs", "#[path = \"long.rs\"] mod more;")]);
+        assert_eq!(files.tests, ["tests.rs".to_string()].into());
+        assert_eq!(files.lines["long.rs"], 2);
+    }
+    // Whoever reads a file twice counts its tests once.
+    let files = understood(&[
+        ("lib.rs", "mod a;"),
+        ("main.rs", "mod a;"),
+        ("a.rs", "struct A;\nstruct B;\n#[cfg(test)]\nmod tests { }\n"),
+    ]);
+    assert_eq!(files.lines["a.rs"], 2);
+}
+
+#[test]
 fn what_is_not_understood_is_said() {
     let files = files(&[
         ("lib.rs", "mod a; mod gone;"),
