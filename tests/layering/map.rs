@@ -30,8 +30,17 @@ impl Map<'_> {
         module
     }
 
-    /// What `name` stands for in `module`, re-exports followed to where the item is defined.
+    /// What `name` stands for in `module`, re-exports followed to where the item is defined; imports in macros too.
     fn look_up(&self, module: usize, name: &str, asked: &mut Asked) -> BTreeSet<Place> {
+        let mut found = self.declared(module, name, asked);
+        if let Some(in_macros) = self.modules[module].in_macros {
+            found.extend(self.declared(in_macros, name, asked));
+        }
+        found
+    }
+
+    /// What `name` stands for in `module`, imports in macros aside.
+    fn declared(&self, module: usize, name: &str, asked: &mut Asked) -> BTreeSet<Place> {
         let key = (module, name.to_string());
         let again = asked.contains(&key);
         asked.push(key);
@@ -62,35 +71,46 @@ impl Map<'_> {
 
     /// Where a path that stands in `module` leads; nowhere if a name in it is not known.
     fn follow(&self, module: usize, route: &Route, asked: &mut Asked) -> BTreeSet<Place> {
-        let Some((first, mut rest)) = route.segments.split_first() else { return BTreeSet::new() };
-        let mut places = match first.as_str() {
-            _ if route.absolute => self.outside(first),
-            "crate" => BTreeSet::from([Place::Module(self.modules[module].root)]),
+        let Some((first, rest)) = route.segments.split_first() else { return BTreeSet::new() };
+        match first.as_str() {
+            _ if route.absolute => self.inward(self.outside(first), rest, asked),
+            "crate" => self.inward(BTreeSet::from([Place::Module(self.modules[module].root)]), rest, asked),
             "self" | "super" => {
                 let mut above = Some(self.own(module));
-                rest = &route.segments;
+                let mut rest = &route.segments[..];
                 while let Some(step) = rest.first().filter(|step| *step == "self" || *step == "super") {
                     rest = &rest[1..];
                     if step == "super" {
                         above = above.and_then(|above| self.modules[above].parent).map(|parent| self.own(parent));
                     }
                 }
-                above.map(Place::Module).into_iter().collect()
+                self.inward(above.map(Place::Module).into_iter().collect(), rest, asked)
             }
             _ => {
+                let mut found = BTreeSet::new();
                 let mut scope = module;
                 loop {
-                    let found = self.look_up(scope, first, asked);
-                    if !found.is_empty() {
-                        break found;
+                    if let Some(in_macros) = self.modules[scope].in_macros {
+                        let imported = self.declared(in_macros, first, asked);
+                        found.extend(self.inward(imported, rest, asked));
                     }
-                    if !self.modules[scope].is_block {
-                        break self.outside(first);
+                    let mut declared = self.declared(scope, first, asked);
+                    if declared.is_empty() && self.modules[scope].is_block {
+                        scope = self.modules[scope].parent.unwrap();
+                        continue;
                     }
-                    scope = self.modules[scope].parent.unwrap();
+                    if declared.is_empty() {
+                        declared = self.outside(first);
+                    }
+                    found.extend(self.inward(declared, rest, asked));
+                    break found;
                 }
             }
-        };
+        }
+    }
+
+    /// Where the rest of a path leads from `places`.
+    fn inward(&self, mut places: BTreeSet<Place>, rest: &[String], asked: &mut Asked) -> BTreeSet<Place> {
         for name in rest {
             let mut deeper = BTreeSet::new();
             for place in &places {

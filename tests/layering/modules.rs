@@ -75,7 +75,15 @@ impl Reader<'_> {
         let id = self.modules.len();
         let root = parent.map_or(id, |parent| self.modules[parent].root);
         let file = self.file.clone();
-        self.modules.push(Module { file, parent, root, is_block, names: BTreeMap::new(), globs: Vec::new() });
+        self.modules.push(Module {
+            file,
+            parent,
+            root,
+            is_block,
+            names: BTreeMap::new(),
+            globs: Vec::new(),
+            in_macros: None,
+        });
         id
     }
 

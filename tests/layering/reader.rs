@@ -1,13 +1,21 @@
 //! Reads the sources as the compiler does: the tree of modules, the names in scope in each, every path that the code
 //! names, and the file that defines what a path leads to.
 //!
-//! It reads `use` trees (groups, renames, globs, `self`), paths in code, types and attributes, paths inside macros and
-//! inside attributes' strings, `crate::`, `self::`, `super::` at any depth, the library's name, paths that begin with
-//! an imported module, imports inside functions, inline modules, `#[path]` and re-exports. What is compiled for tests
-//! alone is left out.
+//! It reads `use` trees (groups, renames, globs, `self`), paths in code, types and attributes, paths and imports inside
+//! macros, paths in attributes' strings, `crate::`, `self::`, `super::` at any depth, the library's name, paths that
+//! begin with an imported module, imports inside functions, inline modules, `#[path]` and re-exports. What is compiled
+//! for tests alone is left out.
 //!
-//! It does not know types. A method that a file calls, or a field that it reads, counts only if the file also names the
-//! type or the trait.
+//! It does not know types: a method that a file calls, or a field that it reads, counts only if the file also names the
+//! type or the trait. It expands no macros. So these forms it can't see:
+//! - a path that `macro_rules!` puts together from fragments, such as `$room::TABLE`, and a name that the body of a
+//!   macro imports for whoever calls it;
+//! - a macro that a file calls by its place in the text (`#[macro_use]`), not by a path;
+//! - what `include!` brings, and modules and `extern crate` inside macros;
+//! - a constant that a file has from a glob and names only as a pattern: that reads like a new variable.
+//!
+//! And one it sees, but the rule excuses: a circle between children in which a function of their common parent forwards
+//! the call is a circle through the parent.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -65,6 +73,8 @@ struct Module {
     is_block: bool,
     names: BTreeMap<String, Vec<Binding>>,
     globs: Vec<Route>,
+    /// A block with what macros in this module import.
+    in_macros: Option<usize>,
 }
 
 /// A path that the code names.

@@ -100,6 +100,46 @@ fn paths_in_macros_and_attributes_are_seen() {
 }
 
 #[test]
+fn imports_in_macros_are_seen() {
+    let limit = ["a.rs: LIMIT"];
+    assert_eq!(used_by("fn f() { assert!({ use crate::a as q; q::LIMIT } > 0); }"), limit);
+    assert_eq!(used_by("fn f() { assert!({ use crate::a; a::LIMIT } > 0); }"), limit);
+    assert_eq!(used_by("fn f() { assert!({ use crate::a::*; LIMIT } > 0); }"), limit);
+    assert_eq!(
+        used_by("fn f() { println!(\"{}\", { use super::super::{a as q}; format!(\"{}\", q::LIMIT) }); }"),
+        limit
+    );
+    assert_eq!(used_by("macro_rules! m { () => {{ use $crate::a as q; q::LIMIT }} }"), limit);
+    assert_eq!(used_by("fn f() { go!(use crate::a as q => q::LIMIT); }"), limit);
+    assert_eq!(used_by("fn f() { go! { fn g<'a>() -> impl Sized + use<'a> { crate::a::LIMIT } } }"), limit);
+    assert_eq!(used_by("use crate::b::*; fn f() { go!({ use deep as d; d::inner::Inner }); }"), ["b/deep.rs: Inner"]);
+    assert_eq!(
+        used_by("fn f() { go! { pub use crate::{a::{self as q, make}, b::deep as d}; q::LIMIT; d::Deep; } }"),
+        ["a.rs: LIMIT make", "b/deep.rs: Deep"]
+    );
+    // A trait does its work unnamed.
+    assert_eq!(used_by("fn f() { go!({ use crate::b::deep::*; }); }"), ["b/deep.rs: Dive"]);
+}
+
+#[test]
+fn imports_in_macros_serve_the_scope_around_and_hide_nothing() {
+    assert_eq!(used_by("go! { use crate::a; } fn f() { a::make(); }"), ["a.rs: make"]);
+    assert_eq!(
+        used_by("go! { if #[x] { use crate::a as q; } else { use crate::b as q; } } fn f(_: q::B) { q::LIMIT; }"),
+        ["a.rs: LIMIT", "b/mod.rs: B"]
+    );
+    assert_eq!(
+        used_by("use crate::b::*; fn f() { go! { use crate::a::LIMIT as B; } } fn g(_: B) {}"),
+        ["a.rs: LIMIT", "b/mod.rs: B"]
+    );
+    assert_eq!(
+        used_by("const LIMIT: u8 = 1; fn f() { assert!({ use crate::a::*; LIMIT } > 0); } fn g() { LIMIT; }"),
+        ["a.rs: LIMIT"]
+    );
+    assert_eq!(used_by("fn f() { go! { use a as a; use a::b; } a::make(); }"), [""; 0]);
+}
+
+#[test]
 fn a_glob_counts_for_the_names_that_are_used() {
     assert_eq!(
         used_by("use super::*; use super::super::b::*; fn f(_: Parent, _: deep::Deep) {}"),
@@ -370,7 +410,7 @@ fn a_use_of_a_room_above_is_found() {
 #[test]
 fn a_framework_outside_its_room_is_found() {
     let files = understood(&[
-        ("lib.rs", "mod api; mod a; mod b; mod c; mod d; mod e; mod f; mod axum_free;"),
+        ("lib.rs", "mod api; mod a; mod b; mod c; mod d; mod e; mod f; mod g; mod h; mod axum_free;"),
         ("api.rs", "use axum; pub use axum::Router;"),
         ("a.rs", "use axum as web;\nfn f() { web::get(); }"),
         ("b.rs", "\nfn f() { go!(::axum::get()); }"),
@@ -378,6 +418,8 @@ fn a_framework_outside_its_room_is_found() {
         ("d.rs", "#[axum::debug]\nfn f() {}"),
         ("e.rs", "mod axum {}\nfn f() { ::axum::get(); }"),
         ("f.rs", "mod axum {}\nfn f() { go!(::axum::get()); }"),
+        ("g.rs", "fn f() { assert!({ use axum; axum::get() }); }"),
+        ("h.rs", "\nfn f() { go! { use axum::get as got; } }"),
         (
             "axum_free.rs",
             "mod axum { pub fn get() {} } fn f(axum: u8, hyper: u8) { axum::get(); hyper.get(); let _ = hyper; }",
@@ -392,6 +434,8 @@ fn a_framework_outside_its_room_is_found() {
             "src/d.rs:1 uses axum",
             "src/e.rs:2 uses axum",
             "src/f.rs:2 uses axum",
+            "src/g.rs:1 uses axum",
+            "src/h.rs:2 uses axum",
             "src/api does not use hyper, strike it",
         ]
     );
