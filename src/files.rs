@@ -24,7 +24,7 @@ const PUBLIC: u32 = 0o666;
 /// Mode of a file that only its owner may read.
 const PRIVATE: u32 = 0o600;
 /// What a killed writer left is removed when it is older: no writing takes as long.
-const LEFTOVER: Duration = Duration::from_secs(3600);
+const LEFTOVER: Duration = Duration::from_secs(600);
 
 /// Replaces the file at `path` by `bytes`; who may read it, the umask says.
 ///
