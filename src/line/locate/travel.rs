@@ -9,7 +9,7 @@
 //! Source: normalised cross-correlation, coarse to fine, with a parabola through the best shift and its neighbours
 //! (Tian and Huhns 1986, "Algorithms for subpixel registration").
 
-use std::{collections::VecDeque, ops::RangeInclusive, time::Instant};
+use std::{ops::RangeInclusive, time::Instant};
 
 use crate::domain::Picture;
 
@@ -58,8 +58,8 @@ pub(super) struct Travel {
     /// Pixels in a column.
     pixels: f64,
     key: Option<Key>,
-    /// The newest two places of the belt, in columns, and when they were seen.
-    places: VecDeque<(Instant, f64)>,
+    /// When the belt was seen last, and where it was, in columns.
+    last: Option<(Instant, f64)>,
     /// Columns per second over the newest step; `None` before one was told.
     velocity: Option<f64>,
 }
@@ -75,9 +75,9 @@ impl Travel {
         self.pixels = pixels;
         let columns = fine[0].len() as f64;
         let coarse = merged(&fine);
-        let (Some(key), Some(&(last, before))) = (&self.key, self.places.back()) else {
+        let (Some(key), Some((last, before))) = (&self.key, self.last) else {
             self.key = Some(Key { fine, coarse, position: 0.0 });
-            self.places.push_back((captured, 0.0));
+            self.last = Some((captured, 0.0));
             return false;
         };
         let seconds = captured.saturating_duration_since(last).as_secs_f64();
@@ -91,16 +91,13 @@ impl Travel {
         if told.is_none() || (position - key.position).abs() > KEY * columns {
             self.key = Some(Key { fine, coarse, position });
         }
-        self.places.push_back((captured, position));
-        while self.places.len() > 2 {
-            self.places.pop_front();
-        }
+        self.last = Some((captured, position));
         told.is_some()
     }
 
     /// Pixels that the belt has gone since the first picture, below 0 towards smaller x.
     pub fn position(&self) -> f64 {
-        self.places.back().map_or(0.0, |(_, position)| position * self.pixels)
+        self.last.map_or(0.0, |(_, position)| position * self.pixels)
     }
 }
 
