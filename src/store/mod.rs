@@ -5,10 +5,13 @@
 //! a folder that was removed or moved away, where nobody would find it.
 
 mod audit;
+#[cfg(test)]
+mod forger;
 mod frames;
 pub mod labels;
 mod record;
 mod retention;
+mod schema;
 mod settings;
 mod verdicts;
 
@@ -156,6 +159,7 @@ impl Store {
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Normal)
+            .pragma("trusted_schema", "OFF")
             .busy_timeout(BUSY);
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
@@ -179,6 +183,9 @@ impl Store {
             .await
             .map_err(|e| refuse(e.to_string()))?;
         let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await?;
+        if let Some(what) = schema::differences(&mut transaction).await?.first() {
+            return Err(StoreError::Record(format!("in its database {what}; `beltsight record verify` tells more")));
+        }
         let has_record = chain::tail(&mut transaction).await?.is_some();
         let has_key = folder.join(SECRET).exists();
         let signer = if has_record || has_key { signer::Signer::open(folder) } else { signer::Signer::make(folder) }?;
@@ -205,7 +212,11 @@ impl Store {
     pub async fn open_to_read(folder: &Path) -> Result<Self, StoreError> {
         let refuse = |why: String| StoreError::Open { path: folder.into(), why };
         let frames = LocalFileSystem::new_with_prefix(folder.join("frames")).map_err(|e| refuse(e.to_string()))?;
-        let options = SqliteConnectOptions::new().filename(folder.join(DATABASE)).read_only(true).busy_timeout(BUSY);
+        let options = SqliteConnectOptions::new()
+            .filename(folder.join(DATABASE))
+            .read_only(true)
+            .pragma("trusted_schema", "OFF")
+            .busy_timeout(BUSY);
         let database = SqlitePoolOptions::new()
             .max_connections(2)
             .connect_with(options)

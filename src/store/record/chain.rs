@@ -302,7 +302,7 @@ mod tests {
     use super::*;
     use crate::{
         domain::{Action, testing::verdict},
-        store::SECRET,
+        store::{SECRET, forger::edit},
     };
 
     async fn entries(store: &Store) -> Vec<(i64, Option<i64>, Vec<u8>, Vec<u8>)> {
@@ -351,11 +351,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).await.unwrap();
         store.insert(&[verdict(Action::Reject), verdict(Action::Reject)]).await.unwrap();
-        sqlx::raw_sql("DROP TRIGGER record_is_kept; DELETE FROM record WHERE seq = 3")
-            .execute(&store.writer)
-            .await
-            .unwrap();
         store.close().await;
+        edit(folder.path(), "DELETE FROM record WHERE seq = 3").await;
         let Err(StoreError::Record(why)) = Store::open(folder.path()).await else { panic!("it was continued") };
         assert!(why.contains("newest entry is 2, but entry 3 is signed"), "{why}");
     }
@@ -373,9 +370,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).await.unwrap();
         store.insert(&vec![verdict(Action::Accept); 5]).await.unwrap();
-        let back = "DROP TRIGGER record_is_kept; DELETE FROM record; DELETE FROM head";
-        sqlx::raw_sql(back).execute(&store.writer).await.unwrap();
         store.close().await;
+        edit(folder.path(), "DELETE FROM record; DELETE FROM head").await;
         for file in [SECRET, crate::store::PUBLIC] {
             std::fs::remove_file(folder.path().join(file)).unwrap();
         }

@@ -6,6 +6,7 @@ use sqlx::sqlite::SqlitePool;
 use super::{
     LotVerification, TOLD, finding,
     parts::{Head, signed_head, verify_parts},
+    whole::schema_findings,
 };
 use crate::store::{
     Lot,
@@ -17,7 +18,7 @@ pub(super) async fn verify_around(
     key: &VerifyingKey,
     lot: &Lot,
 ) -> Result<LotVerification, sqlx::Error> {
-    let mut findings = Vec::new();
+    let mut findings = schema_findings(pool).await?;
     // One state: else an entry that is written meanwhile would stand behind the head.
     let mut state = pool.begin().await?;
     let head = signed_head(&mut *state, key).await?.unwrap_or_else(|| {

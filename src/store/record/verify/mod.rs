@@ -1,7 +1,7 @@
 //! Whether a record is whole and unchanged: every entry, every verdict it holds, every signature; or, for a lot's page,
 //! the parts of it that hold the lot.
 //!
-//! `whole` compares the record's totals and has all of it verified, `lot` finds the parts that a lot needs, `parts`
+//! `whole` compares the record's totals, schema and pages and has all of it verified, `lot` finds the parts that a lot needs, `parts`
 //! verifies entries, several chunks side by side.
 //!
 //! Invariant: nothing is written, no secret is needed, and a broken record gives findings, never a panic or an error.
@@ -162,6 +162,7 @@ async fn connect(folder: &Path) -> Result<SqlitePool, sqlx::Error> {
     let options = SqliteConnectOptions::new()
         .filename(folder.join(crate::store::DATABASE))
         .read_only(true)
+        .pragma("trusted_schema", "OFF")
         .busy_timeout(crate::store::BUSY)
         .row_buffer_size(ROW_BUFFER);
     SqlitePoolOptions::new().max_connections(READERS).connect_with(options).await

@@ -230,6 +230,9 @@ impl Chunk {
         if link(&self.previous, seq, verdict, body) != hash {
             self.tell(seq, "its hash does not fit it and the entry before");
         }
+        if verdict.is_some_and(|id| id < 1) {
+            self.tell(seq, "holds a verdict whose id no verdict has"); // 0 is hashed as none is, and hides an event
+        }
         if let Some(id) = verdict {
             self.verify_document(seq, id, body, document);
         }

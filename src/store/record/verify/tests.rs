@@ -3,7 +3,7 @@
 
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use sqlx::{Connection, SqliteConnection};
+use sqlx::SqliteConnection;
 
 use super::{
     parts::{signed_head, verify_parts},
@@ -12,7 +12,8 @@ use super::{
 use crate::{
     domain::{Action, testing::verdict},
     store::{
-        Event, Store,
+        Event, SECRET, Store,
+        forger::{edit, forge, run},
         record::{
             chain::{CHECKPOINT, link},
             signer::hex,
@@ -35,28 +36,6 @@ async fn filled() -> tempfile::TempDir {
     }
     store.close().await;
     folder
-}
-
-/// Opens the database as a forger would, without triggers, checks and indices.
-async fn forge(folder: &Path) -> SqliteConnection {
-    let options = SqliteConnectOptions::new().filename(folder.join("verdicts.sqlite"));
-    let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
-    sqlx::raw_sql("PRAGMA ignore_check_constraints = ON").execute(&mut connection).await.unwrap();
-    let made: Vec<(String, String)> =
-        sqlx::query_as("SELECT type, name FROM sqlite_master WHERE type IN ('trigger', 'index') AND sql IS NOT NULL")
-            .fetch_all(&mut connection)
-            .await
-            .unwrap();
-    for (kind, name) in made {
-        sqlx::raw_sql(sqlx::AssertSqlSafe(format!("DROP {kind} {name}"))).execute(&mut connection).await.unwrap();
-    }
-    connection
-}
-
-async fn run(connection: &mut SqliteConnection, sql: String) -> u64 {
-    // A change that the table's own rules refuse (a seq that is taken) is no change.
-    let done = sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(connection).await;
-    done.map_or(0, |done| done.rows_affected())
 }
 
 /// Flips one bit of one column of one row.
@@ -164,19 +143,14 @@ async fn every_flipped_byte_and_every_removed_swapped_or_appended_entry_is_found
 
     let forged = tempfile::tempdir().unwrap();
     std::fs::copy(whole.path().join(PUBLIC), forged.path().join(PUBLIC)).unwrap();
-    let base = tempfile::tempdir().unwrap();
-    std::fs::copy(whole.path().join("verdicts.sqlite"), base.path().join("verdicts.sqlite")).unwrap();
-    forge(base.path()).await.close().await.unwrap();
     let mut random = ChaCha8Rng::seed_from_u64(1);
     let mut changed = 0;
     for n in 0.. {
         let file = forged.path().join("verdicts.sqlite");
-        std::fs::copy(base.path().join("verdicts.sqlite"), &file).unwrap();
-        let options = SqliteConnectOptions::new().filename(&file).synchronous(sqlx::sqlite::SqliteSynchronous::Off);
-        let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
-        sqlx::raw_sql("PRAGMA ignore_check_constraints = ON").execute(&mut connection).await.unwrap();
-        let (what, rows) = mutate(&mut connection, &mut random, n % 24).await;
-        connection.close().await.unwrap();
+        std::fs::copy(whole.path().join("verdicts.sqlite"), &file).unwrap();
+        let mut forger = forge(forged.path()).await;
+        let (what, rows) = mutate(&mut forger.connection, &mut random, n % 24).await;
+        forger.close().await;
         let found = verify(forged.path(), None, None).await.unwrap();
         assert_eq!(found.findings.is_empty(), rows == 0, "{n}: {what}: {found}");
         changed += usize::from(rows > 0);
@@ -184,6 +158,67 @@ async fn every_flipped_byte_and_every_removed_swapped_or_appended_entry_is_found
             return;
         }
     }
+}
+
+#[tokio::test]
+async fn what_computes_the_columns_that_are_read_is_held_as_the_entries_are() {
+    let whole = filled().await;
+    let redefined = |table: &str, column: &str, value: &str| {
+        format!("ALTER TABLE {table} DROP COLUMN {column}; ALTER TABLE {table} ADD COLUMN {column} TEXT AS ({value})")
+    };
+    let in_schema = |edit: &str| format!("PRAGMA writable_schema = ON; {edit}; PRAGMA writable_schema = RESET");
+    for (sql, what) in [
+        (redefined("verdicts", "action", "'accept'"), "the table verdicts was redefined"),
+        (redefined("record", "kind", "'audit'"), "the table record was redefined"),
+        (
+            in_schema("UPDATE sqlite_schema SET sql = replace(sql, 'n.id > l.id', 'n.id < l.id')"),
+            "the view current_labels was redefined",
+        ),
+        (
+            "CREATE TRIGGER quiet AFTER INSERT ON record BEGIN SELECT 1; END".into(),
+            "the trigger quiet does not belong to it",
+        ),
+        ("CREATE TABLE more (a)".into(), "the table more does not belong to it"),
+        ("DROP VIEW standing_labels".into(), "the view standing_labels is gone"),
+        ("DELETE FROM _sqlx_migrations WHERE version > 5".into(), "the table frames_gone does not belong to it"),
+        ("UPDATE record SET verdict = 0 WHERE seq = 1".into(), "holds a verdict whose id no verdict has"),
+    ] {
+        let forged = tempfile::tempdir().unwrap();
+        for file in [PUBLIC, SECRET, "verdicts.sqlite"] {
+            std::fs::copy(whole.path().join(file), forged.path().join(file)).unwrap();
+        }
+        edit(forged.path(), sql).await;
+        let found = verify(forged.path(), None, None).await.unwrap();
+        assert!(found.findings.iter().any(|finding| finding.what.ends_with(what)), "{what}: {found}");
+        let opened = Store::open(forged.path()).await;
+        assert_eq!(opened.is_err(), !what.starts_with("holds"), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn an_index_that_leads_elsewhere_than_its_table_is_found() {
+    let whole = filled().await;
+    assert!(edit(whole.path(), "ANALYZE").await < 100);
+    assert_eq!(
+        verify(whole.path(), None, None).await.unwrap().findings,
+        [],
+        "what the planner counts changes no answer"
+    );
+    let mut forger = forge(whole.path()).await;
+    // An index of the same text over other values, as a forger of pages would leave it.
+    let made = forger.schema.iter().find(|sql| sql.contains("verdicts_by_action")).unwrap().clone();
+    run(&mut forger.connection, made.replace("(action, id)", "(source, id)")).await;
+    run(
+        &mut forger.connection,
+        format!(
+            "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = '{made}' WHERE name = 'verdicts_by_action';
+             PRAGMA writable_schema = OFF"
+        ),
+    )
+    .await;
+    forger.close().await;
+    let found = verify(whole.path(), None, None).await.unwrap();
+    assert!(found.findings.iter().any(|finding| finding.what.contains("verdicts_by_action")), "{found}");
 }
 
 #[tokio::test]
@@ -207,23 +242,23 @@ async fn a_lot_is_verified_between_the_checkpoints_around_it_however_long_the_re
     // From the checkpoint before the lot to the one after it, and those around the sign-off.
     assert_eq!(found.parts, [(2048, 3072), (5120, 6144)]);
 
-    let mut forger = forge(folder.path()).await;
-    run(&mut forger, "UPDATE verdicts SET body = replace(body, 'accept', 'reject') WHERE id IN (9, 4000)".into()).await;
+    edit(folder.path(), "UPDATE verdicts SET body = replace(body, 'accept', 'reject') WHERE id IN (9, 4000)").await;
     assert_eq!(verify_lot(folder.path(), &lot).await.unwrap().findings, [], "that is not of the lot");
     assert_eq!(verify(folder.path(), None, None).await.unwrap().findings.len(), 2);
-    run(&mut forger, format!("UPDATE verdicts SET body = replace(body, 'reject', 'accept') WHERE id = {late}")).await;
+    edit(folder.path(), format!("UPDATE verdicts SET body = replace(body, 'reject', 'accept') WHERE id = {late}"))
+        .await;
     let found = verify_lot(folder.path(), &lot).await.unwrap().findings;
     assert_eq!(found, [finding(3069, format!("verdict {late} was changed"))]);
-    run(&mut forger, "UPDATE record SET body = replace(CAST(body AS TEXT), 'Bo', 'Di') WHERE seq = 6070".into()).await;
+    edit(folder.path(), "UPDATE record SET body = replace(CAST(body AS TEXT), 'Bo', 'Di') WHERE seq = 6070").await;
     assert_eq!(verify_lot(folder.path(), &lot).await.unwrap().findings.len(), 2, "who signed it off");
-    run(&mut forger, "DELETE FROM checkpoints WHERE seq = 2048".into()).await;
+    edit(folder.path(), "DELETE FROM checkpoints WHERE seq = 2048").await;
     let found = verify_lot(folder.path(), &lot).await.unwrap().findings;
     assert!(found.contains(&finding(2048, "its checkpoint is missing or wrong")), "{found:?}");
-    run(&mut forger, format!("UPDATE record SET seq = -1 WHERE seq = {}", lot.closed_at.unwrap())).await;
+    edit(folder.path(), format!("UPDATE record SET seq = -1 WHERE seq = {}", lot.closed_at.unwrap())).await;
     let moved = Lot { closed_at: None, ..lot.clone() };
     let found = verify_lot(folder.path(), &moved).await.unwrap().findings;
     assert_eq!(found[0], finding(-1, "stands before the record"));
-    run(&mut forger, "DELETE FROM head".into()).await;
+    edit(folder.path(), "DELETE FROM head").await;
     assert_eq!(
         verify_lot(folder.path(), &lot).await.unwrap().findings[1],
         finding(0, "the head is not signed by this key")
@@ -247,13 +282,12 @@ async fn what_retention_removes_meanwhile_is_no_finding_but_one_more_is() {
     assert_eq!(store.retain(&rules, now).await.unwrap().verdicts, 3000);
     store.insert(&vec![of(now); 100]).await.unwrap();
     assert_eq!(found().await, []);
-    let mut forger = forge(folder.path()).await;
-    run(&mut forger, "DELETE FROM verdicts WHERE id = 3050".into()).await;
+    edit(folder.path(), "DELETE FROM verdicts WHERE id = 3050").await;
     assert_eq!(found().await, [finding(3051, "verdict 3050 is gone")]);
     // What retention says is believed only where it is whole.
     let more =
         "UPDATE record SET body = replace(CAST(body AS TEXT), '3000', '9000') WHERE seq > 3102 AND verdict IS NULL";
-    assert_eq!(run(&mut forger, more.into()).await, 1);
+    assert_eq!(edit(folder.path(), more).await, 1);
     assert_eq!(found().await, [finding(3103, "its hash does not fit it and the entry before")]);
 }
 

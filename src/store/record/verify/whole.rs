@@ -10,7 +10,10 @@ use super::{
     Finding, TOLD, Verification, finding,
     parts::{Head, SignedMark, verify_parts},
 };
-use crate::store::record::{chain::CHECKPOINT, signer::hex};
+use crate::store::{
+    record::{chain::CHECKPOINT, signer::hex},
+    schema,
+};
 
 /// What the tables hold; −1 where a number can't be read.
 struct Totals {
@@ -47,8 +50,12 @@ pub(super) async fn verify_whole(pool: &SqlitePool, key: &VerifyingKey) -> Resul
     totals.compare(key, head.seq, &removal, &mut findings);
 
     // The last place is looked at too when it lies beyond the head, so that what was appended is told by place.
-    let found = verify_parts(pool, key, &[(1, head.seq.max(totals.last))], head, removal.to).await?;
+    let parts = [(1, head.seq.max(totals.last))];
+    let (found, pages) = tokio::join!(verify_parts(pool, key, &parts, head, removal.to), verify_pages(pool));
+    let found = found?;
     findings.extend(found.findings);
+    findings.extend(schema_findings(pool).await?);
+    findings.extend(pages?);
     if findings.is_empty() && found.removed != removal.verdicts {
         let what = format!("{} verdicts are gone, but retention removed {}", found.removed, removal.verdicts);
         findings.push(finding(0, what));
@@ -65,6 +72,22 @@ pub(super) async fn verify_whole(pool: &SqlitePool, key: &VerifyingKey) -> Resul
         public_key: hex(key.as_bytes()),
         findings,
     })
+}
+
+/// What is unlike a fresh database: there a column or a view may say what no entry holds.
+pub(super) async fn schema_findings(pool: &SqlitePool) -> Result<Vec<Finding>, sqlx::Error> {
+    let differences = schema::differences(&mut *pool.acquire().await?).await?;
+    Ok(differences.into_iter().map(|what| finding(0, format!("in the database {what}"))).collect())
+}
+
+/// What SQLite finds in its own pages: an index that leads elsewhere than its table hides rows from a list.
+async fn verify_pages(pool: &SqlitePool) -> Result<Vec<Finding>, sqlx::Error> {
+    let told: Vec<String> = sqlx::query_scalar("PRAGMA integrity_check(20)").fetch_all(pool).await?;
+    Ok(told
+        .into_iter()
+        .filter(|line| line != "ok")
+        .map(|what| finding(0, format!("in the database: {what}")))
+        .collect())
 }
 
 impl Totals {
