@@ -1,5 +1,5 @@
-//! The audit log: who asked for which change, and how it was answered. Each is an entry of the record too, so that a
-//! change of this table is a difference to the record.
+//! The audit log: who asked for which change, and how it was answered. Each is an entry of the record too, and the
+//! record holds its row.
 //!
 //! Invariant: entries are only added; nothing of ours changes or deletes one, and SQLite refuses it too.
 
@@ -7,7 +7,11 @@ use serde::Serialize;
 
 use super::{
     MAX_PAGE, Store, StoreError,
-    record::{chain, event::Event},
+    record::{
+        chain,
+        event::Event,
+        rows::{self, HeldTable},
+    },
 };
 
 /// One change that was asked for.
@@ -42,10 +46,10 @@ impl Store {
         let columns =
             "INSERT INTO audit (time, name, role, address, method, path, status) VALUES (?, ?, ?, ?, ?, ?, ?)";
         let query = sqlx::query(columns).bind(&time).bind(&name).bind(&role).bind(&address);
-        query.bind(&method).bind(&path).bind(status).execute(&mut *transaction).await?;
-        let entry = [chain::event(Event::Audit { name, role, address, method, path, status })?];
-        let tail = chain::tail(&mut transaction).await?.ok_or_else(chain::no_head)?;
-        chain::extend(&mut transaction, self.signer()?, tail, &entry).await?;
+        let done = query.bind(&method).bind(&path).bind(status).execute(&mut *transaction).await?;
+        let entry = chain::event(Event::Audit { name, role, address, method, path, status })?;
+        let row = done.last_insert_rowid().to_string();
+        rows::hold(&mut transaction, self.signer()?, HeldTable::Audit, &row, Some(entry)).await?;
         transaction.commit().await?;
         Ok(())
     }

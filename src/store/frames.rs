@@ -7,7 +7,10 @@ use bytes::Bytes;
 use object_store::{ObjectStore, ObjectStoreExt, path::Path};
 use time::{Date, OffsetDateTime};
 
-use super::{Store, StoreError};
+use super::{
+    Store, StoreError,
+    record::rows::{self, HeldTable},
+};
 use crate::domain::hash::sha256;
 
 /// A frame on the disk.
@@ -104,13 +107,16 @@ impl Store {
     /// [`Store::items`] and [`Store::queue`].
     pub(super) async fn remove_frame(&self, key: &str) -> Result<(), StoreError> {
         let path = place(key).ok_or_else(|| no_key(key))?;
+        let mut transaction = self.begin().await?;
         sqlx::query(
             "INSERT OR REPLACE INTO frames_gone (key, upto) \
              SELECT frame, max(id) FROM verdicts WHERE frame = ? GROUP BY frame",
         )
         .bind(key)
-        .execute(&self.writer)
+        .execute(&mut *transaction)
         .await?;
+        rows::hold(&mut transaction, self.signer()?, HeldTable::FramesGone, key, None).await?;
+        transaction.commit().await?;
         match self.frames.delete(&path).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(e) => Err(e.into()),

@@ -37,7 +37,7 @@ pub use labels::{
     agreement::{Agreement, Consensus, consensus},
     queue::{Ask, Queue, QueueOrder, WINDOW, hash_share},
 };
-use record::{chain, signer};
+use record::{chain, rows, signer};
 pub use record::{
     challenges::{Announcement, Challenge, CorrectiveAction},
     event::{Entry, Event},
@@ -58,13 +58,14 @@ const BUSY: Duration = Duration::from_secs(5);
 
 /// What makes the database, in order; each file runs once. Listed here, for sqlx's macro would build the half of it a
 /// second time, for the compiler.
-const MIGRATIONS: [(&str, &str); 6] = [
+const MIGRATIONS: [(&str, &str); 7] = [
     ("verdicts", include_str!("migrations/0001_verdicts.sql")),
     ("labels", include_str!("migrations/0002_labels.sql")),
     ("chain", include_str!("migrations/0003_chain.sql")),
     ("audit", include_str!("migrations/0004_audit.sql")),
     ("retention", include_str!("migrations/0005_retention.sql")),
     ("frames gone", include_str!("migrations/0006_frames_gone.sql")),
+    ("rows", include_str!("migrations/0007_rows.sql")),
 ];
 
 fn migrations() -> Migrator {
@@ -190,6 +191,7 @@ impl Store {
         let has_key = folder.join(SECRET).exists();
         let signer = if has_record || has_key { signer::Signer::open(folder) } else { signer::Signer::make(folder) }?;
         chain::begin_or_check(&mut transaction, &signer).await?;
+        rows::adopt(&mut transaction, &signer).await?;
         let lot = chain::last_of(&mut transaction, &["lot_opened", "lot_closed"]).await?;
         let lot = lot.filter(|entry| matches!(entry.event, Event::LotOpened { .. })).map_or(0, |entry| entry.seq);
         transaction.commit().await?;

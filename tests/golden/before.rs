@@ -93,6 +93,15 @@ fn the_commands_read_what_an_earlier_program_wrote() {
     assert_eq!(added, [(&"promote".into(), &"belt-small".into(), &cy), (&"rollback".into(), &"tiny".into(), &cy)]);
 }
 
+/// An answer without the place where the record ends: the program that starts writes on.
+fn headless(answer: &str) -> String {
+    let mut answer: Value = serde_json::from_str(answer).unwrap();
+    if let Some(fields) = answer.as_object_mut() {
+        fields.retain(|name, _| name != "head" && name != "head_hash");
+    }
+    answer.to_string()
+}
+
 #[tokio::test]
 async fn the_service_answers_from_what_an_earlier_program_wrote_and_writes_on() {
     let (folder, config) = earlier();
@@ -111,7 +120,7 @@ async fn the_service_answers_from_what_an_earlier_program_wrote_and_writes_on() 
     let questions = expected("questions.txt");
     for question in questions.lines() {
         let (file, path) = question.split_once(' ').unwrap();
-        same(path, &expected(&format!("{file}.json")), &ask("ada", path, None).await);
+        same(path, &headless(&expected(&format!("{file}.json"))), &headless(&ask("ada", path, None).await));
     }
     let lots: Value = serde_json::from_str(&expected("lots.json")).unwrap();
     let lot = lots[1]["lot"].as_i64().unwrap();

@@ -14,7 +14,10 @@ use serde::{Deserialize, Serialize};
 use sqlx::{QueryBuilder, Sqlite};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{MAX_PAGE, Store, StoreError};
+use super::{
+    MAX_PAGE, Store, StoreError,
+    record::rows::{self, HeldTable},
+};
 use crate::domain::{Action, Verdict};
 
 /// One person's word on one item.
@@ -103,14 +106,17 @@ impl Store {
         by: &str,
         at: OffsetDateTime,
     ) -> Result<Label, StoreError> {
-        self.there().await?;
+        let mut transaction = self.begin().await?;
         let done = sqlx::query("INSERT INTO labels (verdict, class, labeler, at) VALUES (?, ?, ?, ?)")
             .bind(verdict)
             .bind(class)
             .bind(by)
             .bind(timestamp(at)?)
-            .execute(&self.writer)
+            .execute(&mut *transaction)
             .await?;
+        let row = done.last_insert_rowid().to_string();
+        rows::hold(&mut transaction, self.signer()?, HeldTable::Labels, &row, None).await?;
+        transaction.commit().await?;
         let (id, class, by) = (done.last_insert_rowid(), class.map(str::to_owned), by.to_owned());
         Ok(Label { id, verdict, class, by, at, withdrawn: false, current: true })
     }
@@ -121,7 +127,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`].
     pub async fn withdraw_label(&self, id: i64, by: &str, at: OffsetDateTime) -> Result<Option<Label>, StoreError> {
-        self.there().await?;
+        let mut transaction = self.begin().await?;
         let done = sqlx::query(
             "INSERT INTO labels (verdict, labeler, at, withdraws) \
              SELECT verdict, ?, ?, id FROM standing_labels WHERE id = ?",
@@ -129,11 +135,14 @@ impl Store {
         .bind(by)
         .bind(timestamp(at)?)
         .bind(id)
-        .execute(&self.writer)
+        .execute(&mut *transaction)
         .await?;
         if done.rows_affected() == 0 {
             return Ok(None);
         }
+        let row = done.last_insert_rowid().to_string();
+        rows::hold(&mut transaction, self.signer()?, HeldTable::Labels, &row, None).await?;
+        transaction.commit().await?;
         self.one_label(id).await
     }
 

@@ -275,7 +275,9 @@ pub(in crate::store) async fn begin_or_check(
 }
 
 async fn begin(transaction: &mut SqliteTransaction<'_>, signer: &Signer) -> Result<(), StoreError> {
-    let mut bodies = vec![event(Event::Began)?];
+    let older: bool =
+        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM verdicts)").fetch_one(&mut **transaction).await?;
+    let mut bodies = vec![event(Event::Began { rows: !older })?];
     let mut tail = Tail { seq: 0, hash: seed(), last_verdict: 0 };
     let mut last = i64::MIN;
     loop {
@@ -370,6 +372,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).await.unwrap();
         store.insert(&vec![verdict(Action::Accept); 5]).await.unwrap();
+        store.add_label(3, Some("cod"), "Ada", OffsetDateTime::UNIX_EPOCH).await.unwrap();
         store.close().await;
         edit(folder.path(), "DELETE FROM record; DELETE FROM head").await;
         for file in [SECRET, crate::store::PUBLIC] {
@@ -377,6 +380,14 @@ mod tests {
         }
         let store = Store::open(folder.path()).await.unwrap();
         let held: Vec<_> = entries(&store).await.iter().map(|(_, verdict, ..)| *verdict).collect();
-        assert_eq!(held, [None, Some(1), Some(2), Some(3), Some(4), Some(5)]);
+        assert_eq!(held, [None, Some(1), Some(2), Some(3), Some(4), Some(5), None, None]);
+        let adopted = store.events(&["row_held", "rows_adopted"], None).await.unwrap();
+        assert!(matches!(&adopted[0].event, Event::RowHeld { table, row, .. } if table == "labels" && row == "1"));
+        assert_eq!(adopted[1].event, Event::RowsAdopted { rows: 1 });
+        store.close().await;
+        let store = Store::open(folder.path()).await.unwrap();
+        assert_eq!(entries(&store).await.len(), 8, "once");
+        let found = crate::store::verify(folder.path(), None, None).await.unwrap();
+        assert_eq!(found.findings, []);
     }
 }

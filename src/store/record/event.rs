@@ -12,7 +12,11 @@ use crate::domain::Thresholds;
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Event {
     /// The record's first entry. Verdicts that were in the store before it follow as entries at once.
-    Began,
+    Began {
+        /// Whether the rows that people write beside it are held from the start; false in records of older versions.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        rows: bool,
+    },
     /// The service started. Since the entry before it nothing was inspected.
     Started {
         /// Of this program.
@@ -189,6 +193,20 @@ pub enum Event {
         path: String,
         /// How it was answered: the HTTP status.
         status: u16,
+    },
+    /// A row beside the record was written: its newest entry of this kind holds it.
+    RowHeld {
+        /// The table's name: `labels`, `audit` or `frames_gone`.
+        table: String,
+        /// What tells its rows apart: the id, or the picture's key.
+        row: String,
+        /// SHA-256 of the row's columns as a JSON array.
+        sha256: String,
+    },
+    /// From here on rows are held; those that were there before stand as entries right before this one.
+    RowsAdopted {
+        /// How many.
+        rows: u64,
     },
     /// Pictures whose time was over were removed.
     PicturesRemoved {

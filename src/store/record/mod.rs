@@ -6,5 +6,6 @@ pub(in crate::store) mod chain;
 pub(in crate::store) mod challenges;
 pub(in crate::store) mod event;
 pub(in crate::store) mod lots;
+pub(in crate::store) mod rows;
 pub(in crate::store) mod signer;
 pub(in crate::store) mod verify;

@@ -10,6 +10,7 @@
 
 mod lot;
 mod parts;
+mod rows;
 #[cfg(test)]
 mod tests;
 mod whole;

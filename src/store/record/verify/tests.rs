@@ -12,7 +12,7 @@ use super::{
 use crate::{
     domain::{Action, testing::verdict},
     store::{
-        Event, SECRET, Store,
+        Deed, Event, SECRET, Store,
         forger::{edit, forge, run},
         record::{
             chain::{CHECKPOINT, link},
@@ -34,6 +34,16 @@ async fn filled() -> tempfile::TempDir {
         let gap = Event::Gap { verdicts: batch, pictures: 0, events: 0, from: None, to: None };
         store.append(gap).await.unwrap();
     }
+    let now = time::OffsetDateTime::UNIX_EPOCH;
+    for (id, class) in [(1, Some("cod")), (2, None), (1, Some("bass"))] {
+        store.add_label(id, class, "Ada", now).await.unwrap();
+    }
+    store.withdraw_label(3, "Ada", now).await.unwrap();
+    for status in [200, 403] {
+        let [time, name, role, address, method, path] =
+            ["2026", "eve", "viewer", "::1", "POST", "/lots"].map(String::from);
+        store.audit(&Deed { id: 0, time, name, role, address, method, path, status }).await.unwrap();
+    }
     store.close().await;
     folder
 }
@@ -51,6 +61,20 @@ async fn flip(connection: &mut SqliteConnection, random: &mut impl Rng) -> (Stri
         ("checkpoints", "hash"),
         ("checkpoints", "time"),
         ("checkpoints", "signature"),
+        ("labels", "id"),
+        ("labels", "verdict"),
+        ("labels", "class"),
+        ("labels", "labeler"),
+        ("labels", "at"),
+        ("labels", "withdraws"),
+        ("audit", "id"),
+        ("audit", "time"),
+        ("audit", "name"),
+        ("audit", "role"),
+        ("audit", "address"),
+        ("audit", "method"),
+        ("audit", "path"),
+        ("audit", "status"),
         ("head", "seq"),
         ("head", "hash"),
         ("head", "time"),
@@ -139,7 +163,7 @@ async fn every_flipped_byte_and_every_removed_swapped_or_appended_entry_is_found
     let whole = filled().await;
     let found = verify(whole.path(), None, None).await.unwrap();
     assert_eq!(found.findings, [], "a whole record");
-    assert_eq!((found.entries, found.verdicts, found.checkpoints), (1112, 1100, 1));
+    assert_eq!((found.entries, found.verdicts, found.checkpoints), (1120, 1100, 1));
 
     let forged = tempfile::tempdir().unwrap();
     std::fs::copy(whole.path().join(PUBLIC), forged.path().join(PUBLIC)).unwrap();
@@ -192,6 +216,35 @@ async fn what_computes_the_columns_that_are_read_is_held_as_the_entries_are() {
         assert!(found.findings.iter().any(|finding| finding.what.ends_with(what)), "{what}: {found}");
         let opened = Store::open(forged.path()).await;
         assert_eq!(opened.is_err(), !what.starts_with("holds"), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn what_people_said_and_did_is_held_as_the_entries_are() {
+    let whole = filled().await;
+    for (sql, what) in [
+        ("DELETE FROM labels WHERE id = 2", "row 2 of labels is gone"),
+        ("DELETE FROM labels WHERE id = 4", "row 4 of labels is gone"),
+        (
+            "INSERT INTO labels (verdict, class, labeler, at) VALUES (9, 'cod', 'Ada', '2026')",
+            "row 5 of labels is in no entry",
+        ),
+        ("UPDATE labels SET class = 'salmon' WHERE id = 1", "row 1 of labels was changed"),
+        ("UPDATE labels SET class = x'00' WHERE id = 1", "row 1 of labels was changed"),
+        ("UPDATE audit SET name = 'adam'", "row 2 of audit was changed"),
+        ("DELETE FROM audit", "row 1 of audit is gone"),
+        (
+            "INSERT INTO frames_gone VALUES ('20261125-0123456789abcdef01234567', 9)",
+            "row 20261125-0123456789abcdef01234567 of frames_gone is in no entry",
+        ),
+    ] {
+        let forged = tempfile::tempdir().unwrap();
+        for file in [PUBLIC, SECRET, "verdicts.sqlite"] {
+            std::fs::copy(whole.path().join(file), forged.path().join(file)).unwrap();
+        }
+        assert!(edit(forged.path(), sql).await > 0, "{sql}");
+        let found = verify(forged.path(), None, None).await.unwrap();
+        assert!(found.findings.iter().any(|finding| finding.what == what), "{what}: {found}");
     }
 }
 

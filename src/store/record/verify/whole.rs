@@ -9,6 +9,7 @@ use sqlx::{
 use super::{
     Finding, TOLD, Verification, finding,
     parts::{Head, SignedMark, verify_parts},
+    rows::verify_rows,
 };
 use crate::store::{
     record::{chain::CHECKPOINT, signer::hex},
@@ -56,6 +57,7 @@ pub(super) async fn verify_whole(pool: &SqlitePool, key: &VerifyingKey) -> Resul
     findings.extend(found.findings);
     findings.extend(schema_findings(pool).await?);
     findings.extend(pages?);
+    findings.extend(verify_rows(pool).await?);
     if findings.is_empty() && found.removed != removal.verdicts {
         let what = format!("{} verdicts are gone, but retention removed {}", found.removed, removal.verdicts);
         findings.push(finding(0, what));
