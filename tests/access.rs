@@ -233,6 +233,7 @@ async fn every_change_is_in_the_audit_log_done_or_refused_and_reading_is_not() {
     let (viewer, operator, admin) = (&tokens["viewer"], &tokens["operator"], &tokens["admin"]);
     assert_eq!(ask(&server, "post", load, Some(operator)).await.0, 200);
     assert_eq!(ask(&server, "post", load, Some(viewer)).await.0, 403);
+    assert_eq!(ask(&server, "get", "/audit", Some(viewer)).await.0, 403, "a page may read it again every second");
     assert_eq!(ask(&server, "post", load, None).await.0, 401, "strangers can't fill the log");
     assert_eq!(ask(&server, "get", "/verdicts", Some(viewer)).await.0, 200);
     assert_eq!(ask(&server, "post", &load.replace("one", "none"), Some(admin)).await.0, 404);

@@ -73,6 +73,9 @@ pub enum TokenError {
     /// The name can't be used.
     #[error("`{0}` can't name a token: use 1 to {MAX_NAME} letters, digits, dots, dashes or underscores")]
     Name(String),
+    /// The name of whoever needs no token.
+    #[error("`local` is who asks while no token is set: choose another name")]
+    Local,
     /// There is a token of this name.
     #[error("there is a token named `{0}`; revoke it first")]
     Taken(String),
@@ -91,6 +94,9 @@ pub enum TokenError {
 pub fn add(path: &Path, name: &str, role: Role, expires: Option<OffsetDateTime>) -> Result<String, TokenError> {
     if !is_name(name) {
         return Err(TokenError::Name(name.into()));
+    }
+    if name == "local" {
+        return Err(TokenError::Local);
     }
     let mut secret = [0; 32];
     SysRng.try_fill_bytes(&mut secret).map_err(|e| TokenError::File { path: path.into(), why: e.to_string() })?;

@@ -1,7 +1,7 @@
 //! Who may ask for what: the rule of a route, and the door that every request goes through.
 //!
 //! Invariant: a request without a [`Rule`] is refused. What changes something is in the audit log, also when the client
-//! went away meanwhile or was not allowed to.
+//! went away meanwhile or was not allowed to; what only reads never is.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ use crate::{
     },
     domain::time::rfc3339_now,
     store::Deed,
-    tokens::{Role, Tokens},
+    tokens::{Holder, Role, Tokens},
 };
 
 /// The name of the cookie in which a browser keeps its token.
@@ -78,24 +78,27 @@ pub struct Caller {
     pub name: String,
     /// What the caller may do.
     pub role: Role,
+    /// Whether nobody had to say who they are. The name does not tell: a token may have been named `local`, too.
+    #[serde(skip)]
+    local: bool,
 }
 
 impl Caller {
     /// Whoever sits at this machine while no token is set.
     pub(in crate::api) fn local() -> Self {
-        Self { name: "local".into(), role: Role::Admin }
+        Self { name: "local".into(), role: Role::Admin, local: true }
     }
 
-    /// Whether nobody had to say who they are.
-    fn is_local(&self) -> bool {
-        self.name == "local"
+    /// Whoever holds a token.
+    pub(in crate::api) fn holder(holder: Holder) -> Self {
+        Self { name: holder.name, role: holder.role, local: false }
     }
 
     /// The name under which the record has what the caller did: the one they give, with the token's beside it where it
     /// differs.
     pub(in crate::api) fn attribute(&self, said: &str) -> String {
         let said = said.trim();
-        match (self.is_local(), said) {
+        match (self.local, said) {
             (true, _) => said.into(),
             (false, "") => self.name.clone(),
             (false, said) if said == self.name => said.into(),
@@ -107,7 +110,7 @@ impl Caller {
     /// they give.
     pub(in crate::api) fn sign(&self, said: Option<&str>) -> Result<String, ApiError> {
         let said = said.unwrap_or_default().trim();
-        if self.is_local() {
+        if self.local {
             return text("by", said, MAX_NAME);
         }
         if said.is_empty() || said == self.name {
@@ -130,11 +133,15 @@ pub(in crate::api) async fn guard(State(api): State<Api>, mut request: Request, 
             }
         }
         Err(refused) => {
-            if let ApiError::Denied(Denied::Role { name, has, .. }) = &refused {
-                // Only the holder of a token gets here, so strangers can't fill the log.
+            let changes = request.extensions().get::<Rule>().is_some_and(|rule| rule.changes);
+            if let (true, ApiError::Denied(Denied::Role { name, has, .. })) = (changes, &refused) {
+                // Only the holder of a token gets here, so strangers can't fill the log; nor can an open page that reads
+                // again and again what its holder may not read: that is counted.
                 let deed = deed(&request, name, *has);
                 let response = refused.into_response();
-                audit(&api, Deed { status: response.status().as_u16(), ..deed }).await;
+                let deed = Deed { status: response.status().as_u16(), ..deed };
+                // It is written down even if the client is gone by then.
+                let _ = tokio::spawn(async move { audit(&api, deed).await }).await;
                 response
             } else {
                 body::throw_away(&api, &mut request).await;
@@ -184,8 +191,7 @@ fn judge(tokens: &Tokens, request: &Request) -> Result<Option<Pass>, ApiError> {
         tracing::warn!("{} ({}) was refused {} {}", holder.name, holder.role, method, route.as_str());
         return Err(Denied::Role { name: holder.name, has: holder.role, needs }.into());
     }
-    let caller = Caller { name: holder.name, role: holder.role };
-    Ok(Some(Pass { caller, rule, token: Some(token.into()) }))
+    Ok(Some(Pass { caller: Caller::holder(holder), rule, token: Some(token.into()) }))
 }
 
 /// Ends an event stream when its token is revoked or expires, at the next event or sign of life: streams last for days.
@@ -263,6 +269,15 @@ mod tests {
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
         pairs.iter().map(|(k, v)| (HeaderName::from_static(k), v.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn a_token_named_local_signs_as_nobody_else() {
+        let holder = || Holder { name: "local".into(), role: Role::Operator };
+        assert_eq!(Caller::holder(holder()).sign(None).unwrap(), "local");
+        assert!(Caller::holder(holder()).sign(Some("Ada")).is_err());
+        assert_eq!(Caller::holder(holder()).attribute("Ada"), "Ada (token local)");
+        assert_eq!(Caller::local().sign(Some("Ada")).unwrap(), "Ada");
     }
 
     #[test]

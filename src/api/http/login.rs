@@ -54,7 +54,7 @@ pub(in crate::api) async fn login(State(api): State<Api>, request: Request) -> R
     }
     let holder = api.tokens.holder(wanted.token.trim(), OffsetDateTime::now_utc()).map_err(Denied::from)?;
     tracing::info!("{} ({}) logged in", holder.name, holder.role);
-    Ok((cookie(wanted.token.trim(), SHIFT, secure), Json(Caller { name: holder.name, role: holder.role })))
+    Ok((cookie(wanted.token.trim(), SHIFT, secure), Json(Caller::holder(holder))))
 }
 
 /// Makes the browser forget its token.
