@@ -6,8 +6,8 @@ use crate::domain::{Picture, Region};
 /// Least room around the fish for shadow and blur, in pixels.
 const PAD: usize = 14;
 
-/// Which pixels of an item's bounding box are item, rows top to bottom: those that it covers by more than half, of their area
-/// and of the time for which the picture is exposed.
+/// Which pixels of an item's bounding box are item, rows top to bottom: those of which it covers more than half at any
+/// moment while the picture is exposed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mask {
     /// Pixels across.
@@ -72,7 +72,7 @@ impl Sprite {
             }
         }
         let mut covered = rgba.clone();
-        smear(&mut covered, width, blur);
+        sweep(&mut covered, width, blur);
         let (mask, (x, y)) = Mask::of(&covered, width);
         put_shadow(&mut rgba, width, height, shown.min(1.0));
         smear(&mut rgba, width, blur);
@@ -191,6 +191,20 @@ fn box_blur(from: &[u16], width: usize, height: usize, rows: bool) -> Vec<u16> {
         }
     }
     to
+}
+
+/// What moves by `blur` pixels covers each pixel that lies in the window of its mean, see [`smear`].
+fn sweep(rgba: &mut [u8], width: usize, blur: usize) {
+    if blur < 2 {
+        return;
+    }
+    for row in rgba.chunks_exact_mut(width * 4) {
+        let before: Vec<u8> = row.chunks_exact(4).map(|pixel| pixel[3]).collect();
+        for (x, pixel) in row.chunks_exact_mut(4).enumerate() {
+            let from = x.saturating_sub(blur / 2);
+            pixel[3] = before[from..(from + blur).min(width)].iter().copied().max().unwrap_or(0);
+        }
+    }
 }
 
 /// Motion blur along the belt: the mean of `blur` neighbours in a row.
