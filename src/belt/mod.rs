@@ -11,10 +11,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::{Picture, Region, Truth};
 
+mod disturbance;
 mod fish;
 mod scene;
 mod sprite;
 
+pub use disturbance::Disturbance;
 pub use fish::Species;
 pub use sprite::Mask;
 
@@ -26,6 +28,8 @@ use sprite::Sprite;
 const LONGEST: f64 = 0.45;
 /// Sprites kept: as many as can be in view, and a few.
 const SPRITES: usize = 12;
+/// Streams from here on belong to the purposes beyond the fourth.
+const LATE: u64 = 1 << 60;
 /// Seconds for which a picture is exposed.
 const EXPOSURE: f64 = 0.006;
 
@@ -61,6 +65,9 @@ pub struct BeltConfig {
     /// What is different from some moment on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub change: Option<Change>,
+    /// What makes items harder to find and to follow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disturbed: Option<Disturbance>,
 }
 
 /// What is different from some moment on: another lamp, a dirty lens, other fish.
@@ -100,6 +107,7 @@ impl Default for BeltConfig {
             others: Species::ALL[1..].to_vec(),
             touching_share: 0.0,
             change: None,
+            disturbed: None,
         }
     }
 }
@@ -127,8 +135,10 @@ struct Placed {
 pub struct Belt {
     config: BeltConfig,
     scene: Scene,
-    /// By item and blur.
-    sprites: VecDeque<((u64, usize), Arc<Sprite>)>,
+    /// What [`BeltConfig::disturbed`] says, or nothing.
+    disturbance: Disturbance,
+    /// By item, blur and roll.
+    sprites: VecDeque<((u64, usize, i32), Arc<Sprite>)>,
 }
 
 impl Belt {
@@ -158,7 +168,9 @@ impl Belt {
         if !(0.05..=3.0).contains(&change.light) || !(-5.0..=5.0).contains(&change.warmth) || change.after.is_nan() {
             return invalid("change.light must be 0.05 to 3, change.warmth -5 to 5, change.after a number".into());
         }
-        let longest = LONGEST * f64::from(config.width);
+        let disturbance = config.disturbed.clone().unwrap_or_default();
+        disturbance.check(config.touching_share).map_err(BeltError::Invalid)?;
+        let longest = LONGEST * f64::from(config.width) / f64::from(disturbance.lanes);
         let pitch = config.speed * 60.0 / config.items_per_minute;
         if pitch < longest * 1.12 {
             return invalid(format!(
@@ -167,7 +179,7 @@ impl Belt {
                 config.speed * 60.0 / (longest * 1.12)
             ));
         }
-        Ok(Self { scene: Scene::new(&config), config, sprites: VecDeque::new() })
+        Ok(Self { scene: Scene::new(&config), config, disturbance, sprites: VecDeque::new() })
     }
 
     /// The configuration the belt was made with.
@@ -175,30 +187,43 @@ impl Belt {
         &self.config
     }
 
-    /// Picture number `n` (taken at `n / frame_rate` seconds) and the truth about every item in it, first come first.
+    /// Seconds after the first picture at which picture `n` is taken: `n / frame_rate`, by the camera's clock.
+    pub fn taken(&self, n: u64) -> f64 {
+        n as f64 / self.config.frame_rate * (1.0 + self.disturbance.drift * 1e-6)
+    }
+
+    /// Seconds from taking picture `n` to its arrival.
+    pub fn delay(&self, n: u64) -> f64 {
+        let late = stream(self.config.seed, Purpose::Delay, n).random_range(0.0..=1.0);
+        self.disturbance.delay + self.disturbance.jitter * late
+    }
+
+    /// Picture number `n` (see [`Belt::taken`]) and the truth about every item in it, first come first.
     pub fn frame(&mut self, n: u64) -> (Picture, Vec<Truth>) {
-        let time = n as f64 / self.config.frame_rate;
+        let time = self.taken(n);
         let (offset, blur) = (self.travel(time), self.blur(time));
         let mut picture = self.scene.belt(offset);
         let mut truths = Vec::new();
         for item in self.items_in_view(offset) {
             let Some(placed) = self.place(item) else { continue };
-            let sprite = self.sprite(item, &placed.fish, blur);
-            let x = offset - placed.position;
+            let x = offset - placed.position + self.slid(item, offset - placed.position);
+            let sprite = self.sprite(item, &placed.fish, blur, self.rolled(item, offset - placed.position));
             let y = placed.y.round() as i64;
             sprite.blit(&mut picture, x, y);
             if let Some((region, whole)) = sprite.region(x.round() as i64, y, self.config.width, self.config.height) {
                 truths.push(self.truth(item, &placed, region, whole));
             }
         }
-        self.scene.expose(&mut picture, n, self.light(offset), self.changed(offset).is_some());
+        let light = self.light(offset);
+        let light = Light { level: light.level * self.disturbance.lamp_at(time), ..light };
+        self.scene.expose(&mut picture, n, light, self.changed(offset).is_some());
         (picture, truths)
     }
 
     /// Which pixels of the item's bounding box are fish; `None` for an empty place.
     pub fn mask(&mut self, item: u64) -> Option<Mask> {
         let placed = self.place(item)?;
-        Some(self.sprite(item, &placed.fish, 0).mask.clone())
+        Some(self.sprite(item, &placed.fish, 0, 0).mask.clone())
     }
 
     /// The species at place `item`; `None` for an empty place.
@@ -231,7 +256,9 @@ impl Belt {
         let reach = LONGEST * f64::from(self.config.width);
         let first = ((offset - f64::from(self.config.width) - reach) / self.pitch()).floor().max(0.0) as u64;
         let end = ((offset + reach) / self.pitch()).ceil().max(0.0) as u64;
-        first..end + u64::from(self.config.touching_share > 0.0) // which comes earlier than its place
+        let end = end + u64::from(self.config.touching_share > 0.0); // which comes earlier than its place
+        let lanes = u64::from(self.disturbance.lanes);
+        first * lanes..end * lanes
     }
 
     fn place(&self, item: u64) -> Option<Placed> {
@@ -251,32 +278,65 @@ impl Belt {
     /// Where an item lies that touches no other.
     fn place_apart(&self, item: u64) -> Option<Placed> {
         let mut random = stream(self.config.seed, Purpose::Item, item);
+        let lanes = f64::from(self.disturbance.lanes);
+        let (lane, item) = (item % u64::from(self.disturbance.lanes), item / u64::from(self.disturbance.lanes));
         if random.random_bool(self.config.empty_share) {
             return None;
         }
         let width = f64::from(self.config.width);
         let middle = (item as f64 + 0.5) * self.pitch() + width / 2.0; // of the picture, where it then lies
         let others = self.changed(middle).map_or(&self.config.others, |change| &change.others);
-        let fish = Fish::random(&mut random, self.config.salmon_share, others, width as f32);
-        let slack = (self.pitch() - LONGEST * width * 1.12) / 2.0;
+        let mut fish = Fish::random(&mut random, self.config.salmon_share, others, (width / lanes) as f32);
+        let mut slack = (self.pitch() - LONGEST * width / lanes * 1.12) / 2.0;
+        if self.disturbance.coverage > 0.0 {
+            fish = fish.covering((self.disturbance.coverage * self.pitch()) as f32);
+            slack = ((self.pitch() - 2.0 * f64::from(fish.half_width())) / 2.0 - 0.01 * width).max(0.0);
+        }
         let position = (item as f64 + 0.5) * self.pitch() + slack.min(width) * random.random_range(-1.0..=1.0);
         let half = f64::from(fish.half_height()) + 4.0;
-        let free = (f64::from(self.config.height) / 2.0 - half).max(0.0);
-        let y = f64::from(self.config.height) / 2.0 + free * random.random_range(-1.0..=1.0);
+        let height = f64::from(self.config.height) / lanes;
+        let free = (height / 2.0 - half).max(0.0);
+        let y = height * (lane as f64 + 0.5) + free * random.random_range(-1.0..=1.0);
         let touches = self.config.touching_share > 0.0 && random.random_bool(self.config.touching_share);
         Some(Placed { position, y, fish, touches })
     }
 
-    fn sprite(&mut self, item: u64, fish: &Fish, blur: usize) -> Arc<Sprite> {
-        if let Some((_, sprite)) = self.sprites.iter().find(|(key, _)| *key == (item, blur)) {
+    fn sprite(&mut self, item: u64, fish: &Fish, blur: usize, rolled: i32) -> Arc<Sprite> {
+        let key = (item, blur, rolled);
+        if let Some((_, sprite)) = self.sprites.iter().find(|(known, _)| *known == key) {
             return sprite.clone();
         }
-        let sprite = Arc::new(Sprite::new(fish, blur));
-        if self.sprites.len() == SPRITES {
+        let faint = (self.disturbance.contrast > 0.0).then_some((self.disturbance.contrast, self.scene.colour));
+        let rolled = (rolled != 0).then(|| fish.rolled(f64::from(rolled).to_radians() as f32));
+        let sprite = Arc::new(Sprite::new(rolled.as_ref().unwrap_or(fish), blur, faint));
+        if self.sprites.len() == SPRITES * self.disturbance.lanes as usize {
             self.sprites.pop_front();
         }
-        self.sprites.push_back(((item, blur), sprite.clone()));
+        self.sprites.push_back((key, sprite.clone()));
         sprite
+    }
+
+    /// How far an item has slid on the belt since the middle of the picture, in pixels, where the belt alone would have carried
+    /// it to `x`.
+    fn slid(&self, item: u64, x: f64) -> f64 {
+        self.chance(item, 0) * self.disturbance.slide * (x - f64::from(self.config.width) / 2.0)
+    }
+
+    /// By how many degrees it has rolled and turned by then, likewise.
+    fn rolled(&self, item: u64, x: f64) -> i32 {
+        let views = x / f64::from(self.config.width) - 0.5;
+        (self.chance(item, 1) * self.disturbance.roll * views).to_degrees().round() as i32
+    }
+
+    /// How an item moves by itself: 1 or -1, times 0.5 to 1; 0 where nothing does.
+    fn chance(&self, item: u64, of: usize) -> f64 {
+        if self.disturbance.slide == 0.0 && self.disturbance.roll == 0.0 {
+            return 0.0;
+        }
+        let mut random = stream(self.config.seed, Purpose::Motion, item);
+        let chances: [f64; 2] =
+            std::array::from_fn(|_| random.random_range(0.5..=1.0) * if random.random_bool(0.5) { 1.0 } else { -1.0 });
+        chances[of]
     }
 
     /// How far the belt has moved `time` seconds after the first picture, in pixels.
@@ -329,11 +389,17 @@ enum Purpose {
     Light = 1,
     Scene = 2,
     Change = 3,
+    Motion = 4,
+    Delay = 5,
 }
 
 fn stream(seed: u64, purpose: Purpose, index: u64) -> ChaCha8Rng {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
-    random.set_stream(index.wrapping_mul(4) + purpose as u64);
+    let (purpose, index) = match purpose as u64 {
+        purpose @ 0..4 => (purpose, index),
+        late => (late - 4, index ^ LATE), // those that came later keep off the others' streams
+    };
+    random.set_stream(index.wrapping_mul(4) + purpose);
     random
 }
 

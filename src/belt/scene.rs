@@ -31,6 +31,8 @@ impl Light {
 /// What stays the same from picture to picture.
 pub(super) struct Scene {
     seed: u64,
+    /// The belt's usual colour, before lamps and lens.
+    pub colour: [f32; 3],
     width: usize,
     height: usize,
     /// Belt surface, `height` rows of `1 + PERIOD + width` RGB pixels: the last column before the start, which is repeated at the
@@ -48,7 +50,7 @@ impl Scene {
     pub fn new(config: &BeltConfig) -> Self {
         let (width, height) = (config.width as usize, config.height as usize);
         let mut random = stream(config.seed, Purpose::Scene, 0);
-        let surface = surface(&mut random, width, height);
+        let (surface, colour) = surface(&mut random, width, height);
         let gain = gain(&mut random, width, height);
         let mut changed = stream(config.seed, Purpose::Change, 0);
         let specks = config.change.as_ref().map_or(0, |change| change.dirt);
@@ -62,7 +64,7 @@ impl Scene {
                 ((sum - 3.0) * 1.414 * sigma).round() as i8
             })
             .collect();
-        Self { seed: config.seed, width, height, surface, gain: fixed(gain), dirty: fixed(dirty), noise }
+        Self { seed: config.seed, colour, width, height, surface, gain: fixed(gain), dirty: fixed(dirty), noise }
     }
 
     /// The empty belt, moved by `offset` pixels, before lamps and lens.
@@ -117,7 +119,7 @@ fn mix(mut z: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-fn surface(random: &mut impl RngExt, width: usize, height: usize) -> Vec<u8> {
+fn surface(random: &mut impl RngExt, width: usize, height: usize) -> (Vec<u8>, [f32; 3]) {
     // Food belts are blue, teal or bluish gray, so that food stands out.
     let colours = [[52.0, 96.0, 158.0], [46.0, 120.0, 138.0], [88.0, 112.0, 146.0], [62.0, 104.0, 118.0]];
     let base: [f32; 3] = colours[random.random_range(0..colours.len())];
@@ -159,7 +161,7 @@ fn surface(random: &mut impl RngExt, width: usize, height: usize) -> Vec<u8> {
             rgb.extend(base.map(|c| (c + shade).clamp(0.0, 255.0) as u8));
         }
     }
-    rgb
+    (rgb, base)
 }
 
 fn gain(random: &mut impl RngExt, width: usize, height: usize) -> Vec<f32> {

@@ -3,10 +3,11 @@
 use super::{fish::Fish, scene::between};
 use crate::domain::{Picture, Region};
 
-/// Room around the fish for shadow and blur, in pixels.
+/// Least room around the fish for shadow and blur, in pixels.
 const PAD: usize = 14;
 
-/// Which pixels of an item's bounding box are item, rows top to bottom.
+/// Which pixels of an item's bounding box are item, rows top to bottom: those of which it covers more than half at any
+/// moment while the picture is exposed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mask {
     /// Pixels across.
@@ -17,21 +18,39 @@ pub struct Mask {
     pub bits: Vec<bool>,
 }
 
+impl Mask {
+    /// Of what is drawn in rows of `across` pixels, and the top-left corner of its bounding box.
+    fn of(rgba: &[u8], across: usize) -> (Self, (usize, usize)) {
+        let solid: Vec<bool> = rgba.chunks_exact(4).map(|pixel| pixel[3] > 127).collect();
+        let rows = || solid.chunks_exact(across);
+        let top = rows().position(|row| row.contains(&true)).unwrap_or(0);
+        let bottom = rows().rposition(|row| row.contains(&true)).unwrap_or(0);
+        let left = rows().filter_map(|row| row.iter().position(|bit| *bit)).min().unwrap_or(0);
+        let right = rows().filter_map(|row| row.iter().rposition(|bit| *bit)).max().unwrap_or(0);
+        let bits: Vec<bool> = rows().take(bottom + 1).skip(top).flat_map(|row| &row[left..=right]).copied().collect();
+        (Self { width: (right - left + 1) as u32, height: (bottom - top + 1) as u32, bits }, (left, top))
+    }
+}
+
 /// See the module.
 pub(super) struct Sprite {
     width: usize,
     height: usize,
     /// Premultiplied.
     rgba: Vec<u8>,
+    /// From the top-left corner of the sprite to that of the fish's bounding box.
+    inside: (i64, i64),
     /// From the fish's centre to the top-left corner of its bounding box.
     corner: (i64, i64),
     pub mask: Mask,
 }
 
 impl Sprite {
-    /// Draws `fish`; `blur` is how far it moves during the exposure, in pixels.
-    pub fn new(fish: &Fish, blur: usize) -> Self {
-        let pixmap = super::fish::draw(fish);
+    /// Draws `fish`; `blur` is how far it moves during the exposure, in pixels; `faint`: its median difference from the colour
+    /// of the belt that follows, as a share of that one's brightness.
+    pub fn new(fish: &Fish, blur: usize, faint: Option<(f64, [f32; 3])>) -> Self {
+        let mut pixmap = super::fish::draw(fish);
+        let shown = faint.map_or(1.0, |(contrast, belt)| fade(pixmap.data_mut(), contrast as f32, belt));
         let side = pixmap.width() as usize;
         let alpha = |x: usize, y: usize| pixmap.data()[(y * side + x) * 4 + 3];
         let solid = |x: usize, y: usize| alpha(x, y) > 127;
@@ -40,23 +59,26 @@ impl Sprite {
         let (top, bottom) = (rows.first().copied().unwrap_or(0), rows.last().copied().unwrap_or(0));
         let (left, right) = (columns.first().copied().unwrap_or(0), columns.last().copied().unwrap_or(0));
         let (box_width, box_height) = (right - left + 1, bottom - top + 1);
-        let bits = (0..box_width * box_height).map(|i| solid(left + i % box_width, top + i / box_width)).collect();
-        let mask = Mask { width: box_width as u32, height: box_height as u32, bits };
 
-        let (width, height) = (box_width + 2 * PAD, box_height + 2 * PAD);
+        let pad = PAD.max(blur);
+        let (width, height) = (box_width + 2 * pad, box_height + 2 * pad);
         let mut rgba = vec![0; width * height * 4];
-        for y in 0..height.min(side + PAD - top) {
-            let Some(from_y) = (y + top).checked_sub(PAD) else { continue };
-            for x in 0..width.min(side + PAD - left) {
-                let Some(from_x) = (x + left).checked_sub(PAD) else { continue };
+        for y in 0..height.min(side + pad - top) {
+            let Some(from_y) = (y + top).checked_sub(pad) else { continue };
+            for x in 0..width.min(side + pad - left) {
+                let Some(from_x) = (x + left).checked_sub(pad) else { continue };
                 let (to, from) = ((y * width + x) * 4, (from_y * side + from_x) * 4);
                 rgba[to..to + 4].copy_from_slice(&pixmap.data()[from..from + 4]);
             }
         }
-        put_shadow(&mut rgba, width, height);
+        let mut covered = rgba.clone();
+        sweep(&mut covered, width, blur);
+        let (mask, (x, y)) = Mask::of(&covered, width);
+        put_shadow(&mut rgba, width, height, shown.min(1.0));
         smear(&mut rgba, width, blur);
         let centre = side as i64 / 2;
-        Self { width, height, rgba, corner: (left as i64 - centre, top as i64 - centre), mask }
+        let place = |from: usize, inside: usize| (from + inside) as i64 - pad as i64 - centre;
+        Self { width, height, rgba, inside: (x as i64, y as i64), corner: (place(left, x), place(top, y)), mask }
     }
 
     /// The bounding box, clipped to the picture, when the fish's centre lies at (`x`, `y`), and whether all of it is
@@ -75,7 +97,7 @@ impl Sprite {
     /// out is cut.
     pub fn blit(&self, picture: &mut Picture, x: f64, y: i64) {
         let share = ((x - x.floor()) * 256.0).round() as u32; // of the column before
-        let (left, top) = (x.floor() as i64 + self.corner.0 - PAD as i64, y + self.corner.1 - PAD as i64);
+        let (left, top) = (x.floor() as i64 + self.corner.0 - self.inside.0, y + self.corner.1 - self.inside.1);
         let first = (-left).max(0) as usize;
         let last = (i64::from(picture.width) - left).clamp(0, self.width as i64) as usize;
         if first >= last {
@@ -108,8 +130,30 @@ impl Sprite {
     }
 }
 
-/// A soft shadow, 2 to the right and 4 down, under what is drawn.
-fn put_shadow(rgba: &mut [u8], width: usize, height: usize) {
+/// Takes the fish's colours towards `belt` or away from it until the middle one of their differences from it is `contrast` of its
+/// brightness; returns by how much.
+fn fade(rgba: &mut [u8], contrast: f32, belt: [f32; 3]) -> f32 {
+    let under = |alpha: u8, c: usize| belt[c] * f32::from(alpha) / 255.0;
+    let differs = |pixel: &[u8]| (0..3).map(|c| (f32::from(pixel[c]) - belt[c]).abs()).sum::<f32>();
+    let mut all: Vec<f32> = rgba.chunks_exact(4).filter(|pixel| pixel[3] == 255).map(differs).collect();
+    if all.is_empty() {
+        return 1.0;
+    }
+    let half = all.len() / 2;
+    let middle = *all.select_nth_unstable_by(half, f32::total_cmp).1;
+    let share = contrast * belt.iter().sum::<f32>() / middle.max(1.0);
+    for pixel in rgba.chunks_exact_mut(4) {
+        let alpha = pixel[3];
+        for c in 0..3 {
+            let under = under(alpha, c);
+            pixel[c] = (under + (f32::from(pixel[c]) - under) * share).clamp(0.0, alpha.into()).round() as u8;
+        }
+    }
+    share
+}
+
+/// A soft shadow, 2 to the right and 4 down, under what is drawn; `share` of a usual one.
+fn put_shadow(rgba: &mut [u8], width: usize, height: usize, share: f32) {
     let mut shade: Vec<u16> = vec![0; width * height];
     for y in 4..height {
         for x in 2..width {
@@ -120,8 +164,9 @@ fn put_shadow(rgba: &mut [u8], width: usize, height: usize) {
         shade = box_blur(&shade, width, height, true);
         shade = box_blur(&shade, width, height, false);
     }
+    let darkest = (90.0 * share) as u32; // of 255
     for (pixel, shade) in rgba.chunks_exact_mut(4).zip(shade) {
-        let under = u32::from(shade) * 90 / 255; // at most 90/255 dark
+        let under = u32::from(shade) * darkest / 255;
         pixel[3] = (u32::from(pixel[3]) + under * (255 - u32::from(pixel[3])) / 255) as u8;
     }
 }
@@ -148,9 +193,22 @@ fn box_blur(from: &[u16], width: usize, height: usize, rows: bool) -> Vec<u16> {
     to
 }
 
+/// What moves by `blur` pixels covers each pixel that lies in the window of its mean, see [`smear`].
+fn sweep(rgba: &mut [u8], width: usize, blur: usize) {
+    if blur < 2 {
+        return;
+    }
+    for row in rgba.chunks_exact_mut(width * 4) {
+        let before: Vec<u8> = row.chunks_exact(4).map(|pixel| pixel[3]).collect();
+        for (x, pixel) in row.chunks_exact_mut(4).enumerate() {
+            let from = x.saturating_sub(blur / 2);
+            pixel[3] = before[from..(from + blur).min(width)].iter().copied().max().unwrap_or(0);
+        }
+    }
+}
+
 /// Motion blur along the belt: the mean of `blur` neighbours in a row.
 fn smear(rgba: &mut [u8], width: usize, blur: usize) {
-    let blur = blur.min(PAD);
     if blur < 2 {
         return;
     }

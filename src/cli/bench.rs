@@ -351,7 +351,10 @@ impl RecordBenchArgs {
 /// Arguments of `bench profiles`.
 #[derive(clap::Args)]
 pub struct ProfilesBenchArgs {
-    /// Seeds, from 1 on.
+    /// The first seed.
+    #[arg(long, default_value_t = 1)]
+    first: u64,
+    /// Seeds from that one on.
     #[arg(long, default_value_t = 3)]
     seeds: u64,
     /// Only profiles whose name contains this.
@@ -364,7 +367,7 @@ pub struct ProfilesBenchArgs {
 
 impl ProfilesBenchArgs {
     fn run(self) -> Result<()> {
-        profiles::run(&profiles::ProfilesPlan { seeds: self.seeds, only: self.only, out: self.out })
+        profiles::run(&profiles::ProfilesPlan { first: self.first, seeds: self.seeds, only: self.only, out: self.out })
     }
 }
 

@@ -15,6 +15,9 @@ mod species;
 pub(super) use drawing::draw;
 pub use species::Species;
 
+/// [`Fish::half_width`] over what is really covered, on average.
+const COVERED: f32 = 1.06;
+
 /// Which side is up.
 #[derive(Clone, Copy, PartialEq)]
 enum Pose {
@@ -85,6 +88,20 @@ impl Fish {
             colour: random.random_range(0.45f32..1.0),
             markings: random.random(),
         }
+    }
+
+    /// The same fish, so long that it covers about `width` of the picture's columns; one that lies across is turned along.
+    pub fn covering(mut self, width: f32) -> Self {
+        if self.angle.sin().abs() > 0.5 {
+            self.angle = if self.angle.cos() < 0.0 { PI } else { 0.0 };
+        }
+        self.length *= COVERED * width / (2.0 * self.half_width());
+        self
+    }
+
+    /// The same fish after it rolled by `angle` radians: it also turns, and shows more or less of its side.
+    pub fn rolled(&self, angle: f32) -> Self {
+        Self { angle: self.angle + angle, plump: self.plump * (1.0 - 0.25 * (2.0 * angle).sin().abs()), ..*self }
     }
 
     /// Half the height of the picture rows it may cover, pixels (an upper bound).

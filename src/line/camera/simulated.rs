@@ -23,7 +23,7 @@ pub(super) fn run(config: &BeltConfig, sink: &FrameSink<'_>) {
     let start = Instant::now();
     let mut n: u64 = 0;
     while !sink.stopped() {
-        let captured = start + Duration::from_secs_f64(n as f64 / config.frame_rate);
+        let captured = start + Duration::from_secs_f64(belt.taken(n) + belt.delay(n));
         sink.sleep_until(captured);
         let wall = OffsetDateTime::now_utc() - captured.elapsed(); // of the capture, however late this thread woke
         let (picture, truths) = belt.frame(n);
@@ -35,7 +35,7 @@ pub(super) fn run(config: &BeltConfig, sink: &FrameSink<'_>) {
             raw: Raw::Rgb(Arc::new(picture)),
             truth: truths.into(),
         });
-        let now = (start.elapsed().as_secs_f64() * config.frame_rate) as u64;
+        let now = ((start.elapsed().as_secs_f64() - belt.delay(n)) * config.frame_rate) as u64;
         n = (n + 1).max(now);
     }
 }

@@ -15,6 +15,9 @@ const CELLS_ACROSS: u32 = 160;
 /// Share of the least difference of an item that is a trace of one.
 const TRACE: f32 = 0.6;
 
+/// Least share of the belt's brightness that is left in an item's shadow, and most on a bright patch the other way round.
+const DARKEST: f32 = 0.6;
+
 /// The picture, shrunk.
 pub(super) struct Cells {
     pub across: usize,
@@ -66,7 +69,7 @@ impl Cells {
             }
         }
         let half = self.rgb.len() / 6;
-        counts.map(|counts| (half_way(&counts, half) + 0.5) / 128.0)
+        counts.map(|counts| within(&counts, half) / 128.0)
     }
 }
 
@@ -88,6 +91,13 @@ fn half_way(counts: &[usize; 256], half: usize) -> f32 {
         sum > half
     });
     at.unwrap_or(0) as f32
+}
+
+/// The same, and how far within its step, so that what is measured again and again does not creep.
+fn within(counts: &[usize; 256], half: usize) -> f32 {
+    let at = half_way(counts, half);
+    let before: usize = counts[..at as usize].iter().sum();
+    at + (half - before) as f32 / counts[at as usize].max(1) as f32
 }
 
 /// What a cell shows.
@@ -112,13 +122,18 @@ impl Mark {
     }
 }
 
-/// Whether `pixel` is no belt.
-pub(super) fn differs(pixel: &[u8], belt: &[f32], threshold: f32) -> bool {
-    excess(pixel, belt, threshold) > 1.0
+/// Of which share of `belt`'s brightness `pixel` is, if it is of the same colour: in a shadow, or where the belt is worn or wet.
+pub(super) fn shade(pixel: &[u8], belt: &[f32; 3], threshold: f32) -> Option<f32> {
+    let sum = |of: &dyn Fn(usize) -> f32| (0..3).map(of).sum::<f32>();
+    let value = |c: usize| f32::from(pixel[c]);
+    let share = sum(&|c| value(c) * belt[c]) / sum(&|c| belt[c] * belt[c]).max(1.0);
+    let other = sum(&|c| (value(c) - share * belt[c]).abs());
+    let same = other < (0.5 * threshold * share * sum(&|c| belt[c])).max(8.0);
+    (same && (DARKEST..1.0 / DARKEST).contains(&share)).then_some(share)
 }
 
 /// The difference from the belt over the least one that is no belt, which has a floor, below which lies a sensor's noise.
-fn excess(pixel: &[u8], belt: &[f32], threshold: f32) -> f32 {
+pub(super) fn excess(pixel: &[u8], belt: &[f32], threshold: f32) -> f32 {
     let difference: f32 = (0..3).map(|c| (f32::from(pixel[c]) - belt[c]).abs()).sum();
     difference / (threshold * (belt[0] + belt[1] + belt[2])).max(12.0)
 }

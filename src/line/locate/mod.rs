@@ -24,8 +24,8 @@ mod travel;
 mod way;
 
 use blob::{Blob, Outlines, blobs, gather};
-use cells::{Cells, Mark, differs};
-use track::{Track, due, holds, moved, whole};
+use cells::{Cells, Mark, excess, shade};
+use track::{Track, covered, due, holds, moved, whole};
 use travel::Travel;
 use way::Way;
 
@@ -51,6 +51,19 @@ const SPLIT: usize = 3;
 const SLIDE: f32 = 4.0;
 const SLIDE_SHARE: f32 = 0.1;
 const SLIDE_UNKNOWN: f32 = 0.3;
+
+/// An item's edge lies where it differs from the belt by this share of what all of it does, and at least by this many
+/// multiples of the threshold. One that differs by more than [`STRONG`] multiples has a shadow, which is no part of it.
+const EDGE: f32 = 0.4;
+const LEAST_EDGE: f32 = 0.6;
+const STRONG: f32 = 2.0;
+/// A stain or wet patch differs by this many multiples of the threshold at most, and nearly all of it has the belt's colour.
+const STAIN: f32 = 1.15;
+const ALL_SHADES: f32 = 0.9;
+/// Cells of travel without which a belt teaches nothing: a standing one seems to tremble.
+const TREMBLES: f64 = 0.5;
+/// Share of the shorter of two stretches of belt that both cover, from which on they are one item's.
+const SAME: f32 = 0.6;
 
 /// Maximum frames scored per item.
 const MAX_LOOKS: usize = 8;
@@ -94,9 +107,33 @@ impl LocateConfig {
     }
 }
 
-/// The blob's bounding box in pixels, its edges sharpened at full resolution: a row or column belongs to the item when
-/// at least three of its pixels differ from `belt`.
-fn sharpen(picture: &Picture, blob: &Blob, scale: f32, belt: [f32; 3], threshold: f32) -> Region {
+/// How much the blob differs from `belt`, as a multiple of `threshold`: the mean of its cells that differ at all; and which share
+/// of them have the belt's colour, darker or brighter.
+fn strength(cells: &Cells, blob: &Blob, belt: &[f32; 3], threshold: f32) -> (f32, f32) {
+    let (mut sum, mut count, mut shades) = (0.0, 0.0f32, 0.0);
+    for y in blob.top..=blob.bottom {
+        let row = &cells.rgb[(y * cells.across + blob.left) * 3..(y * cells.across + blob.right + 1) * 3];
+        for pixel in row.chunks_exact(3) {
+            let excess = excess(pixel, belt, threshold);
+            if excess > LEAST_EDGE {
+                sum += excess;
+                count += 1.0;
+                shades += f32::from(u8::from(shade(pixel, belt, threshold).is_some()));
+            }
+        }
+    }
+    (sum / count.max(1.0), shades / count.max(1.0))
+}
+
+/// The blob's bounding box in pixels, its edges sharpened at full resolution: a row or column belongs to the item when at least
+/// three of its pixels differ from `belt` by a good part of what the item does, and more than a shadow.
+fn sharpen(picture: &Picture, cells: &Cells, blob: &Blob, belt: [f32; 3], threshold: f32) -> Region {
+    let (scale, (strength, _)) = (cells.scale, strength(cells, blob, &belt, threshold));
+    let least = (EDGE * strength).clamp(LEAST_EDGE, 1.0);
+    let differs = |pixel: &[u8]| {
+        excess(pixel, &belt, threshold) > least
+            && !(strength > STRONG && shade(pixel, &belt, threshold).is_some_and(|share| share < 1.0))
+    };
     let low = |cell: usize| ((cell.saturating_sub(1)) as f32 * scale) as usize;
     let high = |cell: usize, most: u32| (((cell + 2) as f32 * scale).ceil() as usize).min(most as usize);
     let (x0, x1) = (low(blob.left), high(blob.right, picture.width));
@@ -107,7 +144,7 @@ fn sharpen(picture: &Picture, blob: &Blob, scale: f32, belt: [f32; 3], threshold
         let row = &picture.rgb[(y * picture.width as usize + x0) * 3..(y * picture.width as usize + x1) * 3];
         let mut count = 0;
         for (pixel, column) in row.chunks_exact(3).zip(&mut columns) {
-            let differs = u32::from(differs(pixel, &belt, threshold));
+            let differs = u32::from(differs(pixel));
             *column += differs;
             count += differs;
         }
@@ -141,7 +178,7 @@ pub fn find(picture: &Picture) -> Vec<Region> {
     let mut regions = Vec::with_capacity(found.len());
     for blob in found {
         let belt = blob.mean_belt(&ground, across);
-        regions.push(sharpen(picture, &blob, cells.scale, belt, config.threshold));
+        regions.push(sharpen(picture, &cells, &blob, belt, config.threshold));
     }
     regions
 }
@@ -161,6 +198,8 @@ pub struct Locator {
     /// The belt's travel at the last picture, in cells, and whether that picture told it.
     position: f64,
     known: bool,
+    /// The belt's travel when it taught its colour last, in cells.
+    taught: f64,
     /// Usual time from one picture to the next, in seconds; 0 before the second.
     interval: f32,
     last: Option<Instant>,
@@ -183,6 +222,7 @@ impl Locator {
             way: Way::default(),
             position: 0.0,
             known: false,
+            taught: 0.0,
             interval: 0.0,
             last: None,
             tracks: Vec::new(),
@@ -202,10 +242,16 @@ impl Locator {
             self.unjudged += self.tracks.iter().filter(|t| t.looks == 0 && !t.swallowed).count() as u64;
             self.tracks.clear();
         }
-        let step = self.register(picture, captured);
+        self.register(picture, captured);
+        let step = self.travel_to_learn_from();
         let marked = self.mark(&cells, step);
         let min_area = (self.config.min_area * (cells.across * cells.down) as f32) as usize;
-        let found = gather(blobs(&marked, cells.across, cells.down, min_area.max(1)), &self.outlines);
+        let mut found = gather(blobs(&marked, cells.across, cells.down, min_area.max(1)), &self.outlines);
+        found.retain(|blob| {
+            let belt = blob.mean_belt(&self.belt, cells.across);
+            let (strength, shades) = strength(&cells, blob, &belt, self.config.threshold);
+            strength > STAIN || shades < ALL_SHADES
+        });
         let matched = self.follow(&found, captured, cells.across);
         let way = self.way.sign();
         let mut items = Vec::new();
@@ -219,10 +265,11 @@ impl Locator {
             if now {
                 track.looks += 1;
                 let belt = blob.mean_belt(&self.belt, cells.across);
-                let region = sharpen(picture, blob, cells.scale, belt, self.config.threshold);
+                let region = sharpen(picture, &cells, blob, belt, self.config.threshold);
                 // One that was never whole shows no outline of its own; it is judged as it is.
                 let several = whole(blob, cells.across) && self.outlines.unlike(blob.outline());
                 let partial = !whole(blob, cells.across);
+                track.several |= several;
                 items.push(Item { track: track.number, region, several, partial, look: track.looks });
             }
         }
@@ -257,16 +304,25 @@ impl Locator {
         self.tracks.iter().filter(|t| Some(t.seen) == newest).map(|t| (t.number, region(&t.blob))).collect()
     }
 
-    /// Takes in how far the belt went; returns that in cells, without direction.
-    fn register(&mut self, picture: &Picture, captured: Instant) -> f32 {
+    /// Takes in how far the belt went.
+    fn register(&mut self, picture: &Picture, captured: Instant) {
         if let Some(last) = self.last.replace(captured) {
             let seconds = captured.saturating_duration_since(last).as_secs_f32();
             self.interval = if self.interval == 0.0 { seconds } else { self.interval * 0.9 + seconds * 0.1 };
         }
         self.known = self.travel.look(picture, captured);
-        let before = std::mem::replace(&mut self.position, self.travel.position() / f64::from(self.scale));
+        self.position = self.travel.position() / f64::from(self.scale);
         self.way.went_to(self.position, self.across);
-        (self.position - before).abs() as f32
+    }
+
+    /// Cells that the belt went since its colour was learned last, without direction; 0 while it stands.
+    fn travel_to_learn_from(&mut self) -> f32 {
+        let step = (self.position - self.taught).abs();
+        if step < TREMBLES {
+            return 0.0;
+        }
+        self.taught = self.position;
+        step as f32
     }
 
     /// Marks the cells that are no belt and lets the belt's colour follow the others, by how far the belt went: `step` cells.
@@ -278,7 +334,8 @@ impl Locator {
         let light = cells.light(&self.belt);
         self.belt.chunks_exact_mut(3).for_each(|belt| (0..3).for_each(|c| belt[c] *= light[c]));
         let threshold = self.config.threshold;
-        let follow_belt = (step / ANOTHER_STRETCH).clamp(FOLLOW_STANDING, FOLLOW);
+        let least = if self.known { 0.0 } else { FOLLOW_STANDING };
+        let follow_belt = (step / ANOTHER_STRETCH).clamp(least, FOLLOW);
         let follow_covered = (step / ANOTHER_STRETCH_COVERED).min(FOLLOW_STANDING);
         let mut covered = 0usize;
         let mut marked = Vec::with_capacity(cells.rgb.len() / 3);
@@ -361,8 +418,27 @@ impl Locator {
                 }
             }
         }
+        pairs.extend(self.same_stretch(found, across));
         pairs.sort_by(|a, b| a.0.total_cmp(&b.0));
         pairs.into_iter().map(|(_, b, t)| (b, t)).collect()
+    }
+
+    /// Blobs that cover a track's stretch of belt, whatever became of its edges; after all those whose edges agree.
+    fn same_stretch(&self, found: &[Blob], across: usize) -> Vec<(f32, usize, usize)> {
+        let mut pairs = Vec::new();
+        if !self.known {
+            return pairs;
+        }
+        for (b, blob) in found.iter().enumerate() {
+            for (t, track) in self.tracks.iter().enumerate() {
+                let carried = (self.position - track.position) as f32;
+                let covered = covered(&track.blob, blob, carried, across);
+                if covered >= SAME {
+                    pairs.push((across as f32 * (2.0 - covered), b, t));
+                }
+            }
+        }
+        pairs
     }
 
     /// Whether `blob` is a part of an item that was returned a moment ago. A larger one may be one of two items that touched.
@@ -373,7 +449,7 @@ impl Locator {
         };
         tracks.iter().filter(fresh).any(|track| {
             let (largest, then) = &track.largest;
-            let small = blob.area * SPLIT <= largest.area || self.outlines.small(blob.outline());
+            let small = track.several || blob.area * SPLIT <= largest.area || self.outlines.small(blob.outline());
             small && holds(largest, blob, (then - self.position) as f32)
         })
     }

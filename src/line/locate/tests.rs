@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use super::{blob::FEW, *};
 use crate::{
     belt::{Belt, BeltConfig, Species},
-    bench::profiles::{ProfileScore, SpeedProfile, watch},
+    bench::profiles::{SpeedProfile, watch},
     picture::pixels,
 };
 
@@ -113,9 +113,9 @@ fn an_item_is_looked_at_as_often_as_wanted_while_it_is_whole() {
 
 /// Every item that was seen whole and has left got one look, and nothing else did.
 fn each_once(profile: &SpeedProfile, seed: u64, least: f32) -> usize {
-    let (passages, ghosts, _) = watch(profile, seed).unwrap();
-    let score = ProfileScore::of(&passages, ghosts);
-    let wrong: Vec<_> = passages.iter().filter(|(_, p)| p.whole && !p.inside && p.looks.len() != 1).collect();
+    let watched = watch(profile, seed).unwrap();
+    let (score, ghosts) = (watched.score(), watched.ghosts);
+    let wrong: Vec<_> = watched.passages.iter().filter(|(_, p)| p.whole && !p.inside && p.looks.len() != 1).collect();
     assert!(wrong.is_empty() && ghosts == 0, "{}, seed {seed}: {ghosts} ghosts, {wrong:?}", profile.name);
     assert!(score.worst.is_some_and(|worst| worst >= least), "{}, seed {seed}: {score:?}", profile.name);
     score.items
@@ -163,7 +163,7 @@ fn a_belt_that_stops_starts_creeps_jogs_and_sticks_has_every_item_seen_once() {
 /// partial when they leave, the others are not.
 #[test]
 fn what_is_never_whole_is_returned_as_partial_when_it_leaves() {
-    let config = SpeedProfile { speed: 60.0, ..SpeedProfile::steady(0.1, 1.0, false) }.belt(3);
+    let config = SpeedProfile { speed: 60.0, ..SpeedProfile::steady(0.1, 1.0, false) }.belt(3).unwrap().0;
     let mut belt = Belt::new(config.clone()).unwrap();
     let start_at = (0..2000).find(|n| {
         let (_, truths) = belt.frame(*n);

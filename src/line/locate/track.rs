@@ -17,13 +17,15 @@ pub(super) struct Track {
     pub looks: usize,
     /// How it lay when it was last seen as large as ever, and the belt's travel then.
     pub largest: (Blob, f64),
+    /// It was returned as several.
+    pub several: bool,
     /// It was a part of an item that has a track of its own.
     pub swallowed: bool,
 }
 
 impl Track {
     pub fn new(number: u64, blob: Blob, seen: Instant, position: f64) -> Self {
-        Self { number, blob, seen, position, looks: 0, largest: (blob, position), swallowed: false }
+        Self { number, blob, seen, position, looks: 0, largest: (blob, position), several: false, swallowed: false }
     }
 
     /// It lies at `blob` now.
@@ -67,6 +69,19 @@ pub(super) fn moved(before: &Blob, now: &Blob, expected: f32, across: usize) -> 
         // Longer than the picture; otherwise one leaves while the other enters, and they are two.
         (None, None) => [before, now].iter().any(|b| b.left == 0 && b.right + 1 >= across).then_some(expected),
     }
+}
+
+/// Share of the shorter of two stretches of belt that both cover, in the picture and at the same height across the belt: that of
+/// `before`, `moved` on, and that of `now`.
+pub(super) fn covered(before: &Blob, now: &Blob, moved: f32, across: usize) -> f32 {
+    let overlap = before.bottom.min(now.bottom) as f32 + 1.0 - before.top.max(now.top) as f32;
+    if overlap < 0.4 * (1 + (before.bottom - before.top).min(now.bottom - now.top)) as f32 {
+        return 0.0;
+    }
+    let [left, right] =
+        [before.left as f32 + moved, before.right as f32 + 1.0 + moved].map(|x| x.clamp(0.0, across as f32));
+    let both = right.min(now.right as f32 + 1.0) - left.max(now.left as f32);
+    both / (right - left).min((now.right + 1 - now.left) as f32).max(1.0)
 }
 
 /// Whether `part`, having `moved`, lies inside `item`, three cells more or less.

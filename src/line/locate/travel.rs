@@ -289,6 +289,36 @@ mod tests {
         }
     }
 
+    /// Over any ten pictures in a row.
+    #[test]
+    fn a_drawn_shift_of_a_sixth_of_a_pixel_is_recovered() {
+        const STEP: f64 = 0.16;
+        for (seed, empty_share) in [(1, 0.1), (2, 1.0), (3, 0.4)] {
+            let (width, height, frame_rate, speed) = (320, 180, 30.0, STEP * 30.0);
+            let items_per_minute = speed * 60.0 / 200.0;
+            let mut belt = Belt::new(BeltConfig {
+                seed,
+                width,
+                height,
+                speed,
+                items_per_minute,
+                empty_share,
+                frame_rate,
+                ..BeltConfig::default()
+            })
+            .unwrap();
+            let (mut travel, start, mut positions) = (Travel::default(), Instant::now(), Vec::new());
+            for n in 6000..6120 {
+                travel.look(&belt.frame(n).0, start + Duration::from_secs_f64(n as f64 / frame_rate));
+                positions.push(travel.position());
+            }
+            let off = |ten: &[f64]| ((ten[10] - ten[0]) / 10.0 - STEP).abs();
+            let worst = positions.windows(11).map(off).fold(0.0, f64::max);
+            println!("seed {seed}: off by {worst:.4} px per picture at most");
+            assert!(worst < 0.03, "seed {seed}: {worst}");
+        }
+    }
+
     #[test]
     fn a_black_picture_and_a_tiny_one_tell_nothing() {
         for blank in [Picture::filled(640, 360, [0; 3]), Picture::filled(3, 3, [9; 3])] {

@@ -1,0 +1,113 @@
+//! The item search on belts of every speed, and under one disturbance at a time.
+//!
+//! Each cell is one profile with one seed. The simulated belt draws its pictures and says what is on them; the item search alone
+//! sees the pictures; the score compares. A finished cell is one line of JSON, so that an interrupted run goes on where it was.
+//!
+//! Invariant: the score shares no code with the item search, and knows the truth before the search looks.
+
+use std::{fs, io::Write as _, path::PathBuf};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+mod course;
+mod score;
+mod watch;
+
+pub use course::{SpeedProfile, profiles};
+pub use score::{ItemPassage, LookScore, ProfileScore};
+pub use watch::{Watched, watch};
+
+use super::machine;
+
+/// What is to be measured.
+pub struct ProfilesPlan {
+    /// The first seed, and how many.
+    pub first: u64,
+    /// See `first`.
+    pub seeds: u64,
+    /// Profiles whose name contains this; empty: all.
+    pub only: String,
+    /// Lines of finished cells, read first and appended to.
+    pub out: Option<PathBuf>,
+}
+
+/// One finished cell.
+#[derive(Debug, Serialize, Deserialize)]
+struct ProfileCell {
+    profile: String,
+    seed: u64,
+    #[serde(flatten)]
+    score: ProfileScore,
+    /// Mean share of the picture's columns that held an item.
+    covered: f64,
+    /// Milliseconds of the item search per picture.
+    ms: f64,
+    /// How long the cell took.
+    seconds: f64,
+    machine: String,
+}
+
+/// Runs the cells that are not in `out` yet, appends them there, and prints a table of all.
+///
+/// # Errors
+/// When `out` can't be read or written, or a belt can't be drawn.
+pub fn run(plan: &ProfilesPlan) -> Result<()> {
+    let known = plan.out.as_ref().filter(|out| out.exists()).map(fs::read_to_string).transpose()?.unwrap_or_default();
+    let mut cells: Vec<ProfileCell> = Vec::new();
+    for line in known.lines() {
+        cells.push(serde_json::from_str(line).context("a line of the cells that were finished before")?);
+    }
+    for seed in plan.first..plan.first + plan.seeds {
+        for profile in profiles().iter().filter(|profile| profile.name.contains(&plan.only)) {
+            if seed - plan.first >= profile.seeds
+                || cells.iter().any(|cell| cell.profile == profile.name && cell.seed == seed)
+            {
+                continue;
+            }
+            let watched = watch(profile, seed)?;
+            let cell = ProfileCell {
+                profile: profile.name.clone(),
+                seed,
+                score: watched.score(),
+                covered: watched.covered,
+                ms: watched.ms,
+                seconds: watched.seconds,
+                machine: machine(),
+            };
+            if let Some(out) = &plan.out {
+                let mut file = fs::OpenOptions::new().create(true).append(true).open(out)?;
+                writeln!(file, "{}", serde_json::to_string(&cell)?)?;
+            }
+            cells.push(cell);
+        }
+    }
+    print!("{}", table(&cells));
+    Ok(())
+}
+
+/// The cells by profile, as Markdown.
+fn table(cells: &[ProfileCell]) -> String {
+    let mut text = String::from(
+        "| profile | seeds | items | once | missed | doubled | poor | ghosts | wrongly partial | never whole: partial | clumps: as one | worst look | columns covered | ms per picture |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
+    );
+    for profile in profiles() {
+        let own: Vec<&ProfileCell> = cells.iter().filter(|cell| cell.profile == profile.name).collect();
+        if own.is_empty() {
+            continue;
+        }
+        let mean = |of: fn(&ProfileCell) -> f64| own.iter().map(|cell| of(cell)).sum::<f64>() / own.len() as f64;
+        let s = own.iter().fold(ProfileScore::default(), |sum, cell| sum.and(&cell.score));
+        let worst = s.worst.map_or("-".into(), |worst| format!("{worst:.2}"));
+        let of = |part: usize, all: usize| if all == 0 { "-".into() } else { format!("{part} of {all}") };
+        let (cut, clumps) = (of(s.cut_partial, s.cut), of(s.clumps_as_one, s.clumps));
+        let (covered, ms) = (mean(|cell| cell.covered) * 100.0, mean(|cell| cell.ms));
+        let ProfileScore { items, once, missed, doubles, poor, ghosts, partial, .. } = s;
+        text += &format!(
+            "| {} | {} | {items} | {once} | {missed} | {doubles} | {poor} | {ghosts} | {partial} | {cut} | {clumps} | {worst} | {covered:.0} % | {ms:.2} |\n",
+            profile.name,
+            own.len()
+        );
+    }
+    text
+}
