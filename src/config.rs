@@ -119,7 +119,12 @@ impl Config {
                 room.insert(key, value);
             }
         }
-        let config: Config = table.try_into().map_err(|e: toml::de::Error| e.to_string())?;
+        let mut config: Config = table.try_into().map_err(|e: toml::de::Error| e.to_string())?;
+        for gate in config.eject.iter_mut().flat_map(|eject| &mut eject.gate) {
+            if let Some(camera) = config.camera.iter().find(|camera| camera.name == gate.camera) {
+                gate.seen_by(&camera.geometry).map_err(|why| format!("eject.gate {}: {why}", gate.name))?;
+            }
+        }
         config.check()?;
         Ok(config)
     }
@@ -133,7 +138,10 @@ impl Config {
         self.record.check()?;
         self.labels.check()?;
         self.rounds.check()?;
-        self.camera.iter().try_for_each(CameraConfig::check)?;
+        for camera in &self.camera {
+            camera.check(self.line.deadline)?;
+            camera.located(&self.locate)?;
+        }
         let mut names: Vec<_> = self.camera.iter().map(CameraConfig::name).collect();
         names.sort();
         if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {

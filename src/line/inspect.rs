@@ -24,8 +24,10 @@ use tokio::{
 use crate::{
     domain::{Fault, Frame, Item, Optics, Picture, Raw, Region, Scored, Source, Timings, Truth, Verdict, ms},
     line::{
+        area::SearchArea,
         eject::Ejector,
         flow::Flow,
+        geometry::{Direction, Rotation},
         handover::Handover,
         infer::Infer,
         live::{LiveFrame, View},
@@ -62,12 +64,25 @@ pub struct Line {
     pub metrics: Metrics,
     /// From capture to verdict.
     pub deadline: Duration,
-    /// How items are found.
+    /// How items are found, in this camera's pictures.
     pub locate: LocateConfig,
+    /// How this camera looks at the belt.
+    pub sight: Sight,
     /// Where waiting for the worker happens, apart from HTTP.
     pub waiting: Handle,
     /// Where live pictures are encoded, apart from the line.
     pub background: Handle,
+}
+
+/// How one camera looks at the belt.
+#[derive(Clone, Default)]
+pub struct Sight {
+    /// How its pictures are turned before anything looks at them.
+    pub rotation: Rotation,
+    /// Which way the belt runs in the turned picture, where that is known.
+    pub direction: Option<Direction>,
+    /// Which part of the turned picture is searched.
+    pub area: SearchArea,
 }
 
 /// What the worker will say of one look, or why it was not asked.
@@ -80,7 +95,8 @@ type JudgedItems = Arc<Mutex<Vec<(Instant, Verdict)>>>;
 pub fn run(line: &Line, view: &Arc<View>, frames: &Handover, outage: &CameraOutage, stop: &AtomicBool) {
     let camera = &*view.camera;
     priority::set(priority::BELT);
-    let mut locator = Locator::new(line.locate.clone());
+    let Sight { rotation, direction, mut area } = line.sight.clone();
+    let mut locator = Locator::new(line.locate.clone()).before(area.clone(), direction);
     let mut flow = Flow::default();
     let judged = JudgedItems::default();
     // Where the further looks at an item go, by its track.
@@ -109,6 +125,7 @@ pub fn run(line: &Line, view: &Arc<View>, frames: &Handover, outage: &CameraOuta
                 continue;
             }
         };
+        let (frame, picture) = turned(frame, picture, rotation);
         // Gates reckon millimetres from pixels: in pictures of another width they would move at the wrong ones.
         if line.ejector.is_some() {
             let (wanted, wide) = (*width.get_or_insert(picture.width), picture.width);
@@ -120,11 +137,13 @@ pub fn run(line: &Line, view: &Arc<View>, frames: &Handover, outage: &CameraOuta
         }
         let decode_ms = ms(started.elapsed());
         let located = Instant::now();
-        let items = locator.look(&picture, frame.captured);
+        let part = area.cut(&picture);
+        let items = locator.look(&part.picture, frame.captured);
         outage.searched(frame.captured);
         let speed = flow.speed(frame.captured);
         let inspected = InspectedFrame { frame: &frame, picture: &picture, speed, decode_ms, located };
         for item in items {
+            let item = Item { region: part.whole(item.region), ..item };
             let track = item.track;
             if item.look == 1 {
                 let (looks, taken) = mpsc::channel(line.locate.looks);
@@ -137,12 +156,14 @@ pub fn run(line: &Line, view: &Arc<View>, frames: &Handover, outage: &CameraOuta
         }
         line.metrics.line.items_unjudged.with_label_values(&[camera]).inc_by(locator.take_unjudged());
         open.retain(|track, _| locator.looks_again(*track)); // the others wait for no further look
-        flow.look(&picture, frame.captured); // for the next picture: no item waits for it
+        flow.look(&part.picture, frame.captured); // for the next picture: no item waits for it
         line.metrics.camera.belt_seen.with_label_values(&[camera]).set(speed.map_or(f64::NAN, f64::from));
         let pause = LIVE_PAUSE[usize::from(view.frame.receiver_count() == 0)];
         if last_live.is_none_or(|last: Instant| last.elapsed() >= pause) {
             last_live = Some(started);
-            show(line, view, picture, locator.tracks(), &judged);
+            let tracks = locator.tracks().into_iter().map(|(track, region)| (track, part.whole(region))).collect();
+            drop(part);
+            show(line, view, picture, tracks, &judged);
         }
     }
 }
@@ -156,6 +177,20 @@ fn decode(raw: &Raw) -> Result<(Arc<Picture>, usize), pixels::PixelError> {
             Ok((picture.into(), strays))
         }
     }
+}
+
+/// A camera's picture turned as it says, with what its frame says of it; that is what is kept, too.
+fn turned(frame: Frame, picture: Arc<Picture>, rotation: Rotation) -> (Frame, Arc<Picture>) {
+    if rotation.is_none() {
+        return (frame, picture);
+    }
+    let upright = Arc::new(rotation.turn(&picture));
+    let turn = |truth: &Truth| Truth {
+        region: rotation.turn_region(truth.region, picture.width, picture.height),
+        ..truth.clone()
+    };
+    let truth = frame.truth.iter().map(turn).collect();
+    (Frame { raw: Raw::Rgb(upright.clone()), truth, ..frame }, upright)
 }
 
 /// A picture, and what it tells of all its items.
@@ -258,9 +293,13 @@ fn show(line: &Line, view: &Arc<View>, picture: Arc<Picture>, tracks: Vec<(u64, 
         .filter_map(|(track, region)| judged.iter().find(|(_, v)| v.track == track).map(|(_, v)| (region, v.clone())))
         .collect();
     drop(judged);
-    let view = view.clone();
+    let (view, area) = (view.clone(), line.sight.area.clone());
     line.background.spawn_blocking(move || {
         priority::set(priority::NORMAL); // a thread started from here begins with the belt's
+        let mut picture = picture;
+        if !area.is_all() {
+            area.dim(Arc::make_mut(&mut picture));
+        }
         match pixels::encode_jpeg(&picture, LIVE_QUALITY) {
             Ok(jpeg) => {
                 let (width, height) = (picture.width, picture.height);

@@ -2,8 +2,10 @@
 //!
 //! Invariant: no item waits for disk, network or learning.
 
+pub mod area;
 pub mod camera;
 pub mod flow;
+pub mod geometry;
 pub mod handover;
 pub mod locate;
 

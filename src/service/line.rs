@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use tokio::runtime::{self, Handle, Runtime};
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +20,7 @@ use super::tasks::lots;
 use crate::{
     config::Config,
     line::{
+        area::SearchArea,
         camera::{self, CameraConfig, CameraEvent},
         eject::{self, Ejector},
         handover::Handover,
@@ -76,6 +77,7 @@ impl RunningLine {
             metrics: metrics.clone(),
             deadline: config.line.deadline,
             locate: config.locate.clone(),
+            sight: inspect::Sight::default(),
             waiting: runtime.handle.clone(),
             background: Handle::current(),
         };
@@ -100,7 +102,12 @@ impl Cameras {
         let (mut views, mut threads) = (Vec::new(), Vec::new());
         for config in configs {
             let view = Arc::new(View::new(config.name()));
-            threads.extend(start_camera(line, config.clone(), &view, ask_again, &stopped)?);
+            let area = SearchArea::open(&config.area).map_err(|why| anyhow!("camera {}: {why}", config.name))?;
+            let (rotation, direction) = (config.geometry.rotation, config.geometry.direction);
+            let sight = inspect::Sight { rotation, direction, area };
+            let locate = config.located(&line.locate).map_err(|why| anyhow!(why))?;
+            let line = inspect::Line { sight, locate, ..line.clone() };
+            threads.extend(start_camera(&line, config.clone(), &view, ask_again, &stopped)?);
             views.push(view);
         }
         Ok(Self { views: views.into(), threads, stopped })

@@ -3,6 +3,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod geometry;
 #[cfg(feature = "gige")]
 mod gige;
 mod mjpeg;

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// `beltsight serve` with cameras, in a folder of its own.
-fn serve(folder: &Path, cameras: &str) -> Served {
+pub fn serve(folder: &Path, cameras: &str) -> Served {
     let rest = format!("[line]\ndeadline = '5s'\n{cameras}");
     Served::start(&configured(folder, &shipped(), "", &rest), &[]).unwrap()
 }
@@ -181,7 +181,7 @@ fn settings_by_which_no_camera_can_run_are_refused_at_the_start() {
     let still = "source = 'folder'\nname = 'line-7'\npath = '.'\nframe_rate = 0";
     for (camera, key) in [(overlap, "items_per_minute = 12"), (still, "frame_rate")] {
         let camera: CameraConfig = toml::from_str(camera).unwrap();
-        let refused = camera.check();
+        let refused = camera.check(Duration::from_millis(50));
         let named = refused.as_ref().is_err_and(|why| why.contains("camera line-7") && why.contains(key));
         assert!(named, "{key}: {refused:?}");
     }

@@ -1,7 +1,7 @@
 //! Cameras: one file per source, all handing over [`Frame`]s through the same [`FrameSink`].
 //!
 //! A new kind of camera touches three files: its own beside this one, which opens the camera and hands frames over
-//! (with [`FrameSink::keep_open`] it is reopened with backoff); this one, where it gets a variant of [`CameraConfig`],
+//! (with [`FrameSink::keep_open`] it is reopened with backoff); this one, where it gets a variant of [`CameraSource`],
 //! its arms in the functions on it and one in [`run`], which the compiler asks for; and `deploy/beltsight.toml`, which
 //! says its keys. Only one that needs a library of its own also names it, behind a feature, in `Cargo.toml`. Everything
 //! behind the hand-over knows frames, not kinds of cameras.
@@ -16,12 +16,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use time::OffsetDateTime;
 
 pub use self::network::Address;
 use self::still::{PictureChange, StillWatch};
-use super::handover::Handover;
+use super::{area::AreaSettings, geometry::Geometry, handover::Handover, locate::LocateConfig};
 use crate::{
     belt::{Belt, BeltConfig},
     domain::{Frame, Raw},
@@ -42,22 +42,34 @@ mod usb;
 /// First and longest pause before a lost camera is opened again.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
-/// One camera. In TOML `source = "simulated" | "folder" | "usb" | "gige" | "mjpeg" | "rtsp"` chooses the kind.
+/// One camera. In TOML the keys of its [`CameraSource`] stand beside those that every camera has.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(tag = "source", rename_all = "lowercase", deny_unknown_fields)]
-pub enum CameraConfig {
+#[serde(try_from = "toml::Table")]
+pub struct CameraConfig {
+    /// Its name in metrics and records.
+    pub name: String,
+    /// How it looks at the belt.
+    pub geometry: Geometry,
+    /// Which part of its pictures is searched.
+    pub area: AreaSettings,
+    /// Keys of `[locate]` that are others for this camera.
+    pub locate: toml::Table,
+    /// Where its pictures come from.
+    pub source: CameraSource,
+}
+
+/// Where pictures come from. In TOML `source = "simulated" | "folder" | "usb" | "gige" | "mjpeg" | "rtsp"` chooses the kind.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum CameraSource {
     /// The simulated belt, in real time.
     Simulated {
-        /// The camera's name in metrics and records.
-        name: String,
         /// What it sees.
         #[serde(default)]
         belt: BeltConfig,
     },
     /// The pictures of a folder in the order of their names, over and over.
     Folder {
-        /// The camera's name in metrics and records.
-        name: String,
         /// Holds JPEG, PNG or WebP files.
         path: PathBuf,
         /// Pictures per second.
@@ -65,8 +77,6 @@ pub enum CameraConfig {
     },
     /// A V4L2 camera.
     Usb {
-        /// The camera's name in metrics and records.
-        name: String,
         /// A path (`/dev/video0`, or better `/dev/v4l/by-id/…`, which holds the serial number), or a part of the
         /// camera's model name or bus address, which find it again when its number changed.
         device: String,
@@ -87,8 +97,6 @@ pub enum CameraConfig {
     },
     /// A GenICam camera: GigE Vision or USB3 Vision.
     Gige {
-        /// The camera's name in metrics and records.
-        name: String,
         /// Its address, or its name, `vendor-model-serial` or `vendor-serial`, as `arv-tool-0.8` lists it.
         device: String,
         /// Pixels of the sensor across; a colour camera that sends a Bayer pattern gives pictures of half of it.
@@ -106,8 +114,6 @@ pub enum CameraConfig {
     },
     /// A network camera that sends JPEGs over HTTP (`multipart/x-mixed-replace`).
     Mjpeg {
-        /// The camera's name in metrics and records.
-        name: String,
         /// The stream, `http://user:password@host/path`; user and password (HTTP Basic) only where it asks for them.
         url: Address,
         /// A camera that sends no whole picture for this long is reopened; 10 ms to 60 s.
@@ -119,8 +125,6 @@ pub enum CameraConfig {
     },
     /// A network camera that sends H.264 over RTSP.
     Rtsp {
-        /// The camera's name in metrics and records.
-        name: String,
         /// The stream, `rtsp://user:password@host/path`; user and password only where it asks for them.
         url: Address,
         /// A camera of which no picture comes for this long is reopened; longer than from one key picture to the
@@ -183,67 +187,122 @@ pub enum CameraEvent {
     Still,
 }
 
+// Not `#[serde(flatten)]`, which would let unknown keys by.
+impl TryFrom<toml::Table> for CameraConfig {
+    type Error = String;
+
+    fn try_from(mut table: toml::Table) -> Result<Self, String> {
+        let name: String = taken(&mut table, "name")?.ok_or("name is missing")?;
+        let named = |why: String| format!("camera {name}: {why}");
+        let geometry = taken(&mut table, "geometry").map_err(named)?.unwrap_or_default();
+        let area = AreaSettings {
+            region: taken(&mut table, "region").map_err(named)?,
+            mask: taken(&mut table, "mask").map_err(named)?,
+            masks: taken(&mut table, "masks").map_err(named)?.unwrap_or_default(),
+        };
+        let locate: toml::Table = taken(&mut table, "locate").map_err(named)?.unwrap_or_default();
+        LocateConfig::default().with(&locate).map_err(named)?;
+        let source = source(table).map_err(named)?;
+        Ok(Self { name, geometry, area, locate, source })
+    }
+}
+
+/// The source that `source` chooses, with its keys. Not `#[serde(tag)]`, which forgets the key of a wrong value.
+fn source(mut table: toml::Table) -> Result<CameraSource, String> {
+    let kind = table.remove("source").ok_or("source is missing")?;
+    let kind = kind.as_str().unwrap_or_default().to_string();
+    toml::Table::from_iter([(kind, table.into())]).try_into().map_err(|error: toml::de::Error| {
+        let why = error.to_string();
+        // The reader knows the keys of this source alone.
+        let common = "`name`, `geometry`, `region`, `mask`, `masks`, `locate`";
+        match why.split_once('\n') {
+            Some((first, "")) if first.contains("unknown field") => format!("{first}, or {common}"),
+            _ => why,
+        }
+    })
+}
+
+/// The value of a key, which is no longer in the table.
+fn taken<T: DeserializeOwned>(table: &mut toml::Table, key: &str) -> Result<Option<T>, String> {
+    let read = |value: toml::Value| value.try_into().map_err(|error: toml::de::Error| format!("{key}: {error}"));
+    table.remove(key).map(read).transpose()
+}
+
 impl CameraConfig {
     /// The camera's name in metrics and records.
     pub fn name(&self) -> &str {
-        match self {
-            CameraConfig::Simulated { name, .. }
-            | CameraConfig::Folder { name, .. }
-            | CameraConfig::Usb { name, .. }
-            | CameraConfig::Gige { name, .. }
-            | CameraConfig::Mjpeg { name, .. }
-            | CameraConfig::Rtsp { name, .. } => name,
-        }
+        &self.name
     }
 
     /// A camera of which nothing usable comes for this long does not see its belt. The simulated belt and a folder have no
     /// timeout: there it is a second, or three pictures.
     pub fn stalled_after(&self) -> Duration {
-        match self {
-            CameraConfig::Simulated { belt: BeltConfig { frame_rate, .. }, .. }
-            | CameraConfig::Folder { frame_rate, .. } => {
+        match &self.source {
+            CameraSource::Simulated { belt: BeltConfig { frame_rate, .. } }
+            | CameraSource::Folder { frame_rate, .. } => {
                 Duration::try_from_secs_f64(3.0 / frame_rate).unwrap_or_default().max(Duration::from_secs(1))
             }
-            CameraConfig::Usb { timeout, .. }
-            | CameraConfig::Gige { timeout, .. }
-            | CameraConfig::Mjpeg { timeout, .. }
-            | CameraConfig::Rtsp { timeout, .. } => bearable(*timeout),
+            CameraSource::Usb { timeout, .. }
+            | CameraSource::Gige { timeout, .. }
+            | CameraSource::Mjpeg { timeout, .. }
+            | CameraSource::Rtsp { timeout, .. } => bearable(*timeout),
         }
     }
 
     /// How long a camera may send the very same picture. The simulated belt and a folder show what they are told to:
     /// a standing belt and a single picture are not faults.
     fn frozen_after(&self) -> Duration {
-        match self {
-            CameraConfig::Simulated { .. } | CameraConfig::Folder { .. } => Duration::ZERO,
-            CameraConfig::Usb { frozen_after, .. }
-            | CameraConfig::Gige { frozen_after, .. }
-            | CameraConfig::Mjpeg { frozen_after, .. }
-            | CameraConfig::Rtsp { frozen_after, .. } => *frozen_after,
+        match &self.source {
+            CameraSource::Simulated { .. } | CameraSource::Folder { .. } => Duration::ZERO,
+            CameraSource::Usb { frozen_after, .. }
+            | CameraSource::Gige { frozen_after, .. }
+            | CameraSource::Mjpeg { frozen_after, .. }
+            | CameraSource::Rtsp { frozen_after, .. } => *frozen_after,
         }
     }
 
-    /// Refuses what can never be opened.
+    /// How items are found in its pictures, where `locate` says it for all cameras.
+    ///
+    /// # Errors
+    /// Names camera and key of a value that is none, or out of its range.
+    pub fn located(&self, locate: &LocateConfig) -> Result<LocateConfig, String> {
+        let named = |why| format!("camera {}: {why}", self.name);
+        let own = locate.with(&self.locate).map_err(named)?;
+        own.check().map_err(named)?;
+        Ok(own)
+    }
+
+    /// Refuses what can never be opened, or never be right. `deadline` is that of the line.
     ///
     /// # Errors
     /// What is wrong, naming the camera.
-    pub fn check(&self) -> Result<(), String> {
-        let checked = match self {
-            CameraConfig::Mjpeg { url, .. } => url.parse("http").map(drop),
-            CameraConfig::Rtsp { url, .. } => url.parse("rtsp").map(drop),
-            CameraConfig::Gige { frame_rate, .. } if *frame_rate <= 0.0 || !frame_rate.is_finite() => {
+    pub fn check(&self, deadline: Duration) -> Result<(), String> {
+        let latency = self.geometry.latency;
+        let checked = match &self.source {
+            CameraSource::Mjpeg { url, .. } => url.parse("http").map(drop),
+            CameraSource::Rtsp { url, .. } => url.parse("rtsp").map(drop),
+            CameraSource::Gige { frame_rate, .. } if *frame_rate <= 0.0 || !frame_rate.is_finite() => {
                 Err(format!("frame_rate {frame_rate} is not a number of pictures per second"))
             }
-            CameraConfig::Simulated { belt, .. } => Belt::new(belt.clone()).map(drop).map_err(|why| {
+            CameraSource::Simulated { belt } => Belt::new(belt.clone()).map(drop).map_err(|why| {
                 let BeltConfig { speed, items_per_minute, .. } = belt;
                 format!("{why} (speed = {speed}, items_per_minute = {items_per_minute})")
             }),
-            CameraConfig::Folder { frame_rate, .. } if !(*frame_rate > 0.0 && *frame_rate <= 1000.0) => {
+            CameraSource::Folder { frame_rate, .. } if !(*frame_rate > 0.0 && *frame_rate <= 1000.0) => {
                 Err(format!("frame_rate is {frame_rate}; it must be above 0, at most 1000"))
             }
-            CameraConfig::Folder { .. } | CameraConfig::Usb { .. } | CameraConfig::Gige { .. } => Ok(()),
+            CameraSource::Folder { .. } | CameraSource::Usb { .. } | CameraSource::Gige { .. } => Ok(()),
         };
-        checked.map_err(|why| format!("camera {}: {why}", self.name()))
+        let in_time = || match latency < deadline {
+            true => Ok(()),
+            false => Err(format!(
+                "geometry.latency is {latency:?}, and line.deadline ({deadline:?}) counts from the exposure: raise it, or \
+                 every item comes too late"
+            )),
+        };
+        let checked =
+            checked.and_then(|()| self.geometry.check()).and_then(|()| self.area.check()).and_then(|()| in_time());
+        checked.map_err(|why| format!("camera {}: {why}", self.name))
     }
 }
 
@@ -251,32 +310,33 @@ impl CameraConfig {
 /// thread and must be quick.
 pub fn run(config: &CameraConfig, handover: &Handover, stop: &AtomicBool, event: &dyn Fn(CameraEvent)) {
     let still = RefCell::new(StillWatch::new(config.frozen_after()));
-    let sink = FrameSink { name: config.name().into(), handover, stop, event, still };
-    match config {
-        CameraConfig::Simulated { belt, .. } => simulated::run(belt, &sink),
-        CameraConfig::Folder { path, frame_rate, .. } => folder::run(path, *frame_rate, &sink),
+    let latency = config.geometry.latency;
+    let sink = FrameSink { name: config.name().into(), handover, stop, event, still, latency };
+    match &config.source {
+        CameraSource::Simulated { belt } => simulated::run(belt, &sink),
+        CameraSource::Folder { path, frame_rate } => folder::run(path, *frame_rate, &sink),
         #[cfg(feature = "usb")]
-        CameraConfig::Usb { device, format, width, height, frame_rate, timeout, .. } => {
+        CameraSource::Usb { device, format, width, height, frame_rate, timeout, .. } => {
             let (format, timeout) = (*format, bearable(*timeout));
             let (width, height, frame_rate) = (*width, *height, *frame_rate);
             usb::run(device, usb::StreamRequest { format, width, height, frame_rate, timeout }, &sink);
         }
         #[cfg(not(feature = "usb"))]
-        CameraConfig::Usb { .. } => sink.tell(CameraEvent::Lost("this program was built without V4L2 cameras".into())),
+        CameraSource::Usb { .. } => sink.tell(CameraEvent::Lost("this program was built without V4L2 cameras".into())),
         #[cfg(feature = "gige")]
-        CameraConfig::Gige { device, width, height, frame_rate, timeout, .. } => {
+        CameraSource::Gige { device, width, height, frame_rate, timeout, .. } => {
             let (width, height, frame_rate, timeout) = (*width, *height, *frame_rate, bearable(*timeout));
             gige::run(device, gige::StreamRequest { width, height, frame_rate, timeout }, &sink);
         }
         #[cfg(not(feature = "gige"))]
-        CameraConfig::Gige { .. } => {
+        CameraSource::Gige { .. } => {
             sink.tell(CameraEvent::Lost("this program was built without GenICam cameras".into()))
         }
-        CameraConfig::Mjpeg { url, timeout, .. } => mjpeg::run(url, bearable(*timeout), &sink),
+        CameraSource::Mjpeg { url, timeout, .. } => mjpeg::run(url, bearable(*timeout), &sink),
         #[cfg(feature = "rtsp")]
-        CameraConfig::Rtsp { url, timeout, .. } => rtsp::run(url, bearable(*timeout), &sink),
+        CameraSource::Rtsp { url, timeout, .. } => rtsp::run(url, bearable(*timeout), &sink),
         #[cfg(not(feature = "rtsp"))]
-        CameraConfig::Rtsp { .. } => sink.tell(CameraEvent::Lost("this program was built without RTSP cameras".into())),
+        CameraSource::Rtsp { .. } => sink.tell(CameraEvent::Lost("this program was built without RTSP cameras".into())),
     }
     handover.close();
 }
@@ -300,6 +360,8 @@ struct FrameSink<'a> {
     stop: &'a AtomicBool,
     event: &'a dyn Fn(CameraEvent),
     still: RefCell<StillWatch>,
+    /// By so much a picture is older than its source says.
+    latency: Duration,
 }
 
 impl FrameSink<'_> {
@@ -313,7 +375,10 @@ impl FrameSink<'_> {
         self.put(Frame { camera: self.name.clone(), sequence, captured, wall, raw, truth: [].into() });
     }
 
-    fn put(&self, frame: Frame) {
+    fn put(&self, mut frame: Frame) {
+        if let Some(exposed) = frame.captured.checked_sub(self.latency) {
+            (frame.captured, frame.wall) = (exposed, frame.wall - self.latency);
+        }
         let mut still = self.still.borrow_mut();
         match still.look(&frame.raw, Instant::now()) {
             PictureChange::News => {
@@ -374,10 +439,76 @@ mod tests {
     #[test]
     fn a_misspelt_key_is_refused() {
         let good = "source = 'usb'\nname = 'a'\ndevice = '/dev/video0'\nformat = 'MJPG'\nwidth = 640\nheight = 360\nframe_rate = 30\ntimeout = '500ms'";
-        let CameraConfig::Usb { timeout, .. } = toml::from_str(good).unwrap() else { panic!("not usb") };
+        let CameraSource::Usb { timeout, .. } = read(good).unwrap().source else { panic!("not usb") };
         assert_eq!(timeout, Duration::from_millis(500));
-        assert!(toml::from_str::<CameraConfig>(&good.replace("width", "widht")).is_err());
-        assert!(toml::from_str::<CameraConfig>("source = 'simulated'\nname = 'a'\nbelt = { sped = 3 }").is_err());
+        for (wrong, why) in [
+            (good.replace("width", "widht"), "widht"),
+            (good.replace("640", "'wide'"), "width"),
+            (good.replace("'500ms'", "500"), "timeout"),
+            (good.replace("'usb'", "'ubs'"), "ubs"),
+            ("source = 'simulated'\nname = 'a'\nbelt = { sped = 3 }".into(), "sped"),
+            (good.replace("width", "\"\""), "unknown field"),
+            (good.replace("'usb'", "7"), "simulated"),
+            (good.replace("'MJPG'", "'mjpg'"), "format"),
+            (format!("{good}\ngeometry = {{ scal = '2mm/px' }}"), "scal"),
+            (format!("{good}\ngeometry = {{ rotation = 45 }}"), "rotation"),
+            (format!("{good}\ngeometry = {{ latency = '35' }}"), "latency"),
+            (format!("{good}\ngeometry = {{ lens = {{ k1 = 'x' }} }}"), "k1"),
+            (format!("{good}\ngeometry = {{ scale = '2mm' }}"), "scale"),
+            (format!("{good}\nlocate = {{ treshold = 0.2 }}"), "treshold"),
+            (format!("{good}\nlocate = {{ threshold = '0.2' }}"), "threshold"),
+            (format!("{good}\nregion = [0, 0, 1]"), "region"),
+            (format!("{good}\nmasks = [0, 0, 1, 1]"), "masks"),
+            (format!("{good}\nmask = 1"), "mask"),
+        ] {
+            let said = read(&wrong).unwrap_err();
+            println!("{said}");
+            assert!(said.contains(why) && said.contains("camera a"), "{said}");
+            assert_eq!(said.contains("`masks`"), ["widht", "unknown field"].contains(&why), "{said}");
+        }
+        assert!(read(&good.replace("name", "nmae")).unwrap_err().contains("name is missing"));
+        assert!(read(&good.replace("name = 'a'", "name = 7")).unwrap_err().contains("name"));
+    }
+
+    fn read(text: &str) -> Result<CameraConfig, String> {
+        toml::from_str(text).map_err(|error| error.message().to_string())
+    }
+
+    #[test]
+    fn a_camera_has_its_own_search_where_it_says_so() {
+        let all = LocateConfig { threshold: 0.2, looks: 3, ..LocateConfig::default() };
+        let camera = |more: &str| read(&format!("name = 'a'\nsource = 'simulated'\n{more}")).unwrap();
+        assert_eq!(camera("").located(&all), Ok(all.clone()));
+        let own = camera("locate = { threshold = 0.3, min_area = 0.01 }").located(&all);
+        assert_eq!(own, Ok(LocateConfig { threshold: 0.3, min_area: 0.01, ..all.clone() }));
+        let why = camera("locate = { looks = 9 }").located(&all).unwrap_err();
+        assert!(why.contains("camera a") && why.contains("locate.looks"), "{why}");
+    }
+
+    #[test]
+    fn a_camera_whose_latency_eats_the_deadline_is_refused() {
+        let camera = read("name = 'a'\nsource = 'simulated'\ngeometry = { latency = '60ms' }").unwrap();
+        let why = camera.check(Duration::from_millis(50)).unwrap_err();
+        assert!(why.contains("camera a") && why.contains("geometry.latency") && why.contains("line.deadline"), "{why}");
+        assert_eq!(camera.check(Duration::from_millis(100)), Ok(()));
+    }
+
+    #[test]
+    fn a_picture_is_older_by_its_cameras_latency() {
+        let camera = |latency: &str| {
+            let text = format!("name = 'a'\nsource = 'simulated'\ngeometry = {{ latency = '{latency}' }}");
+            watch(&read(&text).unwrap(), Duration::from_millis(500)).0
+        };
+        let youngest = |frames: Vec<Frame>| frames.iter().map(|frame| frame.captured.elapsed()).min().unwrap();
+        assert!(youngest(camera("0s")) < Duration::from_millis(450));
+        let frames = camera("30s");
+        assert!(frames.iter().all(|frame| OffsetDateTime::now_utc() - frame.wall >= Duration::from_secs(30)));
+        assert!(youngest(frames) >= Duration::from_secs(30));
+    }
+
+    fn camera(name: &str, source: CameraSource) -> CameraConfig {
+        let (geometry, area, locate) = Default::default();
+        CameraConfig { name: name.into(), geometry, area, locate, source }
     }
 
     /// Runs a camera for a while, taking everything; the frames and the events.
@@ -398,7 +529,7 @@ mod tests {
     #[test]
     fn the_simulated_camera_keeps_the_time_of_its_belt() {
         let belt = BeltConfig { frame_rate: 10.0, empty_share: 0.0, ..BeltConfig::default() };
-        let config = CameraConfig::Simulated { name: "belt".into(), belt: belt.clone() };
+        let config = camera("belt", CameraSource::Simulated { belt: belt.clone() });
         let (frames, events) = watch(&config, Duration::from_secs(2));
         assert_eq!(events[0], CameraEvent::Opened);
         assert!(frames.len() >= 5, "{}", frames.len());
@@ -420,7 +551,7 @@ mod tests {
             let jpeg = crate::picture::pixels::encode_jpeg(&Picture::filled(16, 16, [shade; 3]), 90).unwrap();
             std::fs::write(folder.path().join(name), jpeg).unwrap();
         }
-        let config = CameraConfig::Folder { name: "folder".into(), path: folder.path().into(), frame_rate: 25.0 };
+        let config = camera("folder", CameraSource::Folder { path: folder.path().into(), frame_rate: 25.0 });
         let (frames, _) = watch(&config, Duration::from_millis(700));
         assert!(frames.len() >= 4, "{}", frames.len());
         for frame in frames {
@@ -432,7 +563,7 @@ mod tests {
 
     #[test]
     fn a_camera_that_is_not_there_is_said_and_stops_when_told() {
-        let config = CameraConfig::Folder { name: "f".into(), path: "/no/such/folder".into(), frame_rate: 5.0 };
+        let config = camera("f", CameraSource::Folder { path: "/no/such/folder".into(), frame_rate: 5.0 });
         let (frames, events) = watch(&config, Duration::from_millis(150));
         assert!(frames.is_empty());
         assert!(matches!(&events[0], CameraEvent::Lost(why) if why.contains("/no/such/folder")), "{events:?}");

@@ -13,7 +13,10 @@ use serde::{Deserialize, Deserializer, de::Error};
 use super::Sensor;
 use crate::{
     domain::{Action, Region},
-    line::eject::output::{self, LineAction},
+    line::{
+        eject::output::{self, LineAction},
+        geometry::{Direction, Geometry, Lens, quantity},
+    },
 };
 
 /// Longest way from capture to a gate that is believed; more is a wrong geometry or a standing belt.
@@ -55,11 +58,15 @@ pub struct EjectorGate {
     /// A measured or seen speed above this, in m/s, is none, `"2.5m/s"`. Absent: twice `speed`, where that is a number.
     #[serde(deserialize_with = "metres_per_second", default)]
     pub max_speed: Option<f64>,
-    /// What a pixel is on the belt, `"2.1mm/px"`.
-    #[serde(deserialize_with = "millimetres_per_pixel")]
+    /// What a pixel is on the belt, `"2.1mm/px"`; 0: as the camera's geometry says, see [`EjectorGate::seen_by`].
+    #[serde(deserialize_with = "millimetres_per_pixel", default)]
     pub scale: f64,
-    /// Width in pixels of the pictures for which `scale` holds; others are refused. Absent: the first picture's.
+    /// Width in pixels of the pictures for which `scale` holds; others are refused. Absent: the camera's, or the first
+    /// picture's.
     pub width: Option<u32>,
+    /// What the camera's lens bends.
+    #[serde(skip)]
+    pub lens: Option<Lens>,
     /// From the picture's left edge to the gate, `"900mm"`, towards larger x; below 0 for a gate left of the picture.
     #[serde(deserialize_with = "millimetres")]
     pub distance: f64,
@@ -172,7 +179,47 @@ impl EjectorGate {
 
     /// From an item's centre to the gate in mm, towards larger x.
     fn way(&self, region: Region) -> f64 {
-        self.distance - f64::from(region.centre().0) * self.scale
+        let (x, y) = region.centre();
+        let along = self.lens.map_or(x.into(), |lens| lens.along(x.into(), y.into()));
+        self.distance - along * self.scale
+    }
+
+    /// What the camera sees of the belt's speed, in pixels per second over the whole picture, in m/s.
+    pub fn metres(&self, pixels: f64) -> f64 {
+        pixels * self.lens.map_or(1.0, |lens| lens.stretch()) * self.scale / 1e3
+    }
+
+    /// Takes from the camera's geometry what the gate does not say itself. Where the belt runs to the left there, a gate's
+    /// speed needs no sign.
+    ///
+    /// # Errors
+    /// Names the key that geometry and gate say differently.
+    pub fn seen_by(&mut self, geometry: &Geometry) -> Result<(), String> {
+        match geometry.scale {
+            Some(scale) if self.scale == 0.0 => self.scale = scale,
+            Some(scale) if self.scale != scale => {
+                return Err(format!("scale is {}mm/px, and the camera's geometry.scale {scale}mm/px", self.scale));
+            }
+            _ => {}
+        }
+        if self.scale == 0.0 {
+            return Err("scale is missing; it stands here, or as geometry.scale in the camera".into());
+        }
+        match (self.width, geometry.width) {
+            (Some(own), Some(width)) if own != width => {
+                return Err(format!("width is {own}, and the camera's geometry.width {width}"));
+            }
+            (own, width) => self.width = own.or(width),
+        }
+        self.lens = geometry.lens();
+        match (self.speed, geometry.direction) {
+            (GateSpeed::Given(given), Some(Direction::Right)) if given < 0.0 => {
+                return Err(format!("speed is {given}m/s, and the camera's geometry.direction right"));
+            }
+            (GateSpeed::Given(given), Some(Direction::Left)) => self.speed = GateSpeed::Given(-given.abs()),
+            _ => {}
+        }
+        Ok(())
     }
 
     /// Refuses times and speeds that no clock holds and no belt has.
@@ -297,18 +344,14 @@ impl EjectSettings {
     }
 }
 
-/// A finite number before `unit`.
-fn quantity<E: Error>(text: &str, unit: &str) -> Result<f64, E> {
-    let number = text.strip_suffix(unit).and_then(|number| number.trim().parse().ok());
-    number.filter(|n: &f64| n.is_finite()).ok_or_else(|| E::custom(format!("{text:?} is not a number of {unit}")))
-}
-
 fn metres_per_second<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
     quantity(&String::deserialize(deserializer)?, "m/s").map(Some)
 }
 
 fn millimetres_per_pixel<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-    quantity(&String::deserialize(deserializer)?, "mm/px")
+    let scale: f64 = quantity(&String::deserialize(deserializer)?, "mm/px")?;
+    // 0 stands for a gate that says none.
+    if scale > 0.0 { Ok(scale) } else { Err(Error::custom(format!("{scale}mm/px: scale must be above 0"))) }
 }
 
 fn millimetres<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
@@ -423,6 +466,44 @@ pub(super) mod tests {
         assert_eq!(settings.check(&["belt"]), Ok(()));
         let why = with(["", "", "name = 'log-2'"]).check(&["belt"]).unwrap_err();
         assert!(why.contains("log-2"), "{why}");
+    }
+
+    #[test]
+    fn a_gate_takes_from_its_cameras_geometry_what_it_does_not_say_itself() {
+        let gate = |text: &str| toml::from_str::<EjectSettings>(text).unwrap().gate.remove(0);
+        let seen_by = |text: &str, geometry: &str| {
+            let mut gate = gate(text);
+            gate.seen_by(&toml::from_str(geometry).unwrap()).map(|()| gate)
+        };
+        let bare = TEXT.replace("scale = '2.0mm/px'\n", "");
+        let all = "scale = '2.5mm/px'\nwidth = 640\nheight = 360\ndirection = 'left'\nlens = { k1 = 0.1 }";
+        let filled = seen_by(&bare, all).unwrap();
+        assert_eq!((filled.scale, filled.width, filled.speed), (2.5, Some(640), GateSpeed::Given(-1.25)));
+        // From the middle, which the lens leaves, to the left edge it is longer than it looks.
+        let straight = EjectorGate { lens: None, ..filled.clone() };
+        let middle = Region { x: 300, y: 170, width: 40, height: 20 };
+        assert!(
+            (straight.way(middle) - filled.way(middle) - 2.5 * 320.0 * 0.076).abs() < 1.0,
+            "{}",
+            filled.way(middle)
+        );
+        assert!(filled.metres(100.0) > straight.metres(100.0));
+        // Old files say it all in the gate, also beside a geometry that says the same.
+        assert_eq!(seen_by(TEXT, "").unwrap().scale, 2.0);
+        assert_eq!(seen_by(TEXT, "scale = '2mm/px'\nwidth = 640").unwrap().width, Some(640));
+        let back = TEXT.replace("'1.25m/s'", "'-1.25m/s'");
+        assert_eq!(seen_by(&back, "direction = 'left'").unwrap().speed, GateSpeed::Given(-1.25));
+        for (text, geometry, why) in [
+            (TEXT, "scale = '2.1mm/px'", "geometry.scale"),
+            (&bare, "", "scale is missing"),
+            (&bare, "width = 640", "scale is missing"),
+            (&TEXT.replace("'20ms'", "'20ms'\nwidth = 320"), "width = 640", "geometry.width"),
+            (&back, "direction = 'right'", "geometry.direction"),
+        ] {
+            let said = seen_by(text, geometry).unwrap_err();
+            assert!(said.contains(why), "{said}");
+        }
+        assert!(toml::from_str::<EjectSettings>(&TEXT.replace("2.0mm", "0mm")).is_err());
     }
 
     #[test]

@@ -183,7 +183,7 @@ impl Ejector {
             (Some(_), GateSpeed::Given(_)) => pace.map(|pace| pace.due()),
             (None, GateSpeed::Given(given)) => verdict.region.and_then(|region| gate.due(captured, region, given)),
             (_, GateSpeed::Seen) => {
-                let speed = seen.map(|pixels| f64::from(pixels) * gate.scale / 1e3);
+                let speed = seen.map(|pixels| gate.metres(pixels.into()));
                 let speed = speed.filter(|speed| speed.abs() <= gate.max_speed());
                 verdict.region.and_then(|region| gate.due(captured, region, speed?))
             }

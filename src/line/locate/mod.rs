@@ -29,6 +29,7 @@ use track::{Track, covered, due, holds, moved, whole};
 use travel::Travel;
 use way::Way;
 
+use super::{area::SearchArea, geometry::Direction};
 use crate::domain::{Item, Picture, Region};
 
 /// Share of its difference by which a belt cell follows the picture at most and at least: light drifts, belts get wet.
@@ -88,6 +89,19 @@ impl Default for LocateConfig {
 }
 
 impl LocateConfig {
+    /// It with other values for the keys in `own`.
+    ///
+    /// # Errors
+    /// Names the key that is none, or whose value is none.
+    pub fn with(&self, own: &toml::Table) -> Result<Self, String> {
+        let read = || {
+            let mut table = toml::Table::try_from(self).map_err(|error| error.to_string())?;
+            table.extend(own.clone());
+            table.try_into().map_err(|error: toml::de::Error| error.to_string())
+        };
+        read().map_err(|why| format!("locate: {why}"))
+    }
+
     /// Whether every value lies in its range.
     ///
     /// # Errors
@@ -186,6 +200,9 @@ pub fn find(picture: &Picture) -> Vec<Region> {
 /// Finds every item on one camera's belt exactly once; see the module.
 pub struct Locator {
     config: LocateConfig,
+    /// Where nothing is an item, and which cells of the picture that hides.
+    area: SearchArea,
+    hidden: Vec<bool>,
     /// The belt's colour per cell; empty before the first picture.
     belt: Vec<f32>,
     size: (u32, u32),
@@ -214,6 +231,8 @@ impl Locator {
     pub fn new(config: LocateConfig) -> Self {
         Self {
             config,
+            area: SearchArea::default(),
+            hidden: Vec::new(),
             belt: Vec::new(),
             size: (0, 0),
             across: 0,
@@ -232,6 +251,13 @@ impl Locator {
         }
     }
 
+    /// It searches the parts of pictures that `area` cuts out, on a belt that runs in `direction`, where that is known.
+    pub fn before(mut self, area: SearchArea, direction: Option<Direction>) -> Self {
+        self.area = area;
+        self.way = direction.map(Way::known).unwrap_or_default();
+        self
+    }
+
     /// The items in `picture`, taken at `captured`, that are to be looked at now; pictures come in the order of capture.
     pub fn look(&mut self, picture: &Picture, captured: Instant) -> Vec<Item> {
         let Some(cells) = Cells::of(picture) else { return Vec::new() };
@@ -239,6 +265,10 @@ impl Locator {
             self.size = (picture.width, picture.height);
             (self.scale, self.across) = (cells.scale, cells.across);
             self.belt.clear();
+            let share = |cell: usize, of: usize| (cell as f64 + 0.5) / of as f64;
+            let places = (0..cells.across * cells.down).map(|n| (n % cells.across, n / cells.across));
+            let hides = |(x, y)| self.area.hides(share(x, cells.across), share(y, cells.down));
+            self.hidden = places.map(hides).collect();
             self.unjudged += self.tracks.iter().filter(|t| t.looks == 0 && !t.swallowed).count() as u64;
             self.tracks.clear();
         }
@@ -354,6 +384,7 @@ impl Locator {
                 *mark = Mark::of(pixel, belt, threshold);
             }
         }
+        marked.iter_mut().zip(&self.hidden).filter(|(_, hidden)| **hidden).for_each(|(mark, _)| *mark = Mark::Belt);
         marked
     }
 

@@ -1,5 +1,7 @@
 //! Which way the belt runs, with hysteresis: a creeping belt shakes, and a jog back is no other way.
 
+use crate::line::geometry::Direction;
+
 /// Cells of travel that tell the way at first; later it takes a whole picture's width to turn it.
 const FIRST: f64 = 4.0;
 
@@ -13,6 +15,11 @@ pub(super) struct Way {
 }
 
 impl Way {
+    /// The way that the belt is known to run; it is still noticed when it runs the other one.
+    pub fn known(direction: Direction) -> Self {
+        Self { sign: direction.sign(), ..Self::default() }
+    }
+
     /// 1 towards larger x, -1 towards smaller, 0 while it is not known.
     pub fn sign(&self) -> i8 {
         self.sign
@@ -54,5 +61,15 @@ mod tests {
         assert_eq!(go(150..=300, true), 1, "a jog");
         assert_eq!(go(150..=320, false), 1);
         assert_eq!(go(100..=320, true), -1);
+    }
+
+    #[test]
+    fn a_way_that_is_known_holds_from_the_start_and_is_corrected_by_a_whole_picture() {
+        let mut way = Way::known(Direction::Left);
+        assert_eq!(way.sign(), -1);
+        way.went_to(5.0, 160);
+        assert_eq!(way.sign(), -1);
+        way.went_to(161.0, 160);
+        assert_eq!(way.sign(), 1);
     }
 }
