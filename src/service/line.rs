@@ -20,6 +20,7 @@ use super::tasks::lots;
 use crate::{
     config::Config,
     line::{
+        alive::LineAlive,
         camera::{self, CameraConfig, CameraEvent},
         eject::{self, Ejector},
         handover::Handover,
@@ -27,7 +28,7 @@ use crate::{
         inspect,
         live::View,
         outage::{CameraOutage, OutageSettings},
-        priority,
+        priority, probe,
         record::Recorder,
         vital,
     },
@@ -59,11 +60,14 @@ impl RunningLine {
         stop: &CancellationToken,
     ) -> Result<Self> {
         let runtime = BeltRuntime::start()?;
+        let gates = |camera: &str| config.eject.iter().flat_map(|eject| &eject.gate).any(|gate| gate.camera == camera);
+        let camera = |camera: &CameraConfig| (camera.name().into(), gates(camera.name()), camera.stalled_after());
+        let alive = LineAlive::new(config.camera.iter().map(camera));
         let gate_recorder = recorder.clone();
         let (ejector, ejecting) = config
             .eject
             .clone()
-            .map(|eject| Ejector::start(eject, metrics, move |event| gate_recorder.event(event)))
+            .map(|eject| Ejector::start(eject, metrics, alive.clone(), move |event| gate_recorder.event(event)))
             .transpose()?
             .unzip();
         if let Some(ejector) = &ejector {
@@ -73,12 +77,16 @@ impl RunningLine {
             infer: infer.clone(),
             ejector,
             recorder: recorder.clone(),
+            alive,
             metrics: metrics.clone(),
             deadline: config.line.deadline,
             locate: config.locate.clone(),
             waiting: runtime.handle.clone(),
             background: Handle::current(),
         };
+        if !config.camera.is_empty() {
+            runtime.handle.spawn(probe::run(infer.clone(), line.alive.clone(), metrics.clone()));
+        }
         let cameras = Cameras::start(&line, &config.camera, config.line.ask_again)?;
         Ok(Self { cameras, runtime, ejecting, line })
     }
@@ -124,8 +132,8 @@ fn start_camera(
     let frames = Arc::new(Handover::default());
     line.metrics.begin_camera(&name);
     let settings = OutageSettings { stalled_after: config.stalled_after(), ask_again };
-    let (recorder, ejector, metrics) = (line.recorder.clone(), line.ejector.clone(), line.metrics.clone());
-    let outage = Arc::new(CameraOutage::new(recorder, ejector, view.clone(), metrics, settings));
+    let inspect::Line { recorder, ejector, metrics, alive, .. } = line.clone();
+    let outage = Arc::new(CameraOutage::new(recorder, ejector, view.clone(), metrics, alive, settings));
     let watch = CameraWatch { outage: outage.clone(), name: name.clone(), metrics: line.metrics.clone() };
     let (sink, stop) = (frames.clone(), stopped.clone());
     let camera = vital::thread(format!("camera-{name}"), move || {

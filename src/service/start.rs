@@ -85,6 +85,7 @@ pub(super) async fn start(config: Config) -> Result<RunningService> {
         labels: config.labels,
         rounds,
         ejector: line.line.ejector.clone(),
+        alive: line.line.alive.clone(),
     };
     // Scripts and tests wait for this line.
     let scheme = if tls.is_some() { "https" } else { "http" };

@@ -8,7 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use beltsight::{domain::Action, line::eject::Ejector, metrics::Metrics, store::Event};
+use beltsight::{
+    domain::Action,
+    line::{alive::LineAlive, eject::Ejector},
+    metrics::Metrics,
+    store::Event,
+};
 use rand::RngExt;
 
 use crate::{
@@ -17,7 +22,7 @@ use crate::{
 };
 
 /// pymodbus on `port`; `None` where it is not installed.
-fn plc(port: u16) -> Option<Running> {
+pub fn plc(port: u16) -> Option<Running> {
     let peers = peers()?;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/modbus_server.py");
     let mut command = Command::new("python3");
@@ -43,7 +48,8 @@ fn a_plc_that_dies_and_comes_back_loses_no_command_in_silence() {
     let told: Arc<Mutex<Vec<Event>>> = Arc::default();
     let kept = told.clone();
     let tell = move |event| kept.lock().unwrap().push(event);
-    let (ejector, running) = Ejector::start(toml::from_str(&text).unwrap(), &metrics, tell).unwrap();
+    let (ejector, running) =
+        Ejector::start(toml::from_str(&text).unwrap(), &metrics, LineAlive::default(), tell).unwrap();
     until("the heart beats", Duration::from_secs(5), || plc_1.count("register 100 ") >= 3);
 
     let (mut first, mut second) = (Some(plc_1), None);

@@ -21,7 +21,7 @@ use std::{
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{priority, vital};
+use super::{alive::LineAlive, priority, vital};
 use crate::{
     domain::{Action, Region, Verdict},
     line::eject::output::{EjectorCommand, LineRequests, OutputNotice, SPEED_COUNTS, SensedGate, Subject},
@@ -96,13 +96,14 @@ impl EjectorThreads {
 }
 
 impl Ejector {
-    /// Starts the time keeper and the outputs. What the record should know goes to `tell`, which must not block.
+    /// Starts the time keeper and the outputs, whose heartbeats count while the line is `alive`. What the record should know goes to `tell`, which must not block.
     ///
     /// # Errors
     /// A password or secret that can't be read; the system's, when no thread can be started.
     pub fn start(
         settings: EjectSettings,
         metrics: &Metrics,
+        alive: LineAlive,
         tell: impl Fn(Event) + Send + Sync + 'static,
     ) -> io::Result<(Self, EjectorThreads)> {
         let (ejector, received) = Self::new(&settings, metrics, Arc::new(tell));
@@ -119,6 +120,7 @@ impl Ejector {
             &ejector.0.outcomes.requests.subscribe(),
             move |notice| receiver.receive(notice),
             metrics,
+            &alive,
             stop.clone(),
         )?;
         let outputs = vital::thread("outputs".into(), move || {

@@ -62,6 +62,26 @@ pub enum Event {
         /// Its name.
         camera: String,
     },
+    /// The first picture of a camera since the service started was searched: nobody looked at its belt before.
+    CameraBegan {
+        /// Its name.
+        camera: String,
+    },
+    /// Nobody looks at a camera's belt any more: the service stops.
+    CameraEnded {
+        /// Its name.
+        camera: String,
+    },
+    /// Items were followed on the belt and went on without a verdict.
+    PassedUnjudged {
+        /// The camera's name.
+        camera: String,
+        /// How many.
+        items: u64,
+        /// When the first of them was missed.
+        #[serde(with = "time::serde::rfc3339")]
+        from: OffsetDateTime,
+    },
     /// A camera's items get no scores, several in a row; each was rejected.
     Degraded {
         /// The camera's name.

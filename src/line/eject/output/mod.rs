@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{Action, Verdict},
+    line::alive::LineAlive,
     metrics::Metrics,
 };
 
@@ -271,6 +272,8 @@ struct Outlet {
     /// How many of them the other side has acknowledged.
     acknowledged: LineRequests,
     sensed: Vec<SensedGate>,
+    /// Heartbeats count while it is.
+    alive: LineAlive,
     notify: Arc<dyn Fn(OutputNotice) + Send + Sync>,
     metrics: Metrics,
 }
@@ -343,7 +346,7 @@ impl Outlet {
 }
 
 /// Makes all outputs ready, each with its name; returns where each takes its commands, and the work of their thread, which
-/// runs until `stop`. `notify` must be quick.
+/// runs until `stop`. Heartbeats count while the line is `alive`. `notify` must be quick.
 ///
 /// # Errors
 /// A password, secret or certificate that can't be read; the system's.
@@ -353,6 +356,7 @@ pub fn start(
     requests: &watch::Receiver<LineRequests>,
     notify: impl Fn(OutputNotice) + Send + Sync + 'static,
     metrics: &Metrics,
+    alive: &LineAlive,
     stop: CancellationToken,
 ) -> io::Result<(Vec<mpsc::Sender<EjectorCommand>>, impl FnOnce() + Send + 'static)> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -373,6 +377,7 @@ pub fn start(
                 requests: requests.clone(),
                 acknowledged: LineRequests::default(),
                 sensed: sensed.clone(),
+                alive: alive.clone(),
                 notify: notify.clone(),
                 metrics: metrics.clone(),
             };
@@ -432,6 +437,7 @@ mod tests {
             requests: watch::channel(LineRequests::default()).1,
             acknowledged: LineRequests::default(),
             sensed: Vec::new(),
+            alive: LineAlive::default(),
             notify: Arc::new(move |notice| match notice {
                 OutputNotice::Broke { output } => kept.lock().unwrap_or_else(PoisonError::into_inner).push(output),
                 other => panic!("{other:?}"),

@@ -1,7 +1,8 @@
 //! Modbus TCP: coils and registers of a PLC. Everything written is read back.
 //!
 //! A heartbeat register counts up while all is well; the PLC stops the line when it stands still. It stands still when
-//! this process dies, when the network does, and while a stop is asked for that the PLC has not taken.
+//! this process dies, when the network does, while a stop is asked for that the PLC has not taken, and while the line is not
+//! alive: then the register is read instead.
 //!
 //! Invariants: a connection whose answer did not come or made no sense is closed, so that no answer is ever taken for
 //! another's; a raised coil is lowered again, after a broken connection too; a gate's register never keeps its value when a
@@ -114,6 +115,8 @@ struct Plc {
     /// What each gate's register was last set to, and by which command.
     registers: BTreeMap<u16, (u64, u16)>,
     beats: u16,
+    /// The heartbeat stands still, since the line is not alive.
+    still: bool,
     /// The sensors: gate, input, and whether it was on at the last look.
     sensors: Vec<(Arc<str>, u16, bool)>,
 }
@@ -132,6 +135,7 @@ pub(super) async fn run(settings: Modbus, outlet: Outlet, mut commands: mpsc::Re
         raised: Vec::new(),
         registers: BTreeMap::new(),
         beats: 0,
+        still: false,
         sensors,
     };
     while watcher.broke(plc.serve(&mut commands)).await {}
@@ -263,9 +267,22 @@ impl Plc {
             return;
         }
         let (register, until) = (self.settings.heartbeat, Instant::now() + ANSWER);
-        self.beats = self.beats.wrapping_add(1);
-        if let Err(ExchangeError::Refused(why)) = self.set_register(register, self.beats, until).await {
+        let why_not = self.outlet.alive.why_not();
+        let beaten = if why_not.is_some() {
+            self.read_register(register, until).await.map(drop)
+        } else {
+            self.beats = self.beats.wrapping_add(1);
+            self.set_register(register, self.beats, until).await
+        };
+        if let Err(ExchangeError::Refused(why)) = beaten {
             tracing::error!("the heartbeat was refused: {why}");
+        }
+        if why_not.is_some() != self.still {
+            self.still = why_not.is_some();
+            match why_not {
+                Some(why) => tracing::warn!("the heartbeat stands still: {why}"),
+                None => tracing::info!("the heart beats"),
+            }
         }
         if let Some(speed) = self.read_input("belt's speed", self.settings.speed).await {
             let metres_per_second = f64::from(speed.cast_signed()) / 1e3;

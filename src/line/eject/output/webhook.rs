@@ -229,7 +229,10 @@ mod tests {
     use super::*;
     use crate::{
         domain::{Action, testing::verdict},
-        line::eject::output::{LineRequests, OutputSettings, Subject, Target},
+        line::{
+            alive::LineAlive,
+            eject::output::{LineRequests, OutputSettings, Subject, Target},
+        },
         metrics::Metrics,
     };
 
@@ -270,6 +273,7 @@ mod tests {
             requests,
             acknowledged: LineRequests::default(),
             sensed: Vec::new(),
+            alive: LineAlive::default(),
             notify: Arc::new(|_| ()),
             metrics: metrics.clone(),
         };
