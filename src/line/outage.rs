@@ -151,7 +151,7 @@ impl CameraOutage {
             none => {
                 *none = Some((items, Instant::now(), OffsetDateTime::now_utc()));
                 if state.asked.is_none() {
-                    self.ask("an item was followed and went without a verdict");
+                    self.ejector.iter().for_each(|ejector| ejector.passed(&self.view.camera));
                 }
             }
         }

@@ -16,13 +16,16 @@ use anyhow::Result;
 use tokio::runtime::{self, Handle, Runtime};
 use tokio_util::sync::CancellationToken;
 
-use super::tasks::lots;
+use super::{
+    record::OpenRecord,
+    tasks::{flush, lots},
+};
 use crate::{
     config::Config,
     line::{
         alive::LineAlive,
         camera::{self, CameraConfig, CameraEvent},
-        eject::{self, Ejector},
+        eject::{self, Ejector, flush::Flush},
         handover::Handover,
         infer::Infer,
         inspect,
@@ -33,7 +36,6 @@ use crate::{
         vital,
     },
     metrics::Metrics,
-    store::Store,
 };
 
 /// All of the line but the worker, which HTTP uses too.
@@ -47,7 +49,8 @@ pub(super) struct RunningLine {
 }
 
 impl RunningLine {
-    /// Starts what moves the gates, then the cameras. Lots that the gates' outputs tell of go to `store`.
+    /// Starts what moves the gates, then the cameras. Lots that the gates' outputs tell of go to `record`, which says too
+    /// whether the belt is to be flushed.
     ///
     /// # Errors
     /// When an output can't be used, or no thread can be started.
@@ -55,7 +58,7 @@ impl RunningLine {
         config: &Config,
         infer: &Infer,
         recorder: &Recorder,
-        store: &Store,
+        record: &OpenRecord,
         metrics: &Metrics,
         stop: &CancellationToken,
     ) -> Result<Self> {
@@ -71,7 +74,12 @@ impl RunningLine {
             .transpose()?
             .unzip();
         if let Some(ejector) = &ejector {
+            let store = &record.store;
             tokio::spawn(lots::follow(store.clone(), ejector.lot(), metrics.clone(), stop.clone()));
+            if let Some(down_since) = record.crashed {
+                let asked = Flush::ask(ejector.clone());
+                tokio::spawn(flush::follow(store.clone(), recorder.clone(), asked, down_since, stop.clone()));
+            }
         }
         let line = inspect::Line {
             infer: infer.clone(),

@@ -47,7 +47,7 @@ pub(super) async fn start(config: Config) -> Result<RunningService> {
     let (recorded, _) = broadcast::channel(STREAMED);
     let (record, recorder) = OpenRecord::start(&config, &metrics, recorded.clone()).await?;
     let store = &record.store;
-    let line = RunningLine::start(&config, &infer, &recorder, store, &metrics, &stop)?;
+    let line = RunningLine::start(&config, &infer, &recorder, &record, &metrics, &stop)?;
 
     let rounds = keeper::RoundKeeperParts {
         settings: config.rounds.clone(),

@@ -71,7 +71,7 @@ impl RunningService {
         }
         drop(line);
 
-        let OpenRecord { store, stop_writer, writer } = self.record;
+        let OpenRecord { store, stop_writer, writer, .. } = self.record;
         stop_writer.cancel();
         writer.await?;
         self.challenges.await?;

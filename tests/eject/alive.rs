@@ -11,11 +11,16 @@ use std::{
 
 use beltsight::{
     domain::Source,
-    line::{alive::LineAlive, probe},
+    line::{
+        alive::LineAlive,
+        outage::{CameraOutage, OutageSettings},
+        probe,
+    },
     store::{Event, Store},
 };
 
 use crate::{
+    bench,
     common::{
         pictures::jpeg,
         process::{Running, asked_until, free_port, until},
@@ -112,8 +117,8 @@ async fn the_heartbeat_ends_first_of_all_at_a_shutdown() {
     counts(&plc);
     // A request that never ends keeps the server, and with it the cameras, for five seconds.
     let mut slow = TcpStream::connect(service.url.strip_prefix("http://").unwrap()).unwrap();
-    slow.write_all(b"POST /classify HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n").unwrap();
-    thread::sleep(Duration::from_millis(200));
+    slow.write_all(b"POST /classify HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\nbegun").unwrap();
+    thread::sleep(Duration::from_millis(500));
     service.process.signal("-TERM");
     let stopped = Instant::now();
     stands(&plc, Duration::from_millis(250));
@@ -169,4 +174,84 @@ async fn the_worker_is_asked_for_a_known_answer_while_no_item_comes_and_its_sile
     assert!(why.unwrap().contains("worker"));
     alive.stop();
     asked_until("it is shown", limit, shown, |alive| *alive == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn items_that_went_on_unjudged_are_told_together_and_are_as_bad_as_late_commands() {
+    let server = server::start().await;
+    let text = bench::settings(
+        "coil = 0",
+        "kind = 'modbus'\naddress = '127.0.0.1:1'\npulse = '30ms'\nheartbeat = 100\nstop_line = 3\n\
+         tolerance = '8ms'\non_late = 'stop_line'",
+    );
+    let (ejector, running) = bench::start(&text, &server.metrics);
+    let asked = server.metrics.eject.line_asked.with_label_values(&["modbus", "stop_line"]);
+    let settings = OutageSettings { stalled_after: Duration::from_secs(60), ask_again: Duration::ZERO };
+    let (view, metrics) = (server.camera.clone(), server.metrics.clone());
+    let outage =
+        CameraOutage::new(server.recorder.clone(), Some(ejector), view, metrics, LineAlive::default(), settings);
+    outage.passed(0);
+    assert_eq!(asked.get(), 0);
+    for items in [2, 1, 3] {
+        outage.passed(items);
+        outage.look();
+    }
+    assert_eq!(asked.get(), 1, "at once, and once");
+    thread::sleep(Duration::from_millis(1100));
+    outage.look();
+    outage.passed(1);
+    assert_eq!(asked.get(), 2);
+    outage.end();
+    let told = async || server.store.events(&["passed_unjudged"], None).await.unwrap();
+    let told = asked_until("both are told", Duration::from_secs(5), told, |told| told.len() == 2).await;
+    let items: Vec<u64> = told
+        .iter()
+        .map(|entry| match &entry.event {
+            Event::PassedUnjudged { camera, items, .. } if camera == "belt" => *items,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(items, [6, 1]);
+    tokio::task::spawn_blocking(|| running.close()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_crash_what_lay_before_the_gates_is_led_aside_until_it_has_passed_and_told() {
+    let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
+    let Some(plc) = plc(port) else { return };
+    let rest = format!(
+        "[[camera]]\nname = 'belt'\nsource = 'simulated'\n\
+         belt = {{ salmon_share = 0.0, empty_share = 0.0, width = 320, height = 180 }}\n[line]\ndeadline = '200ms'\n\
+         [eject]\n[[eject.gate]]\nname = 'out'\ncamera = 'belt'\nactions = ['reject', 'divert']\nspeed = '0.24m/s'\n\
+         scale = '1.0mm/px'\ndistance = '600mm'\ncoil = 0\n\
+         [[eject.output]]\nkind = 'modbus'\naddress = '127.0.0.1:{port}'\npulse = '30ms'\nheartbeat = 100\n\
+         every = '100ms'\ndivert = 4\ntolerance = '100ms'\non_late = 'alarm'"
+    );
+    let config = configured(folder.path(), &shipped(), "", &rest);
+    let mut service = Served::start(&config, &[]).unwrap();
+    let rejected = async || service.get("/verdicts").await["verdicts"].as_array().unwrap().len();
+    asked_until("items are judged", Duration::from_secs(60), rejected, |judged| *judged >= 3).await;
+    assert_eq!(plc.count("coil 4 "), 0, "a first start flushes nothing");
+    service.process.kill();
+    let mut service = Served::start(&config, &[]).unwrap();
+    until("everything is led aside", Duration::from_secs(5), || plc.count("coil 4 1") == 1);
+    let began = plc.said("coil 4 1")[0];
+    until("it has passed", Duration::from_secs(20), || plc.count("coil 4 0") == 1);
+    let took = plc.said("coil 4 0")[0] - began;
+    println!("led aside for {took:?}");
+    assert!((2.5..5.0).contains(&took.as_secs_f64()), "600 mm at 0.24 m/s, and a fifth: {took:?}");
+    service.stop();
+    let mut service = Served::start(&config, &[]).unwrap();
+    thread::sleep(Duration::from_secs(1));
+    service.stop();
+    assert_eq!(plc.count("coil 4 1"), 1, "after a stop in order nothing is flushed");
+    let store = Store::open(&folder.path().join("data")).await.unwrap();
+    let told: Vec<Event> =
+        store.events(&["flush_asked", "flush_over"], None).await.unwrap().into_iter().map(|e| e.event).collect();
+    let [Event::FlushAsked { gate, camera, under_way, led_to }, Event::FlushOver] = &told[..] else {
+        panic!("{told:?}")
+    };
+    assert_eq!((&**gate, &**camera, &**led_to), ("out", "belt", "divert"));
+    println!("under way: {under_way:?}");
+    assert!(!under_way.is_empty() && under_way.len() < 10);
 }

@@ -30,6 +30,7 @@ use crate::{
 };
 
 mod confirm;
+pub mod flush;
 mod gate;
 mod keeper;
 pub mod output;
@@ -207,7 +208,14 @@ impl Ejector {
     /// A camera is lost or frozen, so that items come to its gates unjudged: as if each were late. Never waits.
     pub fn blind(&self, camera: &str, why: &str) {
         if self.0.gates.iter().any(|(gate, _)| gate.camera == camera) {
-            self.0.outcomes.blind(camera, why);
+            self.0.outcomes.blind(camera, &format!("camera {camera} is lost: {why}"));
+        }
+    }
+
+    /// An item of `camera` is known to have gone on without a verdict: as if its command were late. Never waits.
+    pub fn passed(&self, camera: &str) {
+        if self.0.gates.iter().any(|(gate, _)| gate.camera == camera) {
+            self.0.outcomes.blind(camera, &format!("camera {camera}: an item was followed and went without a verdict"));
         }
     }
 

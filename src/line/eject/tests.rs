@@ -189,6 +189,6 @@ fn a_camera_that_sees_nothing_is_as_bad_as_a_late_command_and_one_without_gates_
     ejector.blind("elsewhere", "frozen");
     assert_eq!(*ejector.0.outcomes.requests.borrow(), LineRequests::default());
     ejector.blind("belt", "frozen");
-    let requests = LineRequests { stop: 1, divert: 0, why: "camera belt is lost: frozen".into() };
+    let requests = LineRequests { stop: 1, why: "camera belt is lost: frozen".into(), ..LineRequests::default() };
     assert_eq!(*ejector.0.outcomes.requests.borrow(), requests);
 }

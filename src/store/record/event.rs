@@ -111,6 +111,19 @@ pub enum Event {
         /// What it led to: `stop_line`, `divert` or `alarm`.
         led_to: String,
     },
+    /// The service before this one did not stop in order: what lies before the gate is led aside until it has passed.
+    FlushAsked {
+        /// The gate's name.
+        gate: String,
+        /// Its camera.
+        camera: String,
+        /// The verdicts whose commands may have been under way.
+        under_way: Vec<i64>,
+        /// What it led to: `divert`, `stop_line` or `alarm`.
+        led_to: String,
+    },
+    /// What lay before the gates at the start has passed them all.
+    FlushOver,
     /// An item that should have left the belt was not seen to by the sensor after the gate.
     RejectMissed {
         /// The gate's name.

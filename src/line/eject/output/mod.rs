@@ -257,6 +257,8 @@ pub struct LineRequests {
     pub divert: u64,
     /// Why, the last time.
     pub why: String,
+    /// Which divert is a flush, after how many seconds that is over where it is known, and whether it is.
+    pub flush: Option<(u64, Option<f64>, bool)>,
 }
 
 /// What an output is given, besides its commands.
@@ -327,6 +329,17 @@ impl Outlet {
             [(LineAction::StopLine, requests.stop, done.stop), (LineAction::Divert, requests.divert, done.divert)];
         let mut open = counts.into_iter().filter(|(action, asked, done)| asked > done && self.output.can(*action));
         open.next().map(|(action, asked, _)| (action, asked))
+    }
+
+    /// Whether the other side leads everything aside for a flush alone, which is over.
+    fn flushed(&self) -> bool {
+        let requests = self.requests.borrow();
+        requests.divert == 1 && self.acknowledged.divert == 1 && matches!(requests.flush, Some((1, _, true)))
+    }
+
+    /// After how many seconds the first `upto` diverts are over, where they are a flush and that is known.
+    fn flush_seconds(&self, action: LineAction, upto: u64) -> Option<f64> {
+        self.requests.borrow().flush.filter(|(nth, ..)| action == LineAction::Divert && *nth == upto)?.1
     }
 
     /// The other side has acknowledged the first `upto` requests.

@@ -463,9 +463,12 @@ fn ask_line(settings: &Mqtt, outlet: &mut Outlet, session: &mut BrokerSession) {
     if session.asking {
         return;
     }
-    let payload = json!({ "times": upto, "why": outlet.requests.borrow().why }).to_string();
+    let mut payload = json!({ "times": upto, "why": outlet.requests.borrow().why });
+    if let Some(seconds) = outlet.flush_seconds(action, upto) {
+        payload["flush_s"] = seconds.into();
+    }
     let topic = format!("{}/{}", settings.topic, action.name());
-    match session.publish(Delivery::Ask(action, upto), topic, false, payload) {
+    match session.publish(Delivery::Ask(action, upto), topic, false, payload.to_string()) {
         Ok(()) => session.asking = true,
         Err(why) => tracing::error!("{} is not asked yet: {why}", action.name()), // again with the next answer
     }
@@ -486,7 +489,7 @@ fn tell_state(settings: &Mqtt, outlet: &Outlet, session: &mut BrokerSession) {
         }
         return;
     }
-    let LineRequests { stop, divert, why } = requests;
+    let LineRequests { stop, divert, why, .. } = requests;
     let mut state = json!({ "online": why_not.is_none(), "stops": stop, "diverts": divert, "why": why });
     if let Some(why) = why_not {
         state["offline_why"] = why.into();

@@ -120,7 +120,10 @@ impl WebhookSender {
                     },
                 }
             };
-            let body = json!({ "event": action.name(), "times": upto, "why": outlet.requests.borrow().why });
+            let mut body = json!({ "event": action.name(), "times": upto, "why": outlet.requests.borrow().why });
+            if let Some(seconds) = outlet.flush_seconds(action, upto) {
+                body["flush_s"] = seconds.into();
+            }
             let id = format!("{}-{}-{upto}", outlet.boot, action.name());
             match self.post(&id, &body).await {
                 Ok(()) => {
