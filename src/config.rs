@@ -147,7 +147,28 @@ impl Config {
         if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
             return Err(format!("two cameras are named {}", pair[0]));
         }
-        self.eject.as_ref().map_or(Ok(()), |eject| eject.check(&names))
+        for camera in &self.camera {
+            self.check_looks(camera)?;
+        }
+        let Some(eject) = &self.eject else { return Ok(()) };
+        eject.check(&names)?;
+        eject.gate.iter().try_for_each(|gate| gate.check_reach(self.line.deadline))
+    }
+
+    /// Refuses looks at an item that take longer than its deadline, where the camera's pictures per second are known.
+    fn check_looks(&self, camera: &CameraConfig) -> Result<(), String> {
+        let looks = self.locate.looks;
+        let Some(rate) = camera.frame_rate().filter(|_| looks > 1) else { return Ok(()) };
+        let (takes, deadline) = ((looks - 1) as f64 / rate, self.line.deadline);
+        if takes >= deadline.as_secs_f64() {
+            return Err(format!(
+                "camera {}: locate.looks = {looks} takes {:.0} ms at {rate} pictures per second, and line.deadline is \
+                 {deadline:?}: the last looks would never count",
+                camera.name(),
+                takes * 1e3
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -187,6 +208,18 @@ mod tests {
         let environment = environment.into_iter().map(|(k, v)| (k.to_string(), v.to_string()));
         let config = Config::parse("[server]\nlisten = '127.0.0.1:9'", environment).unwrap();
         assert_eq!((config.server.listen.port(), config.model.threads), (0, 3));
+    }
+
+    #[test]
+    fn looks_that_take_longer_than_the_deadline_are_refused_by_camera_and_key() {
+        let config = |looks: usize, deadline: &str| {
+            let camera = "[[camera]]\nname = 'belt'\nsource = 'folder'\npath = '.'\nframe_rate = 25.0";
+            let text = format!("{camera}\n[locate]\nlooks = {looks}\n[line]\ndeadline = '{deadline}'");
+            Config::parse(&text, std::iter::empty()).map(drop)
+        };
+        assert_eq!((config(1, "50ms"), config(3, "100ms")), (Ok(()), Ok(())));
+        let why = config(3, "80ms").unwrap_err();
+        assert!(why.contains("camera belt: locate.looks = 3 takes 80 ms") && why.contains("line.deadline"), "{why}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 """A PLC for tests: pymodbus on the port of the first argument. Says on stdout, one line each, when it serves and what is
 written: "serving", "coil 3 1", "register 100 7". Reads on stdin what its discrete inputs and input registers shall
-be: "input 2 1", "speed 5 1250".
+be: "input 2 1", "speed 5 1250"; and "slow 4 200": answers to function 4 take 200 ms from now on.
 
 Coils, discrete inputs, holding registers and input registers 0 to 127 exist.
 """
@@ -12,6 +12,7 @@ from pymodbus.server import ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
 
 wanted = {}  # (function code, address) -> value
+slow = {}  # function code -> seconds
 
 
 async def action(function, start, address, count, registers, values):
@@ -20,6 +21,7 @@ async def action(function, start, address, count, registers, values):
         for i, value in enumerate(values):
             print(name, address + i, int(value), flush=True)
         return None
+    await asyncio.sleep(slow.get(function, 0))
     for (code, at), value in wanted.items():
         if code != function:
             continue
@@ -34,6 +36,9 @@ async def action(function, start, address, count, registers, values):
 def told():
     for line in sys.stdin:
         name, at, value = line.split()
+        if name == "slow":
+            slow[int(at)] = int(value) / 1000
+            continue
         wanted[(2 if name == "input" else 4, int(at))] = int(value)
 
 

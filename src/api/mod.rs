@@ -22,7 +22,7 @@ use utoipa::openapi::OpenApi;
 
 use crate::{
     domain::Verdict,
-    line::{eject::Ejector, infer::Infer, live::View, record::Recorder, swap::Swapper},
+    line::{alive::LineAlive, eject::Ejector, infer::Infer, live::View, record::Recorder, swap::Swapper},
     metrics::Metrics,
     rounds::keeper::RoundsHandle,
     store::Store,
@@ -118,6 +118,8 @@ pub struct ApiDependencies {
     pub rounds: RoundsHandle,
     /// Moves the gates, if there are any.
     pub ejector: Option<Ejector>,
+    /// Whether belts are looked at and items answered.
+    pub alive: LineAlive,
 }
 
 /// The API; clones share its state.

@@ -107,7 +107,8 @@ impl LotReport {
         }
         let gap = |entry: &Entry| if let Event::Gap { verdicts, .. } = entry.event { verdicts } else { 0 };
         // What was broken before the lot was opened may still have been.
-        let kinds = ["started", "camera_lost", "camera_back", "degraded", "recovered", "gap"];
+        let kinds =
+            ["started", "camera_began", "camera_lost", "camera_back", "camera_ended", "degraded", "recovered", "gap"];
         let mut all = store.events(&kinds, None).await?;
         all.retain(|entry| lot.closed_at.is_none_or(|closed| entry.seq <= closed));
         let mut outages = outages(&all);
@@ -173,6 +174,7 @@ fn models(announced: &[Entry], tallies: &[LotTally]) -> Vec<LotModel> {
 /// Intervals out of the entries that begin and end them.
 fn outages(events: &[Entry]) -> Vec<Outage> {
     let mut outages: Vec<Outage> = Vec::new();
+    let mut started = None;
     for Entry { time, event, .. } in events {
         let begin = |of: &str, what: String| Outage { of: of.into(), what, from: *time, to: None };
         let end = |outages: &mut Vec<Outage>, of: &str, start: &str| {
@@ -182,6 +184,7 @@ fn outages(events: &[Entry]) -> Vec<Outage> {
         };
         match event {
             Event::Started { after_stop, down_since, .. } => {
+                started = Some(*time);
                 // A new service finds out for itself what is broken.
                 for outage in outages.iter_mut().filter(|o| o.to.is_none()) {
                     outage.to = Some(*time);
@@ -190,6 +193,13 @@ fn outages(events: &[Entry]) -> Vec<Outage> {
                     let what = if *after_stop { "stopped" } else { "interrupted (crash, kill or power)" };
                     outages.push(Outage { of: "service".into(), what: what.into(), from: *from, to: Some(*time) });
                 }
+            }
+            Event::CameraBegan { camera } => {
+                let from = started.unwrap_or(*time);
+                outages.push(Outage { to: Some(*time), from, ..begin(camera, "not looked at yet".into()) });
+            }
+            Event::CameraEnded { camera } => {
+                outages.push(begin(camera, "looked at no more: the service stopped".into()))
             }
             Event::CameraLost { camera, why } => outages.push(begin(camera, format!("{LOST}: {why}"))),
             Event::CameraBack { camera } => end(&mut outages, camera, LOST),

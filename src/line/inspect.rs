@@ -24,6 +24,7 @@ use tokio::{
 use crate::{
     domain::{Fault, Frame, Item, Optics, Picture, Raw, Region, Scored, Source, Timings, Truth, Verdict, ms},
     line::{
+        alive::LineAlive,
         area::SearchArea,
         eject::Ejector,
         flow::Flow,
@@ -60,6 +61,8 @@ pub struct Line {
     pub ejector: Option<Ejector>,
     /// Takes the verdicts.
     pub recorder: Recorder,
+    /// Is told what was searched and answered.
+    pub alive: LineAlive,
     /// All metrics.
     pub metrics: Metrics,
     /// From capture to verdict.
@@ -154,7 +157,9 @@ pub fn run(line: &Line, view: &Arc<View>, frames: &Handover, outage: &CameraOuta
                 let _ = looks.try_send(look); // the verdict may have been given: its deadline has passed
             }
         }
-        line.metrics.line.items_unjudged.with_label_values(&[camera]).inc_by(locator.take_unjudged());
+        let unjudged = locator.take_unjudged();
+        line.metrics.line.items_unjudged.with_label_values(&[camera]).inc_by(unjudged);
+        outage.passed(unjudged);
         open.retain(|track, _| locator.looks_again(*track)); // the others wait for no further look
         flow.look(&part.picture, frame.captured); // for the next picture: no item waits for it
         line.metrics.camera.belt_seen.with_label_values(&[camera]).set(speed.map_or(f64::NAN, f64::from));
@@ -166,6 +171,7 @@ pub fn run(line: &Line, view: &Arc<View>, frames: &Handover, outage: &CameraOuta
             show(line, view, picture, tracks, &judged);
         }
     }
+    outage.end();
 }
 
 /// The picture, and how many stray bytes it came with.
@@ -258,6 +264,11 @@ fn judge(
         let verdict = assemble(origin, &scored, timings);
         if let Some(ejector) = &line.ejector {
             ejector.act(&verdict, captured, speed); // first of all: the gate's moment does not wait
+        }
+        match &scored.scores {
+            Ok(_) => line.alive.answered(),
+            Err(Fault::Decode(_)) => {} // the worker was not asked
+            Err(fault) => line.alive.failed(&fault.to_string()),
         }
         observe(&line.metrics, &verdict, scored.scores.as_ref().err());
         remember(&judged, &verdict);

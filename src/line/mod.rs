@@ -23,7 +23,9 @@ pub mod verdict;
 pub mod live;
 pub mod record;
 
+pub mod alive;
 pub mod outage;
 pub mod priority;
+pub mod probe;
 pub mod settings;
 pub mod vital;

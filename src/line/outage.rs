@@ -3,26 +3,35 @@
 //!
 //! A belt is looked at while its pictures are searched for items. Whatever ends that is an outage, and what comes to the
 //! gates in it is unjudged: a camera that can't be opened, is silent or frozen; pictures that can't be decoded, or are of
-//! another width than the gates were measured in; a thread that hands nothing over.
+//! another width than the gates were measured in; a thread that hands nothing over. Items that are known to have passed
+//! unjudged are none, but are told as much: to the record, and to the gates.
 //!
 //! Invariants: an outage is recorded once at its begin and once at its end, however many causes it has; it ends with the
-//! next picture that is searched and was taken after the camera was last lost; telling never blocks.
+//! next picture that is searched and was taken after the camera was last lost; items that passed unjudged are told at most
+//! once a second, and none is forgotten; telling never blocks.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
+use time::OffsetDateTime;
+
 use super::{
+    alive::LineAlive,
     eject::Ejector,
     live::{CameraState, View},
     record::Recorder,
 };
 use crate::{metrics::Metrics, store::Event};
 
-/// A camera from which nothing comes says so itself, after its own timeout; one that says nothing either is lost after
-/// twice that and this.
-const SILENCE: Duration = Duration::from_secs(3);
+/// A camera from which nothing comes says so itself, after its own timeout, and why; one that says nothing either is lost
+/// this much later.
+const SILENCE: Duration = Duration::from_millis(500);
+/// At the start it may take this long to be opened, if its timeout is no longer.
+const OPENING: Duration = Duration::from_secs(5);
+/// Items that passed unjudged are told of together when they come within this.
+const TOGETHER: Duration = Duration::from_secs(1);
 
 /// When an outage is said.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +49,7 @@ pub struct CameraOutage {
     ejector: Option<Ejector>,
     view: Arc<View>,
     metrics: Metrics,
+    alive: LineAlive,
     settings: OutageSettings,
     state: Mutex<OutageState>,
 }
@@ -51,8 +61,12 @@ struct OutageState {
     why: String,
     /// Pictures taken before do not end the outage.
     lost: Option<Instant>,
-    /// The last picture that was searched; the start, before there was one.
+    /// When the last picture was searched; the start, before there was one.
     searched: Instant,
+    /// Whether one was.
+    began: bool,
+    /// Items that passed unjudged and are in no entry yet, and when the first was missed.
+    passed: Option<(u64, Instant, OffsetDateTime)>,
     /// The first picture since then that could not be searched.
     unusable: Option<Instant>,
 }
@@ -64,11 +78,19 @@ impl CameraOutage {
         ejector: Option<Ejector>,
         view: Arc<View>,
         metrics: Metrics,
+        alive: LineAlive,
         settings: OutageSettings,
     ) -> Self {
-        let (why, searched) = (String::new(), Instant::now());
-        let state = Mutex::new(OutageState { asked: None, why, lost: None, searched, unusable: None });
-        Self { recorder, ejector, view, metrics, settings, state }
+        let state = OutageState {
+            asked: None,
+            why: String::new(),
+            lost: None,
+            searched: Instant::now(),
+            began: false,
+            passed: None,
+            unusable: None,
+        };
+        Self { recorder, ejector, view, metrics, alive, settings, state: Mutex::new(state) }
     }
 
     /// The camera can't be opened or stopped sending.
@@ -110,16 +132,57 @@ impl CameraOutage {
         if state.asked.take().is_some() {
             self.recorder.event(Event::CameraBack { camera: self.view.camera.to_string() });
         }
+        if !std::mem::replace(&mut state.began, true) {
+            self.recorder.event(Event::CameraBegan { camera: self.view.camera.to_string() });
+        }
+        self.alive.searched(&self.view.camera, captured);
         self.show(CameraState::Up);
+    }
+
+    /// So many items are known to have gone on unjudged. The gates are asked at once, and not again for those that follow
+    /// within a second or while an outage lasts.
+    pub fn passed(&self, items: u64) {
+        if items == 0 {
+            return;
+        }
+        let mut state = self.state();
+        match &mut state.passed {
+            Some((more, ..)) => *more += items,
+            none => {
+                *none = Some((items, Instant::now(), OffsetDateTime::now_utc()));
+                if state.asked.is_none() {
+                    self.ejector.iter().for_each(|ejector| ejector.passed(&self.view.camera));
+                }
+            }
+        }
+    }
+
+    /// The belt is not looked at any more: the service stops.
+    pub fn end(&self) {
+        let mut state = self.state();
+        self.tell_passed(&mut state, Duration::ZERO);
+        if state.began {
+            self.recorder.event(Event::CameraEnded { camera: self.view.camera.to_string() });
+        }
+    }
+
+    fn tell_passed(&self, state: &mut OutageState, after: Duration) {
+        if let Some((items, _, from)) = state.passed.take_if(|(_, since, _)| since.elapsed() >= after) {
+            let camera = self.view.camera.to_string();
+            tracing::error!(camera, items, "items went on unjudged");
+            self.recorder.event(Event::PassedUnjudged { camera, items, from });
+        }
     }
 
     /// To be called several times a second: finds an outage that nobody told of, and asks the gates again.
     pub fn look(&self) {
         let mut state = self.state();
+        self.tell_passed(&mut state, TOGETHER);
         let OutageSettings { stalled_after, ask_again } = self.settings;
+        let patience = if state.began { stalled_after } else { stalled_after.max(OPENING) } + SILENCE;
         match state.asked {
-            None if state.searched.elapsed() > 2 * stalled_after + SILENCE => {
-                let why = format!("no picture was handed over for {:?}", 2 * stalled_after + SILENCE);
+            None if state.searched.elapsed() > patience => {
+                let why = format!("no picture was handed over for {patience:?}");
                 self.begin(&mut state, CameraState::Lost(why.clone()), &why);
             }
             Some(asked) if !ask_again.is_zero() && asked.elapsed() >= ask_again => {
@@ -133,6 +196,7 @@ impl CameraOutage {
     fn begin(&self, state: &mut OutageState, shown: CameraState, why: &str) {
         self.show(shown);
         state.why = why.into();
+        self.alive.lost(&self.view.camera, why);
         if state.asked.is_none() {
             state.asked = Some(Instant::now());
             tracing::warn!(camera = &*self.view.camera, "nobody looks at the belt: {why}");

@@ -1,12 +1,13 @@
 //! Items on their way from picture to verdict.
 
-use prometheus::{Histogram, HistogramVec, IntCounterVec, IntGaugeVec, Registry};
+use prometheus::{Histogram, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
-use super::register::{LATENCY, SHARES, counters, gauges, histogram, histograms};
+use super::register::{LATENCY, SHARES, counters, gauge, gauges, histogram, histograms};
 
 /// See the help text of each in [`LineMetrics::register`].
 #[allow(missing_docs)] // each field's help text stands beside its name
 pub struct LineMetrics {
+    pub alive: IntGauge,
     pub items_unjudged: IntCounterVec,
     pub verdicts: IntCounterVec,
     pub reasons: IntCounterVec,
@@ -27,6 +28,11 @@ impl LineMetrics {
     /// Registers them.
     pub(super) fn register(r: &Registry) -> prometheus::Result<Self> {
         let metrics = Self {
+            alive: gauge(
+                r,
+                "line_alive",
+                "1 while every camera with gates is looked at and the worker answers: while heartbeats count.",
+            )?,
             items_unjudged: counters(
                 r,
                 "items_unjudged_total",

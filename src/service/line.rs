@@ -16,24 +16,27 @@ use anyhow::{Result, anyhow};
 use tokio::runtime::{self, Handle, Runtime};
 use tokio_util::sync::CancellationToken;
 
-use super::tasks::lots;
+use super::{
+    record::OpenRecord,
+    tasks::{flush, lots},
+};
 use crate::{
     config::Config,
     line::{
+        alive::LineAlive,
         area::SearchArea,
         camera::{self, CameraConfig, CameraEvent},
-        eject::{self, Ejector},
+        eject::{self, Ejector, flush::Flush},
         handover::Handover,
         infer::Infer,
         inspect,
         live::View,
         outage::{CameraOutage, OutageSettings},
-        priority,
+        priority, probe,
         record::Recorder,
         vital,
     },
     metrics::Metrics,
-    store::Store,
 };
 
 /// All of the line but the worker, which HTTP uses too.
@@ -47,7 +50,8 @@ pub(super) struct RunningLine {
 }
 
 impl RunningLine {
-    /// Starts what moves the gates, then the cameras. Lots that the gates' outputs tell of go to `store`.
+    /// Starts what moves the gates, then the cameras. Lots that the gates' outputs tell of go to `record`, which says too
+    /// whether the belt is to be flushed.
     ///
     /// # Errors
     /// When an output can't be used, or no thread can be started.
@@ -55,25 +59,34 @@ impl RunningLine {
         config: &Config,
         infer: &Infer,
         recorder: &Recorder,
-        store: &Store,
+        record: &OpenRecord,
         metrics: &Metrics,
         stop: &CancellationToken,
     ) -> Result<Self> {
         let runtime = BeltRuntime::start()?;
+        let gates = |camera: &str| config.eject.iter().flat_map(|eject| &eject.gate).any(|gate| gate.camera == camera);
+        let camera = |camera: &CameraConfig| (camera.name().into(), gates(camera.name()), camera.stalled_after());
+        let alive = LineAlive::new(config.camera.iter().map(camera));
         let gate_recorder = recorder.clone();
         let (ejector, ejecting) = config
             .eject
             .clone()
-            .map(|eject| Ejector::start(eject, metrics, move |event| gate_recorder.event(event)))
+            .map(|eject| Ejector::start(eject, metrics, alive.clone(), move |event| gate_recorder.event(event)))
             .transpose()?
             .unzip();
         if let Some(ejector) = &ejector {
+            let store = &record.store;
             tokio::spawn(lots::follow(store.clone(), ejector.lot(), metrics.clone(), stop.clone()));
+            if let Some(down_since) = record.crashed {
+                let asked = Flush::ask(ejector.clone());
+                tokio::spawn(flush::follow(store.clone(), recorder.clone(), asked, down_since, stop.clone()));
+            }
         }
         let line = inspect::Line {
             infer: infer.clone(),
             ejector,
             recorder: recorder.clone(),
+            alive,
             metrics: metrics.clone(),
             deadline: config.line.deadline,
             locate: config.locate.clone(),
@@ -81,6 +94,9 @@ impl RunningLine {
             waiting: runtime.handle.clone(),
             background: Handle::current(),
         };
+        if !config.camera.is_empty() {
+            runtime.handle.spawn(probe::run(infer.clone(), line.alive.clone(), metrics.clone()));
+        }
         let cameras = Cameras::start(&line, &config.camera, config.line.ask_again)?;
         Ok(Self { cameras, runtime, ejecting, line })
     }
@@ -131,8 +147,8 @@ fn start_camera(
     let frames = Arc::new(Handover::default());
     line.metrics.begin_camera(&name);
     let settings = OutageSettings { stalled_after: config.stalled_after(), ask_again };
-    let (recorder, ejector, metrics) = (line.recorder.clone(), line.ejector.clone(), line.metrics.clone());
-    let outage = Arc::new(CameraOutage::new(recorder, ejector, view.clone(), metrics, settings));
+    let inspect::Line { recorder, ejector, metrics, alive, .. } = line.clone();
+    let outage = Arc::new(CameraOutage::new(recorder, ejector, view.clone(), metrics, alive, settings));
     let watch = CameraWatch { outage: outage.clone(), name: name.clone(), metrics: line.metrics.clone() };
     let (sink, stop) = (frames.clone(), stopped.clone());
     let camera = vital::thread(format!("camera-{name}"), move || {

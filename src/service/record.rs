@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
+use time::OffsetDateTime;
 use tokio::{sync::broadcast, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +22,8 @@ pub(super) struct OpenRecord {
     /// verdicts are written too.
     pub stop_writer: CancellationToken,
     pub writer: JoinHandle<()>,
+    /// Set where the service before did not stop in order, or nobody knows: its last sign, if there is one.
+    pub crashed: Option<Option<OffsetDateTime>>,
 }
 
 impl OpenRecord {
@@ -34,23 +37,29 @@ impl OpenRecord {
         recorded: broadcast::Sender<Arc<Verdict>>,
     ) -> Result<(Self, Recorder)> {
         let store = Store::open(&config.store.folder).await?;
-        if let Err(e) = append_start(&store).await {
+        let crashed = append_start(&store).await.unwrap_or_else(|e| {
             // The line goes on without a store, so it starts without one too; what is lost is counted.
             metrics.store.record_dropped.with_label_values(&["event"]).inc();
             tracing::error!("the start could not be recorded: {e}");
-        }
+            Some(None)
+        });
         log_head(&store).await;
         let stop_writer = CancellationToken::new();
         let (recorder, writer) =
             Recorder::start(store.clone(), &config.record, metrics.clone(), recorded, stop_writer.clone());
-        Ok((Self { store, stop_writer, writer }, recorder))
+        Ok((Self { store, stop_writer, writer, crashed }, recorder))
     }
 }
 
-async fn append_start(store: &Store) -> Result<(), StoreError> {
+/// Records the start; the last sign of the service before, where that did not stop in order.
+async fn append_start(store: &Store) -> Result<Option<Option<OffsetDateTime>>, StoreError> {
     let started = store.starting(env!("CARGO_PKG_VERSION")).await?;
+    let crashed = match &started {
+        Event::Started { after_stop: false, down_since, .. } => Some(*down_since),
+        _ => None,
+    };
     store.append(started).await?;
-    Ok(())
+    Ok(crashed)
 }
 
 /// Closes the store, whose writer has ended.

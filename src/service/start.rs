@@ -47,7 +47,7 @@ pub(super) async fn start(config: Config) -> Result<RunningService> {
     let (recorded, _) = broadcast::channel(STREAMED);
     let (record, recorder) = OpenRecord::start(&config, &metrics, recorded.clone()).await?;
     let store = &record.store;
-    let line = RunningLine::start(&config, &infer, &recorder, store, &metrics, &stop)?;
+    let line = RunningLine::start(&config, &infer, &recorder, &record, &metrics, &stop)?;
 
     let rounds = keeper::RoundKeeperParts {
         settings: config.rounds.clone(),
@@ -85,6 +85,7 @@ pub(super) async fn start(config: Config) -> Result<RunningService> {
         labels: config.labels,
         rounds,
         ejector: line.line.ejector.clone(),
+        alive: line.line.alive.clone(),
     };
     // Scripts and tests wait for this line.
     let scheme = if tls.is_some() { "https" } else { "http" };

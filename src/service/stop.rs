@@ -4,7 +4,10 @@
 //!
 //! Invariant: whatever feeds a queue ends before what empties it, so that every verdict is acted on and recorded.
 
-use std::{thread, time::Duration};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
 use tokio::{sync::watch, task::JoinHandle};
@@ -18,6 +21,9 @@ use crate::{line::infer::Infer, metrics::Metrics};
 
 /// How long requests at hand may take; one that takes longer is left.
 const REQUESTS: Duration = Duration::from_secs(5);
+
+/// How long the threads of the line may take to end.
+const ENDING: Duration = Duration::from_secs(10);
 
 /// Everything that runs, in the order in which it ends.
 pub(super) struct RunningService {
@@ -46,6 +52,7 @@ impl RunningService {
     /// When a task panicked.
     pub(super) async fn stop(self) -> Result<()> {
         tracing::info!("stopping");
+        self.line.line.alive.stop(); // no heartbeat says that all is well while the line ends
         self.ready.send_replace(false);
         self.metrics.ready.set(0);
         self.stop.cancel();
@@ -64,7 +71,7 @@ impl RunningService {
         }
         drop(line);
 
-        let OpenRecord { store, stop_writer, writer } = self.record;
+        let OpenRecord { store, stop_writer, writer, .. } = self.record;
         stop_writer.cancel();
         writer.await?;
         self.challenges.await?;
@@ -73,10 +80,16 @@ impl RunningService {
     }
 }
 
-/// Waits for threads, where waiting may block.
+/// Waits for threads; one that does not return, as a camera's that hangs in the system, keeps nobody from stopping.
 async fn join(threads: Vec<thread::JoinHandle<()>>) {
-    for thread in threads {
-        let _ = tokio::task::spawn_blocking(move || thread.join()).await; // a vital one that panicked has ended the process
+    let last = Instant::now() + ENDING;
+    while !threads.iter().all(thread::JoinHandle::is_finished) {
+        if Instant::now() >= last {
+            let left = threads.iter().filter(|thread| !thread.is_finished());
+            let names: Vec<_> = left.map(|left| left.thread().name().unwrap_or("a thread").to_owned()).collect();
+            return tracing::error!("{} did not end and is left", names.join(", "));
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

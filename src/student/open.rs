@@ -7,7 +7,7 @@ use std::{path::Path, sync::Arc};
 use crate::{
     domain::Card,
     student::{
-        engine::{Device, Engine, EngineError, cores, stack},
+        engine::{Device, Engine, EngineError, cores, softmax, stack},
         manifest::{MANIFEST, Manifest, ModelError},
     },
 };
@@ -20,6 +20,8 @@ pub struct Student {
     pub lanes: Vec<Engine>,
     /// Classes and thresholds.
     pub card: Arc<Card>,
+    /// What it said of [`known_picture`] when it was opened: a probability for each class.
+    pub known: Vec<f32>,
 }
 
 impl Student {
@@ -83,8 +85,16 @@ impl Student {
             }
         }
         let card = Card { reference: manifest.read_reference(folder)?, ..manifest.card(served) };
-        Ok(Self { engine, lanes, card: Arc::new(card) })
+        let known = stack(&[known_picture(engine.side())], engine.side()).and_then(|one| engine.run(one.view()));
+        let known = softmax(&known.map_err(refuse)?.logits.row(0).to_vec(), card.thresholds.temperature);
+        Ok(Self { engine, lanes, card: Arc::new(card), known })
     }
+}
+
+/// A picture whose answer is known, as `side * side * 3` RGB bytes: shades that rise across and down.
+pub fn known_picture(side: usize) -> Vec<u8> {
+    let shade = |part: usize| (part * 255 / side.max(1)) as u8;
+    (0..side * side).flat_map(|at| [shade(at % side), shade(at / side), 128]).collect()
 }
 
 /// Runs blank batches of every size that will be asked for, so that the first item is as fast as the others.

@@ -25,7 +25,7 @@ use crate::{
 
 /// `beltsight serve` with cameras, in a folder of its own.
 pub fn serve(folder: &Path, cameras: &str) -> Served {
-    let rest = format!("[line]\ndeadline = '5s'\n{cameras}");
+    let rest = format!("[line]\ndeadline = '2s'\n{cameras}");
     Served::start(&configured(folder, &shipped(), "", &rest), &[]).unwrap()
 }
 
@@ -65,7 +65,7 @@ async fn a_frozen_camera_counts_as_lost_in_metrics_and_record() {
 fn gated(eye: &Mjpeg, line: &str) -> String {
     format!(
         "{line}\n[[camera]]\n{}\n[[eject.gate]]\nname = 'out'\ncamera = 'line-1'\nactions = ['reject', 'divert']\n\
-         speed = '1m/s'\nscale = '1mm/px'\ndistance = '500mm'\n[[eject.output]]\nkind = 'log'\ntolerance = '8ms'\n\
+         speed = '1m/s'\nscale = '1mm/px'\ndistance = '2500mm'\n[[eject.output]]\nkind = 'log'\ntolerance = '8ms'\n\
          on_late = 'alarm'\n",
         eye.config("")
     )
@@ -198,7 +198,7 @@ async fn pictures_of_another_width_than_the_gates_were_measured_in_are_refused()
     let config = format!(
         "[[camera]]\nname = 'line-1'\nsource = 'folder'\npath = '{}'\nframe_rate = 20.0\n[[eject.gate]]\nname = 'out'\n\
          camera = 'line-1'\nactions = ['reject', 'divert']\nspeed = '1m/s'\nscale = '1mm/px'\nwidth = 320\n\
-         distance = '500mm'\n[[eject.output]]\nkind = 'log'\ntolerance = '8ms'\non_late = 'alarm'\n",
+         distance = '2500mm'\n[[eject.output]]\nkind = 'log'\ntolerance = '8ms'\non_late = 'alarm'\n",
         folder.path().join("pictures").display()
     );
     let mut service = serve(folder.path(), &config);

@@ -12,6 +12,7 @@ use beltsight::{
     api::{self, Api, ApiDependencies, ApiSettings, ConnectionLimits},
     domain::{Thresholds, Verdict, hash::sha256},
     line::{
+        alive::LineAlive,
         infer::{self, Infer},
         live::View,
         record::{self, Recorder},
@@ -187,6 +188,7 @@ pub async fn start_within(settings: ApiSettings, limits: ConnectionLimits) -> Se
         registry,
         rounds,
         ejector: None,
+        alive: LineAlive::default(),
     };
     let router = api::router(Api::new(parts, settings).unwrap());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

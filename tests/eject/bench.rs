@@ -12,7 +12,10 @@ use std::{
 
 use beltsight::{
     domain::{Action, Verdict},
-    line::eject::{self, Ejector},
+    line::{
+        alive::LineAlive,
+        eject::{self, Ejector},
+    },
     metrics::Metrics,
     service::tasks::lots,
     store::{Event, Store},
@@ -52,7 +55,7 @@ pub fn settings(gate: &str, output: &str) -> String {
 
 /// Starts the ejector that a text describes; what it tells the record is lost.
 pub fn start(settings: &str, metrics: &Metrics) -> (Ejector, eject::EjectorThreads) {
-    Ejector::start(toml::from_str(settings).unwrap(), metrics, |_| {}).unwrap()
+    Ejector::start(toml::from_str(settings).unwrap(), metrics, LineAlive::default(), |_| {}).unwrap()
 }
 
 /// How many commands ended how, over all outcomes.
@@ -104,7 +107,8 @@ pub fn refused(output: &str, fits: &str) -> Option<String> {
     let (metrics, told) = (Metrics::new().unwrap(), Arc::<Mutex<Vec<Event>>>::default());
     let kept = told.clone();
     let tell = move |event| kept.lock().unwrap().push(event);
-    let (ejector, running) = Ejector::start(toml::from_str(&settings("", output)).unwrap(), &metrics, tell).unwrap();
+    let (ejector, running) =
+        Ejector::start(toml::from_str(&settings("", output)).unwrap(), &metrics, LineAlive::default(), tell).unwrap();
     let name = output.split('\'').nth(1).unwrap();
     let acknowledged = || metrics.eject.commands.with_label_values(&[name, "acknowledged"]).get() > 0;
     let late = || {

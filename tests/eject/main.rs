@@ -2,6 +2,7 @@
 //! receiver of webhooks, each of which dies, hangs, comes back or talks nonsense in the middle.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod alive;
 mod bench;
 #[path = "../common/mod.rs"]
 mod common;

@@ -8,7 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use beltsight::{domain::Action, line::eject::Ejector, metrics::Metrics, store::Event};
+use beltsight::{
+    domain::Action,
+    line::{alive::LineAlive, eject::Ejector},
+    metrics::Metrics,
+    store::Event,
+};
 use rand::RngExt;
 
 use crate::{
@@ -17,7 +22,7 @@ use crate::{
 };
 
 /// pymodbus on `port`; `None` where it is not installed.
-fn plc(port: u16) -> Option<Running> {
+pub fn plc(port: u16) -> Option<Running> {
     let peers = peers()?;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/modbus_server.py");
     let mut command = Command::new("python3");
@@ -43,7 +48,8 @@ fn a_plc_that_dies_and_comes_back_loses_no_command_in_silence() {
     let told: Arc<Mutex<Vec<Event>>> = Arc::default();
     let kept = told.clone();
     let tell = move |event| kept.lock().unwrap().push(event);
-    let (ejector, running) = Ejector::start(toml::from_str(&text).unwrap(), &metrics, tell).unwrap();
+    let (ejector, running) =
+        Ejector::start(toml::from_str(&text).unwrap(), &metrics, LineAlive::default(), tell).unwrap();
     until("the heart beats", Duration::from_secs(5), || plc_1.count("register 100 ") >= 3);
 
     let (mut first, mut second) = (Some(plc_1), None);
@@ -115,6 +121,40 @@ fn a_plc_that_dies_and_comes_back_loses_no_command_in_silence() {
     let beats = second.count("register 100 ");
     thread::sleep(Duration::from_millis(300));
     assert!(second.count("register 100 ") <= beats + 1, "a stopped service has no heartbeat");
+}
+
+#[test]
+fn no_command_waits_for_the_answer_to_a_poll() {
+    let port = free_port();
+    let Some(mut plc) = plc(port) else { return };
+    let text = described(port, "register = 7", "speed = 5\ntolerance = '60ms'\non_late = 'alarm'");
+    let metrics = Metrics::new().unwrap();
+    let (ejector, running) = start(&text, &metrics);
+    plc.tell("speed 5 1000");
+    until("the speed is read", Duration::from_secs(5), || metrics.eject.belt_speed.get() == 1.0);
+    plc.tell("slow 4 200"); // with a heartbeat every 100 ms somebody always waits for the speed
+    thread::sleep(Duration::from_millis(300));
+    run_belt(&ejector, 20, |_| ());
+    all_ended(&metrics, "modbus", 20);
+    let took = metrics.eject.acknowledged_late.with_label_values(&["modbus"]);
+    let (count, ms) = (took.get_sample_count(), took.get_sample_sum() * 1e3);
+    println!("{count} of 20 acknowledged, on average {:.1} ms after they were due", ms / count.max(1) as f64);
+    assert_eq!(ended(&metrics, "modbus"), [("acknowledged".to_string(), 20)]);
+    running.close();
+}
+
+#[test]
+fn a_plc_is_found_by_its_name() {
+    let port = free_port();
+    let Some(plc) = plc(port) else { return };
+    let text = described(port, "coil = 0", "tolerance = '60ms'\non_late = 'alarm'").replace("127.0.0.1:", "localhost:");
+    let metrics = Metrics::new().unwrap();
+    let (ejector, running) = start(&text, &metrics);
+    until("the heart beats", Duration::from_secs(5), || plc.count("register 100 ") >= 2);
+    ejector.act(&verdict(1, Action::Reject), Instant::now(), None);
+    all_ended(&metrics, "modbus", 1);
+    assert_eq!(ended(&metrics, "modbus"), [("acknowledged".to_string(), 1)]);
+    running.close();
 }
 
 #[test]

@@ -8,7 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use beltsight::{domain::Action, line::eject::Ejector, metrics::Metrics};
+use beltsight::{
+    domain::Action,
+    line::{alive::LineAlive, eject::Ejector},
+    metrics::Metrics,
+};
 use rand::RngExt;
 
 use crate::{
@@ -321,7 +325,10 @@ fn a_broker_behind_tls_is_believed_only_where_the_right_authority_vouches_and_he
     // What can't be read keeps the service from starting.
     for (ca, client, words) in [("none.pem", &*client, "none.pem"), ("client.key", &client, "client.key")] {
         let text = settings("", &output(ca, client));
-        let why = Ejector::start(toml::from_str(&text).unwrap(), &Metrics::new().unwrap(), |_| {}).err().unwrap();
+        let why =
+            Ejector::start(toml::from_str(&text).unwrap(), &Metrics::new().unwrap(), LineAlive::default(), |_| {})
+                .err()
+                .unwrap();
         assert!(why.to_string().contains(words) && why.to_string().starts_with("mqtt: tls: "), "{why}");
     }
 }

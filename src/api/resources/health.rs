@@ -9,7 +9,7 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::api::Api;
+use crate::{api::Api, line::live::View};
 
 /// Whether the service takes work, and with what.
 #[derive(Debug, Serialize, ToSchema)]
@@ -24,6 +24,21 @@ pub struct Readiness {
     pub provider: &'static str,
     /// CPU cores that the process may use.
     pub cores: usize,
+    /// Why no heartbeat counts; `None` while the line is alive, or nothing is moved.
+    pub line_why_not: Option<String>,
+    /// The line of each camera. One that is not alive does not make the service unready: the others go on, and HTTP too.
+    pub lines: Vec<LineReadiness>,
+}
+
+/// One camera's line.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct LineReadiness {
+    /// The camera's name.
+    pub camera: String,
+    /// Whether its belt is looked at.
+    pub alive: bool,
+    /// Why not.
+    pub why: Option<String>,
 }
 
 /// Answers while the process lives.
@@ -38,12 +53,18 @@ pub(in crate::api) async fn healthz() -> &'static str {
 pub(in crate::api) async fn readyz(State(api): State<Api>) -> (StatusCode, Json<Readiness>) {
     let ready = *api.ready.borrow();
     let card = api.infer.card();
+    let line = |view: &std::sync::Arc<View>| {
+        let why = api.alive.camera_why_not(&view.camera);
+        LineReadiness { camera: view.camera.to_string(), alive: why.is_none(), why }
+    };
     let readiness = Readiness {
         ready,
         model: card.label.clone(),
         precision: card.precision.clone(),
         provider: api.infer.provider(),
         cores: std::thread::available_parallelism().map_or(1, usize::from),
+        line_why_not: api.alive.why_not(),
+        lines: api.cameras.iter().map(line).collect(),
     };
     (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(readiness))
 }

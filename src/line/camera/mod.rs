@@ -234,6 +234,16 @@ impl CameraConfig {
         &self.name
     }
 
+    /// Pictures per second, where the configuration says it.
+    pub fn frame_rate(&self) -> Option<f64> {
+        match self {
+            CameraConfig::Simulated { belt, .. } => Some(belt.frame_rate),
+            CameraConfig::Folder { frame_rate, .. } | CameraConfig::Gige { frame_rate, .. } => Some(*frame_rate),
+            CameraConfig::Usb { frame_rate, .. } => Some((*frame_rate).into()),
+            CameraConfig::Mjpeg { .. } | CameraConfig::Rtsp { .. } => None,
+        }
+    }
+
     /// A camera of which nothing usable comes for this long does not see its belt. The simulated belt and a folder have no
     /// timeout: there it is a second, or three pictures.
     pub fn stalled_after(&self) -> Duration {

@@ -222,6 +222,23 @@ impl EjectorGate {
         Ok(())
     }
 
+    /// Refuses a gate that an item can reach before its verdict comes and the gate has moved, at a given speed.
+    ///
+    /// # Errors
+    /// Names the gate, its camera and the key.
+    pub fn check_reach(&self, deadline: Duration) -> Result<(), String> {
+        let GateSpeed::Given(given) = self.speed else { return Ok(()) };
+        let (way, needed) = (self.distance * given.signum(), given.abs() * 1e3 * (deadline + self.delay).as_secs_f64());
+        if way < needed {
+            let Self { name, camera, .. } = self;
+            return Err(format!(
+                "eject.gate {name} of camera {camera}: distance is {way:.0} mm, but the belt runs {needed:.0} mm within \
+                 line.deadline and delay: the gate would move after the item"
+            ));
+        }
+        Ok(())
+    }
+
     /// Refuses times and speeds that no clock holds and no belt has.
     fn check_numbers(&self) -> Result<(), String> {
         let times =
@@ -271,6 +288,24 @@ impl EjectSettings {
         self.output.iter().enumerate().map(named).collect()
     }
 
+    /// Refuses two gates that one coil or register would move, or one sensor confirm.
+    fn check_alone(&self, gate: &EjectorGate) -> Result<(), String> {
+        let sensor = |gate: &EjectorGate| gate.confirm.and_then(|sensor| sensor.input);
+        for other in self.gate.iter().filter(|other| other.name != gate.name) {
+            for (key, ours, theirs) in [
+                ("coil", gate.target.coil, other.target.coil),
+                ("register", gate.target.register, other.target.register),
+                ("confirm.input", sensor(gate), sensor(other)),
+            ] {
+                if let (Some(ours), true) = (ours, ours == theirs) {
+                    let [a, b] = [gate, other].map(|gate| format!("{} of camera {}", gate.name, gate.camera));
+                    return Err(format!("eject.gate: {key} {ours} is that of two gates, {a} and {b}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Refuses what could let a wrong item pass in silence. `cameras` are the names of all cameras.
     ///
     /// # Errors
@@ -301,6 +336,7 @@ impl EjectSettings {
             if self.gate.iter().filter(|g| g.name == *name).count() > 1 {
                 return Err(format!("two gates are named {name}"));
             }
+            self.check_alone(gate)?;
             for policy in &self.output {
                 policy.output.check(&gate.target).map_err(|why| format!("eject.gate {name}: {why}"))?;
             }
@@ -517,12 +553,38 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn gates_that_share_a_coil_or_move_after_the_item_are_refused_by_key_and_camera() {
+        let mut settings: EjectSettings = toml::from_str(TEXT).unwrap();
+        settings.gate.push(EjectorGate { name: "second".into(), camera: "second".into(), ..gate() });
+        let why = settings.check(&["belt", "second"]).unwrap_err();
+        assert_eq!(why, "eject.gate: coil 0 is that of two gates, out of camera belt and second of camera second");
+        let plc = |more: &str| {
+            let plc = "[[output]]\nkind = 'modbus'\naddress = 'plc-7.local:502'\npulse = '30ms'\nheartbeat = 100
+                tolerance = '8ms'\non_late = 'alarm'\n";
+            let text = format!("{TEXT}\n{plc}{more}");
+            toml::from_str::<EjectSettings>(&text).unwrap().check(&["belt"])
+        };
+        assert_eq!(plc("stop_line = 3\ndivert = 4"), Ok(()));
+        assert!(plc("stop_line = 3\ndivert = 3").unwrap_err().contains("stop_line and divert are the same coil"));
+        assert!(plc("stop_line = 0").unwrap_err().contains("it is the stop_line of plc-7.local:502"));
+        assert!(plc("speed = 5\nlot = 5").unwrap_err().contains("speed and lot"));
+        // 1.25 m/s for 70 ms are 87.5 mm.
+        let near = |distance, given| EjectorGate { distance, speed: GateSpeed::Given(given), ..gate() };
+        let reach = |distance, given| near(distance, given).check_reach(Duration::from_millis(50));
+        assert_eq!((reach(88.0, 1.25), reach(-88.0, -1.25)), (Ok(()), Ok(())));
+        let why = reach(87.0, 1.25).unwrap_err();
+        assert!(why.contains("gate out of camera belt: distance is 87 mm") && why.contains("deadline"), "{why}");
+        assert!(reach(500.0, -1.25).is_err(), "it lies behind");
+    }
+
+    #[test]
     fn two_lines_have_a_gate_each_and_one_encoder_at_most() {
         let encoder = "[[output]]\nkind = 'mqtt'\nhost = 'broker'\nport = 1883\ntopic = 'line'\nspeed = 'encoder'
             tolerance = '20ms'\non_late = 'alarm'\n";
         let lines = |encoders: usize| {
             let mut settings: EjectSettings = toml::from_str(&format!("{TEXT}\n{}", encoder.repeat(encoders))).unwrap();
-            settings.gate.push(EjectorGate { name: "second".into(), camera: "second".into(), ..gate() });
+            let target = output::Target { coil: Some(1), ..gate().target };
+            settings.gate.push(EjectorGate { name: "second".into(), camera: "second".into(), target, ..gate() });
             settings.check(&["belt", "second"])
         };
         assert_eq!((lines(0), lines(1)), (Ok(()), Ok(())));

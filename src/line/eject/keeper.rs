@@ -91,7 +91,7 @@ impl EjectOutcomes {
         for on_late in actions {
             tracing::error!(camera, on_late = on_late.name(), "items pass this camera's gates unjudged: {why}");
             if let Some(action) = on_late.asks() {
-                self.ask(action, format!("camera {camera} is lost: {why}"));
+                self.ask(action, why.into());
             }
         }
     }
@@ -106,7 +106,8 @@ impl EjectOutcomes {
         }
     }
 
-    fn ask(&self, action: LineAction, why: String) {
+    /// Asks every output that can.
+    pub fn ask(&self, action: LineAction, why: String) {
         for (able, ..) in self.outputs.iter().filter(|(_, output, _)| output.can(action)) {
             self.metrics.eject.line_asked.with_label_values(&[&**able, action.name()]).inc();
         }

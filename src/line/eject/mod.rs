@@ -21,7 +21,7 @@ use std::{
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{priority, vital};
+use super::{alive::LineAlive, priority, vital};
 use crate::{
     domain::{Action, Region, Verdict},
     line::eject::output::{EjectorCommand, LineRequests, OutputNotice, SPEED_COUNTS, SensedGate, Subject},
@@ -30,6 +30,7 @@ use crate::{
 };
 
 mod confirm;
+pub mod flush;
 mod gate;
 mod keeper;
 pub mod output;
@@ -96,13 +97,14 @@ impl EjectorThreads {
 }
 
 impl Ejector {
-    /// Starts the time keeper and the outputs. What the record should know goes to `tell`, which must not block.
+    /// Starts the time keeper and the outputs, whose heartbeats count while the line is `alive`. What the record should know goes to `tell`, which must not block.
     ///
     /// # Errors
     /// A password or secret that can't be read; the system's, when no thread can be started.
     pub fn start(
         settings: EjectSettings,
         metrics: &Metrics,
+        alive: LineAlive,
         tell: impl Fn(Event) + Send + Sync + 'static,
     ) -> io::Result<(Self, EjectorThreads)> {
         let (ejector, received) = Self::new(&settings, metrics, Arc::new(tell));
@@ -119,6 +121,7 @@ impl Ejector {
             &ejector.0.outcomes.requests.subscribe(),
             move |notice| receiver.receive(notice),
             metrics,
+            &alive,
             stop.clone(),
         )?;
         let outputs = vital::thread("outputs".into(), move || {
@@ -205,7 +208,14 @@ impl Ejector {
     /// A camera is lost or frozen, so that items come to its gates unjudged: as if each were late. Never waits.
     pub fn blind(&self, camera: &str, why: &str) {
         if self.0.gates.iter().any(|(gate, _)| gate.camera == camera) {
-            self.0.outcomes.blind(camera, why);
+            self.0.outcomes.blind(camera, &format!("camera {camera} is lost: {why}"));
+        }
+    }
+
+    /// An item of `camera` is known to have gone on without a verdict: as if its command were late. Never waits.
+    pub fn passed(&self, camera: &str) {
+        if self.0.gates.iter().any(|(gate, _)| gate.camera == camera) {
+            self.0.outcomes.blind(camera, &format!("camera {camera}: an item was followed and went without a verdict"));
         }
     }
 

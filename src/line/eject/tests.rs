@@ -129,7 +129,7 @@ fn the_speed_that_the_camera_saw_moves_the_gate_and_without_one_the_command_is_l
     settings.gate[0].speed = GateSpeed::Seen;
     settings.gate[0].distance = 400.0;
     let metrics = Metrics::new().unwrap();
-    let (ejector, running) = Ejector::start(settings, &metrics, |_| ()).unwrap();
+    let (ejector, running) = Ejector::start(settings, &metrics, LineAlive::default(), |_| ()).unwrap();
     let mut verdict = verdict(Action::Reject);
     verdict.camera = "belt".into();
     verdict.region = Some(Region { x: 50, y: 0, width: 100, height: 50 });
@@ -149,7 +149,8 @@ fn accepted_items_move_nothing_and_every_other_verdict_ends_in_the_counts() {
     let metrics = Metrics::new().unwrap();
     let told = Arc::new(Mutex::new(Vec::new()));
     let kept = told.clone();
-    let (ejector, running) = Ejector::start(settings, &metrics, move |event| kept.lock().unwrap().push(event)).unwrap();
+    let tell = move |event| kept.lock().unwrap().push(event);
+    let (ejector, running) = Ejector::start(settings, &metrics, LineAlive::default(), tell).unwrap();
     let mut verdict = verdict(Action::Accept);
     verdict.camera = "belt".into();
     verdict.region = Some(Region { x: 50, y: 0, width: 100, height: 50 });
@@ -188,6 +189,6 @@ fn a_camera_that_sees_nothing_is_as_bad_as_a_late_command_and_one_without_gates_
     ejector.blind("elsewhere", "frozen");
     assert_eq!(*ejector.0.outcomes.requests.borrow(), LineRequests::default());
     ejector.blind("belt", "frozen");
-    let requests = LineRequests { stop: 1, divert: 0, why: "camera belt is lost: frozen".into() };
+    let requests = LineRequests { stop: 1, why: "camera belt is lost: frozen".into(), ..LineRequests::default() };
     assert_eq!(*ejector.0.outcomes.requests.borrow(), requests);
 }

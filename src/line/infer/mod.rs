@@ -28,7 +28,7 @@ use tokio::sync::oneshot;
 use crate::{
     domain::{Card, Fault, Scored, Scores, Source},
     metrics::Metrics,
-    student::open::Student,
+    student::open::{Student, known_picture},
 };
 
 mod queue;
@@ -94,6 +94,16 @@ pub struct ScoredLook {
     /// Its scores.
     pub scores: Scores,
     /// The student that gave them.
+    pub card: Arc<Card>,
+}
+
+/// A picture on its way to the worker whose answer is known.
+pub struct Probe {
+    /// Gets the worker's answer.
+    pub answer: oneshot::Receiver<Scored>,
+    /// What the student said at its warm-up: a probability for each class.
+    pub known: Arc<[f32]>,
+    /// The student that said so.
     pub card: Arc<Card>,
 }
 
@@ -171,13 +181,34 @@ impl Infer {
         deadline: Instant,
     ) -> Result<oneshot::Receiver<Scored>, Fault> {
         let (reply, answer) = oneshot::channel();
+        self.push(Job { pixels, queued: Instant::now(), deadline, source, probe: false, reply })?;
+        Ok(answer)
+    }
+
+    /// Queues a picture whose answer is known, as a belt item that is none: it makes no belt run and is counted nowhere.
+    /// Never blocks.
+    ///
+    /// # Errors
+    /// As [`Infer::submit`].
+    pub fn probe(&self, deadline: Instant) -> Result<Probe, Fault> {
+        let (reply, answer) = oneshot::channel();
+        let (known, card) = {
+            let state = lock(&self.0.state);
+            (state.sessions.known.clone(), state.sessions.card.clone())
+        };
+        let pixels = known_picture(card.side as usize);
+        self.push(Job { pixels, queued: Instant::now(), deadline, source: Source::Belt, probe: true, reply })?;
+        Ok(Probe { answer, known, card })
+    }
+
+    fn push(&self, job: Job) -> Result<(), Fault> {
+        let source = job.source;
         let mut state = lock(&self.0.state);
-        let job = Job { pixels, queued: Instant::now(), deadline, source, reply };
         let depth = state.queues.push(job, &self.0.settings)?;
         self.0.metrics.line.queue_depth.with_label_values(&[source.name()]).set(depth as i64);
         drop(state);
         self.0.work.notify_one();
-        Ok(answer)
+        Ok(())
     }
 
     /// Hands over a warmed-up student: every batch that starts from now on is its, and what runs is finished by the

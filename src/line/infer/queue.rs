@@ -23,6 +23,8 @@ pub(super) struct Job {
     pub queued: Instant,
     pub deadline: Instant,
     pub source: Source,
+    /// It asks whether the worker answers, about no item.
+    pub probe: bool,
     pub reply: oneshot::Sender<Scored>,
 }
 
@@ -75,7 +77,7 @@ impl JobQueues {
         if queue.len() >= capacity {
             return Err(Fault::Overloaded);
         }
-        if job.source == Source::Belt {
+        if job.source == Source::Belt && !job.probe {
             self.last_belt = Some(job.queued);
         }
         queue.push_back(job);
@@ -128,7 +130,7 @@ mod tests {
     use super::*;
 
     fn job(source: Source, left: Duration, now: Instant) -> Job {
-        Job { pixels: vec![], queued: now, deadline: now + left, source, reply: oneshot::channel().0 }
+        Job { pixels: vec![], queued: now, deadline: now + left, source, probe: false, reply: oneshot::channel().0 }
     }
 
     fn sources(batch: &[Job]) -> Vec<Source> {

@@ -30,6 +30,8 @@ pub(super) struct Session {
 pub(super) struct SessionPool {
     pub card: Arc<Card>,
     pub provider: &'static str,
+    /// What the student said of the picture whose answer is known.
+    pub known: Arc<[f32]>,
     /// The session with all threads, while it is free.
     wide: Option<Session>,
     /// The free ones of those that run side by side.
@@ -44,13 +46,14 @@ pub(super) struct SessionPool {
 impl SessionPool {
     /// The sessions of `student`, all free, while `busy` batches of the student before it still run.
     pub fn new(student: Student, busy: usize) -> Self {
-        let Student { engine, lanes, card } = student;
+        let Student { engine, lanes, card, known } = student;
         let session = |engine: Engine, lane| {
             let most = if lane { engine.pads_to().unwrap_or(LANE_BATCH) } else { usize::MAX };
             Session { engine, card: card.clone(), cost: 0.005, lane, most }
         };
         Self {
             provider: engine.provider(),
+            known: known.into(),
             wide: Some(session(engine, false)),
             lane_count: lanes.len(),
             lanes: lanes.into_iter().map(|engine| session(engine, true)).collect(),

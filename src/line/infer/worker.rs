@@ -112,12 +112,13 @@ fn run(session: &mut Session, jobs: Vec<Job>, metrics: &Metrics, tap: Option<&Sy
             Err(e) => Err(Fault::Inference(e.to_string())),
         };
         let queued = started.saturating_duration_since(job.queued);
-        for (stage, time) in [("queue", queued), ("infer", elapsed)] {
+        let stages = if job.probe { &[][..] } else { &[("queue", queued), ("infer", elapsed)] };
+        for (stage, time) in stages {
             metrics.line.stage_seconds.with_label_values(&[job.source.name(), stage]).observe(time.as_secs_f64());
         }
         let timings = Timings { queue_ms: ms(queued), infer_ms: ms(elapsed), ..Timings::default() };
         let look = match (&scores, tap) {
-            (Ok(scores), Some(tap)) => {
+            (Ok(scores), Some(tap)) if !job.probe => {
                 Some((tap, ScoredLook { pixels, scores: scores.clone(), card: session.card.clone() }))
             }
             _ => None,

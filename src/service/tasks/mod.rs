@@ -3,6 +3,7 @@
 //! Invariant: the line waits for none of them.
 
 pub mod challenges;
+pub mod flush;
 pub mod labels;
 pub mod lots;
 pub mod registry;

@@ -66,6 +66,26 @@ pub enum Event {
         /// Its name.
         camera: String,
     },
+    /// The first picture of a camera since the service started was searched: nobody looked at its belt before.
+    CameraBegan {
+        /// Its name.
+        camera: String,
+    },
+    /// Nobody looks at a camera's belt any more: the service stops.
+    CameraEnded {
+        /// Its name.
+        camera: String,
+    },
+    /// Items were followed on the belt and went on without a verdict.
+    PassedUnjudged {
+        /// The camera's name.
+        camera: String,
+        /// How many.
+        items: u64,
+        /// When the first of them was missed.
+        #[serde(with = "time::serde::rfc3339")]
+        from: OffsetDateTime,
+    },
     /// A camera's items get no scores, several in a row; each was rejected.
     Degraded {
         /// The camera's name.
@@ -95,6 +115,19 @@ pub enum Event {
         /// What it led to: `stop_line`, `divert` or `alarm`.
         led_to: String,
     },
+    /// The service before this one did not stop in order: what lies before the gate is led aside until it has passed.
+    FlushAsked {
+        /// The gate's name.
+        gate: String,
+        /// Its camera.
+        camera: String,
+        /// The verdicts whose commands may have been under way.
+        under_way: Vec<i64>,
+        /// What it led to: `divert`, `stop_line` or `alarm`.
+        led_to: String,
+    },
+    /// What lay before the gates at the start has passed them all.
+    FlushOver,
     /// An item that should have left the belt was not seen to by the sensor after the gate.
     RejectMissed {
         /// The gate's name.

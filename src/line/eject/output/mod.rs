@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{Action, Verdict},
+    line::alive::LineAlive,
     metrics::Metrics,
 };
 
@@ -256,6 +257,8 @@ pub struct LineRequests {
     pub divert: u64,
     /// Why, the last time.
     pub why: String,
+    /// Which divert is a flush, after how many seconds that is over where it is known, and whether it is.
+    pub flush: Option<(u64, Option<f64>, bool)>,
 }
 
 /// What an output is given, besides its commands.
@@ -271,6 +274,8 @@ struct Outlet {
     /// How many of them the other side has acknowledged.
     acknowledged: LineRequests,
     sensed: Vec<SensedGate>,
+    /// Heartbeats count while it is.
+    alive: LineAlive,
     notify: Arc<dyn Fn(OutputNotice) + Send + Sync>,
     metrics: Metrics,
 }
@@ -326,6 +331,17 @@ impl Outlet {
         open.next().map(|(action, asked, _)| (action, asked))
     }
 
+    /// Whether the other side leads everything aside for a flush alone, which is over.
+    fn flushed(&self) -> bool {
+        let requests = self.requests.borrow();
+        requests.divert == 1 && self.acknowledged.divert == 1 && matches!(requests.flush, Some((1, _, true)))
+    }
+
+    /// After how many seconds the first `upto` diverts are over, where they are a flush and that is known.
+    fn flush_seconds(&self, action: LineAction, upto: u64) -> Option<f64> {
+        self.requests.borrow().flush.filter(|(nth, ..)| action == LineAction::Divert && *nth == upto)?.1
+    }
+
     /// The other side has acknowledged the first `upto` requests.
     fn acknowledge(&mut self, action: LineAction, upto: u64) {
         let done = match action {
@@ -343,7 +359,7 @@ impl Outlet {
 }
 
 /// Makes all outputs ready, each with its name; returns where each takes its commands, and the work of their thread, which
-/// runs until `stop`. `notify` must be quick.
+/// runs until `stop`. Heartbeats count while the line is `alive`. `notify` must be quick.
 ///
 /// # Errors
 /// A password, secret or certificate that can't be read; the system's.
@@ -353,6 +369,7 @@ pub fn start(
     requests: &watch::Receiver<LineRequests>,
     notify: impl Fn(OutputNotice) + Send + Sync + 'static,
     metrics: &Metrics,
+    alive: &LineAlive,
     stop: CancellationToken,
 ) -> io::Result<(Vec<mpsc::Sender<EjectorCommand>>, impl FnOnce() + Send + 'static)> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -373,6 +390,7 @@ pub fn start(
                 requests: requests.clone(),
                 acknowledged: LineRequests::default(),
                 sensed: sensed.clone(),
+                alive: alive.clone(),
                 notify: notify.clone(),
                 metrics: metrics.clone(),
             };
@@ -432,6 +450,7 @@ mod tests {
             requests: watch::channel(LineRequests::default()).1,
             acknowledged: LineRequests::default(),
             sensed: Vec::new(),
+            alive: LineAlive::default(),
             notify: Arc::new(move |notice| match notice {
                 OutputNotice::Broke { output } => kept.lock().unwrap_or_else(PoisonError::into_inner).push(output),
                 other => panic!("{other:?}"),

@@ -1,13 +1,26 @@
 //! Modbus TCP: coils and registers of a PLC. Everything written is read back.
 //!
+//! Two connections: commands, stops and coils go over one; heartbeats, speed, lot and sensors over the other, so that no
+//! command waits for their answers.
+//!
 //! A heartbeat register counts up while all is well; the PLC stops the line when it stands still. It stands still when
-//! this process dies, when the network does, and while a stop is asked for that the PLC has not taken.
+//! this process dies, when the network does, while a stop is asked for that the PLC has not taken, and while the line is not
+//! alive: then the register is read instead.
 //!
 //! Invariants: a connection whose answer did not come or made no sense is closed, so that no answer is ever taken for
 //! another's; a raised coil is lowered again, after a broken connection too; a gate's register never keeps its value when a
 //! command is written, also where an earlier run of this service left it.
 
-use std::{collections::BTreeMap, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use serde::Deserialize;
 use tokio::{
@@ -35,8 +48,8 @@ const ANSWER: Duration = Duration::from_millis(250);
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Modbus {
-    /// Address and port, `10.0.0.5:502`.
-    pub address: SocketAddr,
+    /// Host name or address, and port, `10.0.0.5:502`; a name is looked up at each connection.
+    pub address: String,
     /// Unit identifier.
     #[serde(default = "one")]
     pub unit: u8,
@@ -80,8 +93,27 @@ impl Modbus {
             return Err("modbus needs either a coil or a register".into());
         }
         let taken = |coil: Option<u16>| coil.is_some() && coil == target.coil;
-        if taken(self.stop_line) || taken(self.divert) || target.register == Some(self.heartbeat) {
-            return Err("its coil or register has another use already".into());
+        for (other, taken) in [
+            ("stop_line", taken(self.stop_line)),
+            ("divert", taken(self.divert)),
+            ("heartbeat", target.register == Some(self.heartbeat)),
+        ] {
+            if taken {
+                return Err(format!(
+                    "its coil or register has another use already: it is the {other} of {}",
+                    self.address
+                ));
+            }
+        }
+        if self.stop_line.is_some() && self.stop_line == self.divert {
+            return Err(format!("modbus {}: stop_line and divert are the same coil", self.address));
+        }
+        if self.speed.is_some() && self.speed == self.lot {
+            return Err(format!("modbus {}: speed and lot are the same register", self.address));
+        }
+        let port = self.address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+        if port.is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
+            return Err(format!("modbus: address {:?} is not a host and a port, as in \"10.0.0.5:502\"", self.address));
         }
         let times = [self.pulse, self.every, self.poll];
         if times.iter().any(|time| time.is_zero() || *time > LONGEST_TIME) {
@@ -102,10 +134,22 @@ enum ExchangeError {
     Lost(String),
 }
 
-/// The connection and what is owed to the PLC.
+/// What both connections know.
+#[derive(Default)]
+struct Both {
+    /// A stop or a divert is asked for that the PLC has not taken.
+    owed: AtomicBool,
+    /// The connection that watches broke: that for commands, over which nothing may go for long, has broken too.
+    broken: AtomicBool,
+}
+
+/// One of the two connections, and what is owed to the PLC over it.
 struct Plc {
     settings: Modbus,
     outlet: Outlet,
+    both: Arc<Both>,
+    /// It watches; the other one carries the commands.
+    watches: bool,
     context: Option<Context>,
     connect_at: Instant,
     pause: Duration,
@@ -114,6 +158,10 @@ struct Plc {
     /// What each gate's register was last set to, and by which command.
     registers: BTreeMap<u16, (u64, u16)>,
     beats: u16,
+    /// The heartbeat stands still, since the line is not alive.
+    still: bool,
+    /// The divert of a flush that is over was lowered.
+    flushed: bool,
     /// The sensors: gate, input, and whether it was on at the last look.
     sensors: Vec<(Arc<str>, u16, bool)>,
 }
@@ -121,28 +169,58 @@ struct Plc {
 /// Runs until the commands' sender is gone.
 pub(super) async fn run(settings: Modbus, outlet: Outlet, mut commands: mpsc::Receiver<EjectorCommand>) {
     let sensors = outlet.sensed.iter().filter_map(|gate| Some((gate.gate.clone(), gate.input?, true))).collect();
-    let watcher = outlet.clone();
-    // It outlives a panic: a raised coil stays owed.
-    let mut plc = Plc {
-        settings,
-        outlet,
-        context: None,
-        connect_at: Instant::now(),
-        pause: Duration::ZERO,
-        raised: Vec::new(),
-        registers: BTreeMap::new(),
-        beats: 0,
-        sensors,
+    let (watcher, both) = (outlet.clone(), Arc::<Both>::default());
+    // They outlive a panic: a raised coil stays owed.
+    let mut plc = Plc::new(settings.clone(), outlet.clone(), both.clone());
+    let mut senses = Plc { watches: true, sensors, ..Plc::new(settings, outlet, both) };
+    let serve = async |plc: &mut Plc, senses: &mut Plc, commands: &mut mpsc::Receiver<EjectorCommand>| {
+        tokio::select! {
+            biased;
+            () = plc.serve(commands) => {}
+            () = senses.watch() => {}
+        }
     };
-    while watcher.broke(plc.serve(&mut commands)).await {}
+    while watcher.broke(serve(&mut plc, &mut senses, &mut commands)).await {}
 }
 
 impl Plc {
-    async fn serve(&mut self, commands: &mut mpsc::Receiver<EjectorCommand>) {
+    fn new(settings: Modbus, outlet: Outlet, both: Arc<Both>) -> Self {
+        Self {
+            settings,
+            outlet,
+            both,
+            watches: false,
+            context: None,
+            connect_at: Instant::now(),
+            pause: Duration::ZERO,
+            raised: Vec::new(),
+            registers: BTreeMap::new(),
+            beats: 0,
+            still: false,
+            flushed: false,
+            sensors: Vec::new(),
+        }
+    }
+
+    /// Heartbeats, and what the PLC tells; never ends.
+    async fn watch(&mut self) {
         let mut beat = interval(self.settings.every);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut poll = interval(self.settings.poll);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let connected = self.context.is_some();
+            tokio::select! {
+                biased;
+                _ = beat.tick() => self.beat().await,
+                _ = poll.tick(), if connected && !self.sensors.is_empty() => self.look().await,
+            }
+        }
+    }
+
+    async fn serve(&mut self, commands: &mut mpsc::Receiver<EjectorCommand>) {
+        let mut look = interval(self.settings.every);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let lower = self.raised.iter().map(|(at, _)| *at).min();
             let connected = self.context.is_some();
@@ -160,8 +238,7 @@ impl Plc {
                     self.outlet.report(command.id, result);
                 }
                 () = sleep_until(lower.unwrap_or_else(Instant::now)), if lower.is_some() && connected => self.lower().await,
-                _ = beat.tick() => self.beat().await,
-                _ = poll.tick(), if connected && !self.sensors.is_empty() => self.look().await,
+                _ = look.tick() => self.keep().await,
             }
         }
         self.ask_line().await;
@@ -170,6 +247,22 @@ impl Plc {
             sleep_until(lower).await;
             self.lower().await;
         }
+    }
+
+    /// Keeps the connection for commands, so that none waits for one, and what was not taken asked for.
+    async fn keep(&mut self) {
+        if self.both.broken.swap(false, Ordering::Relaxed) {
+            self.context = None;
+            self.outlet.lost();
+        }
+        if self.context.is_none() {
+            if Instant::now() < self.connect_at {
+                return;
+            }
+            let Ok(context) = self.connect(Instant::now() + ANSWER).await else { return };
+            self.context = Some(context);
+        }
+        self.ask_line().await;
     }
 
     /// Moves a gate, trying again on a new connection until `give_up`.
@@ -235,23 +328,30 @@ impl Plc {
         }
     }
 
-    /// Passes on what is asked of the line and has not been acknowledged; true when nothing is open.
-    async fn ask_line(&mut self) -> bool {
+    /// Passes on what is asked of the line and has not been acknowledged. While something is, the heart stands still.
+    async fn ask_line(&mut self) {
+        self.both.owed.store(self.outlet.open().is_some(), Ordering::Relaxed);
         while let Some((action, upto)) = self.outlet.open() {
             let coil = match action {
                 LineAction::StopLine => self.settings.stop_line,
                 LineAction::Divert => self.settings.divert,
             };
-            let Some(coil) = coil else { return true }; // never open
+            let Some(coil) = coil else { return }; // never open
             match self.set_coil(coil, true, Instant::now() + ANSWER).await {
                 Ok(()) => self.outlet.acknowledge(action, upto),
                 Err(ExchangeError::Lost(why) | ExchangeError::Refused(why)) => {
                     tracing::error!("{} is not acknowledged: {why}", action.name());
-                    return false;
+                    return;
                 }
             }
         }
-        true
+        self.both.owed.store(false, Ordering::Relaxed);
+        if self.outlet.flushed()
+            && !self.flushed
+            && let Some(coil) = self.settings.divert
+        {
+            self.flushed = self.set_coil(coil, false, Instant::now() + ANSWER).await.is_ok(); // else at the next look
+        }
     }
 
     /// One heartbeat; connects where needed.
@@ -259,13 +359,26 @@ impl Plc {
         if self.context.is_none() && Instant::now() < self.connect_at {
             return;
         }
-        if !self.ask_line().await {
+        if self.both.owed.load(Ordering::Relaxed) {
             return;
         }
         let (register, until) = (self.settings.heartbeat, Instant::now() + ANSWER);
-        self.beats = self.beats.wrapping_add(1);
-        if let Err(ExchangeError::Refused(why)) = self.set_register(register, self.beats, until).await {
+        let why_not = self.outlet.alive.why_not();
+        let beaten = if why_not.is_some() {
+            self.read_register(register, until).await.map(drop)
+        } else {
+            self.beats = self.beats.wrapping_add(1);
+            self.set_register(register, self.beats, until).await
+        };
+        if let Err(ExchangeError::Refused(why)) = beaten {
             tracing::error!("the heartbeat was refused: {why}");
+        }
+        if why_not.is_some() != self.still {
+            self.still = why_not.is_some();
+            match why_not {
+                Some(why) => tracing::warn!("the heartbeat stands still: {why}"),
+                None => tracing::info!("the heart beats"),
+            }
         }
         if let Some(speed) = self.read_input("belt's speed", self.settings.speed).await {
             let metres_per_second = f64::from(speed.cast_signed()) / 1e3;
@@ -381,13 +494,17 @@ impl Plc {
             Err(_) => "the PLC does not answer".into(),
         };
         tracing::warn!("connection to {} lost: {why}", self.settings.address);
-        self.outlet.lost();
+        if self.watches {
+            self.both.broken.store(true, Ordering::Relaxed);
+        } else {
+            self.outlet.lost();
+        }
         Err(ExchangeError::Lost(why))
     }
 
     async fn connect(&mut self, until: Instant) -> Result<Context, String> {
         let opened = async {
-            let stream = TcpStream::connect(self.settings.address).await?;
+            let stream = TcpStream::connect(&self.settings.address).await?;
             stream.set_nodelay(true)?; // a command must not wait for another to fill its packet
             Ok::<_, io::Error>(stream)
         };
@@ -395,7 +512,9 @@ impl Plc {
             Ok(Ok(stream)) => {
                 tracing::info!("connected to {}", self.settings.address);
                 self.pause = Duration::ZERO;
-                self.outlet.connected(true);
+                if !self.watches {
+                    self.outlet.connected(true);
+                }
                 return Ok(tcp::attach_slave(stream, Slave(self.settings.unit)));
             }
             Ok(Err(e)) => e.to_string(),

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `<topic>/eject/<gate>` | move this gate; `expires` says until when | no |
 //! | `<topic>/stop_line`, `<topic>/divert` | stop the line; lead everything aside from now on | no |
-//! | `<topic>/state` | `online`, and how often the line was asked; the broker says `online: false` when we are gone | yes |
+//! | `<topic>/state` | `online` while the line is alive, else `offline_why`; how often the line was asked; the broker says `online: false` when we are gone | yes |
 //!
 //! With `sparkplug` the state is that of a Sparkplug B edge node instead: NBIRTH, NDATA, and NDEATH as last will.
 //!
@@ -34,10 +34,10 @@ use rumqttc::{
 };
 use serde::Deserialize;
 use serde_json::json;
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{sync::mpsc, task::JoinHandle, time::interval};
 
 use super::{
-    EjectorCommand, LineAction, Outlet, OutputNotice, QUEUE,
+    EjectorCommand, LineAction, LineRequests, Outlet, OutputNotice, QUEUE,
     sparkplug::{self, Sparkplug},
     tls::Tls,
 };
@@ -54,6 +54,9 @@ const LARGEST_READ: usize = 1 << 20;
 const MOST_SAID: usize = 64;
 /// A connection that ends sooner is a short one, and so many short ones after another are no accident.
 const SHORT: (Duration, u32) = (Duration::from_secs(5), 3);
+
+/// How often it is looked whether the line is alive.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// A broker.
 #[derive(Clone, Debug, Deserialize)]
@@ -161,6 +164,8 @@ struct BrokerSession {
     birth: u8,
     born: bool,
     seq: u8,
+    /// Why the line is not alive, as it was last told.
+    told: Option<Option<String>>,
 }
 
 impl BrokerSession {
@@ -205,6 +210,7 @@ impl BrokerSession {
             birth,
             born: false,
             seq: 0,
+            told: None,
         }
     }
 
@@ -339,6 +345,7 @@ async fn talk(
     session: &mut BrokerSession,
 ) -> Option<ConnectionError> {
     let mut closing = false;
+    let mut look = interval(LOOK);
     loop {
         let owed = outlet.open().is_some() || !session.queued.is_empty() || !session.in_flight.is_empty();
         if closing && !(session.connected.is_some() && owed) {
@@ -355,6 +362,12 @@ async fn talk(
                 changed.ok()?;
                 outlet.requests.borrow_and_update();
                 ask_line(settings, outlet, session);
+            }
+            () = outlet.alive.stopped(), if session.told == Some(None) => tell_state(settings, outlet, session),
+            _ = look.tick(), if session.told.is_some() => {
+                if session.told != Some(outlet.alive.why_not()) {
+                    tell_state(settings, outlet, session);
+                }
             }
             command = commands.recv(), if !closing => match command {
                 Some(command) => if let Err(why) = fire(settings, outlet, session, &command) {
@@ -450,9 +463,12 @@ fn ask_line(settings: &Mqtt, outlet: &mut Outlet, session: &mut BrokerSession) {
     if session.asking {
         return;
     }
-    let payload = json!({ "times": upto, "why": outlet.requests.borrow().why }).to_string();
+    let mut payload = json!({ "times": upto, "why": outlet.requests.borrow().why });
+    if let Some(seconds) = outlet.flush_seconds(action, upto) {
+        payload["flush_s"] = seconds.into();
+    }
     let topic = format!("{}/{}", settings.topic, action.name());
-    match session.publish(Delivery::Ask(action, upto), topic, false, payload) {
+    match session.publish(Delivery::Ask(action, upto), topic, false, payload.to_string()) {
         Ok(()) => session.asking = true,
         Err(why) => tracing::error!("{} is not asked yet: {why}", action.name()), // again with the next answer
     }
@@ -460,18 +476,24 @@ fn ask_line(settings: &Mqtt, outlet: &mut Outlet, session: &mut BrokerSession) {
 
 fn tell_state(settings: &Mqtt, outlet: &Outlet, session: &mut BrokerSession) {
     let requests = outlet.requests.borrow().clone();
+    let why_not = outlet.alive.why_not();
+    session.told = Some(why_not.clone());
     if let Some(node) = &settings.sparkplug {
         session.seq = if session.born { session.seq.wrapping_add(1) } else { 0 };
         let (kind, payload) = match std::mem::replace(&mut session.born, true) {
-            false => ("NBIRTH", sparkplug::birth(session.birth, &requests)),
-            true => ("NDATA", sparkplug::data(session.seq, &requests)),
+            false => ("NBIRTH", sparkplug::birth(session.birth, &requests, why_not)),
+            true => ("NDATA", sparkplug::data(session.seq, &requests, why_not)),
         };
         if let Err(why) = session.publish_at(QoS::AtMostOnce, Delivery::State, node.topic(kind), false, payload) {
             tracing::warn!("the line's state is not told: {why}");
         }
         return;
     }
-    let state = json!({ "online": true, "stops": requests.stop, "diverts": requests.divert, "why": requests.why });
+    let LineRequests { stop, divert, why, .. } = requests;
+    let mut state = json!({ "online": why_not.is_none(), "stops": stop, "diverts": divert, "why": why });
+    if let Some(why) = why_not {
+        state["offline_why"] = why.into();
+    }
     let topic = format!("{}/state", settings.topic);
     if let Err(why) = session.publish(Delivery::State, topic, true, state.to_string()) {
         tracing::warn!("the line's state is not told: {why}");

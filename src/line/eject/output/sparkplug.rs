@@ -77,16 +77,16 @@ impl Sparkplug {
 }
 
 /// The birth certificate: every metric, in message 0 of a session that `bd_seq` numbers.
-pub(super) fn birth(bd_seq: u8, requests: &LineRequests) -> Vec<u8> {
+pub(super) fn birth(bd_seq: u8, requests: &LineRequests, why_not: Option<String>) -> Vec<u8> {
     let mut metrics =
         vec![metric("bdSeq", INT64, Value::Long(bd_seq.into())), metric(REBIRTH, BOOLEAN, Value::Boolean(false))];
-    metrics.extend(state(requests));
+    metrics.extend(state(requests, why_not));
     payload(metrics, Some(0))
 }
 
 /// The line's state again, in message `seq` of its session.
-pub(super) fn data(seq: u8, requests: &LineRequests) -> Vec<u8> {
-    payload(state(requests), Some(seq.into()))
+pub(super) fn data(seq: u8, requests: &LineRequests, why_not: Option<String>) -> Vec<u8> {
+    payload(state(requests, why_not), Some(seq.into()))
 }
 
 /// The death certificate of the session that `bd_seq` numbers; the broker sends it.
@@ -101,8 +101,11 @@ pub(super) fn asks_rebirth(command: &[u8]) -> bool {
     payload.metrics.iter().any(asks)
 }
 
-fn state(requests: &LineRequests) -> Vec<Metric> {
+/// What was asked of the line, and why it is not alive, if it isn't.
+fn state(requests: &LineRequests, why_not: Option<String>) -> Vec<Metric> {
     vec![
+        metric("line/alive", BOOLEAN, Value::Boolean(why_not.is_none())),
+        metric("line/alive_why_not", STRING, Value::Text(why_not.unwrap_or_default())),
         metric("line/stops", UINT64, Value::Long(requests.stop)),
         metric("line/diverts", UINT64, Value::Long(requests.divert)),
         metric("line/why", STRING, Value::Text(requests.why.clone())),
@@ -133,7 +136,7 @@ mod tests {
         fn no_command_of_a_host_breaks_us(mut command in prop::collection::vec(any::<u8>(), 0..200), at in 0usize..60) {
             let _ = asks_rebirth(&command);
             // Also what nearly is one.
-            let mut birth = birth(1, &LineRequests::default());
+            let mut birth = birth(1, &LineRequests::default(), None);
             let at = at.min(birth.len());
             birth.splice(at..at, command.drain(..));
             let _ = asks_rebirth(&birth);

@@ -120,7 +120,10 @@ impl WebhookSender {
                     },
                 }
             };
-            let body = json!({ "event": action.name(), "times": upto, "why": outlet.requests.borrow().why });
+            let mut body = json!({ "event": action.name(), "times": upto, "why": outlet.requests.borrow().why });
+            if let Some(seconds) = outlet.flush_seconds(action, upto) {
+                body["flush_s"] = seconds.into();
+            }
             let id = format!("{}-{}-{upto}", outlet.boot, action.name());
             match self.post(&id, &body).await {
                 Ok(()) => {
@@ -229,7 +232,10 @@ mod tests {
     use super::*;
     use crate::{
         domain::{Action, testing::verdict},
-        line::eject::output::{LineRequests, OutputSettings, Subject, Target},
+        line::{
+            alive::LineAlive,
+            eject::output::{LineRequests, OutputSettings, Subject, Target},
+        },
         metrics::Metrics,
     };
 
@@ -270,6 +276,7 @@ mod tests {
             requests,
             acknowledged: LineRequests::default(),
             sensed: Vec::new(),
+            alive: LineAlive::default(),
             notify: Arc::new(|_| ()),
             metrics: metrics.clone(),
         };
