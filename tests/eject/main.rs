@@ -5,6 +5,7 @@
 mod bench;
 #[path = "../common/mod.rs"]
 mod common;
+mod encoder;
 mod modbus;
 mod mqtt;
 mod service;

@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Deserializer, de::Error};
 
-use super::Sensor;
+use super::{Sensor, encoder::EncoderSettings};
 use crate::{
     domain::{Action, Region},
     line::eject::output::{self, LineAction},
@@ -30,6 +30,8 @@ pub struct EjectSettings {
     /// Commands that may wait for their moment or their acknowledgement; one more is late at once.
     #[serde(default = "queue")]
     pub queue: usize,
+    /// What counts the belt's way; absent: the gates go by time.
+    pub encoder: Option<EncoderSettings>,
     /// The gates along the belt.
     pub gate: Vec<EjectorGate>,
     /// What moves the gates; every output gets every command.
@@ -170,6 +172,11 @@ impl EjectorGate {
         (ahead.abs() <= LONGEST * given.abs()).then_some(ahead)
     }
 
+    /// From an item's centre to the gate in metres, towards larger x; `None` when it is so long that the geometry must be wrong.
+    pub fn way_seen(&self, region: Region) -> Option<f64> {
+        Some(self.way(region) / 1e3).filter(|way| way.abs() <= LONGEST * FASTEST)
+    }
+
     /// From an item's centre to the gate in mm, towards larger x.
     fn way(&self, region: Region) -> f64 {
         self.distance - f64::from(region.centre().0) * self.scale
@@ -224,6 +231,27 @@ impl EjectSettings {
         self.output.iter().enumerate().map(named).collect()
     }
 
+    /// Refuses a gate whose item's place no count can tell.
+    fn check_encoded(&self, gate: &EjectorGate) -> Result<(), String> {
+        let Some(encoder) = &self.encoder else {
+            return match gate.target.command {
+                Some(_) => Err("command needs [eject.encoder], which tells the PLC where".into()),
+                None => Ok(()),
+            };
+        };
+        if gate.speed == GateSpeed::Seen {
+            return Err(
+                "with [eject.encoder] speed must be a number: it tells the direction and the highest speed".into()
+            );
+        }
+        if gate.distance.abs() / 1e3 / encoder.counting.metres.abs() >= f64::from(1u32 << (encoder.counting.bits - 2)) {
+            return Err(
+                "distance is more than a quarter of the encoder's range: it needs more bits or a larger scale".into()
+            );
+        }
+        Ok(())
+    }
+
     /// Refuses what could let a wrong item pass in silence. `cameras` are the names of all cameras.
     ///
     /// # Errors
@@ -231,6 +259,12 @@ impl EjectSettings {
     pub fn check(&self, cameras: &[&str]) -> Result<(), String> {
         if self.queue == 0 || self.output.is_empty() {
             return Err("eject.queue must be at least 1 and [[eject.output]] name an output".into());
+        }
+        if let Some(encoder) = &self.encoder {
+            encoder.check().map_err(|why| format!("eject.encoder: {why}"))?;
+            if self.output.iter().any(|policy| policy.output.measures_speed()) {
+                return Err("eject: with [eject.encoder] no output may measure the speed".into());
+            }
         }
         for gate in &self.gate {
             let name = &gate.name;
@@ -254,6 +288,7 @@ impl EjectSettings {
             if self.gate.iter().filter(|g| g.name == *name).count() > 1 {
                 return Err(format!("two gates are named {name}"));
             }
+            self.check_encoded(gate).map_err(|why| format!("eject.gate {name}: {why}"))?;
             for policy in &self.output {
                 policy.output.check(&gate.target).map_err(|why| format!("eject.gate {name}: {why}"))?;
             }
@@ -433,6 +468,32 @@ pub(super) mod tests {
         assert_eq!(gate.ahead(at(250)), Some(1.0), "it comes towards smaller x");
         assert_eq!(EjectorGate { distance: 700.0, ..gate.clone() }.ahead(at(250)), Some(-0.2), "it has passed");
         assert_eq!(EjectorGate { distance: -1e9, ..gate }.ahead(at(250)), None, "nobody builds that");
+    }
+
+    #[test]
+    fn an_encoder_needs_a_direction_and_room_in_its_counts_and_no_second_measure() {
+        let encoder = "[encoder]\nkind = 'modbus'\naddress = 'plc:502'\ncount = 40\nbits = 16\nscale = '0.2mm'\n";
+        let check = |text: &str| toml::from_str::<EjectSettings>(text).map_err(|e| e.to_string())?.check(&["belt"]);
+        let right = format!("{encoder}{TEXT}");
+        assert_eq!(check(&right), Ok(()));
+        let plc = "kind = 'modbus'\naddress = '127.0.0.1:1'\npulse = '30ms'\nheartbeat = 100";
+        let commanded =
+            right.replace("coil = 0", "command = { registers = 200, done = 30 }").replace("kind = 'log'", plc);
+        assert_eq!(check(&commanded), Ok(()));
+        for (wrong, why) in [
+            (right.replace("'1.25m/s'", "'seen'"), "direction"),
+            (right.replace("'0.2mm'", "'0.01mm'"), "quarter"),
+            (right.replace("bits = 16", "bits = 8"), "encoder: bits"),
+            (right.replace("coil = 0", "command = {}"), "log can't carry out"),
+            (commanded.replace(encoder, ""), "needs [eject.encoder]"),
+            (commanded.replace(", done = 30", ""), "done"),
+            (commanded.replace("registers = 200", "registers = 98"), "another use"),
+            (commanded.replace("heartbeat = 100", "heartbeat = 100\nspeed = 5"), "no output may measure"),
+            (commanded.replace("done = 30 }", "done = 30 }\nregister = 7"), "either"),
+        ] {
+            let said = check(&wrong).unwrap_err();
+            assert!(said.contains(why), "{wrong}: {said}");
+        }
     }
 
     #[test]
