@@ -90,6 +90,7 @@ impl Metrics {
 
     /// Starts what is counted of a camera at 0.
     pub fn begin_camera(&self, camera: &str) {
+        self.encoder.apart.with_label_values(&[camera]);
         self.camera.begin(camera);
         self.line.begin(camera);
     }
