@@ -143,6 +143,9 @@ pub fn run(line: &Line, view: &Arc<View>, frames: &Handover, outage: &CameraOuta
         let part = area.cut(&picture);
         let items = locator.look(&part.picture, frame.captured);
         outage.searched(frame.captured);
+        if let Some(ejector) = &line.ejector {
+            ejector.seen(camera, locator.travel(), frame.captured);
+        }
         let speed = flow.speed(frame.captured);
         let inspected = InspectedFrame { frame: &frame, picture: &picture, speed, decode_ms, located };
         for item in items {

@@ -99,6 +99,8 @@ impl EjectMetrics {
             "late_wakeup",
             "late_speed",
             "no_moment",
+            "no_position",
+            "passed",
             "queue_full",
             "unacknowledged",
             "failed",

@@ -8,6 +8,7 @@
 
 mod camera;
 mod eject;
+mod encoder;
 mod http;
 mod line;
 mod register;
@@ -21,6 +22,7 @@ use prometheus::{Encoder, IntGauge, Registry, TextEncoder, process_collector::Pr
 
 pub use camera::CameraMetrics;
 pub use eject::EjectMetrics;
+pub use encoder::EncoderMetrics;
 pub use http::HttpMetrics;
 pub use line::LineMetrics;
 pub use rounds::RoundMetrics;
@@ -47,6 +49,8 @@ pub struct Rooms {
     pub line: LineMetrics,
     /// Commands to gates.
     pub eject: EjectMetrics,
+    /// The encoder that counts the belt's way.
+    pub encoder: EncoderMetrics,
     /// The record, kept pictures, labels.
     pub store: StoreMetrics,
     /// The student that serves.
@@ -73,6 +77,7 @@ impl Metrics {
             camera: CameraMetrics::register(&registry)?,
             line: LineMetrics::register(&registry)?,
             eject: EjectMetrics::register(&registry)?,
+            encoder: EncoderMetrics::register(&registry)?,
             store: StoreMetrics::register(&registry)?,
             student: StudentMetrics::register(&registry)?,
             rounds: RoundMetrics::register(&registry)?,
@@ -85,6 +90,7 @@ impl Metrics {
 
     /// Starts what is counted of a camera at 0.
     pub fn begin_camera(&self, camera: &str) {
+        self.encoder.apart.with_label_values(&[camera]);
         self.camera.begin(camera);
         self.line.begin(camera);
     }

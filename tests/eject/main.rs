@@ -6,6 +6,7 @@ mod alive;
 mod bench;
 #[path = "../common/mod.rs"]
 mod common;
+mod encoder;
 mod modbus;
 mod mqtt;
 mod service;

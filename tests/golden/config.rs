@@ -21,7 +21,7 @@ fn every_configuration_key_is_read_as_before() {
         Config::read(&file).map(|config| format!("{config:#?}")).map_err(|e| e.to_string())
     };
     let mut facts = Facts::new();
-    for example in ["line", "modbus", "network"] {
+    for example in ["line", "modbus", "network", "encoder", "encoder_mqtt"] {
         let document = toml_document(&golden().join(format!("config/{example}.toml")));
         asked(&mut facts, example, &document, &read);
     }

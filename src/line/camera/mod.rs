@@ -236,11 +236,11 @@ impl CameraConfig {
 
     /// Pictures per second, where the configuration says it.
     pub fn frame_rate(&self) -> Option<f64> {
-        match self {
-            CameraConfig::Simulated { belt, .. } => Some(belt.frame_rate),
-            CameraConfig::Folder { frame_rate, .. } | CameraConfig::Gige { frame_rate, .. } => Some(*frame_rate),
-            CameraConfig::Usb { frame_rate, .. } => Some((*frame_rate).into()),
-            CameraConfig::Mjpeg { .. } | CameraConfig::Rtsp { .. } => None,
+        match &self.source {
+            CameraSource::Simulated { belt, .. } => Some(belt.frame_rate),
+            CameraSource::Folder { frame_rate, .. } | CameraSource::Gige { frame_rate, .. } => Some(*frame_rate),
+            CameraSource::Usb { frame_rate, .. } => Some((*frame_rate).into()),
+            CameraSource::Mjpeg { .. } | CameraSource::Rtsp { .. } => None,
         }
     }
 

@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Deserializer, de::Error};
 
-use super::Sensor;
+use super::{Sensor, encoder::EncoderSettings};
 use crate::{
     domain::{Action, Region},
     line::{
@@ -33,6 +33,8 @@ pub struct EjectSettings {
     /// Commands that may wait for their moment or their acknowledgement; one more is late at once.
     #[serde(default = "queue")]
     pub queue: usize,
+    /// What counts the belt's way; absent: the gates go by time.
+    pub encoder: Option<EncoderSettings>,
     /// The gates along the belt.
     pub gate: Vec<EjectorGate>,
     /// What moves the gates; every output gets every command.
@@ -177,6 +179,11 @@ impl EjectorGate {
         (ahead.abs() <= LONGEST * given.abs()).then_some(ahead)
     }
 
+    /// From an item's centre to the gate in metres, towards larger x; `None` when it is so long that the geometry must be wrong.
+    pub fn way_seen(&self, region: Region) -> Option<f64> {
+        Some(self.way(region) / 1e3).filter(|way| way.abs() <= LONGEST * FASTEST)
+    }
+
     /// From an item's centre to the gate in mm, towards larger x.
     fn way(&self, region: Region) -> f64 {
         let (x, y) = region.centre();
@@ -291,10 +298,14 @@ impl EjectSettings {
     /// Refuses two gates that one coil or register would move, or one sensor confirm.
     fn check_alone(&self, gate: &EjectorGate) -> Result<(), String> {
         let sensor = |gate: &EjectorGate| gate.confirm.and_then(|sensor| sensor.input);
+        let written = |gate: &EjectorGate| gate.target.command.and_then(|command| command.registers);
+        let done = |gate: &EjectorGate| gate.target.command.and_then(|command| command.done);
         for other in self.gate.iter().filter(|other| other.name != gate.name) {
             for (key, ours, theirs) in [
                 ("coil", gate.target.coil, other.target.coil),
                 ("register", gate.target.register, other.target.register),
+                ("command.registers", written(gate), written(other)),
+                ("command.done", done(gate), done(other)),
                 ("confirm.input", sensor(gate), sensor(other)),
             ] {
                 if let (Some(ours), true) = (ours, ours == theirs) {
@@ -306,6 +317,27 @@ impl EjectSettings {
         Ok(())
     }
 
+    /// Refuses a gate whose item's place no count can tell.
+    fn check_encoded(&self, gate: &EjectorGate) -> Result<(), String> {
+        let Some(encoder) = &self.encoder else {
+            return match gate.target.command {
+                Some(_) => Err("command needs [eject.encoder], which tells the PLC where".into()),
+                None => Ok(()),
+            };
+        };
+        if gate.speed == GateSpeed::Seen {
+            return Err(
+                "with [eject.encoder] speed must be a number: it tells the direction and the highest speed".into()
+            );
+        }
+        if gate.distance.abs() / 1e3 / encoder.counting.metres.abs() >= f64::from(1u32 << (encoder.counting.bits - 2)) {
+            return Err(
+                "distance is more than a quarter of the encoder's range: it needs more bits or a larger scale".into()
+            );
+        }
+        Ok(())
+    }
+
     /// Refuses what could let a wrong item pass in silence. `cameras` are the names of all cameras.
     ///
     /// # Errors
@@ -313,6 +345,12 @@ impl EjectSettings {
     pub fn check(&self, cameras: &[&str]) -> Result<(), String> {
         if self.queue == 0 || self.output.is_empty() {
             return Err("eject.queue must be at least 1 and [[eject.output]] name an output".into());
+        }
+        if let Some(encoder) = &self.encoder {
+            encoder.check().map_err(|why| format!("eject.encoder: {why}"))?;
+            if self.output.iter().any(|policy| policy.output.measures_speed()) {
+                return Err("eject: with [eject.encoder] no output may measure the speed".into());
+            }
         }
         for gate in &self.gate {
             let name = &gate.name;
@@ -337,6 +375,7 @@ impl EjectSettings {
                 return Err(format!("two gates are named {name}"));
             }
             self.check_alone(gate)?;
+            self.check_encoded(gate).map_err(|why| format!("eject.gate {name}: {why}"))?;
             for policy in &self.output {
                 policy.output.check(&gate.target).map_err(|why| format!("eject.gate {name}: {why}"))?;
             }
@@ -575,6 +614,32 @@ pub(super) mod tests {
         let why = reach(87.0, 1.25).unwrap_err();
         assert!(why.contains("gate out of camera belt: distance is 87 mm") && why.contains("deadline"), "{why}");
         assert!(reach(500.0, -1.25).is_err(), "it lies behind");
+    }
+
+    #[test]
+    fn an_encoder_needs_a_direction_and_room_in_its_counts_and_no_second_measure() {
+        let encoder = "[encoder]\nkind = 'modbus'\naddress = 'plc:502'\ncount = 40\nbits = 16\nscale = '0.2mm'\n";
+        let check = |text: &str| toml::from_str::<EjectSettings>(text).map_err(|e| e.to_string())?.check(&["belt"]);
+        let right = format!("{encoder}{TEXT}");
+        assert_eq!(check(&right), Ok(()));
+        let plc = "kind = 'modbus'\naddress = '127.0.0.1:1'\npulse = '30ms'\nheartbeat = 100";
+        let commanded =
+            right.replace("coil = 0", "command = { registers = 200, done = 30 }").replace("kind = 'log'", plc);
+        assert_eq!(check(&commanded), Ok(()));
+        for (wrong, why) in [
+            (right.replace("'1.25m/s'", "'seen'"), "direction"),
+            (right.replace("'0.2mm'", "'0.01mm'"), "quarter"),
+            (right.replace("bits = 16", "bits = 8"), "encoder: bits"),
+            (right.replace("coil = 0", "command = {}"), "log can't carry out"),
+            (commanded.replace(encoder, ""), "needs [eject.encoder]"),
+            (commanded.replace(", done = 30", ""), "done"),
+            (commanded.replace("registers = 200", "registers = 98"), "another use"),
+            (commanded.replace("heartbeat = 100", "heartbeat = 100\nspeed = 5"), "no output may measure"),
+            (commanded.replace("done = 30 }", "done = 30 }\nregister = 7"), "either"),
+        ] {
+            let said = check(&wrong).unwrap_err();
+            assert!(said.contains(why), "{wrong}: {said}");
+        }
     }
 
     #[test]

@@ -12,8 +12,9 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     EjectSettings, OnLate,
+    belt::Belt,
     confirm::{Reconciler, SensorOutcome},
-    plan::{EjectOrder, EjectPlan, EjectStep, LateReason},
+    plan::{EjectOrder, EjectPlan, EjectStep, Followed, LateReason},
 };
 use crate::{
     line::eject::output::{self, CommandReport, EjectorCommand, LineAction, LineRequests, SPEED_COUNTS, Subject},
@@ -23,6 +24,8 @@ use crate::{
 
 /// When stopping, orders have this long to come due.
 const LAST_ORDERS: Duration = Duration::from_secs(5);
+/// How often is looked whether it is still known where the belt is, where nobody says so.
+const LOOK: Duration = Duration::from_millis(250);
 /// After this, what a standing belt holds would have passed its sensor, too.
 const FOREVER: Duration = Duration::from_secs(10_000_000_000);
 
@@ -36,6 +39,8 @@ pub(super) enum TimekeeperMessage {
     Pulse(usize, Instant),
     /// The belt ran at so many m/s at that moment, below 0 backwards, where that is measured.
     Speed(f64, Instant),
+    /// There is something new about where the belt is.
+    Belt,
     /// End when everything has ended.
     Stop,
 }
@@ -151,6 +156,7 @@ pub(super) struct Timekeeper {
     senders: Vec<mpsc::Sender<EjectorCommand>>,
     gates: Vec<GateState>,
     outcomes: EjectOutcomes,
+    belt: Arc<Belt>,
     /// The belt's last measured speed in m/s, below 0 backwards, and when it was measured.
     speed: Option<(f64, Instant)>,
 }
@@ -161,19 +167,21 @@ impl Timekeeper {
         plan: EjectPlan,
         senders: Vec<mpsc::Sender<EjectorCommand>>,
         outcomes: EjectOutcomes,
+        belt: Arc<Belt>,
     ) -> Self {
         let gates = settings.gate.iter().map(|gate| GateState {
             name: gate.name.clone(),
             delay: gate.delay,
             sensor: gate.confirm.map(|sensor| Reconciler::new(sensor, settings.queue)),
         });
-        Self { plan, senders, gates: gates.collect(), outcomes, speed: None }
+        Self { plan, senders, gates: gates.collect(), outcomes, belt, speed: None }
     }
 
     /// Runs until told to stop and nothing is left, or five seconds have passed since.
     pub fn run(mut self, received: &Receiver<TimekeeperMessage>) {
         let mut last: Option<Instant> = None;
         loop {
+            self.follow();
             self.send_and_end();
             let now = Instant::now();
             self.forget_speed(now);
@@ -187,8 +195,9 @@ impl Timekeeper {
                 self.send_and_end();
                 return self.miss(now + FOREVER);
             }
-            let forgets = self.speed.filter(|_| self.plan.follows()).map(|(_, at)| at + SPEED_COUNTS);
-            let wake = [self.plan.next(), expected, last, forgets].into_iter().flatten().min();
+            let forgets = self.speed.filter(|_| self.plan.follows_speed()).map(|(_, at)| at + SPEED_COUNTS);
+            let looks = self.plan.follows_place().then(|| now + LOOK);
+            let wake = [self.plan.next(), expected, last, forgets, looks].into_iter().flatten().min();
             let message = match wake {
                 Some(at) => received.recv_timeout(at.saturating_duration_since(now)),
                 None => received.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -205,6 +214,7 @@ impl Timekeeper {
                     self.speed = Some((speed, at));
                     self.retime(at);
                 }
+                Ok(TimekeeperMessage::Belt) => {} // it is looked at each time
                 Ok(TimekeeperMessage::Stop) => last = Some(Instant::now() + LAST_ORDERS),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => last = Some(Instant::now()),
@@ -248,12 +258,37 @@ impl Timekeeper {
     fn order(&mut self, order: EjectOrder) {
         let gate = &mut self.gates[order.gate];
         if let Some(sensor) = &mut gate.sensor
-            && let Some(outcome) = sensor.expect(order.due.map(|due| due + gate.delay), order.subject.clone())
+            && let Some(outcome) =
+                sensor.expect(order.due.as_ref().ok().map(|due| *due + gate.delay), order.subject.clone())
         {
             self.outcomes.confirmed(&outcome, &gate.name);
         }
         self.plan.add(order, Instant::now());
         self.retime(Instant::now()); // the speed may have changed since the order was reckoned
+    }
+
+    /// Lets what waits by the belt's place come by when the belt is there.
+    fn follow(&mut self) {
+        if !self.plan.follows_place() {
+            return;
+        }
+        let Followed { moved, lost } = self.plan.follow(&self.belt.motions(), Instant::now());
+        for (gate, subject, hit) in moved {
+            if let Some(sensor) = &mut self.gates[gate].sensor {
+                sensor.moved(&subject, hit);
+            }
+        }
+        self.lost(lost);
+    }
+
+    /// These items' commands ended late: no sensor need wait for them.
+    fn lost(&mut self, lost: Vec<(usize, Arc<Subject>)>) {
+        for (gate, subject) in lost {
+            let GateState { name, sensor, .. } = &mut self.gates[gate];
+            if let Some(outcome) = sensor.as_mut().and_then(|sensor| sensor.lost(&subject)) {
+                self.outcomes.confirmed(&outcome, name);
+            }
+        }
     }
 
     /// Lets what waits come by at the speed that the belt has had since `at`.
@@ -268,16 +303,12 @@ impl Timekeeper {
 
     /// A speed that was measured long ago is none: what waits by it is late, before it meets another item.
     fn forget_speed(&mut self, now: Instant) {
-        if self.speed.is_some_and(|(_, at)| now < at + SPEED_COUNTS) || !self.plan.follows() {
+        if self.speed.is_some_and(|(_, at)| now < at + SPEED_COUNTS) || !self.plan.follows_speed() {
             return;
         }
         self.speed = None;
-        for (gate, subject) in self.plan.lose_speed() {
-            let GateState { name, sensor, .. } = &mut self.gates[gate];
-            if let Some(outcome) = sensor.as_mut().and_then(|sensor| sensor.lost(&subject)) {
-                self.outcomes.confirmed(&outcome, name);
-            }
-        }
+        let lost = self.plan.lose_speed();
+        self.lost(lost);
         self.send_and_end();
     }
 

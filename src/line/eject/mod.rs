@@ -6,6 +6,7 @@
 //! late one is logged, counted, and leads to what `on_late` says; so does a camera that no longer sees its belt; `act` never
 //! waits; where the belt's speed is measured, what waits follows the belt, and is held while it stands or runs backwards;
 //! a speed that was measured two seconds ago is not a speed, nor is one that no belt has, and what waits by it is late;
+//! where an encoder counts the belt's way, a command leaves at a place of the belt, whatever the belt did before it was there;
 //! a thread that panics here ends the process, and an output that does is down, asks what `on_late` says, and starts anew.
 
 use std::{
@@ -15,7 +16,7 @@ use std::{
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread::JoinHandle,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::{mpsc, watch};
@@ -24,22 +25,29 @@ use tokio_util::sync::CancellationToken;
 use super::{alive::LineAlive, priority, vital};
 use crate::{
     domain::{Action, Region, Verdict},
-    line::eject::output::{EjectorCommand, LineRequests, OutputNotice, SPEED_COUNTS, SensedGate, Subject},
+    line::eject::output::{
+        EjectorCommand, LineRequests, NumberedGate, OutputNotice, SPEED_COUNTS, SensedGate, Subject,
+    },
     metrics::Metrics,
     store::Event,
 };
 
+mod belt;
 mod confirm;
+mod encoder;
 pub mod flush;
 mod gate;
 mod keeper;
 pub mod output;
 mod plan;
+mod track;
 
+use belt::{Belt, FRESH, GateOnBelt};
 pub use confirm::Sensor;
+pub use encoder::{CountRegister, CountSource, EncoderSettings};
 pub use gate::{EjectSettings, EjectorGate, GateSpeed, OnLate, OutputPolicy};
 use keeper::{EjectOutcomes, Timekeeper, TimekeeperMessage};
-use plan::{EjectOrder, EjectPlan, LateReason, Pace};
+use plan::{BeltGoal, EjectOrder, EjectPlan, LateReason, Pace};
 
 /// A belt that creeps backwards more slowly, in m/s, is not spoken of in the log: an encoder's standing belt trembles.
 const REVERSE: f64 = 0.01;
@@ -61,6 +69,10 @@ struct Shared {
     gates: Vec<(EjectorGate, Arc<str>)>,
     messages: SyncSender<TimekeeperMessage>,
     outcomes: EjectOutcomes,
+    /// Where the belt is.
+    belt: Arc<Belt>,
+    /// An encoder counts the belt's way.
+    encoded: bool,
     /// Where an output measures the belt's speed.
     measured: Option<Mutex<MeasuredSpeed>>,
     /// A measured speed above this, in m/s, is none.
@@ -83,6 +95,7 @@ pub struct EjectorThreads {
     messages: SyncSender<TimekeeperMessage>,
     keeper: JoinHandle<()>,
     outputs: JoinHandle<()>,
+    encoder: Option<JoinHandle<()>>,
     stop: CancellationToken,
 }
 
@@ -93,6 +106,7 @@ impl EjectorThreads {
         let _ = self.keeper.join();
         self.stop.cancel();
         let _ = self.outputs.join();
+        let _ = self.encoder.map(JoinHandle::join);
     }
 }
 
@@ -114,10 +128,16 @@ impl Ejector {
             input: gate.confirm.as_ref().and_then(|sensor| sensor.input),
         };
         let receiver = ejector.clone();
+        let numbered = |gate: &EjectorGate| {
+            gate.target.command.map(|target| NumberedGate { gate: gate.name.as_str().into(), target })
+        };
         let outlets = settings.output.iter().zip(settings.names());
         let (senders, outputs) = output::start(
             outlets.map(|(policy, name)| (name, policy.output.clone())).collect(),
-            settings.gate.iter().filter(|gate| gate.confirm.is_some()).map(sensed).collect(),
+            (
+                settings.gate.iter().filter(|gate| gate.confirm.is_some()).map(sensed).collect(),
+                settings.gate.iter().filter_map(numbered).collect(),
+            ),
             &ejector.0.outcomes.requests.subscribe(),
             move |notice| receiver.receive(notice),
             metrics,
@@ -129,8 +149,10 @@ impl Ejector {
             outputs();
         })?;
         let keeper = ejector.keep(&settings, received, senders)?;
+        let belt = ejector.0.belt.clone();
+        let encoder = settings.encoder.map(|encoder| encoder.start(belt, stop.clone())).transpose()?;
         let messages = ejector.0.messages.clone();
-        Ok((ejector, EjectorThreads { messages, keeper, outputs, stop }))
+        Ok((ejector, EjectorThreads { messages, keeper, outputs, encoder, stop }))
     }
 
     fn new(
@@ -142,14 +164,26 @@ impl Ejector {
         let outputs = settings.output.iter().zip(settings.names());
         let outputs = outputs.map(|(policy, name)| (name, policy.output.clone(), policy.on_late)).collect();
         let requests = watch::Sender::new(LineRequests::default());
+        let wake = messages.clone();
+        let on_belt = settings.gate.iter().map(|gate| GateOnBelt {
+            camera: gate.camera.as_str().into(),
+            metres_per_pixel: gate.metres(1.0),
+            towards: if let GateSpeed::Given(given) = gate.speed { given } else { 0.0 },
+            max_speed: gate.max_speed(),
+        });
+        let counting = settings.encoder.as_ref().map(|encoder| encoder.counting);
+        // One that finds no place is made good by the next.
+        let wake = move || drop(wake.try_send(TimekeeperMessage::Belt));
+        let belt = Arc::new(Belt::new(on_belt.collect(), counting, metrics, tell.clone(), wake));
+        let encoded = counting.is_some();
         let outcomes = EjectOutcomes { outputs, requests, metrics: metrics.clone(), tell };
         let gates = settings.gate.iter().map(|gate| (gate.clone(), gate.name.as_str().into())).collect();
         let measured = settings.output.iter().any(|policy| policy.output.measures_speed());
         let measured = measured.then(Mutex::default);
-        let encoded = settings.gate.iter().filter(|gate| gate.speed != GateSpeed::Seen);
-        let max_speed = encoded.map(EjectorGate::max_speed).reduce(f64::max).unwrap_or(f64::INFINITY);
+        let given = settings.gate.iter().filter(|gate| gate.speed != GateSpeed::Seen);
+        let max_speed = given.map(EjectorGate::max_speed).reduce(f64::max).unwrap_or(f64::INFINITY);
         let lot = watch::Sender::new(None);
-        (Self(Arc::new(Shared { gates, messages, outcomes, measured, max_speed, lot })), received)
+        (Self(Arc::new(Shared { gates, messages, outcomes, belt, encoded, measured, max_speed, lot })), received)
     }
 
     /// Starts the thread that keeps the time.
@@ -160,7 +194,7 @@ impl Ejector {
         senders: Vec<mpsc::Sender<EjectorCommand>>,
     ) -> io::Result<JoinHandle<()>> {
         let plan = EjectPlan::new(settings.queue, settings.output.iter().map(|policy| policy.tolerance).collect());
-        let keeper = Timekeeper::new(settings, plan, senders, self.0.outcomes.clone());
+        let keeper = Timekeeper::new(settings, plan, senders, self.0.outcomes.clone(), self.0.belt.clone());
         vital::thread("eject".into(), move || {
             priority::real_time();
             keeper.run(&received);
@@ -181,18 +215,19 @@ impl Ejector {
             return;
         };
         let (gate, name) = &self.0.gates[index];
-        let pace = self.pace(gate, verdict.region, captured);
-        let due = match (&self.0.measured, gate.speed) {
-            (Some(_), GateSpeed::Given(_)) => pace.map(|pace| pace.due()),
-            (None, GateSpeed::Given(given)) => verdict.region.and_then(|region| gate.due(captured, region, given)),
-            (_, GateSpeed::Seen) => {
-                let speed = seen.map(|pixels| gate.metres(pixels.into()));
-                let speed = speed.filter(|speed| speed.abs() <= gate.max_speed());
-                verdict.region.and_then(|region| gate.due(captured, region, speed?))
-            }
-        };
         let subject = Arc::new(Subject::new(name.clone(), verdict));
-        let order = EjectOrder { gate: index, target: gate.target, due, pace, subject: subject.clone() };
+        let (due, pace) = match self.moment(index, verdict.region, captured, seen) {
+            Ok((due, pace)) => (Ok(due), pace),
+            Err(why) => (Err(why), None),
+        };
+        let mut order =
+            EjectOrder { gate: index, target: gate.target, due, pace, count: None, subject: subject.clone() };
+        if let (Some(_), Some(goal)) = (gate.target.command, order.pace.and_then(|pace| pace.goal)) {
+            order.count = self.0.belt.raw(goal.position);
+            if order.count.is_none() {
+                order.due = Err(LateReason::NoPosition("the encoder can't count so far ahead".into()));
+            }
+        }
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
             self.0.messages.try_send(TimekeeperMessage::Order(order))
         {
@@ -224,20 +259,90 @@ impl Ejector {
         self.0.gates.iter().find(|(gate, _)| gate.camera == camera)?.0.width
     }
 
+    /// When the command for an item must leave, and how the item comes to its gate where that is followed.
+    fn moment(
+        &self,
+        index: usize,
+        region: Option<Region>,
+        captured: Instant,
+        seen: Option<f32>,
+    ) -> Result<(Instant, Option<Pace>), LateReason> {
+        let (gate, _) = &self.0.gates[index];
+        let region = region.ok_or(LateReason::NoMoment)?;
+        let by_time = |speed: f64| gate.due(captured, region, speed).ok_or(LateReason::NoMoment).map(|due| (due, None));
+        match (self.0.encoded, &self.0.measured, gate.speed) {
+            (true, ..) => {
+                let left = gate.ahead(region).ok_or(LateReason::NoMoment)?;
+                let pace = self.followed(index, left, 1.0, captured, FRESH[0])?;
+                Ok((pace.due(), Some(pace)))
+            }
+            (_, Some(_), GateSpeed::Given(_)) => {
+                let pace = self.pace(gate, region, captured).ok_or(LateReason::NoMoment)?;
+                Ok((pace.due(), Some(pace)))
+            }
+            (_, None, GateSpeed::Given(given)) => by_time(given),
+            (_, _, GateSpeed::Seen) => {
+                let way = gate.way_seen(region).ok_or(LateReason::NoMoment)?;
+                let sign = self.0.belt.motions()[index].as_ref().map_or(0.0, |motion| motion.speed);
+                let sign = if sign.abs() > REVERSE { sign.signum() } else { way.signum() };
+                match self.followed(index, way * sign, sign, captured, FRESH[1]) {
+                    Ok(pace) => Ok((pace.due(), Some(pace))),
+                    // Its pictures tell a speed at least.
+                    Err(LateReason::NoPosition(_)) => {
+                        let speed = seen.map(|pixels| gate.metres(pixels.into()));
+                        by_time(speed.filter(|speed| speed.abs() <= gate.max_speed()).ok_or(LateReason::NoMoment)?)
+                    }
+                    Err(why) => Err(why),
+                }
+            }
+        }
+    }
+
+    /// How an item comes to a gate that lay `left` metres from it at the moment of capture, where it is known where the belt
+    /// is: its position rises meanwhile where `sign` is above 0.
+    fn followed(
+        &self,
+        gate: usize,
+        left: f64,
+        sign: f64,
+        captured: Instant,
+        fresh: Duration,
+    ) -> Result<Pace, LateReason> {
+        let (counting, then) = self.0.belt.place(gate, captured).map_err(LateReason::NoPosition)?;
+        let motion = self.0.belt.motions().swap_remove(gate).map_err(LateReason::NoPosition)?;
+        let goal = BeltGoal { counting, position: then + left * sign, sign, fresh };
+        let (left, speed) = ((goal.position - motion.position) * sign, motion.speed * sign);
+        if left <= 0.0 && speed <= 0.0 {
+            return Err(LateReason::Passed);
+        }
+        Ok(Pace { left, at: motion.at, speed, delay: self.0.gates[gate].0.delay, goal: Some(goal) })
+    }
+
     /// Where an item is and how it comes to a gate whose belt's speed is measured; `None` where nobody knows that, and for
     /// an item that has passed the gate while the belt carries nothing towards it.
-    fn pace(&self, gate: &EjectorGate, region: Option<Region>, captured: Instant) -> Option<Pace> {
+    fn pace(&self, gate: &EjectorGate, region: Region, captured: Instant) -> Option<Pace> {
         let measured = self.0.measured.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner).now;
         let (speed, _) = measured.filter(|(_, at)| at.elapsed() < SPEED_COUNTS)?;
-        let left = gate.ahead(region?)?;
-        (left > 0.0 || speed > 0.0).then_some(Pace { left, at: captured, speed, delay: gate.delay })
+        let left = gate.ahead(region)?;
+        (left > 0.0 || speed > 0.0).then_some(Pace { left, at: captured, speed, delay: gate.delay, goal: None })
+    }
+
+    /// `camera`'s picture, taken at `captured`, showed that its belt has gone `pixels` since the first one, towards larger x;
+    /// `None` where it did not tell that. To be said before the picture's items are acted on.
+    pub fn seen(&self, camera: &str, pixels: Option<f64>, captured: Instant) {
+        if self.0.encoded || self.0.gates.iter().any(|(gate, _)| gate.camera == camera && gate.speed == GateSpeed::Seen)
+        {
+            self.0.belt.seen(camera, pixels, captured);
+        }
     }
 
     /// The sensor after the gate saw an item at `at`; false when there is no such gate, or none with a sensor.
     pub fn confirm(&self, gate: &str, at: Instant) -> bool {
         let known = self.0.gates.iter().position(|(known, _)| known.name == gate && known.confirm.is_some());
+        let Some(index) = known else { return false };
         // A pulse that finds no place makes a missed reject, which is the safe side.
-        known.map(|index| self.0.messages.try_send(TimekeeperMessage::Pulse(index, at))).is_some()
+        drop(self.0.messages.try_send(TimekeeperMessage::Pulse(index, at)));
+        true
     }
 
     /// The lot on the belt, as an output tells it; for [`lots`](crate::service::tasks::lots).
@@ -251,6 +356,12 @@ impl Ejector {
             OutputNotice::Broke { output } => self.0.outcomes.broke(output),
             // An answer that finds no place leaves its command unacknowledged, which is the safe side.
             OutputNotice::Report(report) => drop(self.0.messages.try_send(TimekeeperMessage::Report(report))),
+            OutputNotice::Numbered { output, number, target, subject } => {
+                let Subject { gate, camera, track, .. } = &*subject;
+                let (gate, camera, output) =
+                    (gate.to_string(), camera.clone(), self.0.outcomes.outputs[output].0.to_string());
+                (self.0.outcomes.tell)(Event::EjectCommand { gate, camera, track: *track, output, number, target });
+            }
             OutputNotice::Pulse { gate, at } => {
                 if !self.confirm(&gate, at) {
                     tracing::warn!("a pulse for the gate {gate:?}, which has no sensor");

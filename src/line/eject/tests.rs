@@ -143,6 +143,41 @@ fn the_speed_that_the_camera_saw_moves_the_gate_and_without_one_the_command_is_l
 }
 
 #[test]
+fn what_waits_follows_the_belt_that_the_camera_sees_go_stop_and_go_on() {
+    let mut settings: EjectSettings = toml::from_str(TEXT).unwrap();
+    (settings.gate[0].speed, settings.gate[0].distance) = (GateSpeed::Seen, 400.0);
+    let metrics = Metrics::new().unwrap();
+    let (ejector, running) = Ejector::start(settings, &metrics, LineAlive::default(), |_| ()).unwrap();
+    let mut verdict = verdict(Action::Reject);
+    verdict.camera = "belt".into();
+    verdict.region = Some(Region { x: 50, y: 0, width: 100, height: 50 });
+    let ended = |outcome: &str| metrics.eject.commands.with_label_values(&["log", outcome]).get();
+    // Pictures 20 ms apart of a belt at 500 px/s, which are 1 m/s; it stands when half of the 200 mm are done.
+    let (start, mut pixels) = (Instant::now(), 0.0);
+    for n in 0..55u32 {
+        let captured = start + Duration::from_millis(20) * n;
+        thread::sleep((captured + Duration::from_millis(5)).saturating_duration_since(Instant::now()));
+        pixels += if (15..45).contains(&n) { 0.0 } else { 10.0 };
+        ejector.seen("belt", Some(pixels), captured);
+        if n == 10 {
+            ejector.act(&verdict, captured, Some(500.0));
+        }
+        assert!(n > 48 || ended("acknowledged") == 0, "it left at picture {n}, before the item came");
+    }
+    assert_eq!(ended("acknowledged"), 1);
+    // It stands, and then nobody sees it any more: what waits is late.
+    let captured = start + Duration::from_millis(20) * 54;
+    verdict.region = Some(Region { x: 0, y: 0, width: 2, height: 50 });
+    for _ in 0..2 {
+        ejector.seen("belt", Some(pixels), Instant::now()); // it stands
+        thread::sleep(Duration::from_millis(60));
+    }
+    ejector.act(&verdict, captured, Some(500.0));
+    running.close();
+    assert_eq!((ended("acknowledged"), ended("no_position")), (1, 1));
+}
+
+#[test]
 fn accepted_items_move_nothing_and_every_other_verdict_ends_in_the_counts() {
     let mut settings: EjectSettings = toml::from_str(TEXT).unwrap();
     settings.gate[0].distance = 400.0;

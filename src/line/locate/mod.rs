@@ -306,6 +306,11 @@ impl Locator {
         items
     }
 
+    /// Pixels that the belt has gone since the first picture, towards larger x; `None` where the last picture did not tell it.
+    pub fn travel(&self) -> Option<f64> {
+        self.known.then(|| self.travel.position())
+    }
+
     /// What was followed and went without having been returned, since the last call.
     pub fn take_unjudged(&mut self) -> u64 {
         std::mem::take(&mut self.unjudged)

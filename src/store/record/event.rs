@@ -128,6 +128,56 @@ pub enum Event {
     },
     /// What lay before the gates at the start has passed them all.
     FlushOver,
+    /// A PLC was given a command that it carries out by itself when the belt is there.
+    EjectCommand {
+        /// The gate's name.
+        gate: String,
+        /// The item's camera.
+        camera: String,
+        /// Its track number on that camera, as in its verdict.
+        track: u64,
+        /// What it was told by: the output's name.
+        output: String,
+        /// The command's number at this gate.
+        number: u16,
+        /// The encoder's count at which the item is at the gate.
+        target: u32,
+    },
+    /// The encoder said nothing for so long that nobody knows where the belt is; commands are late until it is back.
+    EncoderLost {
+        /// Why, in words.
+        why: String,
+    },
+    /// A lost encoder counts again.
+    EncoderBack,
+    /// The encoder's count jumped as no belt runs: it was reset. What waited by the old counting was late.
+    EncoderReset {
+        /// The count before.
+        from: u32,
+        /// The count after.
+        to: u32,
+    },
+    /// For a second a camera saw another way of the belt than the encoder counted; commands are late until they agree.
+    EncoderApart {
+        /// The camera's name.
+        camera: String,
+        /// Its way in that second, in mm.
+        seen_mm: f64,
+        /// The encoder's.
+        counted_mm: f64,
+    },
+    /// Camera and encoder agree again.
+    EncoderAgrees {
+        /// The camera's name.
+        camera: String,
+    },
+    /// The belt began to run backwards; what waits for its gate is held.
+    BeltReversed,
+    /// The belt runs forwards again.
+    BeltForward {
+        /// How far back it went, in mm.
+        back_mm: f64,
+    },
     /// An item that should have left the belt was not seen to by the sensor after the gate.
     RejectMissed {
         /// The gate's name.

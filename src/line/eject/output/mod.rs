@@ -28,12 +28,15 @@ use crate::{
 mod log;
 mod modbus;
 mod mqtt;
+mod numbered;
 mod sparkplug;
 mod tls;
 mod webhook;
 
 pub use modbus::Modbus;
 pub use mqtt::Mqtt;
+use numbered::GivenCommands;
+pub use numbered::NumberedTarget;
 pub use webhook::Webhook;
 use webhook::WebhookSender;
 
@@ -57,6 +60,8 @@ pub struct Target {
     pub coil: Option<u16>,
     /// Modbus: a holding register that gets another number, 1 to 65535, with each command.
     pub register: Option<u16>,
+    /// The PLC is told beforehand at which count of the encoder to move the gate, and does it by itself.
+    pub command: Option<NumberedTarget>,
 }
 
 /// One output. In TOML `kind = "modbus" | "mqtt" | "webhook" | "log"` chooses it.
@@ -120,6 +125,7 @@ impl OutputSettings {
         match self {
             OutputSettings::Modbus(modbus) => modbus.check(target),
             OutputSettings::Mqtt(mqtt) => mqtt.check(),
+            _ if target.command.is_some() => Err(format!("{} can't carry out commands by itself", self.kind())),
             OutputSettings::Webhook(webhook) => webhook.check(),
             OutputSettings::Log {} => Ok(()),
         }
@@ -165,6 +171,8 @@ pub struct EjectorCommand {
     pub id: u64,
     /// What moves the gate.
     pub target: Target,
+    /// Set where the other side moves the gate by itself, at this count of the encoder.
+    pub count: Option<u32>,
     /// The moment it was for.
     pub due: Instant,
     /// Nothing is sent after this.
@@ -196,6 +204,17 @@ pub enum OutputNotice {
     },
     /// How a command went.
     Report(CommandReport),
+    /// A command that the other side carries out by itself got a number.
+    Numbered {
+        /// Index of the output in the configuration.
+        output: usize,
+        /// The number at its gate.
+        number: u16,
+        /// The encoder's count at which the gate moves.
+        target: u32,
+        /// The item.
+        subject: Arc<Subject>,
+    },
     /// The sensor after this gate saw an item.
     Pulse {
         /// Name of the gate, as the other side says it.
@@ -226,6 +245,15 @@ pub struct SensedGate {
     pub gate: Arc<str>,
     /// Modbus: the sensor's discrete input.
     pub input: Option<u16>,
+}
+
+/// A gate that the other side moves by itself.
+#[derive(Clone, Debug)]
+pub struct NumberedGate {
+    /// Name of the gate.
+    pub gate: Arc<str>,
+    /// How it is told to.
+    pub target: NumberedTarget,
 }
 
 /// What the line as a whole can be asked.
@@ -276,6 +304,8 @@ struct Outlet {
     sensed: Vec<SensedGate>,
     /// Heartbeats count while it is.
     alive: LineAlive,
+    /// What the other side carries out by itself.
+    given: GivenCommands,
     notify: Arc<dyn Fn(OutputNotice) + Send + Sync>,
     metrics: Metrics,
 }
@@ -365,7 +395,7 @@ impl Outlet {
 /// A password, secret or certificate that can't be read; the system's.
 pub fn start(
     outputs: Vec<(Arc<str>, OutputSettings)>,
-    sensed: Vec<SensedGate>,
+    (sensed, numbered): (Vec<SensedGate>, Vec<NumberedGate>),
     requests: &watch::Receiver<LineRequests>,
     notify: impl Fn(OutputNotice) + Send + Sync + 'static,
     metrics: &Metrics,
@@ -391,6 +421,7 @@ pub fn start(
                 acknowledged: LineRequests::default(),
                 sensed: sensed.clone(),
                 alive: alive.clone(),
+                given: GivenCommands::new(&numbered),
                 notify: notify.clone(),
                 metrics: metrics.clone(),
             };
@@ -451,6 +482,7 @@ mod tests {
             acknowledged: LineRequests::default(),
             sensed: Vec::new(),
             alive: LineAlive::default(),
+            given: GivenCommands::default(),
             notify: Arc::new(move |notice| match notice {
                 OutputNotice::Broke { output } => kept.lock().unwrap_or_else(PoisonError::into_inner).push(output),
                 other => panic!("{other:?}"),

@@ -9,7 +9,8 @@
 //!
 //! Invariants: a connection whose answer did not come or made no sense is closed, so that no answer is ever taken for
 //! another's; a raised coil is lowered again, after a broken connection too; a gate's register never keeps its value when a
-//! command is written, also where an earlier run of this service left it.
+//! command is written, also where an earlier run of this service left it. What the PLC carries out by itself stands in
+//! `numbered`.
 
 use std::{
     collections::BTreeMap,
@@ -33,7 +34,9 @@ use tokio_modbus::{
     client::{Context, Reader, Writer, tcp},
 };
 
-use super::{EjectorCommand, LineAction, Outlet, OutputNotice, SPEED_COUNTS, Target};
+use super::{EjectorCommand, LineAction, Outlet, OutputNotice, QUEUE, SPEED_COUNTS, Target, numbered::next_number};
+
+mod given;
 
 /// Longest pause between two attempts to connect: every item until then is late.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
@@ -89,15 +92,17 @@ fn poll() -> Duration {
 impl Modbus {
     /// Refuses a gate that it cannot move, and numbers that make no sense.
     pub(super) fn check(&self, target: &Target) -> Result<(), String> {
-        if target.coil.is_some() == target.register.is_some() {
-            return Err("modbus needs either a coil or a register".into());
+        let ways = [target.coil.is_some(), target.register.is_some(), target.command.is_some()];
+        if ways.into_iter().filter(|way| *way).count() != 1 {
+            return Err("modbus needs either a coil, a register or a command".into());
         }
+        let numbered = target.command.map(|command| command.modbus()).transpose()?;
         let taken = |coil: Option<u16>| coil.is_some() && coil == target.coil;
-        for (other, taken) in [
-            ("stop_line", taken(self.stop_line)),
-            ("divert", taken(self.divert)),
-            ("heartbeat", target.register == Some(self.heartbeat)),
-        ] {
+        let beats = |register: Option<u16>| register == Some(self.heartbeat);
+        let mut written = numbered.into_iter().flat_map(|(registers, _)| registers).map(Some).chain([target.register]);
+        for (other, taken) in
+            [("stop_line", taken(self.stop_line)), ("divert", taken(self.divert)), ("heartbeat", written.any(beats))]
+        {
             if taken {
                 return Err(format!(
                     "its coil or register has another use already: it is the {other} of {}",
@@ -221,6 +226,8 @@ impl Plc {
     async fn serve(&mut self, commands: &mut mpsc::Receiver<EjectorCommand>) {
         let mut look = interval(self.settings.every);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut poll = interval(self.settings.poll);
+        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let lower = self.raised.iter().map(|(at, _)| *at).min();
             let connected = self.context.is_some();
@@ -234,11 +241,16 @@ impl Plc {
                 }
                 command = commands.recv() => {
                     let Some(command) = command else { break };
+                    if command.count.is_some() {
+                        self.give(command).await;
+                        continue;
+                    }
                     let result = self.command(&command).await;
                     self.outlet.report(command.id, result);
                 }
                 () = sleep_until(lower.unwrap_or_else(Instant::now)), if lower.is_some() && connected => self.lower().await,
                 _ = look.tick() => self.keep().await,
+                _ = poll.tick(), if connected && self.outlet.given.owes() => self.answers().await,
             }
         }
         self.ask_line().await;
@@ -286,6 +298,12 @@ impl Plc {
     }
 
     async fn fire(&mut self, command: &EjectorCommand, until: Instant) -> Result<(), ExchangeError> {
+        if let (Some(numbered), Some(target)) = (command.target.command, command.count) {
+            let (registers, _) = numbered.modbus().map_err(ExchangeError::Refused)?;
+            let number = self.next_value(registers[2], command.id, until).await?;
+            let values = self.number(command, number, target);
+            return self.set_registers(registers[0], values, until).await;
+        }
         if let Some(register) = command.target.register {
             let value = self.next_value(register, command.id, until).await?;
             return self.set_register(register, value, until).await;
@@ -305,7 +323,7 @@ impl Plc {
             Some(&(_, value)) => value,
             None => self.read_register(register, until).await?,
         };
-        let value = last % u16::MAX + 1; // never 0, which a PLC starts with
+        let value = next_number(last);
         self.registers.insert(register, (command, value));
         Ok(value)
     }
@@ -393,19 +411,24 @@ impl Plc {
     /// What an input register holds. What can't be read is told by nobody: a speed counts no more after a while, a lot
     /// stays as it is.
     async fn read_input(&mut self, what: &str, register: Option<u16>) -> Option<u16> {
-        let register = register.filter(|_| self.context.is_some())?;
-        let mut value = None;
+        self.read_inputs(what, register?, 1).await?.first().copied()
+    }
+
+    /// What so many input registers hold, where they can be read.
+    async fn read_inputs(&mut self, what: &str, first: u16, count: u16) -> Option<Vec<u16>> {
+        self.context.as_ref()?;
+        let mut values = None;
         let read = self.exchange(Instant::now() + ANSWER, async |context| {
-            let read = context.read_input_registers(register, 1).await?;
+            let read = context.read_input_registers(first, count).await?;
             Ok(read.map(|read| {
-                value = read.first().copied();
+                values = Some(read);
                 true
             }))
         });
         if let Err(ExchangeError::Refused(why)) = read.await {
             tracing::error!("the {what} can't be read: {why}");
         }
-        value
+        values
     }
 
     /// Looks at the sensors and tells where an item has come.
@@ -457,6 +480,15 @@ impl Plc {
             let written = context.write_single_register(register, value).await?;
             let read = context.read_holding_registers(register, 1).await?;
             Ok(written.and(read).map(|read| read.first() == Some(&value)))
+        })
+        .await
+    }
+
+    async fn set_registers(&mut self, first: u16, values: [u16; 3], until: Instant) -> Result<(), ExchangeError> {
+        self.exchange(until, async move |context| {
+            let written = context.write_multiple_registers(first, &values).await?;
+            let read = context.read_holding_registers(first, 3).await?;
+            Ok(written.and(read).map(|read| read == values))
         })
         .await
     }

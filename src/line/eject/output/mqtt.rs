@@ -8,6 +8,8 @@
 //!
 //! With `sparkplug` the state is that of a Sparkplug B edge node instead: NBIRTH, NDATA, and NDEATH as last will.
 //!
+//! A gate with a `command` is moved by the other side, which answers on `<topic>/done/<gate>`; see `numbered`.
+//!
 //! It listens on `<topic>/confirm/<gate>`, where each message is an item that passed the sensor after the gate, and on
 //! the topic `speed`, where each message is the belt's speed in m/s as text; retained messages are old and don't count.
 //! A speed below 0 is that of a belt that runs backwards. On the topic `lot` each message, a retained one too, is the name of the lot on the belt; an empty one says none.
@@ -93,7 +95,7 @@ fn own_client() -> String {
 
 impl Mqtt {
     /// Refuses topics that can't be published to.
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(in crate::line::eject) fn check(&self) -> Result<(), String> {
         if self.topic.is_empty() || self.topic.contains(['+', '#', '\0']) || self.client.as_deref() == Some("") {
             return Err("mqtt: topic must not be empty or hold + or #, client must not be empty".into());
         }
@@ -105,7 +107,7 @@ impl Mqtt {
     }
 
     /// Reads password and certificates.
-    pub(super) fn options(&self) -> Result<MqttOptions, String> {
+    pub(in crate::line::eject) fn options(&self) -> Result<MqttOptions, String> {
         let port = self.port.unwrap_or(if self.tls.is_some() { 8883 } else { 1883 });
         let client = self.client.clone().unwrap_or_else(own_client);
         let mut options = MqttOptions::new(client, &self.host, port);
@@ -139,6 +141,8 @@ impl Mqtt {
 /// What waits for the broker's acknowledgement.
 enum Delivery {
     Command(u64),
+    /// One that the other side carries out by itself, and answers.
+    Given(u64),
     Ask(LineAction, u64),
     State,
 }
@@ -292,7 +296,7 @@ impl Broker {
             self.lost(outlet, &session, &why);
             let sent = session.queued.drain(..).chain(session.in_flight.drain().map(|(_, sent)| sent));
             for sent in sent {
-                if let Delivery::Command(id) = sent {
+                if let Delivery::Command(id) | Delivery::Given(id) = sent {
                     outlet.report(id, Err(format!("the broker was lost: {}", self.before.0)));
                 }
             }
@@ -395,6 +399,7 @@ fn happened(settings: &Mqtt, outlet: &mut Outlet, session: &mut BrokerSession, e
                 Err(e) => tracing::error!("{}: the lot's name is not text: {e}", message.topic),
             }
         }
+        Event::Incoming(Packet::Publish(message)) if outlet.answered(&settings.topic, message) => {}
         Event::Incoming(Packet::Publish(message)) if !message.retain => {
             heard(settings, outlet, session, &message.topic, &message.payload)
         }
@@ -412,7 +417,7 @@ fn happened(settings: &Mqtt, outlet: &mut Outlet, session: &mut BrokerSession, e
                     outlet.acknowledge(action, upto);
                     tell_state(settings, outlet, session);
                 }
-                Some(Delivery::State) | None => {}
+                Some(Delivery::Given(_) | Delivery::State) | None => {}
             }
             ask_line(settings, outlet, session);
         }
@@ -425,8 +430,9 @@ fn listen(settings: &Mqtt, outlet: &Outlet, session: &mut BrokerSession) {
         return;
     }
     let confirm = (!outlet.sensed.is_empty()).then(|| format!("{}/confirm/+", settings.topic));
+    let done = (!outlet.given.is_empty()).then(|| format!("{}/done/+", settings.topic));
     let command = settings.sparkplug.as_ref().map(|node| node.topic("NCMD"));
-    for topic in confirm.iter().chain(&command).chain(&settings.speed).chain(&settings.lot) {
+    for topic in confirm.iter().chain(&done).chain(&command).chain(&settings.speed).chain(&settings.lot) {
         if let Err(e) = session.client.try_subscribe(topic, QoS::AtLeastOnce) {
             tracing::error!("nothing is heard on {topic}: {e}");
         }
@@ -452,10 +458,19 @@ fn heard(settings: &Mqtt, outlet: &Outlet, session: &mut BrokerSession, topic: &
     }
 }
 
-fn fire(settings: &Mqtt, outlet: &Outlet, session: &mut BrokerSession, command: &EjectorCommand) -> Result<(), String> {
-    let message = outlet.message(command)?;
-    let topic = format!("{}/eject/{}", settings.topic, command.subject.gate);
-    session.publish(Delivery::Command(command.id), topic, false, message.to_string())
+fn fire(
+    settings: &Mqtt,
+    outlet: &mut Outlet,
+    session: &mut BrokerSession,
+    command: &EjectorCommand,
+) -> Result<(), String> {
+    let mut message = outlet.message(command)?;
+    if let Some(target) = command.count {
+        message["number"] = outlet.numbered(command, target).into();
+        message["target"] = target.into();
+    }
+    let sent = command.count.map_or(Delivery::Command(command.id), |_| Delivery::Given(command.id));
+    session.publish(sent, format!("{}/eject/{}", settings.topic, command.subject.gate), false, message.to_string())
 }
 
 fn ask_line(settings: &Mqtt, outlet: &mut Outlet, session: &mut BrokerSession) {

@@ -277,6 +277,7 @@ mod tests {
             acknowledged: LineRequests::default(),
             sensed: Vec::new(),
             alive: LineAlive::default(),
+            given: Default::default(),
             notify: Arc::new(|_| ()),
             metrics: metrics.clone(),
         };
@@ -284,9 +285,10 @@ mod tests {
         let hook = WebhookSender { client: client(&settings).unwrap(), settings, secret: vec![7; 16] };
         let running = tokio::spawn(run(hook, outlet, received));
         let due = std::time::Instant::now();
-        let target = Target { coil: None, register: None };
+        let target = Target { coil: None, register: None, command: None };
         let subject = Arc::new(Subject::new("out".into(), &verdict(Action::Reject)));
-        let command = EjectorCommand { id: 1, target, due, give_up: due + Duration::from_secs(20), subject };
+        let command =
+            EjectorCommand { id: 1, target, count: None, due, give_up: due + Duration::from_secs(20), subject };
         commands.send(command).await.unwrap();
         sleep(Duration::from_millis(200)).await;
         asking.send_modify(|requests| requests.stop = 1);
