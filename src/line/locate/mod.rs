@@ -136,8 +136,9 @@ fn sharpen(picture: &Picture, cells: &Cells, blob: &Blob, belt: [f32; 3], thresh
     };
     let low = |cell: usize| ((cell.saturating_sub(1)) as f32 * scale) as usize;
     let high = |cell: usize, most: u32| (((cell + 2) as f32 * scale).ceil() as usize).min(most as usize);
-    let (x0, x1) = (low(blob.left), high(blob.right, picture.width));
-    let (y0, y1) = (low(blob.top), high(blob.bottom, picture.height));
+    let [left, right, top, bottom] = blob.traces;
+    let (x0, x1) = (low(left), high(right, picture.width));
+    let (y0, y1) = (low(top), high(bottom, picture.height));
     let mut columns = vec![0u32; x1 - x0];
     let (mut top, mut bottom) = (None, y0);
     for y in y0..y1 {
