@@ -6,8 +6,8 @@ use crate::domain::{Picture, Region};
 /// Least room around the fish for shadow and blur, in pixels.
 const PAD: usize = 14;
 
-/// Which pixels of an item's bounding box are item, rows top to bottom: those of which it covers more than half at any
-/// moment while the picture is exposed.
+/// Which pixels of an item's bounding box are item, rows top to bottom: those of which it covers more than half. What moves while
+/// it is exposed has no edge: of such an item those that it covers so for at least a quarter of the exposure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mask {
     /// Pixels across.
@@ -144,9 +144,9 @@ fn fade(rgba: &mut [u8], contrast: f32, belt: [f32; 3]) -> f32 {
     let share = contrast * belt.iter().sum::<f32>() / middle.max(1.0);
     for pixel in rgba.chunks_exact_mut(4) {
         let alpha = pixel[3];
-        for c in 0..3 {
+        for (c, value) in pixel[..3].iter_mut().enumerate() {
             let under = under(alpha, c);
-            pixel[c] = (under + (f32::from(pixel[c]) - under) * share).clamp(0.0, alpha.into()).round() as u8;
+            *value = (under + (f32::from(*value) - under) * share).clamp(0.0, alpha.into()).round() as u8;
         }
     }
     share
@@ -193,16 +193,17 @@ fn box_blur(from: &[u16], width: usize, height: usize, rows: bool) -> Vec<u16> {
     to
 }
 
-/// What moves by `blur` pixels covers each pixel that lies in the window of its mean, see [`smear`].
+/// Leaves of what moves by `blur` pixels what covers a pixel for a quarter of the exposure; see [`smear`] for the window.
 fn sweep(rgba: &mut [u8], width: usize, blur: usize) {
     if blur < 2 {
         return;
     }
     for row in rgba.chunks_exact_mut(width * 4) {
-        let before: Vec<u8> = row.chunks_exact(4).map(|pixel| pixel[3]).collect();
+        let before: Vec<bool> = row.chunks_exact(4).map(|pixel| pixel[3] > 127).collect();
         for (x, pixel) in row.chunks_exact_mut(4).enumerate() {
             let from = x.saturating_sub(blur / 2);
-            pixel[3] = before[from..(from + blur).min(width)].iter().copied().max().unwrap_or(0);
+            let covers = before[from..(from + blur).min(width)].iter().filter(|covers| **covers).count();
+            pixel[3] = if covers * 4 >= blur { 255 } else { 0 };
         }
     }
 }

@@ -29,6 +29,8 @@ pub(super) struct Blob {
     pub right: usize,
     pub bottom: usize,
     pub area: usize,
+    /// First and last column, first and last row, of the traces around it too.
+    pub traces: [usize; 4],
     sums: [usize; 6],
 }
 
@@ -120,7 +122,8 @@ pub(super) fn blobs(marked: &[Mark], across: usize, down: usize, min_area: usize
         }
         seen[start] = true;
         stack.push(start);
-        let mut blob = Blob { left: across, top: down, right: 0, bottom: 0, area: 0, sums: [0; 6] };
+        let mut blob =
+            Blob { left: across, top: down, right: 0, bottom: 0, area: 0, traces: [across, 0, down, 0], sums: [0; 6] };
         while let Some(i) = stack.pop() {
             let (x, y) = (i % across, i / across);
             if marked[i] == Mark::Item {
@@ -130,6 +133,7 @@ pub(super) fn blobs(marked: &[Mark], across: usize, down: usize, min_area: usize
                 blob.bottom = blob.bottom.max(y);
                 blob.area += 1;
             }
+            blob.traces = around(blob.traces, [x, x, y, y]);
             blob.sums = add(blob.sums, [1, x, y, x * x, y * y, x * y]);
             for ny in y.saturating_sub(2)..(y + 3).min(down) {
                 for nx in x.saturating_sub(2)..(x + 3).min(across) {
@@ -148,6 +152,10 @@ pub(super) fn blobs(marked: &[Mark], across: usize, down: usize, min_area: usize
         }
     }
     found
+}
+
+fn around(a: [usize; 4], b: [usize; 4]) -> [usize; 4] {
+    [a[0].min(b[0]), a[1].max(b[1]), a[2].min(b[2]), a[3].max(b[3])]
 }
 
 fn add(a: [usize; 6], b: [usize; 6]) -> [usize; 6] {
@@ -172,6 +180,7 @@ pub(super) fn gather(mut found: Vec<Blob>, outlines: &Outlines) -> Vec<Blob> {
                 item.top = item.top.min(part.top);
                 item.bottom = item.bottom.max(part.bottom);
                 item.area += part.area;
+                item.traces = around(item.traces, part.traces);
                 item.sums = add(item.sums, part.sums);
             }
             None => items.push(part),

@@ -15,9 +15,6 @@ const CELLS_ACROSS: u32 = 160;
 /// Share of the least difference of an item that is a trace of one.
 const TRACE: f32 = 0.6;
 
-/// Least share of the belt's brightness that is left in an item's shadow, and most on a bright patch the other way round.
-const DARKEST: f32 = 0.6;
-
 /// The picture, shrunk.
 pub(super) struct Cells {
     pub across: usize,
@@ -120,16 +117,6 @@ impl Mark {
             Self::Belt
         }
     }
-}
-
-/// Of which share of `belt`'s brightness `pixel` is, if it is of the same colour: in a shadow, or where the belt is worn or wet.
-pub(super) fn shade(pixel: &[u8], belt: &[f32; 3], threshold: f32) -> Option<f32> {
-    let sum = |of: &dyn Fn(usize) -> f32| (0..3).map(of).sum::<f32>();
-    let value = |c: usize| f32::from(pixel[c]);
-    let share = sum(&|c| value(c) * belt[c]) / sum(&|c| belt[c] * belt[c]).max(1.0);
-    let other = sum(&|c| (value(c) - share * belt[c]).abs());
-    let same = other < (0.5 * threshold * share * sum(&|c| belt[c])).max(8.0);
-    (same && (DARKEST..1.0 / DARKEST).contains(&share)).then_some(share)
 }
 
 /// The difference from the belt over the least one that is no belt, which has a floor, below which lies a sensor's noise.

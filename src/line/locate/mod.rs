@@ -24,7 +24,7 @@ mod travel;
 mod way;
 
 use blob::{Blob, Outlines, blobs, gather};
-use cells::{Cells, Mark, excess, shade};
+use cells::{Cells, Mark, excess};
 use track::{Track, covered, due, holds, moved, whole};
 use travel::Travel;
 use way::Way;
@@ -54,13 +54,11 @@ const SLIDE_SHARE: f32 = 0.1;
 const SLIDE_UNKNOWN: f32 = 0.3;
 
 /// An item's edge lies where it differs from the belt by this share of what all of it does, and at least by this many
-/// multiples of the threshold. One that differs by more than [`STRONG`] multiples has a shadow, which is no part of it.
+/// multiples of the threshold.
 const EDGE: f32 = 0.4;
 const LEAST_EDGE: f32 = 0.6;
-const STRONG: f32 = 2.0;
-/// A stain or wet patch differs by this many multiples of the threshold at most, and nearly all of it has the belt's colour.
-const STAIN: f32 = 1.15;
-const ALL_SHADES: f32 = 0.9;
+/// An item that differs by fewer multiples of the threshold is looked for among the traces around it too.
+const FAINT: f32 = 1.5;
 /// Cells of travel without which a belt teaches nothing: a standing one seems to tremble.
 const TREMBLES: f64 = 0.5;
 /// Share of the shorter of two stretches of belt that both cover, from which on they are one item's.
@@ -121,37 +119,31 @@ impl LocateConfig {
     }
 }
 
-/// How much the blob differs from `belt`, as a multiple of `threshold`: the mean of its cells that differ at all; and which share
-/// of them have the belt's colour, darker or brighter.
-fn strength(cells: &Cells, blob: &Blob, belt: &[f32; 3], threshold: f32) -> (f32, f32) {
-    let (mut sum, mut count, mut shades) = (0.0, 0.0f32, 0.0);
+/// How much the blob differs from `belt`, as a multiple of `threshold`: the mean of its cells that differ at all.
+fn strength(cells: &Cells, blob: &Blob, belt: &[f32; 3], threshold: f32) -> f32 {
+    let (mut sum, mut count) = (0.0, 0.0f32);
     for y in blob.top..=blob.bottom {
         let row = &cells.rgb[(y * cells.across + blob.left) * 3..(y * cells.across + blob.right + 1) * 3];
-        for pixel in row.chunks_exact(3) {
-            let excess = excess(pixel, belt, threshold);
-            if excess > LEAST_EDGE {
-                sum += excess;
-                count += 1.0;
-                shades += f32::from(u8::from(shade(pixel, belt, threshold).is_some()));
-            }
+        for excess in row.chunks_exact(3).map(|pixel| excess(pixel, belt, threshold)).filter(|e| *e > LEAST_EDGE) {
+            sum += excess;
+            count += 1.0;
         }
     }
-    (sum / count.max(1.0), shades / count.max(1.0))
+    sum / count.max(1.0)
 }
 
 /// The blob's bounding box in pixels, its edges sharpened at full resolution: a row or column belongs to the item when at least
-/// three of its pixels differ from `belt` by a good part of what the item does, and more than a shadow.
+/// three of its pixels differ from `belt` by a good part of what the item does.
 fn sharpen(picture: &Picture, cells: &Cells, blob: &Blob, belt: [f32; 3], threshold: f32) -> Region {
-    let (scale, (strength, _)) = (cells.scale, strength(cells, blob, &belt, threshold));
+    let (scale, strength) = (cells.scale, strength(cells, blob, &belt, threshold));
     let least = (EDGE * strength).clamp(LEAST_EDGE, 1.0);
-    let differs = |pixel: &[u8]| {
-        excess(pixel, &belt, threshold) > least
-            && !(strength > STRONG && shade(pixel, &belt, threshold).is_some_and(|share| share < 1.0))
-    };
+    let differs = |pixel: &[u8]| excess(pixel, &belt, threshold) > least;
     let low = |cell: usize| ((cell.saturating_sub(1)) as f32 * scale) as usize;
     let high = |cell: usize, most: u32| (((cell + 2) as f32 * scale).ceil() as usize).min(most as usize);
-    let (x0, x1) = (low(blob.left), high(blob.right, picture.width));
-    let (y0, y1) = (low(blob.top), high(blob.bottom, picture.height));
+    let strong = [blob.left, blob.right, blob.top, blob.bottom];
+    let [left, right, top, bottom] = if strength < FAINT { blob.traces } else { strong };
+    let (x0, x1) = (low(left), high(right, picture.width));
+    let (y0, y1) = (low(top), high(bottom, picture.height));
     let mut columns = vec![0u32; x1 - x0];
     let (mut top, mut bottom) = (None, y0);
     for y in y0..y1 {
@@ -276,12 +268,7 @@ impl Locator {
         let step = self.travel_to_learn_from();
         let marked = self.mark(&cells, step);
         let min_area = (self.config.min_area * (cells.across * cells.down) as f32) as usize;
-        let mut found = gather(blobs(&marked, cells.across, cells.down, min_area.max(1)), &self.outlines);
-        found.retain(|blob| {
-            let belt = blob.mean_belt(&self.belt, cells.across);
-            let (strength, shades) = strength(&cells, blob, &belt, self.config.threshold);
-            strength > STAIN || shades < ALL_SHADES
-        });
+        let found = gather(blobs(&marked, cells.across, cells.down, min_area.max(1)), &self.outlines);
         let matched = self.follow(&found, captured, cells.across);
         let way = self.way.sign();
         let mut items = Vec::new();
