@@ -290,6 +290,13 @@ impl EjectSettings {
                 return Err(format!("two gates are named {name}"));
             }
             self.check_alone(gate)?;
+            let on_missed = gate.confirm.and_then(|sensor| sensor.on_missed?.asks());
+            if on_missed.is_some_and(|action| !self.output.iter().any(|policy| policy.output.can(action))) {
+                return Err(format!("eject.gate {name}: no output can do what confirm.on_missed asks"));
+            }
+            if gate.confirm.is_some_and(|sensor| sensor.in_a_row == 0) {
+                return Err(format!("eject.gate {name}: confirm.in_a_row must be at least 1"));
+            }
             for policy in &self.output {
                 policy.output.check(&gate.target).map_err(|why| format!("eject.gate {name}: {why}"))?;
             }

@@ -12,6 +12,7 @@ use std::{
     io,
     sync::{
         Arc, Mutex, PoisonError,
+        atomic::AtomicU32,
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread::JoinHandle,
@@ -142,7 +143,9 @@ impl Ejector {
         let outputs = settings.output.iter().zip(settings.names());
         let outputs = outputs.map(|(policy, name)| (name, policy.output.clone(), policy.on_late)).collect();
         let requests = watch::Sender::new(LineRequests::default());
-        let outcomes = EjectOutcomes { outputs, requests, metrics: metrics.clone(), tell };
+        let sensors = settings.gate.iter().filter_map(|gate| Some((gate.name.as_str().into(), gate.confirm?)));
+        let missed = sensors.map(|(gate, sensor)| (gate, sensor, AtomicU32::new(0))).collect();
+        let outcomes = EjectOutcomes { outputs, missed, requests, metrics: metrics.clone(), tell };
         let gates = settings.gate.iter().map(|gate| (gate.clone(), gate.name.as_str().into())).collect();
         let measured = settings.output.iter().any(|policy| policy.output.measures_speed());
         let measured = measured.then(Mutex::default);
