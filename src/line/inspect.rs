@@ -24,8 +24,8 @@ use tokio::{
 use crate::{
     domain::{Fault, Frame, Item, Optics, Picture, Raw, Region, Scored, Source, Timings, Truth, Verdict, ms},
     line::{
-        alive::LineAlive,
         eject::Ejector,
+        eject::output::alive::LineAlive,
         flow::Flow,
         handover::Handover,
         infer::Infer,

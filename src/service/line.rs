@@ -23,8 +23,8 @@ use super::{
 use crate::{
     config::Config,
     line::{
-        alive::LineAlive,
         camera::{self, CameraConfig, CameraEvent},
+        eject::output::alive::LineAlive,
         eject::{self, Ejector, flush::Flush},
         handover::Handover,
         infer::Infer,

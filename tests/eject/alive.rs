@@ -12,7 +12,7 @@ use std::{
 use beltsight::{
     domain::Source,
     line::{
-        alive::LineAlive,
+        eject::output::alive::LineAlive,
         outage::{CameraOutage, OutageSettings},
         probe,
     },

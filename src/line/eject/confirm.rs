@@ -11,8 +11,39 @@ use std::{
 
 use serde::Deserialize;
 
-use super::OnLate;
-use crate::line::eject::output::Subject;
+use crate::line::eject::output::{LineAction, Subject};
+
+/// What a late or failed command leads to, besides a log entry and a count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnLate {
+    /// The line is stopped.
+    StopLine,
+    /// Everything is led aside from now on.
+    Divert,
+    /// Nothing but the log entry, the count and the alert on it.
+    Alarm,
+}
+
+impl OnLate {
+    /// Closed set of names for metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            OnLate::StopLine => "stop_line",
+            OnLate::Divert => "divert",
+            OnLate::Alarm => "alarm",
+        }
+    }
+
+    /// What it asks of the line.
+    pub fn asks(self) -> Option<LineAction> {
+        match self {
+            OnLate::StopLine => Some(LineAction::StopLine),
+            OnLate::Divert => Some(LineAction::Divert),
+            OnLate::Alarm => None,
+        }
+    }
+}
 
 /// The sensor after a gate. Its pulses come as a Modbus discrete input, over MQTT, or by `POST /confirmations`.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]

@@ -10,10 +10,10 @@ use std::{
 
 use serde::{Deserialize, Deserializer, de::Error};
 
-use super::Sensor;
+use super::{OnLate, Sensor};
 use crate::{
     domain::{Action, Region},
-    line::eject::output::{self, LineAction},
+    line::eject::output,
 };
 
 /// Longest way from capture to a gate that is believed; more is a wrong geometry or a standing belt.
@@ -118,38 +118,6 @@ impl TryFrom<toml::Table> for OutputPolicy {
             on_late: on_late.try_into()?,
             output: table.try_into()?,
         })
-    }
-}
-
-/// What a late or failed command leads to, besides a log entry and a count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OnLate {
-    /// The line is stopped.
-    StopLine,
-    /// Everything is led aside from now on.
-    Divert,
-    /// Nothing but the log entry, the count and the alert on it.
-    Alarm,
-}
-
-impl OnLate {
-    /// Closed set of names for metrics.
-    pub fn name(self) -> &'static str {
-        match self {
-            OnLate::StopLine => "stop_line",
-            OnLate::Divert => "divert",
-            OnLate::Alarm => "alarm",
-        }
-    }
-
-    /// What it asks of the line.
-    pub fn asks(self) -> Option<LineAction> {
-        match self {
-            OnLate::StopLine => Some(LineAction::StopLine),
-            OnLate::Divert => Some(LineAction::Divert),
-            OnLate::Alarm => None,
-        }
     }
 }
 

@@ -22,10 +22,12 @@ use std::{
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{alive::LineAlive, priority, vital};
+use super::{priority, vital};
 use crate::{
     domain::{Action, Region, Verdict},
-    line::eject::output::{EjectorCommand, LineRequests, OutputNotice, SPEED_COUNTS, SensedGate, Subject},
+    line::eject::output::{
+        EjectorCommand, LineRequests, OutputNotice, SPEED_COUNTS, SensedGate, Subject, alive::LineAlive,
+    },
     metrics::Metrics,
     store::Event,
 };
@@ -37,8 +39,8 @@ mod keeper;
 pub mod output;
 mod plan;
 
-pub use confirm::Sensor;
-pub use gate::{EjectSettings, EjectorGate, GateSpeed, OnLate, OutputPolicy};
+pub use confirm::{OnLate, Sensor};
+pub use gate::{EjectSettings, EjectorGate, GateSpeed, OutputPolicy};
 use keeper::{EjectOutcomes, Timekeeper, TimekeeperMessage};
 use plan::{EjectOrder, EjectPlan, LateReason, Pace};
 

@@ -21,19 +21,21 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{Action, Verdict},
-    line::alive::LineAlive,
+    line::eject::output::alive::LineAlive,
     metrics::Metrics,
 };
 
+pub mod alive;
 mod log;
 mod modbus;
 mod mqtt;
+mod plc;
 mod sparkplug;
 mod tls;
 mod webhook;
 
-pub use modbus::Modbus;
 pub use mqtt::Mqtt;
+pub use plc::Modbus;
 pub use webhook::Webhook;
 use webhook::WebhookSender;
 
