@@ -22,7 +22,9 @@ use utoipa::openapi::OpenApi;
 
 use crate::{
     domain::Verdict,
-    line::{alive::LineAlive, eject::Ejector, infer::Infer, live::View, record::Recorder, swap::Swapper},
+    line::{
+        eject::Ejector, eject::output::alive::LineAlive, infer::Infer, live::View, record::Recorder, swap::Swapper,
+    },
     metrics::Metrics,
     rounds::keeper::RoundsHandle,
     store::Store,

@@ -24,9 +24,9 @@ use tokio::{
 use crate::{
     domain::{Fault, Frame, Item, Optics, Picture, Raw, Region, Scored, Source, Timings, Truth, Verdict, ms},
     line::{
-        alive::LineAlive,
         area::SearchArea,
         eject::Ejector,
+        eject::output::alive::LineAlive,
         flow::Flow,
         geometry::{Direction, Rotation},
         handover::Handover,

@@ -23,7 +23,6 @@ pub mod verdict;
 pub mod live;
 pub mod record;
 
-pub mod alive;
 pub mod outage;
 pub mod priority;
 pub mod probe;

@@ -18,8 +18,8 @@ use std::{
 use time::OffsetDateTime;
 
 use super::{
-    alive::LineAlive,
     eject::Ejector,
+    eject::output::alive::LineAlive,
     live::{CameraState, View},
     record::Recorder,
 };

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::time::{sleep, timeout_at};
 
 use super::{
-    alive::LineAlive,
+    eject::output::alive::LineAlive,
     infer::{Infer, Probe},
 };
 use crate::{domain::Fault, metrics::Metrics};

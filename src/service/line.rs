@@ -23,9 +23,9 @@ use super::{
 use crate::{
     config::Config,
     line::{
-        alive::LineAlive,
         area::SearchArea,
         camera::{self, CameraConfig, CameraEvent},
+        eject::output::alive::LineAlive,
         eject::{self, Ejector, flush::Flush},
         handover::Handover,
         infer::Infer,

@@ -12,7 +12,7 @@ use beltsight::{
     api::{self, Api, ApiDependencies, ApiSettings, ConnectionLimits},
     domain::{Thresholds, Verdict, hash::sha256},
     line::{
-        alive::LineAlive,
+        eject::output::alive::LineAlive,
         infer::{self, Infer},
         live::View,
         record::{self, Recorder},

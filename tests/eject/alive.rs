@@ -12,7 +12,7 @@ use std::{
 use beltsight::{
     domain::Source,
     line::{
-        alive::LineAlive,
+        eject::output::alive::LineAlive,
         outage::{CameraOutage, OutageSettings},
         probe,
     },
@@ -116,8 +116,9 @@ async fn the_heartbeat_ends_first_of_all_at_a_shutdown() {
     let mut service = line(folder.path(), port);
     counts(&plc);
     // A request that never ends keeps the server, and with it the cameras, for five seconds.
-    let mut slow = TcpStream::connect(service.url.strip_prefix("http://").unwrap()).unwrap();
-    slow.write_all(b"POST /classify HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\nbegun").unwrap();
+    let address = service.url.trim_start_matches("http://");
+    let mut slow = TcpStream::connect(address).unwrap();
+    write!(slow, "POST /classify HTTP/1.1\r\nHost: {address}\r\nContent-Length: 1000\r\n\r\nbegun").unwrap();
     thread::sleep(Duration::from_millis(500));
     service.process.signal("-TERM");
     let stopped = Instant::now();

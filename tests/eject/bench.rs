@@ -13,7 +13,7 @@ use std::{
 use beltsight::{
     domain::{Action, Verdict},
     line::{
-        alive::LineAlive,
+        eject::output::alive::LineAlive,
         eject::{self, Ejector},
     },
     metrics::Metrics,

@@ -13,10 +13,7 @@ use std::{
 
 use beltsight::{
     domain::Action,
-    line::{
-        alive::LineAlive,
-        eject::{Ejector, EjectorThreads},
-    },
+    line::eject::{Ejector, EjectorThreads, output::alive::LineAlive},
     metrics::Metrics,
     store::Event,
 };

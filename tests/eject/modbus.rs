@@ -10,7 +10,7 @@ use std::{
 
 use beltsight::{
     domain::Action,
-    line::{alive::LineAlive, eject::Ejector},
+    line::{eject::Ejector, eject::output::alive::LineAlive},
     metrics::Metrics,
     store::Event,
 };

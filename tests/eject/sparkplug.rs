@@ -54,8 +54,10 @@ fn the_line_is_an_edge_node_of_sparkplug_b() {
     heard.lines().iter().for_each(|line| writeln!(lines, "{line}").unwrap());
     drop(lines);
     let said = String::from_utf8(reader.wait_with_output().unwrap().stdout).unwrap();
-    let state =
-        |stops: u32, why: &str| format!("line/stops:UInt64={stops} line/diverts:UInt64=0 line/why:String={why}");
+    let state = |stops: u32, why: &str| {
+        let alive = "line/alive:Boolean=True line/alive_why_not:String=";
+        format!("line/stops:UInt64={stops} line/diverts:UInt64=0 line/why:String={why} {alive}")
+    };
     let birth = "NBIRTH seq=0 bdSeq:Int64=0 Node Control/Rebirth:Boolean=False";
     let (calm, stopped) = (state(0, ""), state(1, "late_verdict at gate out: belt 1"));
     let want = [

@@ -11,7 +11,39 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::line::eject::output::Subject;
+use crate::line::eject::output::{LineAction, Subject};
+
+/// What a late or failed command leads to, besides a log entry and a count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnLate {
+    /// The line is stopped.
+    StopLine,
+    /// Everything is led aside from now on.
+    Divert,
+    /// Nothing but the log entry, the count and the alert on it.
+    Alarm,
+}
+
+impl OnLate {
+    /// Closed set of names for metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            OnLate::StopLine => "stop_line",
+            OnLate::Divert => "divert",
+            OnLate::Alarm => "alarm",
+        }
+    }
+
+    /// What it asks of the line.
+    pub fn asks(self) -> Option<LineAction> {
+        match self {
+            OnLate::StopLine => Some(LineAction::StopLine),
+            OnLate::Divert => Some(LineAction::Divert),
+            OnLate::Alarm => None,
+        }
+    }
+}
 
 /// The sensor after a gate. Its pulses come as a Modbus discrete input, over MQTT, or by `POST /confirmations`.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
@@ -25,6 +57,15 @@ pub struct Sensor {
     /// A pulse this much earlier or later still belongs to the item.
     #[serde(with = "humantime_serde")]
     pub window: Duration,
+    /// What so many rejects in a row that it did not see lead to; absent: nothing but their entries.
+    pub on_missed: Option<OnLate>,
+    /// How many that are.
+    #[serde(default = "three")]
+    pub in_a_row: u32,
+}
+
+fn three() -> u32 {
+    3
 }
 
 /// What came of a verdict or a pulse.
@@ -128,7 +169,7 @@ mod tests {
     #[test]
     fn pulses_and_verdicts_are_matched_by_time() {
         let start = Instant::now();
-        let sensor = Sensor { input: None, after: 100 * MS, window: 30 * MS };
+        let sensor = Sensor { input: None, after: 100 * MS, window: 30 * MS, on_missed: None, in_a_row: 3 };
         let mut gate = Reconciler::new(sensor, 8);
         for n in 0..4u32 {
             assert!(gate.expect(Some(start + 75 * n * MS), item(n.into())).is_none());
@@ -151,7 +192,7 @@ mod tests {
 
     #[test]
     fn an_item_that_is_lost_on_its_way_is_missed_once() {
-        let sensor = Sensor { input: None, after: MS, window: MS };
+        let sensor = Sensor { input: None, after: MS, window: MS, on_missed: None, in_a_row: 3 };
         let (start, lost) = (Instant::now(), item(1));
         let mut gate = Reconciler::new(sensor, 8);
         assert!(gate.expect(Some(start), lost.clone()).is_none());
@@ -162,7 +203,7 @@ mod tests {
 
     #[test]
     fn an_item_that_nobody_can_wait_for_is_missed_at_once() {
-        let sensor = Sensor { input: None, after: MS, window: MS };
+        let sensor = Sensor { input: None, after: MS, window: MS, on_missed: None, in_a_row: 3 };
         let mut gate = Reconciler::new(sensor, 1);
         assert!(matches!(gate.expect(None, item(1)), Some(SensorOutcome::Missed(_))));
         assert!(gate.expect(Some(Instant::now()), item(2)).is_none());

@@ -10,11 +10,11 @@ use std::{
 
 use serde::{Deserialize, Deserializer, de::Error};
 
-use super::{Sensor, encoder::EncoderSettings};
+use super::{OnLate, Sensor, encoder::EncoderSettings};
 use crate::{
     domain::{Action, Region},
     line::{
-        eject::output::{self, LineAction},
+        eject::output,
         geometry::{Direction, Geometry, Lens, quantity},
     },
 };
@@ -127,38 +127,6 @@ impl TryFrom<toml::Table> for OutputPolicy {
             on_late: on_late.try_into()?,
             output: table.try_into()?,
         })
-    }
-}
-
-/// What a late or failed command leads to, besides a log entry and a count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OnLate {
-    /// The line is stopped.
-    StopLine,
-    /// Everything is led aside from now on.
-    Divert,
-    /// Nothing but the log entry, the count and the alert on it.
-    Alarm,
-}
-
-impl OnLate {
-    /// Closed set of names for metrics.
-    pub fn name(self) -> &'static str {
-        match self {
-            OnLate::StopLine => "stop_line",
-            OnLate::Divert => "divert",
-            OnLate::Alarm => "alarm",
-        }
-    }
-
-    /// What it asks of the line.
-    pub fn asks(self) -> Option<LineAction> {
-        match self {
-            OnLate::StopLine => Some(LineAction::StopLine),
-            OnLate::Divert => Some(LineAction::Divert),
-            OnLate::Alarm => None,
-        }
     }
 }
 
@@ -376,6 +344,13 @@ impl EjectSettings {
             }
             self.check_alone(gate)?;
             self.check_encoded(gate).map_err(|why| format!("eject.gate {name}: {why}"))?;
+            let on_missed = gate.confirm.and_then(|sensor| sensor.on_missed?.asks());
+            if on_missed.is_some_and(|action| !self.output.iter().any(|policy| policy.output.can(action))) {
+                return Err(format!("eject.gate {name}: no output can do what confirm.on_missed asks"));
+            }
+            if gate.confirm.is_some_and(|sensor| sensor.in_a_row == 0) {
+                return Err(format!("eject.gate {name}: confirm.in_a_row must be at least 1"));
+            }
             for policy in &self.output {
                 policy.output.check(&gate.target).map_err(|why| format!("eject.gate {name}: {why}"))?;
             }

@@ -3,6 +3,7 @@
 use std::{
     sync::{
         Arc,
+        atomic::{AtomicU32, Ordering},
         mpsc::{Receiver, RecvTimeoutError},
     },
     time::{Duration, Instant},
@@ -13,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use super::{
     EjectSettings, OnLate,
     belt::Belt,
-    confirm::{Reconciler, SensorOutcome},
+    confirm::{Reconciler, Sensor, SensorOutcome},
     plan::{EjectOrder, EjectPlan, EjectStep, Followed, LateReason},
 };
 use crate::{
@@ -50,6 +51,9 @@ pub(super) enum TimekeeperMessage {
 pub(super) struct EjectOutcomes {
     /// Each output's name, the output, and its `on_late`.
     pub outputs: Arc<[(Arc<str>, output::OutputSettings, OnLate)]>,
+    /// Of each gate with a sensor: its name, what rejects lead to that it did not see, how many in a row, and how many
+    /// those are by now.
+    pub missed: Arc<[(Arc<str>, Sensor, AtomicU32)]>,
     /// What outputs are to ask of the line.
     pub requests: watch::Sender<LineRequests>,
     pub metrics: Metrics,
@@ -125,13 +129,34 @@ impl EjectOutcomes {
         });
     }
 
+    fn missed_of(&self, gate: &str, then: impl FnOnce(&AtomicU32, &Sensor)) {
+        if let Some((_, sensor, missed)) = self.missed.iter().find(|(name, ..)| **name == *gate) {
+            then(missed, sensor);
+        }
+    }
+
+    /// Another reject was not seen by the gate's sensor: enough of them in a row lead to its `on_missed`.
+    fn in_a_row(&self, gate: &str, missed: &AtomicU32, sensor: &Sensor) {
+        let Some(on_missed) = sensor.on_missed else { return };
+        let row = missed.fetch_add(1, Ordering::Relaxed) + 1;
+        if row < sensor.in_a_row {
+            return;
+        }
+        missed.store(0, Ordering::Relaxed);
+        tracing::error!(gate, on_missed = on_missed.name(), "{row} rejects in a row were not seen to leave the belt");
+        if let Some(action) = on_missed.asks() {
+            self.ask(action, format!("the sensor after gate {gate} did not see {row} rejects in a row"));
+        }
+    }
+
     pub fn confirmed(&self, outcome: &SensorOutcome, gate: &str) {
         match outcome {
-            SensorOutcome::Confirmed => {}
+            SensorOutcome::Confirmed => self.missed_of(gate, |missed, _| missed.store(0, Ordering::Relaxed)),
             SensorOutcome::Missed(subject) => {
                 let (camera, track) = (&subject.camera, subject.track);
                 tracing::error!(gate, camera, track, "an item that should have left the belt was not seen to");
                 (self.tell)(Event::RejectMissed { gate: gate.into(), camera: camera.clone(), track });
+                self.missed_of(gate, |missed, sensor| self.in_a_row(gate, missed, sensor));
             }
             SensorOutcome::False => {
                 tracing::warn!(gate, "something left the belt that no verdict asked for");

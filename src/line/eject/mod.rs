@@ -13,6 +13,7 @@ use std::{
     io,
     sync::{
         Arc, Mutex, PoisonError,
+        atomic::AtomicU32,
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread::JoinHandle,
@@ -22,11 +23,11 @@ use std::{
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{alive::LineAlive, priority, vital};
+use super::{priority, vital};
 use crate::{
     domain::{Action, Region, Verdict},
     line::eject::output::{
-        EjectorCommand, LineRequests, NumberedGate, OutputNotice, SPEED_COUNTS, SensedGate, Subject,
+        EjectorCommand, LineRequests, NumberedGate, OutputNotice, SPEED_COUNTS, SensedGate, Subject, alive::LineAlive,
     },
     metrics::Metrics,
     store::Event,
@@ -43,9 +44,9 @@ mod plan;
 mod track;
 
 use belt::{Belt, FRESH, GateOnBelt};
-pub use confirm::Sensor;
+pub use confirm::{OnLate, Sensor};
 pub use encoder::{CountRegister, CountSource, EncoderSettings};
-pub use gate::{EjectSettings, EjectorGate, GateSpeed, OnLate, OutputPolicy};
+pub use gate::{EjectSettings, EjectorGate, GateSpeed, OutputPolicy};
 use keeper::{EjectOutcomes, Timekeeper, TimekeeperMessage};
 use plan::{BeltGoal, EjectOrder, EjectPlan, LateReason, Pace};
 
@@ -176,7 +177,9 @@ impl Ejector {
         let wake = move || drop(wake.try_send(TimekeeperMessage::Belt));
         let belt = Arc::new(Belt::new(on_belt.collect(), counting, metrics, tell.clone(), wake));
         let encoded = counting.is_some();
-        let outcomes = EjectOutcomes { outputs, requests, metrics: metrics.clone(), tell };
+        let sensors = settings.gate.iter().filter_map(|gate| Some((gate.name.as_str().into(), gate.confirm?)));
+        let missed = sensors.map(|(gate, sensor)| (gate, sensor, AtomicU32::new(0))).collect();
+        let outcomes = EjectOutcomes { outputs, missed, requests, metrics: metrics.clone(), tell };
         let gates = settings.gate.iter().map(|gate| (gate.clone(), gate.name.as_str().into())).collect();
         let measured = settings.output.iter().any(|policy| policy.output.measures_speed());
         let measured = measured.then(Mutex::default);

@@ -227,3 +227,31 @@ fn a_camera_that_sees_nothing_is_as_bad_as_a_late_command_and_one_without_gates_
     let requests = LineRequests { stop: 1, why: "camera belt is lost: frozen".into(), ..LineRequests::default() };
     assert_eq!(*ejector.0.outcomes.requests.borrow(), requests);
 }
+
+#[test]
+fn rejects_in_a_row_that_the_sensor_did_not_see_ask_the_line() {
+    let plc = "[[output]]
+        kind = 'modbus'
+        address = '127.0.0.1:1'
+        pulse = '30ms'
+        heartbeat = 100
+        stop_line = 3
+        tolerance = '8ms'
+        on_late = 'alarm'";
+    let sensor = "confirm = { after = '1ms', window = '1ms', on_missed = 'stop_line', in_a_row = 3 }\n        coil = 0";
+    let settings: EjectSettings = toml::from_str(&format!("{}\n{plc}", TEXT.replace("coil = 0", sensor))).unwrap();
+    let why = toml::from_str::<EjectSettings>(&TEXT.replace("coil = 0", sensor)).unwrap().check(&["belt"]).unwrap_err();
+    assert!(why.contains("on_missed"), "the log alone can't: {why}");
+    let metrics = Metrics::new().unwrap();
+    let (ejector, _received) = Ejector::new(&settings, &metrics, Arc::new(|_| ()));
+    let outcomes = &ejector.0.outcomes;
+    let missed = confirm::SensorOutcome::Missed(Arc::new(Subject::new("out".into(), &verdict(Action::Reject))));
+    let seen = confirm::SensorOutcome::Confirmed;
+    for outcome in [&missed, &missed, &seen, &missed, &missed] {
+        outcomes.confirmed(outcome, "out");
+        assert_eq!(outcomes.requests.borrow().stop, 0, "no three in a row");
+    }
+    outcomes.confirmed(&missed, "out");
+    assert_eq!(outcomes.requests.borrow().stop, 1);
+    assert!(outcomes.requests.borrow().why.contains("gate out"));
+}

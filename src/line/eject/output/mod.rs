@@ -21,22 +21,24 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{Action, Verdict},
-    line::alive::LineAlive,
+    line::eject::output::alive::LineAlive,
     metrics::Metrics,
 };
 
+pub mod alive;
 mod log;
 mod modbus;
 mod mqtt;
 mod numbered;
+mod plc;
 mod sparkplug;
 mod tls;
 mod webhook;
 
-pub use modbus::Modbus;
 pub use mqtt::Mqtt;
 use numbered::GivenCommands;
 pub use numbered::NumberedTarget;
+pub use plc::Modbus;
 pub use webhook::Webhook;
 use webhook::WebhookSender;
 

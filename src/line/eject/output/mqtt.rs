@@ -57,7 +57,6 @@ const MOST_SAID: usize = 64;
 /// A connection that ends sooner is a short one, and so many short ones after another are no accident.
 const SHORT: (Duration, u32) = (Duration::from_secs(5), 3);
 
-/// How often it is looked whether the line is alive.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// A broker.

@@ -104,11 +104,11 @@ pub(super) fn asks_rebirth(command: &[u8]) -> bool {
 /// What was asked of the line, and why it is not alive, if it isn't.
 fn state(requests: &LineRequests, why_not: Option<String>) -> Vec<Metric> {
     vec![
-        metric("line/alive", BOOLEAN, Value::Boolean(why_not.is_none())),
-        metric("line/alive_why_not", STRING, Value::Text(why_not.unwrap_or_default())),
         metric("line/stops", UINT64, Value::Long(requests.stop)),
         metric("line/diverts", UINT64, Value::Long(requests.divert)),
         metric("line/why", STRING, Value::Text(requests.why.clone())),
+        metric("line/alive", BOOLEAN, Value::Boolean(why_not.is_none())),
+        metric("line/alive_why_not", STRING, Value::Text(why_not.unwrap_or_default())),
     ]
 }
 

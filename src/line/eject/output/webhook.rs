@@ -233,7 +233,7 @@ mod tests {
     use crate::{
         domain::{Action, testing::verdict},
         line::{
-            alive::LineAlive,
+            eject::output::alive::LineAlive,
             eject::output::{LineRequests, OutputSettings, Subject, Target},
         },
         metrics::Metrics,

@@ -172,7 +172,8 @@ mod tests {
         assert_eq!(alive.why_not(), None);
         std::thread::sleep(STALLED);
         assert!(alive.why_not().unwrap().contains("no picture was searched for 80ms"), "nobody told of it");
-        (alive.searched("first", Instant::now()), alive.searched("second", Instant::now()));
+        alive.searched("first", Instant::now());
+        alive.searched("second", Instant::now());
         alive.stop();
         assert!(alive.why_not().unwrap().contains("stopping"));
     }
@@ -180,7 +181,8 @@ mod tests {
     #[test]
     fn it_ends_with_an_item_that_the_worker_does_not_answer_until_it_answers() {
         let alive = line();
-        (alive.searched("first", Instant::now()), alive.searched("second", Instant::now()));
+        alive.searched("first", Instant::now());
+        alive.searched("second", Instant::now());
         assert!(alive.wants_probe() && alive.why_not().unwrap().contains("worker"), "it was not asked yet");
         alive.answered();
         assert!(!alive.wants_probe() && alive.why_not().is_none());
