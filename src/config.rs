@@ -157,7 +157,7 @@ impl Config {
 
     /// Refuses looks at an item that take longer than its deadline, where the camera's pictures per second are known.
     fn check_looks(&self, camera: &CameraConfig) -> Result<(), String> {
-        let looks = self.locate.looks;
+        let looks = camera.located(&self.locate)?.looks;
         let Some(rate) = camera.frame_rate().filter(|_| looks > 1) else { return Ok(()) };
         let (takes, deadline) = ((looks - 1) as f64 / rate, self.line.deadline);
         if takes >= deadline.as_secs_f64() {

@@ -26,6 +26,7 @@ use crate::{
 };
 
 pub mod alive;
+mod broker;
 mod log;
 mod modbus;
 mod mqtt;
@@ -35,7 +36,7 @@ mod sparkplug;
 mod tls;
 mod webhook;
 
-pub use mqtt::Mqtt;
+pub use broker::Mqtt;
 use numbered::GivenCommands;
 pub use numbered::NumberedTarget;
 pub use plc::Modbus;
