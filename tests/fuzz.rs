@@ -308,12 +308,12 @@ fn a_small_file_that_unpacks_to_much_is_refused_before_it_does() {
     }
 }
 
-/// A gate for a camera, in a configuration.
-fn gate(camera: &str) -> String {
+/// A gate for a camera, in a configuration, moved by this register and watched by this input.
+fn gate((camera, place): (&str, u16)) -> String {
     format!(
         "[[eject.gate]]\nname = '{camera}'\ncamera = '{camera}'\nactions = ['reject', 'divert']\nspeed = '1.25m/s'\n\
-         scale = '2.1mm/px'\nwidth = 640\ndistance = '900mm'\ndelay = '25ms'\nregister = 7\n\
-         confirm = {{ input = 2, after = '150ms', window = '30ms' }}\n"
+         scale = '2.1mm/px'\nwidth = 640\ndistance = '900mm'\ndelay = '25ms'\nregister = {place}\n\
+         confirm = {{ input = {place}, after = '150ms', window = '30ms' }}\n"
     )
 }
 
@@ -360,7 +360,7 @@ fn no_configuration_and_no_file_of_tokens_panics() {
     let shipped = include_str!("../deploy/beltsight.toml").to_string()
         + "\n[[camera]]\nname = 'a'\nsource = 'usb'\ndevice = '0'\nformat = 'YUYV'\nwidth = 1\nheight = 1\nframe_rate = 30\ntimeout = '1s'"
         + "\n[[camera]]\nname = 'b'\nsource = 'folder'\npath = 'p'\nframe_rate = 2.0\n"
-        + &["belt", "a", "b"].map(gate).concat()
+        + &[("belt", 7), ("a", 8), ("b", 9)].map(gate).concat()
         + EJECT;
     let folder = tempfile::tempdir().unwrap();
     let (config, access) = (folder.path().join("config.toml"), folder.path().join("tokens.toml"));
