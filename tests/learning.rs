@@ -156,7 +156,7 @@ fn a_network_whose_published_weights_are_missing_does_not_train_from_noise_unask
     fs::copy(env!("CARGO_BIN_EXE_beltsight-learn"), &learner).unwrap();
     let run = |more: &[&str]| {
         let mut command = Command::new(&learner);
-        command.args(["train", "supervised", "--input", "32", "--steps", "3", "--batch", "4"]).args(more);
+        command.args(["train", "supervised", "--input", "32", "--steps", "2", "--batch", "4"]).args(more);
         let (data, out) = (data.display().to_string(), folder.path().join("run").display().to_string());
         command.args(["--data", &data, "--out", &out]).current_dir(folder.path());
         command

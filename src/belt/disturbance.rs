@@ -19,7 +19,7 @@ pub struct Disturbance {
     pub coverage: f64,
     /// Median difference of an item from the belt, as a share of the belt's brightness. 0: each as its kind looks.
     pub contrast: f64,
-    /// By which share the lamps' light swells and fades, a hundred times a second.
+    /// Share by which the lamps' light rises and falls, 100 times per second.
     pub flicker: f64,
     /// The lamps' light as they age: `[seconds after the first picture, share]` in the order of time, straight in between.
     pub lamp: Vec<[f64; 2]>,

@@ -47,7 +47,7 @@ impl AreaSettings {
         {
             if !inside(*part) {
                 return Err(format!(
-                    "{key}: {part:?} is no part of a picture; it is [left, top, width, height], each a share of the \
+                    "{key}: {part:?} lies outside the picture; write [left, top, width, height], each a share of the \
                      picture from 0 to 1"
                 ));
             }

@@ -222,7 +222,7 @@ fn source(mut table: toml::Table) -> Result<CameraSource, String> {
     })
 }
 
-/// The value of a key, which is no longer in the table.
+/// Removes a key from the table and returns its value.
 fn taken<T: DeserializeOwned>(table: &mut toml::Table, key: &str) -> Result<Option<T>, String> {
     let read = |value: toml::Value| value.try_into().map_err(|error: toml::de::Error| format!("{key}: {error}"));
     table.remove(key).map(read).transpose()

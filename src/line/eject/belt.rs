@@ -169,7 +169,7 @@ impl Belt {
         self.look();
     }
 
-    /// To be called many times a second where nothing is heard: notices that the encoder is silent.
+    /// Notices that the encoder is silent. Call it many times per second while no reading comes.
     pub fn look(&self) {
         let mut state = self.state();
         let Some(belt) = &mut state.encoder else { return };

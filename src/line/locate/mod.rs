@@ -25,7 +25,7 @@ mod way;
 
 use blob::{Blob, Outlines, blobs, gather};
 use cells::{Cells, Mark, excess};
-use track::{Track, covered, due, holds, moved, whole};
+use track::{Track, covered, cut, holds, leaves, moved, whole};
 use travel::Travel;
 use way::Way;
 
@@ -275,17 +275,17 @@ impl Locator {
         for (blob, track) in found.iter().zip(matched) {
             let Some(track) = track else { continue };
             let track = &mut self.tracks[track];
-            let now = match track.looks {
-                0 => due(blob, cells.across, way),
-                before => before < self.config.looks && whole(blob, cells.across),
-            };
-            if now {
+            if track.looks >= self.config.looks {
+                continue;
+            }
+            let belt = blob.mean_belt(&self.belt, cells.across);
+            let region = sharpen(picture, &cells, blob, belt, self.config.threshold);
+            let cut = cut(blob, cells.across, region, picture.width);
+            let partial = cut.contains(&true);
+            if !partial || track.looks == 0 && leaves(cut, way) {
                 track.looks += 1;
-                let belt = blob.mean_belt(&self.belt, cells.across);
-                let region = sharpen(picture, &cells, blob, belt, self.config.threshold);
                 // One that was never whole shows no outline of its own; it is judged as it is.
-                let several = whole(blob, cells.across) && self.outlines.unlike(blob.outline());
-                let partial = !whole(blob, cells.across);
+                let several = !partial && self.outlines.unlike(blob.outline());
                 track.several |= several;
                 items.push(Item { track: track.number, region, several, partial, look: track.looks });
             }

@@ -167,7 +167,7 @@ fn what_is_never_whole_is_returned_as_partial_when_it_leaves() {
     let mut belt = Belt::new(config.clone()).unwrap();
     let start_at = (0..2000).find(|n| {
         let (_, truths) = belt.frame(*n);
-        truths.len() == 1 && !truths[0].whole && truths[0].region.x > 265
+        truths.len() == 1 && !truths[0].whole && truths[0].region.x > 200
     });
     let first = start_at.unwrap();
     let (mut locator, start) = (Locator::new(LocateConfig::default()), Instant::now());

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::blob::Blob;
+use crate::domain::Region;
 
 /// Share of its largest area from which on an item counts as seen whole again.
 const AS_LARGE: f32 = 0.8;
@@ -37,15 +38,20 @@ impl Track {
     }
 }
 
-/// Whether the item must be judged now: it is whole, or it has begun to leave the way that the belt runs (`way`: 1 towards
-/// larger x, -1 towards smaller, 0 unknown). An item as high as the picture counts as whole: it will not get any wholer.
-pub(super) fn due(blob: &Blob, across: usize, way: i8) -> bool {
-    let leaves = match way {
+/// Whether the picture's left and right end cut the item: its cells reach them, or its pixels do (`region`, in a picture so many
+/// pixels `wide`), for cells end where an item fades. An item as high as the picture is not cut: it will not get any wholer.
+pub(super) fn cut(blob: &Blob, across: usize, region: Region, wide: u32) -> [bool; 2] {
+    [blob.left == 0 || region.x == 0, blob.right + 1 >= across || region.x + region.width >= wide]
+}
+
+/// Whether an item that the picture's ends cut so has begun to leave the way that the belt runs (`way`: 1 towards larger x, -1
+/// towards smaller, 0 unknown): no later picture shows more of it.
+pub(super) fn leaves([left, right]: [bool; 2], way: i8) -> bool {
+    match way {
         0 => false,
-        1.. => blob.right + 1 >= across,
-        _ => blob.left == 0,
-    };
-    whole(blob, across) || leaves
+        1.. => right,
+        _ => left,
+    }
 }
 
 /// Whether no part of it lies outside the picture's ends.
