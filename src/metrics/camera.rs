@@ -55,7 +55,7 @@ impl CameraMetrics {
         self.frames.with_label_values(&[camera]);
         self.reconnects.with_label_values(&[camera]);
         self.pictures_cleaned.with_label_values(&["belt", camera]);
-        for reason in ["stale", "driver", "damaged", "frozen", "size"] {
+        for reason in ["stale", "driver", "damaged", "frozen", "size", "late"] {
             self.frames_dropped.with_label_values(&[camera, reason]);
         }
     }

@@ -180,6 +180,7 @@ impl CameraWatch {
             }
             CameraEvent::Still => dropped("frozen").inc(),
             CameraEvent::Dropped => dropped("stale").inc(),
+            CameraEvent::Late => dropped("late").inc(),
             CameraEvent::BadFrame(why) => {
                 tracing::warn!(camera = name, "a frame was refused: {why}");
                 dropped("driver").inc();

@@ -6,6 +6,7 @@ mod common;
 mod geometry;
 #[cfg(feature = "gige")]
 mod gige;
+mod hiccup;
 mod mjpeg;
 #[cfg(feature = "rtsp")]
 mod rtsp;

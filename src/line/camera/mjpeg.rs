@@ -1,7 +1,8 @@
 //! A network camera that sends JPEGs one after another over HTTP (`multipart/x-mixed-replace`), handed on undecoded.
 //!
-//! The moment of capture is the moment at which a picture's first byte arrives: such streams carry no time of their
-//! own. What passes in the camera and on the wire before that belongs into a gate's `delay`.
+//! The moment of capture is the one that the camera tells in `X-Timestamp`, up to the least delay seen, or else the moment at
+//! which a picture's first byte arrives; what comes late after a hiccup is told by the cadence or refused: see
+//! [`ArrivalClock`]. What passes in the camera and on the wire always belongs into the camera's `geometry.latency`.
 //!
 //! The parser is ours because streams of real cameras break the rules that libraries for multipart insist on: dashes
 //! and quotes around the boundary, lengths that are absent or wrong, lines that end in LF alone.
@@ -9,7 +10,10 @@
 //! Invariant: a camera holds at most [`MOST`] bytes and some, whatever it sends; one that sends no whole picture for
 //! `timeout` is lost and reopened.
 
-use std::time::{Duration, Instant};
+use std::{
+    str::FromStr,
+    time::{Duration, Instant},
+};
 
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::{memchr, memmem::Finder};
@@ -17,6 +21,7 @@ use reqwest::{Client, Response, StatusCode, Url, header};
 
 use super::{
     CameraEvent, FrameSink,
+    clock::ArrivalClock,
     network::{Address, WaitEnd, WatchEnd, within},
 };
 use crate::{domain::Raw, picture::jpeg};
@@ -58,6 +63,7 @@ async fn watch(client: &Client, url: &Url, timeout: Duration, sequence: &mut u64
         Err(why) => return WatchEnd::Lost(why),
     };
     sink.tell(CameraEvent::Opened);
+    let (mut clock, mut late) = (ArrivalClock::new(timeout), false);
     let mut limit = Instant::now() + timeout;
     loop {
         let chunk = match within(sink, limit, answer.chunk()).await {
@@ -75,9 +81,20 @@ async fn watch(client: &Client, url: &Url, timeout: Duration, sequence: &mut u64
         splitter.push(&chunk, Instant::now());
         while let Some(part) = splitter.next() {
             match part {
-                Ok((jpeg, captured)) => {
+                Ok((jpeg, arrived, stamp)) => {
                     limit = Instant::now() + timeout;
-                    sink.shot(*sequence, captured, Raw::Jpeg(jpeg));
+                    let captured = clock.captured(arrived, stamp);
+                    if captured.is_none() && !late {
+                        tracing::warn!(
+                            camera = &*sink.name,
+                            "pictures come late, and nobody can tell when they were taken: they are dropped"
+                        );
+                    }
+                    late = captured.is_none();
+                    match captured {
+                        Some(captured) => sink.shot(*sequence, captured, Raw::Jpeg(jpeg)),
+                        None => sink.tell(CameraEvent::Late),
+                    }
                 }
                 Err(why) => sink.tell(CameraEvent::BadFrame(why)),
             }
@@ -126,6 +143,9 @@ fn boundary_of(content_type: &str) -> Option<String> {
     (!boundary.is_empty()).then(|| boundary.to_string())
 }
 
+/// A JPEG, when its first byte came, and when the camera says that it was taken, in seconds.
+type JpegPart = (Bytes, Instant, Option<f64>);
+
 /// Where in the stream the next byte lies.
 enum StreamPlace {
     /// Between parts.
@@ -143,13 +163,22 @@ struct JpegSplitter {
     place: StreamPlace,
     /// Bytes of the body in which no delimiter begins.
     searched: usize,
+    /// When the camera says that the part's picture was taken, in seconds.
+    stamp: Option<f64>,
     now: Instant,
 }
 
 impl JpegSplitter {
     fn new(boundary: &str) -> Self {
         let delimiter = Finder::new(&format!("--{boundary}")).into_owned();
-        Self { delimiter, buffer: BytesMut::new(), place: StreamPlace::Between, searched: 0, now: Instant::now() }
+        Self {
+            delimiter,
+            buffer: BytesMut::new(),
+            place: StreamPlace::Between,
+            searched: 0,
+            stamp: None,
+            now: Instant::now(),
+        }
     }
 
     /// Takes what came at `now`; [`JpegSplitter::next`] is to be called until it has nothing more.
@@ -164,7 +193,7 @@ impl JpegSplitter {
     }
 
     /// The next JPEG with the moment of its first byte, or why a part is none; `None` where more bytes are needed.
-    fn next(&mut self) -> Option<Result<(Bytes, Instant), String>> {
+    fn next(&mut self) -> Option<Result<JpegPart, String>> {
         loop {
             match self.place {
                 StreamPlace::Between => self.between()?,
@@ -202,6 +231,7 @@ impl JpegSplitter {
         let line = line.trim_ascii();
         let mut wrong = None;
         self.place = if read == 0 {
+            self.stamp = None;
             // Anything behind it means that the stream ends here, or that this was no delimiter.
             if line.is_empty() { StreamPlace::Head { length, read: read_now } } else { StreamPlace::Between }
         } else if line.is_empty() {
@@ -211,7 +241,8 @@ impl JpegSplitter {
             wrong = Some("a part ends in its head".into());
             StreamPlace::Head { length: None, read: 1 }
         } else {
-            StreamPlace::Head { length: content_length(line).or(length), read: read_now }
+            self.stamp = header(line, "x-timestamp").or(self.stamp);
+            StreamPlace::Head { length: header(line, "content-length").or(length), read: read_now }
         };
         if let StreamPlace::Body { length: Some(length), .. } = self.place
             && length > MOST
@@ -222,7 +253,7 @@ impl JpegSplitter {
         Some(wrong)
     }
 
-    fn body(&mut self, length: Option<usize>, began: Option<Instant>) -> Option<Result<(Bytes, Instant), String>> {
+    fn body(&mut self, length: Option<usize>, began: Option<Instant>) -> Option<Result<JpegPart, String>> {
         let began = began.unwrap_or(self.now);
         let held = self.buffer.len();
         let end = self.delimiter.find(&self.buffer[self.searched..]).map(|at| self.searched + at);
@@ -235,11 +266,12 @@ impl JpegSplitter {
             let jpeg = Bytes::copy_from_slice(jpeg);
             self.buffer.advance(length);
             self.place = StreamPlace::Between;
-            return Some(Ok((jpeg, began)));
+            return Some(Ok((jpeg, began, self.stamp)));
         }
         let length = length.filter(|_| reached.is_none()); // one that led elsewhere is not tried again
         if let Some(end) = end {
-            let part = whole(&self.buffer[..end], b"\r\n\0-").map(|jpeg| (Bytes::copy_from_slice(jpeg), began));
+            let part =
+                whole(&self.buffer[..end], b"\r\n\0-").map(|jpeg| (Bytes::copy_from_slice(jpeg), began, self.stamp));
             self.buffer.advance(end + self.delimiter.needle().len());
             self.place = StreamPlace::Head { length: None, read: 0 };
             return Some(part);
@@ -255,9 +287,10 @@ impl JpegSplitter {
     }
 }
 
-fn content_length(line: &[u8]) -> Option<usize> {
-    let (name, value) = std::str::from_utf8(line).ok()?.split_once(':')?;
-    if name.trim_ascii().eq_ignore_ascii_case("content-length") { value.trim_ascii().parse().ok() } else { None }
+/// The value of a line of a head, if it is that of `name`.
+fn header<T: FromStr>(line: &[u8], name: &str) -> Option<T> {
+    let (found, value) = std::str::from_utf8(line).ok()?.split_once(':')?;
+    if found.trim_ascii().eq_ignore_ascii_case(name) { value.trim_ascii().parse().ok() } else { None }
 }
 
 /// The JPEG in a part, without what it is padded with; why it is none. Other bytes behind it, which the decoder counts, are
@@ -293,7 +326,7 @@ mod tests {
         for bytes in stream.chunks(piece) {
             splitter.push(bytes, Instant::now());
             while let Some(part) = splitter.next() {
-                found.push(part.map(|(jpeg, _)| jpeg.to_vec()));
+                found.push(part.map(|(jpeg, ..)| jpeg.to_vec()));
             }
             assert!(splitter.buffer.len() <= MOST + piece);
         }

@@ -27,6 +27,7 @@ use crate::{
     domain::{Frame, Raw},
 };
 
+mod clock;
 mod folder;
 #[cfg(feature = "gige")]
 mod gige;
@@ -176,6 +177,8 @@ pub enum CameraEvent {
     Dropped,
     /// A frame was refused; the camera goes on.
     BadFrame(String),
+    /// A frame came late, and nobody can tell when it was taken; it was dropped.
+    Late,
     /// So many frames never left the driver, by its own count.
     Skipped(u32),
     /// The camera cannot be opened or stopped sending; it is tried again.

@@ -20,14 +20,10 @@ use tokio_stream::StreamExt;
 
 use super::{
     CameraEvent, FrameSink,
+    clock::CameraClock,
     network::{Address, WaitEnd, WatchEnd, within},
 };
 use crate::domain::{Picture, Raw};
-
-/// By how much the camera's clock and ours may differ, 100 parts in a million being a bad quartz.
-const DRIFT: f64 = 1e-4;
-/// A picture that seems to be older, in seconds, has a wrong timestamp.
-const OLDEST: f64 = 2.0;
 
 pub(super) fn run(address: &Address, timeout: Duration, sink: &FrameSink<'_>) {
     let opened = address.parse("rtsp").and_then(|url| {
@@ -68,7 +64,7 @@ async fn watch(
         Err(error) => return WatchEnd::Lost(error.to_string()),
     };
     sink.tell(CameraEvent::Opened);
-    let mut clock = CameraClock::default();
+    let mut clock = CameraClock::new(timeout);
     // Whether the decoder holds all that the next picture leans on; a key picture leans on none.
     let (mut begun, mut whole) = (false, false);
     let mut limit = Instant::now() + timeout;
@@ -134,70 +130,4 @@ fn in_short(error: &retina::Error) -> String {
     let words = error.to_string();
     let first = words.split("\n\n").next().unwrap_or_default();
     first.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-/// The camera's time as ours. RTP counts when pictures were taken from a moment that nobody tells, so the picture that
-/// came fastest, reckoned by that count, is taken to have come at once, and others by so much earlier than they came as
-/// they were slower. What also the fastest one needs belongs into a gate's `delay`.
-#[derive(Default)]
-struct CameraClock {
-    /// The moment when the first picture came, the least delay against that in seconds, and when it was reckoned.
-    known: Option<(Instant, f64, Instant)>,
-}
-
-impl CameraClock {
-    /// When a picture was taken whose count says `stamp` seconds, and that came at `arrived`.
-    fn captured(&mut self, stamp: f64, arrived: Instant) -> Instant {
-        let (first, least, then) = self.known.unwrap_or((arrived, -stamp, arrived));
-        let delay = arrived.saturating_duration_since(first).as_secs_f64() - stamp;
-        // Clocks drift apart: a least delay of long ago may not be reached any more.
-        let least = least + DRIFT * arrived.saturating_duration_since(then).as_secs_f64();
-        let more = delay - least;
-        let (least, more) = if (0.0..OLDEST).contains(&more) { (least, more) } else { (delay, 0.0) };
-        self.known = Some((first, least, arrived));
-        arrived.checked_sub(Duration::from_secs_f64(more)).unwrap_or(arrived)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_picture_that_was_slow_was_taken_when_its_count_says() {
-        let start = Instant::now();
-        let mut clock = CameraClock::default();
-        // 25 pictures a second; the first comes slowly, every tenth by 80 ms more than the fastest.
-        for n in 0..200u32 {
-            let taken = f64::from(n) / 25.0;
-            let delay = if n == 0 {
-                0.05
-            } else if n % 10 == 0 {
-                0.09
-            } else {
-                0.01
-            };
-            let captured = clock.captured(1000.0 + taken, start + Duration::from_secs_f64(taken + delay));
-            let off = captured.saturating_duration_since(start).as_secs_f64() - taken;
-            assert!(n == 0 || (0.009..0.011).contains(&off), "picture {n}: {off}");
-        }
-    }
-
-    #[test]
-    fn a_clock_that_drifts_or_jumps_is_followed() {
-        let start = Instant::now();
-        let mut clock = CameraClock::default();
-        let mut off = |stamp: f64, arrives: f64| {
-            let arrived = start + Duration::from_secs_f64(arrives);
-            arrived.saturating_duration_since(clock.captured(stamp, arrived)).as_secs_f64()
-        };
-        // The camera's clock is slow by 50 parts in a million: after an hour that is 180 ms.
-        let worst = (0..3600).map(|n| off(f64::from(n) * (1.0 - 5e-5), f64::from(n))).fold(0.0, f64::max);
-        assert!(worst < 0.001, "{worst}");
-        for stamp in [9.0, 1e6, -1e6] {
-            assert!(off(stamp, 3600.0) < 1e-6, "a count that makes no sense means: just now");
-            assert!(off(stamp + 0.04, 3600.04) < 1e-3);
-        }
-        assert!(off(f64::NAN, 3601.0) < 1e-6);
-    }
 }
