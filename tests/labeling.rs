@@ -36,6 +36,7 @@ async fn item(store: &Store, i: usize, look: &Picture, action: Action) -> i64 {
     let key = frame_key(&jpeg, wall);
     store.put_frame(&key, jpeg.into()).await.unwrap();
     let verdict = Verdict {
+        uid: uuid::Uuid::from_u128(0x019e_0000_0000_7000_8000_0000_0000_0000 + i as u128),
         id: 0,
         time: wall,
         source: Source::Belt,

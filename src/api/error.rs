@@ -18,7 +18,7 @@ use crate::{
     line::swap::LoadError,
     picture::pixels::PixelError,
     rounds::keeper::OrderError,
-    store::StoreError,
+    store::{StoreError, VerdictName},
     student::{manifest::ModelError, registry::RegistryError},
 };
 
@@ -80,7 +80,7 @@ pub enum ApiError {
     },
     /// The picture of this verdict was not kept.
     #[error("the picture of verdict {0} was not kept")]
-    NoPicture(i64),
+    NoPicture(VerdictName),
     /// An order about learning can't be followed.
     #[error(transparent)]
     Order(#[from] OrderError),

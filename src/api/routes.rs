@@ -97,6 +97,7 @@ pub static TABLE: &[Route] = table! {
     get    "/verdicts"                              needs(Viewer)     => verdicts::list;
     get    "/verdicts/stream"                       needs(Viewer)     => verdicts::stream;
     get    "/verdicts/counts"                       needs(Viewer)     => verdicts::counts;
+    get    "/verdicts/{verdict}"                    needs(Viewer)     => verdicts::one;
     get    "/frames/{key}"                          needs(Viewer)     => frames::frame;
 
     get    "/labels"                                needs(Viewer)     => labels::list;

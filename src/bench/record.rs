@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 
 use super::machine;
 use crate::{
-    domain::{Action, ClassScore, Decision, Reason, Region, Source, Timings, Verdict},
+    domain::{Action, ClassScore, Decision, Reason, Region, Source, Timings, Verdict, draw_uid},
     store::{Store, verify},
 };
 
@@ -77,9 +77,11 @@ pub async fn run(verdicts: usize) -> Result<RecordReport> {
 /// A verdict of usual size.
 fn verdict(track: u64) -> Verdict {
     let score = |class: &str, probability| ClassScore { class: class.into(), probability };
+    let time = OffsetDateTime::now_utc();
     Verdict {
+        uid: draw_uid(time),
         id: 0,
-        time: OffsetDateTime::now_utc(),
+        time,
         source: Source::Belt,
         camera: "belt".into(),
         track,

@@ -16,4 +16,4 @@ pub use decision::{Action, Decision, Reason, Thresholds};
 pub use item::{Item, Region, Source, Truth};
 pub use picture::{Frame, Optics, Picture, Raw};
 pub use scores::{Card, Fault, Reference, Scored, Scores, Spread, Timings, ms};
-pub use verdict::{ClassScore, Verdict};
+pub use verdict::{ClassScore, Verdict, draw_uid};

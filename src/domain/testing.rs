@@ -1,12 +1,21 @@
 //! What the tests of all rooms build on; compiled for tests only.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use super::{Action, ClassScore, Decision, Reason, Region, Source, Timings, Verdict};
 
-/// A verdict over HTTP with this action: unsure, one score, a region, no frame; tests change what they are about.
+/// Verdicts that this process made.
+static MADE: AtomicU32 = AtomicU32::new(0);
+
+/// A verdict over HTTP with this action and a uid of its own: unsure, one score, a region, no frame; tests change what they
+/// are about.
 pub fn verdict(action: Action) -> Verdict {
+    let made = MADE.fetch_add(1, Ordering::Relaxed);
     Verdict {
+        uid: Uuid::from_u128(0x019e_0000_0000_7000_8000_0000_0000_0000 + u128::from(made)),
         id: 0,
         time: OffsetDateTime::UNIX_EPOCH + std::time::Duration::from_micros(1_795_000_000_123_456),
         source: Source::Http,

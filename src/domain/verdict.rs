@@ -2,13 +2,20 @@
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use uuid::{NoContext, Timestamp, Uuid};
 
 use super::{Decision, Optics, Region, Source, Timings};
 
 /// The whole answer for one item, as it is recorded and sent to clients.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Verdict {
-    /// Rises with every recorded verdict; 0 until the store has given one.
+    /// Names the item in every answer, command, label and export: drawn when its picture was taken (UUIDv7), so that no
+    /// other item of any store has it. One that was recorded before there were any has a UUIDv8 of its store and id.
+    #[serde(default, skip_serializing_if = "Uuid::is_nil")]
+    #[schema(value_type = String, format = "uuid")]
+    pub uid: Uuid,
+    /// Its place in the order of commits to its store; absent (0) until the store has given it one.
+    #[serde(default, skip_serializing_if = "is_unrecorded")]
     pub id: i64,
     /// When the picture was taken (RFC 3339).
     #[serde(with = "time::serde::rfc3339")]
@@ -52,6 +59,16 @@ pub struct Verdict {
     pub optics: Option<Optics>,
 }
 
+fn is_unrecorded(id: &i64) -> bool {
+    *id == 0
+}
+
+/// Draws the uid of an item whose picture was taken at `captured`; a clock before 1970 counts as 1970.
+pub fn draw_uid(captured: OffsetDateTime) -> Uuid {
+    let seconds = u64::try_from(captured.unix_timestamp()).unwrap_or(0);
+    Uuid::new_v7(Timestamp::from_unix(NoContext, seconds, captured.nanosecond()))
+}
+
 impl Verdict {
     /// Gap between the two most probable classes, 0 to 1; what a score is missing for counts as 0. NaN where a score is.
     pub fn margin(&self) -> f32 {
@@ -59,10 +76,12 @@ impl Verdict {
         probability(0) - probability(1)
     }
 
-    /// What belongs together in a data set: the looks of one track, or the items of one uploaded picture. Track numbers
-    /// restart with the service, so a group may hold more than one item, never less.
+    /// What belongs together in a data set: the looks of one track, or the items of one uploaded picture. A track is judged
+    /// once, so its verdict's uid names it. Without a uid of its own, in older stores, it goes by camera and track number,
+    /// which restarts with the service: such a group may hold more than one item, never less.
     pub fn group(&self) -> String {
         match self.source {
+            Source::Belt if self.uid.get_version_num() == 7 => self.uid.to_string(),
             Source::Belt => format!("{}#{}", self.camera, self.track),
             Source::Http => self.frame.clone().unwrap_or_default(),
         }

@@ -8,7 +8,7 @@ use csv::Writer;
 use crate::store::{Lot, LotEntry, Store, StoreError};
 
 /// Column names.
-pub const HEADER: [&str; 16] = [
+pub const HEADER: [&str; 17] = [
     "entry",
     "kind",
     "time",
@@ -25,6 +25,7 @@ pub const HEADER: [&str; 16] = [
     "fault",
     "details",
     "hash",
+    "uid",
 ];
 /// Entries in a page.
 const PAGE: u32 = 1000;
@@ -69,7 +70,7 @@ impl LotCsv {
     }
 }
 
-fn row(entry: LotEntry) -> [String; 16] {
+fn row(entry: LotEntry) -> [String; 17] {
     let LotEntry { seq, kind, time, id, verdict, details, hash } = entry;
     let Some(v) = verdict else {
         let empty = String::new;
@@ -91,6 +92,7 @@ fn row(entry: LotEntry) -> [String; 16] {
             empty(),
             details,
             hash,
+            empty(),
         ];
     };
     [
@@ -110,6 +112,7 @@ fn row(entry: LotEntry) -> [String; 16] {
         v.fault.unwrap_or_default(),
         details,
         hash,
+        v.uid.to_string(),
     ]
 }
 

@@ -241,8 +241,9 @@ fn items(html: &mut String, report: &LotReport, taken_off: &[Verdict]) -> std::f
         let reason = v.fault.as_deref().unwrap_or(v.decision.reason.name()).replace('_', " ");
         writeln!(
             html,
-            "<tr><td class=time>{}<td class=n>{}<td>{}<td>{}<td>{}<td>{}<td class=n>{:.3}<td>{picture}",
+            "<tr><td class=time>{}<td class=n><a href=\"/verdicts/{}\">{}</a><td>{}<td>{}<td>{}<td>{}<td class=n>{:.3}<td>{picture}",
             moment(v.time),
+            v.uid,
             v.id,
             escape(source),
             v.decision.action.name(),

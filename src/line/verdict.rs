@@ -7,7 +7,7 @@ use std::sync::Arc;
 use time::OffsetDateTime;
 
 use crate::{
-    domain::{ClassScore, Fault, Optics, Region, Scored, Source, Timings, Verdict},
+    domain::{ClassScore, Fault, Optics, Region, Scored, Source, Timings, Verdict, draw_uid},
     line::decide::{decide, unless_incomplete},
 };
 
@@ -73,6 +73,7 @@ pub fn assemble(origin: Origin, scored: &Scored, timings: Timings) -> Verdict {
         .collect();
     scores.sort_by(|a, b| b.probability.total_cmp(&a.probability));
     Verdict {
+        uid: draw_uid(origin.wall),
         id: 0,
         time: origin.wall,
         source: origin.source,

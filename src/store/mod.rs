@@ -13,6 +13,7 @@ mod record;
 mod retention;
 mod schema;
 mod settings;
+mod uids;
 mod verdicts;
 
 use std::{
@@ -47,6 +48,8 @@ pub use record::{
 };
 pub use retention::{Removed, Retention};
 pub use settings::StoreSettings;
+use uids::StoreIdentity;
+pub use uids::VerdictName;
 pub use verdicts::{Counts, MAX_PAGE, Page};
 
 /// The database's name in the store's folder.
@@ -58,7 +61,7 @@ const BUSY: Duration = Duration::from_secs(5);
 
 /// What makes the database, in order; each file runs once. Listed here, for sqlx's macro would build the half of it a
 /// second time, for the compiler.
-const MIGRATIONS: [(&str, &str); 7] = [
+const MIGRATIONS: [(&str, &str); 8] = [
     ("verdicts", include_str!("migrations/0001_verdicts.sql")),
     ("labels", include_str!("migrations/0002_labels.sql")),
     ("chain", include_str!("migrations/0003_chain.sql")),
@@ -66,6 +69,7 @@ const MIGRATIONS: [(&str, &str); 7] = [
     ("retention", include_str!("migrations/0005_retention.sql")),
     ("frames gone", include_str!("migrations/0006_frames_gone.sql")),
     ("rows", include_str!("migrations/0007_rows.sql")),
+    ("uids", include_str!("migrations/0008_uids.sql")),
 ];
 
 fn migrations() -> Migrator {
@@ -142,6 +146,7 @@ pub struct Store {
     signer: Option<Arc<signer::Signer>>,
     /// The open lot; 0 for none.
     lot: Arc<AtomicI64>,
+    identity: StoreIdentity,
 }
 
 impl Store {
@@ -194,6 +199,7 @@ impl Store {
         rows::adopt(&mut transaction, &signer).await?;
         let lot = chain::last_of(&mut transaction, &["lot_opened", "lot_closed"]).await?;
         let lot = lot.filter(|entry| matches!(entry.event, Event::LotOpened { .. })).map_or(0, |entry| entry.seq);
+        let identity = StoreIdentity::read(&mut transaction).await?;
         transaction.commit().await?;
         Ok(Self {
             folder: folder.into(),
@@ -204,6 +210,7 @@ impl Store {
             window: Arc::default(),
             signer: Some(Arc::new(signer)),
             lot: Arc::new(lot.into()),
+            identity,
         })
     }
 
@@ -228,7 +235,8 @@ impl Store {
         let frames = Arc::new(frames);
         let (window, lot) = (Arc::default(), Arc::default());
         let writer = database.clone(); // it can't write either
-        Ok(Self { folder: folder.into(), database, writer, file, frames, window, signer: None, lot })
+        let identity = StoreIdentity::read(&mut *database.acquire().await?).await?;
+        Ok(Self { folder: folder.into(), database, writer, file, frames, window, signer: None, lot, identity })
     }
 
     /// Where it is.

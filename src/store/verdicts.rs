@@ -110,13 +110,7 @@ impl Store {
         }
         query.push(" ORDER BY id DESC LIMIT ").push_bind(page.limit.min(MAX_PAGE));
         let rows: Vec<(i64, String)> = query.build_query_as().fetch_all(&self.database).await?;
-        rows.into_iter()
-            .map(|(id, body)| {
-                let verdict: Verdict =
-                    serde_json::from_str(&body).map_err(|e| StoreError::Row { id, why: e.to_string() })?;
-                Ok(Verdict { id, ..verdict })
-            })
-            .collect()
+        rows.into_iter().map(|(id, body)| self.identity.verdict(id, &body)).collect()
     }
 
     /// How many verdicts there are, by action.

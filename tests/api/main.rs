@@ -8,6 +8,7 @@ mod models;
 mod pictures;
 mod reading;
 mod tensors;
+mod uids;
 
 use serde_json::Value;
 

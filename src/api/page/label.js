@@ -1,6 +1,7 @@
 // The labeling page: a queue with one key a class, a gallery, and a dialog for one item.
 // Invariants: everything from the service is set as text or attribute, never as HTML; what the student thinks is not
-// shown in the queue, because it would lead the labeler; labels are sent one after the other, in the order they are given.
+// shown in the queue, because it would lead the labeler; labels are sent one after the other, in the order they are given;
+// an item goes by its uid, so that a store put in another's place gets no label that was meant for that one's item.
 "use strict";
 
 const AHEAD = 8;              // items asked for at a time
@@ -26,7 +27,7 @@ function html(name, className, text) {
   return element;
 }
 
-const picture = (id) => `/items/${id}.jpg`;
+const picture = (uid) => `/items/${uid}.jpg`;
 const words = (label) => label.class?.replaceAll("_", " ") ?? "can’t tell";
 
 async function ask(path, options) {
@@ -75,20 +76,20 @@ function drawItem() {
   for (const button of document.querySelectorAll(".answers .classes button, #cant")) button.disabled = !verdict;
   if (!verdict) return delete at("item").dataset.verdict;
   const whole = at("whole").getAttribute("aria-pressed") === "true";
-  at("item").src = whole ? `/frames/${encodeURIComponent(verdict.frame)}` : picture(verdict.id);
+  at("item").src = whole ? `/frames/${encodeURIComponent(verdict.frame)}` : picture(verdict.uid);
   at("item").dataset.verdict = verdict.id;
   const time = new Date(verdict.time).toLocaleTimeString([], { hour12: false });
   const why = { unsure: "the student is unsure", wrong_class: "rejected", low_score: "the student doubts",
                 several: "several may touch", partial: "never seen whole", fault: "could not be judged", accepted: "let through" }[verdict.reason];
   const novel = verdict.novelty > 1 ? " · unlike what it has learned" : "";
   at("why").textContent = `No. ${verdict.id} · ${time} · ${why}${novel}`;
-  if (queue[1]) new Image().src = picture(queue[1].id);   // so that the next one is there at once
+  if (queue[1]) new Image().src = picture(queue[1].uid);   // so that the next one is there at once
 }
 
 function drawGiven() {
   at("given").replaceChildren(...given.slice(0, LATEST).map((label) => {
     const row = html("li", "");
-    row.append(tile(label.verdict, "", html("span", "", words(label))));
+    row.append(tile(label.uid, "", html("span", "", words(label))));
     return row;
   }));
   at("no-given").hidden = given.length > 0;
@@ -101,7 +102,7 @@ async function refill() {
   const [work, agreement] = await Promise.all([ask(path), ask("/labels/agreement")]);
   // The item that somebody is looking at stays; one that was answered meanwhile does not come back.
   const first = queue[0];
-  const fresh = work.items.filter((v) => v.id !== first?.id && !unsent.has(v.id));
+  const fresh = work.items.filter((v) => v.uid !== first?.uid && !unsent.has(v.uid));
   queue = first ? [first, ...fresh] : fresh;
   drawItem();
   const kappa = agreement.kappa === null ? "" : ` · κ ${agreement.kappa.toFixed(2)} (${agreement.items} twice)`;
@@ -117,10 +118,10 @@ function send(work) {
   return sending;
 }
 
-async function post(verdict, name) {
-  const body = JSON.stringify({ verdict, class: name, by: me });
+async function post(uid, name) {
+  const body = JSON.stringify({ verdict: uid, class: name, by: me });
   const label = await ask("/labels", { method: "POST", headers: { "content-type": "application/json" }, body });
-  given = [label, ...given.filter((g) => g.verdict !== verdict)];
+  given = [label, ...given.filter((g) => g.uid !== uid)];
   drawGiven();
 }
 
@@ -133,12 +134,12 @@ function flash(name) {
 function label(name) {
   const verdict = queue.shift();
   if (!verdict) return;
-  unsent.add(verdict.id);
+  unsent.add(verdict.uid);
   flash(name);
   drawItem();
   send(async () => {
     try {
-      await post(verdict.id, name).finally(() => unsent.delete(verdict.id));
+      await post(verdict.uid, name).finally(() => unsent.delete(verdict.uid));
     } catch (why) {
       queue.unshift(verdict);
       drawItem();
@@ -153,9 +154,9 @@ function undo() {
     const last = given[0];
     if (!last) return;
     await ask(`/labels/${last.id}?by=${encodeURIComponent(me)}`, { method: "DELETE" });
-    const { items } = await ask(`/items?verdict=${last.verdict}`);
+    const { items } = await ask(`/items?verdict=${last.uid}`);
     await readGiven();
-    queue = [...items.map((i) => i.verdict), ...queue.filter((v) => v.id !== last.verdict)];
+    queue = [...items.map((i) => i.verdict), ...queue.filter((v) => v.uid !== last.uid)];
     await refill();
   });
 }
@@ -168,15 +169,15 @@ async function readGiven() {
 
 /* The gallery */
 
-function tile(id, className, caption) {
+function tile(uid, className, caption) {
   const button = html("button", `tile ${className}`);
   const image = html("img", "");
-  image.src = picture(id);
+  image.src = picture(uid);
   image.alt = "";
   image.loading = "lazy";
   button.append(image, caption);
-  button.dataset.verdict = id;
-  button.onclick = () => { location.hash = `item=${id}`; };
+  button.dataset.verdict = uid;
+  button.onclick = () => { location.hash = `item=${uid}`; };
   return button;
 }
 
@@ -185,7 +186,7 @@ function galleryTile({ verdict, labels }) {
   const guess = `${MARKS[verdict.action]} ${(verdict.class ?? "fault").replaceAll("_", " ")}`;
   const caption = said.length ? html("span", said.length > 1 ? "dispute" : "", said.join(" / ")) : html("span", "guess", guess);
   const row = html("li", "");
-  row.append(tile(verdict.id, verdict.action, caption));
+  row.append(tile(verdict.uid, verdict.action, caption));
   return row;
 }
 
@@ -207,12 +208,14 @@ async function drawGallery(more) {
 
 /* One item */
 
-async function open(id) {
-  const [{ items }, { labels }] = await Promise.all([ask(`/items?verdict=${id}`), ask(`/labels?verdict=${id}&limit=50`)]);
-  if (!items.length) throw new Error(`the picture of item ${id} was not kept`);
+// By uid, or by the number that somebody typed or an older link has.
+async function open(name) {
+  const [{ items }, { labels }] = await Promise.all([ask(`/items?verdict=${name}`), ask(`/labels?verdict=${name}&limit=50`)]);
+  if (!items.length) throw new Error(`the picture of item ${name} was not kept`);
   shown = items[0].verdict;
-  at("one-picture").src = picture(id);
-  at("one-title").textContent = `No. ${id}`;
+  const { uid } = shown;
+  at("one-picture").src = picture(uid);
+  at("one-title").textContent = `No. ${shown.id}`;
   const best = shown.scores[0];
   const guess = best ? `${best.class.replaceAll("_", " ")} ${Math.floor(best.probability * 100)} %` : "no scores";
   const time = new Date(shown.time).toLocaleString([], { hour12: false });
@@ -230,7 +233,7 @@ async function open(id) {
       const back = html("button", "", "Withdraw");
       back.onclick = () => send(async () => {
         await ask(`/labels/${entry.id}?by=${encodeURIComponent(me)}`, { method: "DELETE" });
-        await changed(id);
+        await changed(uid);
       });
       row.append(back);
     }
@@ -242,17 +245,17 @@ async function open(id) {
 
 function correct(name) {
   if (!me) return askName();
-  const { id } = shown;
+  const { uid } = shown;
   send(async () => {
-    await post(id, name);
-    await changed(id);
+    await post(uid, name);
+    await changed(uid);
   });
 }
 
 // After the dialog changed an item: everything that shows it.
-async function changed(id) {
-  queue = queue.filter((v) => v.id !== id);
-  await Promise.all([readGiven(), refill(), open(id), at("gallery").hidden ? null : drawGallery()]);
+async function changed(uid) {
+  queue = queue.filter((v) => v.uid !== uid);
+  await Promise.all([readGiven(), refill(), open(uid), at("gallery").hidden ? null : drawGallery()]);
 }
 
 /* Keys, names, places */

@@ -75,7 +75,7 @@ function item(verdict) {
     row.append(html("span", "thumb", "not kept"));
   }
   const words = html(verdict.frame ? "a" : "div", "words");
-  if (verdict.frame) words.href = `/label#item=${verdict.id}`;
+  if (verdict.frame) words.href = `/label#item=${verdict.uid}`;
   const best = verdict.scores[0];
   const kind = best ? `${best.class} ${percent(best.probability)}` : "no scores";
   words.append(html("p", "what", `${MARKS[action]} ${NAMES[action]} · ${kind}`));

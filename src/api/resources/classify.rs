@@ -24,6 +24,7 @@ use crate::{
     line::{
         locate,
         observe::{cleaned, faulted, observe},
+        record::{RecordState, RecordTicket},
         verdict::{Origin, assemble},
     },
     picture::pixels::{self, PixelError, PixelLimits},
@@ -49,8 +50,19 @@ pub struct ClassifyQuery {
 pub struct Classification {
     /// The model that judged, `name@hash-prefix`.
     pub model: String,
-    /// One verdict an item. Their `id` is 0: they are recorded after the answer.
-    pub verdicts: Vec<Verdict>,
+    /// One verdict an item.
+    pub verdicts: Vec<ClassifiedItem>,
+}
+
+/// A verdict as it is answered; its `uid` finds it from the moment when it is recorded.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ClassifiedItem {
+    /// `recorded`: the store has it, under `id`. `queued`: it is written after this answer, which does not wait for the
+    /// disk. `dropped`: it found no place in the queue, and the record has a gap.
+    pub record: RecordState,
+    /// The verdict.
+    #[serde(flatten)]
+    pub verdict: Verdict,
 }
 
 /// A decoded upload, cut for the network.
@@ -113,13 +125,18 @@ pub(in crate::api) async fn classify(
         let timings = Timings { total_ms: ms(arrived.elapsed()), ..prepared.timings };
         judged.push((assemble(origin, &scored, timings), scored.model));
     }
-    let mut verdicts = Vec::with_capacity(judged.len());
+    let mut recording = Vec::with_capacity(judged.len());
     for (verdict, card) in judged {
         observe(&api.metrics, &verdict, None);
-        api.recorder.record(verdict.clone(), card, Some(prepared.raw.clone()));
-        verdicts.push(verdict);
+        let ticket = api.recorder.record(verdict.clone(), card, Some(prepared.raw.clone()));
+        recording.push((verdict, ticket));
     }
-    let model = verdicts.first().map_or_else(|| api.infer.card().label.clone(), |v| v.model.clone());
+    let answer = |(verdict, ticket): (Verdict, RecordTicket)| {
+        let (record, id) = ticket.state();
+        ClassifiedItem { record, verdict: Verdict { id: id.unwrap_or_default(), ..verdict } }
+    };
+    let verdicts: Vec<_> = recording.into_iter().map(answer).collect();
+    let model = verdicts.first().map_or_else(|| api.infer.card().label.clone(), |item| item.verdict.model.clone());
     Ok(Json(Classification { model, verdicts }))
 }
 

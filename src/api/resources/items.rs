@@ -6,7 +6,7 @@ use axum::{
     Json,
     body::Body,
     extract::{Path, Query, State, rejection::QueryRejection},
-    http::{Response, header},
+    http::{HeaderMap, Response, StatusCode, header},
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -19,7 +19,7 @@ use crate::{
     },
     domain::Action,
     picture::pixels::{self, PixelError, PixelLimits},
-    store::{ItemPage, LabeledItem},
+    store::{ItemPage, LabeledItem, VerdictName},
 };
 
 /// JPEG quality of an item's picture.
@@ -34,8 +34,9 @@ pub struct ItemQuery {
     before: Option<i64>,
     /// Page size, 1 to 500; 50 if absent.
     limit: Option<u32>,
-    /// Only this one.
-    verdict: Option<i64>,
+    /// Only this one: its uid or id.
+    #[param(value_type = Option<String>)]
+    verdict: Option<VerdictName>,
     /// Only those with this action.
     action: Option<Action>,
     /// Only those of this class: labeled so, or judged so where nobody labeled them.
@@ -62,25 +63,46 @@ pub(in crate::api) async fn list(
 ) -> Result<Json<Items>, ApiError> {
     let ItemQuery { before, limit, verdict, action, class, labeled } = query(asked)?;
     let limit = page_size(limit, 50)?;
+    let verdict = match verdict {
+        Some(name) => match api.store.verdict_id(name).await? {
+            None => return Ok(Json(Items { items: vec![], next: None })),
+            id => id,
+        },
+        None => None,
+    };
     let items = api.store.items(&ItemPage { before, limit, verdict, action, class, labeled }).await?;
     let next = items.last().filter(|_| items.len() == limit as usize).map(|i| i.verdict.id);
     Ok(Json(Items { items, next }))
 }
 
-/// An item's own picture, the square that the student judged.
+/// An item's own picture, the square that the student judged. By its uid it is one picture for ever; an id means another
+/// item in another store, so a browser asks again each time.
 #[utoipa::path(get, path = "/items/{picture}", tag = "labels",
-    params(("picture" = String, Path, description = "`<verdict>.jpg`")),
-    responses((status = 200, content_type = "image/jpeg", body = Vec<u8>), (status = 404, body = Problem),
+    params(("picture" = String, Path, description = "`<uid>.jpg` or `<id>.jpg`")),
+    responses((status = 200, content_type = "image/jpeg", body = Vec<u8>),
+        (status = 304, description = "`If-None-Match` names it"), (status = 404, body = Problem),
         (status = 409, body = Problem), (status = 503, body = Problem)))]
 pub(in crate::api) async fn picture(
     State(api): State<Api>,
     Path(picture): Path<String>,
+    headers: HeaderMap,
 ) -> Result<Response<Body>, ApiError> {
     let none = || ApiError::NotFound(format!("there is no item {picture}"));
-    let id = picture.strip_suffix(".jpg").and_then(|id| id.parse().ok()).ok_or_else(none)?;
-    let verdict = api.store.verdict(id).await?.ok_or_else(none)?;
-    let key = verdict.frame.as_ref().ok_or(ApiError::NoPicture(id))?;
-    let frame = api.store.frame(key).await?.ok_or(ApiError::NoPicture(id))?;
+    let name: VerdictName = picture.strip_suffix(".jpg").and_then(|name| name.parse().ok()).ok_or_else(none)?;
+    let verdict = api.store.verdict_named(name).await?.ok_or_else(none)?;
+    let key = verdict.frame.as_ref().ok_or(ApiError::NoPicture(name))?;
+    let keep = match name {
+        VerdictName::Uid(_) => "private, max-age=86400, immutable", // a uid is used once, and its verdict never changes
+        VerdictName::Id(_) => "private, no-cache",
+    };
+    let tag = format!("\"{}\"", verdict.uid);
+    let answer = Response::builder().header(header::CACHE_CONTROL, keep).header(header::ETAG, &tag);
+    let known = headers.get_all(header::IF_NONE_MATCH).iter().any(|tags| tags.as_bytes() == tag.as_bytes());
+    if known && api.store.has_frame(key).await? {
+        let unchanged = answer.status(StatusCode::NOT_MODIFIED).body(Body::empty());
+        return unchanged.map_err(|e| ApiError::Internal(e.to_string()));
+    }
+    let frame = api.store.frame(key).await?.ok_or(ApiError::NoPicture(name))?;
     // Waits for a place instead of refusing: a gallery asks for many at once, and the request has its deadline.
     let permit = api.0.admission.clone().acquire_owned().await.map_err(|e| ApiError::Internal(e.to_string()))?;
     let cut = move || {
@@ -90,9 +112,5 @@ pub(in crate::api) async fn picture(
     let jpeg: Result<Vec<u8>, PixelError> = api.0.decoders.run(Arc::new(permit), cut).await?;
     // Not the client's fault: the stored frame is broken.
     let jpeg = jpeg.map_err(|e| ApiError::Internal(format!("frame {key}: {e}")))?;
-    Response::builder()
-        .header(header::CONTENT_TYPE, "image/jpeg")
-        .header(header::CACHE_CONTROL, "private, max-age=86400") // an id is used once, and its verdict never changes
-        .body(jpeg.into())
-        .map_err(|e| ApiError::Internal(e.to_string()))
+    answer.header(header::CONTENT_TYPE, "image/jpeg").body(jpeg.into()).map_err(|e| ApiError::Internal(e.to_string()))
 }

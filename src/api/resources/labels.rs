@@ -26,7 +26,7 @@ use crate::{
         input::{MAX_NAME, page_size, query},
     },
     domain::Verdict,
-    store::{Agreement, Ask, Label, LabelPage, QueueOrder},
+    store::{Agreement, Ask, Label, LabelPage, QueueOrder, VerdictName},
     tokens::Role,
 };
 
@@ -99,8 +99,9 @@ impl Reservations {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewLabel {
-    /// The item's verdict.
-    verdict: i64,
+    /// The item's verdict: its uid, or its id, which another store has for another item.
+    #[schema(value_type = String)]
+    verdict: VerdictName,
     /// The class; `null` for "can't tell".
     #[serde(deserialize_with = "Option::deserialize")] // so that leaving it out is an error
     class: Option<String>,
@@ -117,8 +118,9 @@ pub struct LabelQuery {
     before: Option<i64>,
     /// Page size, 1 to 500; 50 if absent.
     limit: Option<u32>,
-    /// Only those of this item.
-    verdict: Option<i64>,
+    /// Only those of this item: the verdict's uid or id.
+    #[param(value_type = Option<String>)]
+    verdict: Option<VerdictName>,
     /// Only those of this person.
     by: Option<String>,
     /// Only those of this class.
@@ -163,7 +165,7 @@ pub struct QueueQuery {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Work)]
 pub struct QueuePage {
-    /// The first items; their pictures are at `/items/<id>.jpg`. Others are not given them for two minutes.
+    /// The first items; their pictures are at `/items/<uid>.jpg`. Others are not given them for two minutes.
     items: Vec<Verdict>,
     /// How many there are for this person in all.
     waiting: usize,
@@ -203,6 +205,13 @@ pub(in crate::api) async fn list(
 ) -> Result<Json<Labels>, ApiError> {
     let LabelQuery { before, limit, verdict, by, class, current } = query(asked)?;
     let limit = page_size(limit, 50)?;
+    let verdict = match verdict {
+        Some(name) => match api.store.verdict_id(name).await? {
+            None => return Ok(Json(Labels { labels: vec![], next: None })),
+            id => id,
+        },
+        None => None,
+    };
     let page = LabelPage { before, limit, verdict, by, class, current: current.unwrap_or(false) };
     let labels = api.store.labels(&page).await?;
     let next = labels.last().filter(|_| labels.len() == limit as usize).map(|l| l.id);
@@ -221,7 +230,7 @@ pub(in crate::api) async fn add(
 ) -> Result<Json<Label>, ApiError> {
     let NewLabel { verdict, class, by } = body::json(&api, request).await?;
     let by = person(&caller, by.as_deref())?;
-    let item = api.store.verdict(verdict).await?;
+    let item = api.store.verdict_named(verdict).await?;
     let item = item.ok_or_else(|| ApiError::NotFound(format!("there is no verdict {verdict}")))?;
     let there = match &item.frame {
         Some(key) => api.store.has_frame(key).await?,
@@ -236,7 +245,7 @@ pub(in crate::api) async fn add(
             return Err(ApiError::Class { class: class.clone(), known: known.join(", ") });
         }
     }
-    let label = api.store.add_label(verdict, class.as_deref(), &by, OffsetDateTime::now_utc()).await?;
+    let label = api.store.add_label(item.id, class.as_deref(), &by, OffsetDateTime::now_utc()).await?;
     api.metrics.store.labels.with_label_values(&[class.as_deref().unwrap_or(CANT_TELL)]).inc();
     Ok(Json(label))
 }

@@ -4,7 +4,7 @@ use std::{convert::Infallible, sync::Arc};
 
 use axum::{
     Json,
-    extract::{Query, State, rejection::QueryRejection},
+    extract::{Path, Query, State, rejection::QueryRejection},
     response::sse::{Event, Sse},
 };
 use serde::{Deserialize, Serialize};
@@ -22,7 +22,7 @@ use crate::{
         input::{page_size, query},
     },
     domain::{Action, Source, Verdict},
-    store::{Counts, Page},
+    store::{Counts, Entry, Label, Page, VerdictName},
 };
 
 /// Which verdicts are wanted.
@@ -66,6 +66,46 @@ pub(in crate::api) async fn list(
     let full = verdicts.len() == limit as usize;
     let next = verdicts.last().filter(|_| full).map(|v| v.id);
     Ok(Json(Verdicts { verdicts, next }))
+}
+
+/// A recorded verdict, and what is known of its item since.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct VerdictHistory {
+    /// The verdict.
+    verdict: Verdict,
+    /// Every label that the item ever had, oldest first.
+    labels: Vec<Label>,
+    /// Entries of the record about it, oldest first: commands that were given or late, and rejects that no sensor saw.
+    events: Vec<ItemEvent>,
+}
+
+/// An entry of the record about an item.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ItemEvent {
+    /// Its place in the record.
+    entry: i64,
+    /// Its kind, its time and what it says.
+    #[serde(flatten)]
+    #[schema(value_type = Object)]
+    event: Entry,
+}
+
+/// One recorded verdict, by its uid or id, with its item's labels and events.
+#[utoipa::path(get, path = "/verdicts/{verdict}", tag = "verdicts",
+    params(("verdict" = String, Path, description = "Its uid, or its id, which another store has for another item")),
+    responses((status = 200, body = VerdictHistory), (status = 404, body = Problem), (status = 503, body = Problem)))]
+pub(in crate::api) async fn one(
+    State(api): State<Api>,
+    Path(verdict): Path<String>,
+) -> Result<Json<VerdictHistory>, ApiError> {
+    let none =
+        || ApiError::NotFound(format!("there is no verdict {verdict}; a queued one is here when it is recorded"));
+    let name: VerdictName = verdict.parse().map_err(|_| none())?;
+    let verdict = api.store.verdict_named(name).await?.ok_or_else(none)?;
+    let labels = api.store.history(verdict.id).await?;
+    let events = api.store.item_events(verdict.uid).await?;
+    let events = events.into_iter().map(|event| ItemEvent { entry: event.seq, event }).collect();
+    Ok(Json(VerdictHistory { verdict, labels, events }))
 }
 
 /// How many verdicts are recorded, by action.

@@ -68,6 +68,7 @@ impl EjectOutcomes {
             gate = &*subject.gate,
             camera = subject.camera,
             track = subject.track,
+            uid = %subject.uid,
             output = &**name,
             action = subject.action.name(),
             on_late = on_late.name(),
@@ -77,6 +78,7 @@ impl EjectOutcomes {
             gate: subject.gate.to_string(),
             camera: subject.camera.clone(),
             track: subject.track,
+            uid: Some(subject.uid),
             output: name.to_string(),
             why: why.to_string(),
             led_to: on_late.name().into(),
@@ -153,9 +155,10 @@ impl EjectOutcomes {
         match outcome {
             SensorOutcome::Confirmed => self.missed_of(gate, |missed, _| missed.store(0, Ordering::Relaxed)),
             SensorOutcome::Missed(subject) => {
-                let (camera, track) = (&subject.camera, subject.track);
-                tracing::error!(gate, camera, track, "an item that should have left the belt was not seen to");
-                (self.tell)(Event::RejectMissed { gate: gate.into(), camera: camera.clone(), track });
+                let Subject { camera, track, uid, .. } = &**subject;
+                tracing::error!(gate, camera, track, %uid, "an item that should have left the belt was not seen to");
+                let (camera, track, uid) = (camera.clone(), *track, Some(*uid));
+                (self.tell)(Event::RejectMissed { gate: gate.into(), camera, track, uid });
                 self.missed_of(gate, |missed, sensor| self.in_a_row(gate, missed, sensor));
             }
             SensorOutcome::False => {

@@ -360,10 +360,11 @@ impl Ejector {
             // An answer that finds no place leaves its command unacknowledged, which is the safe side.
             OutputNotice::Report(report) => drop(self.0.messages.try_send(TimekeeperMessage::Report(report))),
             OutputNotice::Numbered { output, number, target, subject } => {
-                let Subject { gate, camera, track, .. } = &*subject;
+                let Subject { gate, camera, track, uid, .. } = &*subject;
                 let (gate, camera, output) =
                     (gate.to_string(), camera.clone(), self.0.outcomes.outputs[output].0.to_string());
-                (self.0.outcomes.tell)(Event::EjectCommand { gate, camera, track: *track, output, number, target });
+                let (track, uid) = (*track, Some(*uid));
+                (self.0.outcomes.tell)(Event::EjectCommand { gate, camera, track, uid, output, number, target });
             }
             OutputNotice::Pulse { gate, at } => {
                 if !self.confirm(&gate, at) {

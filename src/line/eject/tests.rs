@@ -209,6 +209,31 @@ fn accepted_items_move_nothing_and_every_other_verdict_ends_in_the_counts() {
 }
 
 #[test]
+fn what_record_and_outputs_are_told_names_the_item_by_its_uid() {
+    let told = Arc::<Mutex<Vec<Event>>>::default();
+    let kept = told.clone();
+    let settings: EjectSettings = toml::from_str(TEXT).unwrap();
+    let tell = Arc::new(move |event| kept.lock().unwrap().push(event));
+    let (ejector, _received) = Ejector::new(&settings, &Metrics::new().unwrap(), tell);
+    let verdict = verdict(Action::Reject);
+    let subject = Arc::new(Subject::new("out".into(), &verdict));
+    assert_eq!(serde_json::to_value(&*subject).unwrap()["uid"], verdict.uid.to_string());
+    ejector.receive(OutputNotice::Numbered { output: 0, number: 7, target: 9, subject: subject.clone() });
+    ejector.0.outcomes.late(0, &LateReason::Passed, &subject);
+    ejector.0.outcomes.confirmed(&confirm::SensorOutcome::Missed(subject), "out");
+    let uids: Vec<_> = told
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|event| match event {
+            Event::EjectCommand { uid, .. } | Event::EjectLate { uid, .. } | Event::RejectMissed { uid, .. } => *uid,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(uids, [Some(verdict.uid); 3]);
+}
+
+#[test]
 fn a_camera_that_sees_nothing_is_as_bad_as_a_late_command_and_one_without_gates_is_not() {
     let plc = "[[output]]
         kind = 'modbus'

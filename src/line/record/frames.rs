@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use bytes::Bytes;
-use tokio::task::spawn_blocking;
+use tokio::{sync::oneshot, task::spawn_blocking};
 
 use super::{QueuedVerdict, losses::RecordLosses};
 use crate::{
@@ -25,16 +25,16 @@ pub(super) fn kib(raw: &Raw) -> u32 {
     u32::try_from(bytes >> 10).unwrap_or(u32::MAX) + 1
 }
 
-/// Writes the batch's frames, each once, and names them in the verdicts.
+/// Writes the batch's frames, each once, and names them in the verdicts; each with whom its id is told.
 pub(super) async fn keep_frames(
     batch: impl Iterator<Item = QueuedVerdict>,
     store: &Store,
     losses: &RecordLosses,
     metrics: &Metrics,
-) -> Vec<Verdict> {
+) -> (Vec<Verdict>, Vec<oneshot::Sender<i64>>) {
     let mut written = HashSet::new();
-    let mut verdicts = Vec::new();
-    for QueuedVerdict { mut verdict, frame, .. } in batch {
+    let (mut verdicts, mut told) = (Vec::new(), Vec::new());
+    for QueuedVerdict { mut verdict, frame, committed, .. } in batch {
         if let Some((raw, _room)) = frame {
             match keep_frame(raw, &verdict, store, &mut written).await {
                 Ok(key) => verdict.frame = Some(key),
@@ -46,8 +46,9 @@ pub(super) async fn keep_frames(
             }
         }
         verdicts.push(verdict);
+        told.push(committed);
     }
-    verdicts
+    (verdicts, told)
 }
 
 async fn keep_frame(

@@ -31,9 +31,9 @@ use std::{
     time::Instant,
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot},
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
@@ -112,6 +112,35 @@ struct QueuedVerdict {
     card: Option<Arc<Card>>,
     /// The picture to keep, with its place in memory.
     frame: Option<(Raw, OwnedSemaphorePermit)>,
+    /// Is told the id that the store gave.
+    committed: oneshot::Sender<i64>,
+}
+
+/// What has become of a verdict that is to be recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RecordState {
+    /// It is in the store.
+    Recorded,
+    /// It waits for the store.
+    Queued,
+    /// It found no place, or the store failed: the record has a gap.
+    Dropped,
+}
+
+/// A verdict on its way into the store.
+#[derive(Debug)]
+pub struct RecordTicket(oneshot::Receiver<i64>);
+
+impl RecordTicket {
+    /// How far it is, and the id that the store gave it. Never waits.
+    pub fn state(mut self) -> (RecordState, Option<i64>) {
+        match self.0.try_recv() {
+            Ok(id) => (RecordState::Recorded, Some(id)),
+            Err(oneshot::error::TryRecvError::Empty) => (RecordState::Queued, None),
+            Err(oneshot::error::TryRecvError::Closed) => (RecordState::Dropped, None),
+        }
+    }
 }
 
 /// A handle to the recording task; clones share it.
@@ -166,7 +195,7 @@ impl Recorder {
 
     /// Queues one verdict, with the model that judged it and, if it is one to keep, the frame it was judged in. It
     /// belongs to the lot that is open now. Never blocks.
-    pub fn record(&self, verdict: Verdict, card: Option<Arc<Card>>, frame: Option<Raw>) {
+    pub fn record(&self, verdict: Verdict, card: Option<Arc<Card>>, frame: Option<Raw>) -> RecordTicket {
         let verdict = Verdict { lot: self.store.open_lot(), ..verdict };
         let keep = sample::reason_to_keep(&verdict, &self.settings, rand::random()).filter(|reason| {
             frame.is_some() && self.quotas.lock().unwrap_or_else(PoisonError::into_inner).take(*reason, Instant::now())
@@ -180,7 +209,8 @@ impl Recorder {
             Some((raw, room.ok()?))
         });
         let reserved = if verdict.source == Source::Http { self.queue.max_capacity() / BELT_SHARE } else { 0 };
-        let queued = QueuedVerdict { verdict, card, frame };
+        let (committed, ticket) = oneshot::channel();
+        let queued = QueuedVerdict { verdict, card, frame, committed };
         if self.queue.capacity() <= reserved {
             self.losses.verdict(queued.frame.is_some());
         } else if let Err(full) = self.queue.try_send(queued) {
@@ -191,6 +221,7 @@ impl Recorder {
             .queue_depth
             .with_label_values(&["record"])
             .set((self.queue.max_capacity() - self.queue.capacity()) as i64);
+        RecordTicket(ticket)
     }
 }
 
@@ -252,6 +283,23 @@ mod tests {
         stop.cancel();
         task.await.unwrap();
         assert_eq!(store.counts().await.unwrap().reject, 4);
+    }
+
+    #[tokio::test]
+    async fn a_ticket_says_queued_then_recorded_and_dropped_where_nothing_will_be() {
+        let (_folder, store, recorder, task, stop) =
+            recorder(RecordSettings { queue: 4, ..RecordSettings::default() }).await;
+        let mut tickets: Vec<_> = (0..5).map(|_| recorder.record(verdict(Action::Reject), None, None)).collect();
+        let states = |tickets: Vec<RecordTicket>| tickets.into_iter().map(RecordTicket::state).collect::<Vec<_>>();
+        let late = tickets.split_off(2);
+        let (queued, dropped) = ((RecordState::Queued, None), (RecordState::Dropped, None));
+        assert_eq!(states(late), [queued, dropped, dropped], "HTTP has 3 places of 4");
+        stop.cancel();
+        task.await.unwrap();
+        let recorded = |id| (RecordState::Recorded, Some(id));
+        assert_eq!(states(tickets), [recorded(1), recorded(2)]);
+        assert_eq!(recorder.record(verdict(Action::Reject), None, None).state(), dropped);
+        assert_eq!(store.counts().await.unwrap().verdicts, 3);
     }
 
     #[tokio::test]

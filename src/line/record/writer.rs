@@ -49,7 +49,7 @@ pub(super) async fn write_verdicts(
             continue;
         }
         let events = preface.events_before(&mut batch);
-        let verdicts = keep_frames(batch.drain(..), &store, &losses, &metrics).await;
+        let (verdicts, told) = keep_frames(batch.drain(..), &store, &losses, &metrics).await;
         let commit = || async {
             let timer = metrics.store.commit_seconds.start_timer();
             let outcome = store.insert_after(&events, &verdicts).await;
@@ -59,8 +59,9 @@ pub(super) async fn write_verdicts(
         match retry.until_done(commit).await {
             Ok((ids, failures)) => {
                 metrics.store.recorded.inc_by(ids.len() as u64);
-                for (verdict, id) in verdicts.into_iter().zip(ids) {
-                    // Fails only while nobody listens.
+                for ((verdict, id), committed) in verdicts.into_iter().zip(ids).zip(told) {
+                    // Both fail only while nobody listens.
+                    let _ = committed.send(id);
                     let _ = recorded.send(Arc::new(Verdict { id, ..verdict }));
                 }
                 if failures > 0 {

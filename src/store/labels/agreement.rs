@@ -92,6 +92,7 @@ mod tests {
         let label = |(i, class): (usize, &Option<&str>)| Label {
             id: i as i64,
             verdict: 1,
+            uid: uuid::Uuid::nil(),
             class: class.map(str::to_owned),
             by: i.to_string(),
             at: OffsetDateTime::UNIX_EPOCH,

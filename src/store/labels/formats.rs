@@ -6,13 +6,16 @@
 use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use crate::{domain::time::rfc3339, store::LabeledItem};
+use crate::{
+    domain::time::rfc3339,
+    store::{LabeledItem, VerdictName},
+};
 
 /// One label outside the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImportedLabel {
-    /// The item's verdict.
-    pub verdict: i64,
+    /// The item's verdict: its uid, where the file says it, for an id means another item in another store.
+    pub verdict: VerdictName,
     /// The class; `None` when the person could not tell.
     pub class: Option<String>,
     /// Who said it.
@@ -61,7 +64,7 @@ pub fn to_label_studio(items: &[LabeledItem], url: &str) -> Value {
             .collect();
         json!({
             "id": verdict.id,
-            "data": {"image": format!("{url}/items/{}.jpg", verdict.id), "verdict": verdict.id},
+            "data": {"image": format!("{url}/items/{}.jpg", verdict.uid), "verdict": verdict.id, "uid": verdict.uid},
             "annotations": annotations,
             "predictions": predictions,
         })
@@ -78,10 +81,17 @@ pub fn from_label_studio(json: &str) -> Result<Vec<ImportedLabel>, FormatError> 
     let mut all = Vec::new();
     for (i, task) in tasks.iter().enumerate() {
         let place = || format!("task {}", i + 1);
-        let in_path = || task["data"]["image"].as_str()?.rsplit_once("/items/")?.1.strip_suffix(".jpg")?.parse().ok();
-        let verdict = task["data"]["verdict"].as_i64().or_else(in_path).ok_or_else(|| {
-            refuse(place(), "data.verdict is not a number and data.image does not end in /items/<number>.jpg")
-        })?;
+        let data = &task["data"];
+        let in_path = data["image"].as_str().and_then(|url| url.rsplit_once("/items/")?.1.strip_suffix(".jpg"));
+        let named = data["uid"].as_str().or(in_path.filter(|_| data["verdict"].is_null()));
+        let verdict = match (named.map(str::parse), data["verdict"].as_i64()) {
+            (Some(Ok(name)), _) => name,
+            (None, Some(id)) => VerdictName::Id(id),
+            _ => {
+                let why = "neither data.uid nor data.verdict names a verdict, and data.image does not end in /items/<uid>.jpg";
+                return Err(refuse(place(), why));
+            }
+        };
         for annotation in task["annotations"].as_array().into_iter().flatten() {
             let by = &annotation["completed_by"];
             let by = [by, &by["email"], &by["id"]].into_iter().find_map(|name| match name {
@@ -109,7 +119,7 @@ pub fn from_label_studio(json: &str) -> Result<Vec<ImportedLabel>, FormatError> 
 }
 
 /// The columns of [`to_csv`]; the first three are those of a data set's `photos.csv`.
-const COLUMNS: [&str; 6] = ["file", "class", "split_group", "verdict", "by", "at"];
+const COLUMNS: [&str; 7] = ["file", "class", "split_group", "verdict", "by", "at", "uid"];
 
 /// One row per label; `class` is empty where the labeler could not tell.
 ///
@@ -120,16 +130,17 @@ pub fn to_csv(items: &[LabeledItem]) -> Result<String, csv::Error> {
     rows.write_record(COLUMNS)?;
     for LabeledItem { verdict, labels } in items {
         for label in labels {
-            let (file, id) = (format!("items/{}.jpg", verdict.id), verdict.id.to_string());
+            let (id, uid) = (verdict.id.to_string(), verdict.uid.to_string());
+            let file = format!("items/{uid}.jpg");
             let class = label.class.as_deref().unwrap_or_default();
-            rows.write_record([&file, class, &verdict.group(), &id, &label.by, &rfc3339(label.at)])?;
+            rows.write_record([&file, class, &verdict.group(), &id, &label.by, &rfc3339(label.at), &uid])?;
         }
     }
     let bytes = rows.into_inner().map_err(|e| e.into_error())?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Reads columns `verdict`, `class`, `by` and `at` in any order; others are not looked at.
+/// Reads columns `uid` or `verdict`, `class`, `by` and `at` in any order; others are not looked at.
 ///
 /// # Errors
 /// [`FormatError`], naming the line.
@@ -140,17 +151,23 @@ pub fn from_csv(text: &str) -> Result<Vec<ImportedLabel>, FormatError> {
         let place = headers.iter().position(|h| h.trim() == name);
         place.ok_or_else(|| refuse("line 1".into(), format!("there is no column `{name}`")))
     };
-    let (verdict, class, by, at) = (column("verdict")?, column("class")?, column("by")?, column("at")?);
+    let (uid, verdict) = (column("uid"), column("verdict"));
+    let (class, by, at) = (column("class")?, column("by")?, column("at")?);
+    if uid.is_err() {
+        verdict.as_ref().map_err(|e| refuse(e.place.clone(), &e.why))?;
+    }
     let mut all = Vec::new();
     for (i, row) in rows.records().enumerate() {
         let place = || format!("line {}", i + 2);
         let row = row.map_err(|e| refuse(place(), e))?;
         let cell = |column: usize| row.get(column).unwrap_or_default().trim();
+        // A row of a file with both may lack the uid: an older version wrote it.
+        let named = [&uid, &verdict].into_iter().flatten().map(|&column| cell(column)).find(|name| !name.is_empty());
         if cell(by).is_empty() {
             return Err(refuse(place(), "`by` is empty"));
         }
         all.push(ImportedLabel {
-            verdict: cell(verdict).parse().map_err(|e| refuse(place(), format!("verdict: {e}")))?,
+            verdict: named.unwrap_or_default().parse().map_err(|e| refuse(place(), format!("verdict: {e}")))?,
             class: Some(cell(class)).filter(|c| !c.is_empty()).map(str::to_owned),
             by: cell(by).to_owned(),
             at: OffsetDateTime::parse(cell(at), &Rfc3339).map_err(|e| refuse(place(), format!("at: {e}")))?,
@@ -174,10 +191,14 @@ mod tests {
              "was_cancelled": true, "result": []}], "predictions": []}]"#;
         let said = from_label_studio(json).unwrap();
         let short: Vec<_> = said.iter().map(|s| (s.verdict, s.class.as_deref(), s.by.as_str())).collect();
-        assert_eq!(short, [(2, Some("cod"), "3"), (2, None, "ben@line")]);
+        let two = VerdictName::Id(2);
+        assert_eq!(short, [(two, Some("cod"), "3"), (two, None, "ben@line")]);
         let two = json.replace(r#"["cod"]"#, r#"["cod", "bass"]"#);
         assert_eq!(from_label_studio(&two).unwrap_err().to_string(), "task 1: an annotation needs exactly one choice");
         let nowhere = json.replace("items/2", "things/2");
-        assert!(from_label_studio(&nowhere).unwrap_err().to_string().starts_with("task 1: data.verdict"));
+        assert!(from_label_studio(&nowhere).unwrap_err().to_string().starts_with("task 1: neither data.uid"));
+        let uid = "019e0000-0000-7000-8000-000000000007";
+        let by_uid = json.replace("items/2", &format!("items/{uid}"));
+        assert_eq!(from_label_studio(&by_uid).unwrap()[0].verdict, VerdictName::Uid(uid.parse().unwrap()));
     }
 }

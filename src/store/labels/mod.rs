@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use sqlx::{QueryBuilder, Sqlite};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use uuid::Uuid;
 
 use super::{
     MAX_PAGE, Store, StoreError,
@@ -27,6 +28,9 @@ pub struct Label {
     pub id: i64,
     /// The item's verdict.
     pub verdict: i64,
+    /// Its uid.
+    #[schema(value_type = String, format = "uuid")]
+    pub uid: Uuid,
     /// The class; `None` when the person could not tell.
     pub class: Option<String>,
     /// Who said it.
@@ -88,11 +92,12 @@ pub struct LabeledItem {
 pub(in crate::store) const PICTURE_IS_THERE: &str =
     " AND NOT EXISTS (SELECT 1 FROM frames_gone AS g WHERE g.key = v.frame AND g.upto >= v.id)";
 
-type Row = (i64, i64, Option<String>, String, String, bool, bool);
+type Row = (i64, i64, Option<String>, String, String, bool, bool, Option<String>);
 
 const COLUMNS: &str = "SELECT l.id, l.verdict, l.class, l.labeler, l.at, \
     EXISTS (SELECT 1 FROM labels w WHERE w.withdraws = l.id), \
-    EXISTS (SELECT 1 FROM current_labels c WHERE c.id = l.id) FROM labels l WHERE l.withdraws IS NULL";
+    EXISTS (SELECT 1 FROM current_labels c WHERE c.id = l.id), \
+    (SELECT v.uid FROM verdicts v WHERE v.id = l.verdict) FROM labels l WHERE l.withdraws IS NULL";
 
 impl Store {
     /// Adds a label. The item must exist: see [`Store::verdict`]. `at` is now, or the time of an imported label.
@@ -116,9 +121,14 @@ impl Store {
             .await?;
         let row = done.last_insert_rowid().to_string();
         rows::hold(&mut transaction, self.signer()?, HeldTable::Labels, &row, None).await?;
+        let own: Option<String> = sqlx::query_scalar("SELECT uid FROM verdicts WHERE id = ?")
+            .bind(verdict)
+            .fetch_one(&mut *transaction)
+            .await?;
         transaction.commit().await?;
         let (id, class, by) = (done.last_insert_rowid(), class.map(str::to_owned), by.to_owned());
-        Ok(Label { id, verdict, class, by, at, withdrawn: false, current: true })
+        let uid = self.identity.or_own(verdict, own.as_deref());
+        Ok(Label { id, verdict, uid, class, by, at, withdrawn: false, current: true })
     }
 
     /// Withdraws the label `id`, whose earlier one then holds again. Gives what was withdrawn; `None` when there is no
@@ -165,7 +175,7 @@ impl Store {
     pub async fn one_label(&self, id: i64) -> Result<Option<Label>, StoreError> {
         let mut query = QueryBuilder::<Sqlite>::new(COLUMNS);
         query.push(" AND l.id = ").push_bind(id);
-        Ok(query.build_query_as::<Row>().fetch_optional(&self.database).await?.map(label))
+        Ok(query.build_query_as::<Row>().fetch_optional(&self.database).await?.map(|row| self.label(row)))
     }
 
     /// One page of the history, newest first.
@@ -188,7 +198,8 @@ impl Store {
             query.push(" AND l.id IN (SELECT id FROM current_labels)");
         }
         query.push(" ORDER BY l.id DESC LIMIT ").push_bind(page.limit.min(MAX_PAGE));
-        Ok(query.build_query_as::<Row>().fetch_all(&self.database).await?.into_iter().map(label).collect())
+        let rows = query.build_query_as::<Row>().fetch_all(&self.database).await?;
+        Ok(rows.into_iter().map(|row| self.label(row)).collect())
     }
 
     /// Every label that the item ever had, oldest first.
@@ -198,7 +209,8 @@ impl Store {
     pub async fn history(&self, verdict: i64) -> Result<Vec<Label>, StoreError> {
         let mut query = QueryBuilder::<Sqlite>::new(COLUMNS);
         query.push(" AND l.verdict = ").push_bind(verdict).push(" ORDER BY l.id");
-        Ok(query.build_query_as::<Row>().fetch_all(&self.database).await?.into_iter().map(label).collect())
+        let rows = query.build_query_as::<Row>().fetch_all(&self.database).await?;
+        Ok(rows.into_iter().map(|row| self.label(row)).collect())
     }
 
     /// How many labels of `by` stand.
@@ -213,7 +225,8 @@ impl Store {
         Ok(n as u64)
     }
 
-    /// What people say now about every item from verdict `from` on: verdict → labels, oldest first.
+    /// What people say now about every item from verdict `from` on: verdict → labels, oldest first. Their uids are those of
+    /// the verdicts, which are not read here: they are nil.
     ///
     /// # Errors
     /// [`StoreError::Database`].
@@ -225,7 +238,9 @@ impl Store {
                 .await?;
         let mut labels: BTreeMap<i64, Vec<Label>> = BTreeMap::new();
         for (id, verdict, class, by, at) in rows {
-            labels.entry(verdict).or_default().push(label((id, verdict, class, by, at, false, true)));
+            let (uid, at) = (Uuid::nil(), moment(&at));
+            let label = Label { id, verdict, uid, class, by, at, withdrawn: false, current: true };
+            labels.entry(verdict).or_default().push(label);
         }
         Ok(labels)
     }
@@ -260,7 +275,10 @@ impl Store {
         };
         rows.into_iter()
             .map(|(id, body)| {
-                Ok(LabeledItem { verdict: parse(id, &body)?, labels: labels.remove(&id).unwrap_or_default() })
+                let verdict = self.identity.verdict(id, &body)?;
+                let mut labels = labels.remove(&id).unwrap_or_default();
+                labels.iter_mut().for_each(|label| label.uid = verdict.uid);
+                Ok(LabeledItem { verdict, labels })
             })
             .collect()
     }
@@ -272,23 +290,22 @@ impl Store {
     pub async fn verdict(&self, id: i64) -> Result<Option<Verdict>, StoreError> {
         let body: Option<(String,)> =
             sqlx::query_as("SELECT body FROM verdicts WHERE id = ?").bind(id).fetch_optional(&self.database).await?;
-        body.map(|(body,)| parse(id, &body)).transpose()
+        body.map(|(body,)| self.identity.verdict(id, &body)).transpose()
     }
-}
 
-pub(in crate::store) fn parse(id: i64, body: &str) -> Result<Verdict, StoreError> {
-    let verdict: Verdict = serde_json::from_str(body).map_err(|e| StoreError::Row { id, why: e.to_string() })?;
-    Ok(Verdict { id, ..verdict })
+    fn label(&self, (id, verdict, class, by, at, withdrawn, current, own): Row) -> Label {
+        let uid = self.identity.or_own(verdict, own.as_deref());
+        Label { id, verdict, uid, class, by, at: moment(&at), withdrawn, current }
+    }
 }
 
 fn timestamp(at: OffsetDateTime) -> Result<String, sqlx::Error> {
     at.format(&Rfc3339).map_err(|e| sqlx::Error::Encode(e.into()))
 }
 
-fn label((id, verdict, class, by, at, withdrawn, current): Row) -> Label {
-    // Only `timestamp` writes the column; a row edited by hand keeps its label and loses its time.
-    let at = OffsetDateTime::parse(&at, &Rfc3339).unwrap_or(OffsetDateTime::UNIX_EPOCH);
-    Label { id, verdict, class, by, at, withdrawn, current }
+/// Only [`timestamp`] writes the column; a row edited by hand keeps its label and loses its time.
+fn moment(at: &str) -> OffsetDateTime {
+    OffsetDateTime::parse(at, &Rfc3339).unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }
 
 #[cfg(test)]

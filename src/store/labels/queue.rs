@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::{QueryBuilder, Sqlite};
 use tokio::task::spawn_blocking;
 
-use super::{PICTURE_IS_THERE, parse};
+use super::PICTURE_IS_THERE;
 use crate::{
     domain::{Action, Reason, Verdict},
     store::{Label, Store, StoreError},
@@ -138,16 +138,16 @@ pub fn choose(candidates: Vec<Arc<Verdict>>, said: &BTreeMap<i64, Vec<Label>>, a
     Queue { items, waiting: total }
 }
 
-/// What makes two items near-identical: one track of one camera, or one frame.
+/// What makes two items near-identical: one group, see [`Verdict::group`], or one frame.
 #[derive(Debug, PartialEq, Eq, Hash)]
 enum Scene {
-    Track(String, u64),
+    Group(String),
     Frame(String),
 }
 
 fn scenes(verdict: &Verdict) -> Vec<Scene> {
-    let track = (!verdict.camera.is_empty()).then(|| Scene::Track(verdict.camera.clone(), verdict.track));
-    track.into_iter().chain(verdict.frame.clone().map(Scene::Frame)).collect()
+    let group = (!verdict.camera.is_empty()).then(|| Scene::Group(verdict.group()));
+    group.into_iter().chain(verdict.frame.clone().map(Scene::Frame)).collect()
 }
 
 /// The newest items with a kept picture, kept at hand: reading thousands of documents again for every label would take
@@ -196,7 +196,8 @@ impl Store {
         query.push(" ORDER BY v.id DESC LIMIT ").push_bind(WINDOW);
         let rows: Vec<(i64, String)> = query.build_query_as().fetch_all(&self.database).await?;
         // The first time these are a few megabytes of JSON: not on a thread that answers others.
-        let read = spawn_blocking(move || rows.iter().rev().map(|(id, body)| parse(*id, body)).collect());
+        let identity = self.identity;
+        let read = spawn_blocking(move || rows.iter().rev().map(|(id, body)| identity.verdict(*id, body)).collect());
         let new: Result<Vec<Verdict>, StoreError> =
             read.await.unwrap_or_else(|e| Err(sqlx::Error::Io(std::io::Error::other(e)).into()));
         for verdict in new? {
@@ -240,7 +241,8 @@ mod tests {
 
     fn said(id: i64, by: &str) -> (i64, Vec<Label>) {
         let (class, at) = (Some("cod".into()), OffsetDateTime::UNIX_EPOCH);
-        (id, vec![Label { id, verdict: id, class, by: by.into(), at, withdrawn: false, current: true }])
+        let uid = uuid::Uuid::nil();
+        (id, vec![Label { id, verdict: id, uid, class, by: by.into(), at, withdrawn: false, current: true }])
     }
 
     fn choose(candidates: Vec<Verdict>, said: &BTreeMap<i64, Vec<Label>>, ask: &Ask) -> Queue {
@@ -278,11 +280,21 @@ mod tests {
         let order = ids(&choose(all.clone(), &BTreeMap::new(), &ask("anna", 10, &none)));
         assert_eq!(order, [1, 2, 6, 3, 4, 5]);
         all[1].frame = all[0].frame.clone();
-        all[2].track = all[0].track;
+        for older in [0, 2] {
+            (all[older].uid, all[older].track) = (uuid::Uuid::nil(), 1);
+        }
         let order = ids(&choose(all.clone(), &BTreeMap::new(), &ask("anna", 10, &none)));
         assert_eq!(order, [1, 4, 6, 5, 2, 3], "the same frame and the same track come last");
         let order = ids(&choose(all, &[said(1, "ben")].into(), &ask("anna", 10, &none)));
         assert_eq!(order, [4, 5, 6, 2, 3], "also when the scene was labeled before");
+    }
+
+    #[test]
+    fn a_track_of_another_run_of_the_service_is_another_scene() {
+        let mut all: Vec<Verdict> = (1..=3).map(|i| item(i, Action::Divert, "a", 0.6)).collect();
+        all.iter_mut().for_each(|verdict| verdict.track = 1); // as after two restarts
+        let order = ids(&choose(all, &[said(3, "ben")].into(), &ask("anna", 1, &HashSet::new())));
+        assert_eq!(order, [2]);
     }
 
     #[test]

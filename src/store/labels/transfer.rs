@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::{ItemPage, LabeledItem, formats::ImportedLabel};
-use crate::store::{MAX_PAGE, Store, StoreError};
+use crate::store::{MAX_PAGE, Store, StoreError, VerdictName};
 
 /// How an import went.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub enum ImportError {
     #[error("verdict {verdict}: there is no class `{class}`, only {}", .classes.join(", "))]
     Class {
         /// The item's verdict.
-        verdict: i64,
+        verdict: VerdictName,
         /// The class.
         class: String,
         /// The classes that there are.
@@ -32,7 +32,7 @@ pub enum ImportError {
     },
     /// A label names an item that is not there, or is there without its picture.
     #[error("there is no verdict {0} whose picture was kept")]
-    Item(i64),
+    Item(VerdictName),
     /// The store can't be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -64,26 +64,29 @@ pub async fn add_missing(
     mut labels: Vec<ImportedLabel>,
     classes: &[String],
 ) -> Result<Imported, ImportError> {
+    let mut ids = Vec::new();
     let mut here: BTreeMap<i64, HashSet<_>> = BTreeMap::new();
+    labels.sort_by_key(|label| label.at);
     for ImportedLabel { verdict, class, .. } in &labels {
         if let Some(class) = class.clone().filter(|class| !classes.contains(class)) {
             return Err(ImportError::Class { verdict: *verdict, class, classes: classes.to_vec() });
         }
-        if here.contains_key(verdict) {
+        let id = store.verdict_id(*verdict).await?.ok_or(ImportError::Item(*verdict))?;
+        ids.push(id);
+        if here.contains_key(&id) {
             continue;
         }
-        store.verdict(*verdict).await?.filter(|v| v.frame.is_some()).ok_or(ImportError::Item(*verdict))?;
-        let history = store.history(*verdict).await?;
-        here.insert(*verdict, history.into_iter().map(|l| (l.class, l.by, l.at)).collect());
+        store.verdict(id).await?.filter(|v| v.frame.is_some()).ok_or(ImportError::Item(*verdict))?;
+        let history = store.history(id).await?;
+        here.insert(id, history.into_iter().map(|l| (l.class, l.by, l.at)).collect());
     }
-    labels.sort_by_key(|label| label.at);
     let mut done = Imported { added: 0, known: 0 };
-    for ImportedLabel { verdict, class, by, at } in labels {
-        if !here.entry(verdict).or_default().insert((class.clone(), by.clone(), at)) {
+    for (ImportedLabel { class, by, at, .. }, id) in labels.into_iter().zip(ids) {
+        if !here.entry(id).or_default().insert((class.clone(), by.clone(), at)) {
             done.known += 1;
             continue;
         }
-        store.add_label(verdict, class.as_deref(), &by, at).await?;
+        store.add_label(id, class.as_deref(), &by, at).await?;
         done.added += 1;
     }
     Ok(done)
@@ -103,10 +106,15 @@ mod tests {
         store::labels::formats::{from_csv, from_label_studio, to_csv, to_label_studio},
     };
 
+    /// A store of the same items as all others of a test.
     async fn store(folder: &Path) -> Store {
         let store = Store::open(folder).await.unwrap();
-        let kept = Verdict { frame: Some("20261125-0123456789abcdef01234567".into()), ..verdict(Action::Reject) };
-        store.insert(&[kept.clone(), kept.clone(), kept, verdict(Action::Accept)]).await.unwrap();
+        let mut uids = 0x019e_0000_0000_7000_9000_0000_0000_0000..;
+        let mut item = |action| Verdict { uid: uuid::Uuid::from_u128(uids.next().unwrap()), ..verdict(action) };
+        let frame = Some("20261125-0123456789abcdef01234567".to_owned());
+        let mut kept = || Verdict { frame: frame.clone(), ..item(Action::Reject) };
+        let kept = [kept(), kept(), kept()];
+        store.insert(&[&kept[..], &[item(Action::Accept)]].concat()).await.unwrap();
         store
     }
 
@@ -125,13 +133,41 @@ mod tests {
         let classes = ["cod".to_owned(), "sea bass".to_owned()];
         let json = to_label_studio(&items, "http://line:8080").to_string();
         let csv = to_csv(&items).unwrap();
-        assert!(csv.starts_with("file,class,split_group,verdict,by,at\nitems/1.jpg,cod,"), "{csv}");
+        assert!(
+            csv.starts_with(
+                "file,class,split_group,verdict,by,at,uid\nitems/019e0000-0000-7000-9000-000000000000.jpg,cod,"
+            ),
+            "{csv}"
+        );
         for (name, said) in [("json", from_label_studio(&json).unwrap()), ("csv", from_csv(&csv).unwrap())] {
             let other = store(&root.path().join(name)).await;
             assert_eq!(add_missing(&other, said.clone(), &classes).await.unwrap(), Imported { added: 3, known: 0 });
             assert_eq!(all_labeled(&other).await.unwrap(), items, "{name}");
             assert_eq!(add_missing(&other, said, &classes).await.unwrap(), Imported { added: 0, known: 3 }, "{name}");
         }
+    }
+
+    #[tokio::test]
+    async fn labels_of_one_store_are_not_given_to_other_items_of_the_same_numbers() {
+        let root = tempfile::tempdir().unwrap();
+        let of = async |name: &str| {
+            let store = Store::open(&root.path().join(name)).await.unwrap();
+            let frame = Some("20261125-0123456789abcdef01234567".into());
+            store.insert(&[Verdict { frame, ..verdict(Action::Reject) }]).await.unwrap();
+            store
+        };
+        let (one, other) = (of("one").await, of("other").await);
+        one.add_label(1, Some("cod"), "anna", OffsetDateTime::UNIX_EPOCH).await.unwrap();
+        let items = all_labeled(&one).await.unwrap();
+        let json = to_label_studio(&items, "http://line:8080").to_string();
+        for said in [from_label_studio(&json).unwrap(), from_csv(&to_csv(&items).unwrap()).unwrap()] {
+            let refused = add_missing(&other, said, &["cod".to_owned()]).await.unwrap_err();
+            assert_eq!(
+                refused.to_string(),
+                format!("there is no verdict {} whose picture was kept", items[0].verdict.uid)
+            );
+        }
+        assert!(all_labeled(&other).await.unwrap().is_empty());
     }
 
     #[tokio::test]

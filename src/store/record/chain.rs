@@ -16,6 +16,7 @@
 use sha2::{Digest, Sha256};
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection, SqliteTransaction};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use uuid::Uuid;
 
 use super::{
     event::{Entry, Event},
@@ -173,6 +174,16 @@ impl Store {
         let mut query = QueryBuilder::<Sqlite>::new(EVENTS);
         query.push(" AND (seq BETWEEN ").push_bind(lot).push(" AND ").push_bind(to);
         query.push(" OR lot = ").push_bind(lot).push(")");
+        self.read_events(query).await
+    }
+
+    /// What happened to the item of this uid: commands to gates and what sensors saw, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`], [`StoreError::Record`].
+    pub async fn item_events(&self, uid: Uuid) -> Result<Vec<Entry>, StoreError> {
+        let mut query = QueryBuilder::<Sqlite>::new(EVENTS);
+        query.push(" AND uid = ").push_bind(uid.to_string());
         self.read_events(query).await
     }
 

@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use crate::domain::Thresholds;
 
@@ -108,6 +109,9 @@ pub enum Event {
         camera: String,
         /// Its track number on that camera, as in its verdict.
         track: u64,
+        /// Its uid, as in its verdict; absent in older records.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        uid: Option<Uuid>,
         /// What should have moved the gate: `modbus`, `mqtt`, `webhook` or `log`.
         output: String,
         /// Why, in words.
@@ -136,6 +140,9 @@ pub enum Event {
         camera: String,
         /// Its track number on that camera, as in its verdict.
         track: u64,
+        /// Its uid, as in its verdict; absent in older records.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        uid: Option<Uuid>,
         /// What it was told by: the output's name.
         output: String,
         /// The command's number at this gate.
@@ -186,6 +193,9 @@ pub enum Event {
         camera: String,
         /// Its track number on that camera, as in its verdict.
         track: u64,
+        /// Its uid, as in its verdict; absent in older records.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        uid: Option<Uuid>,
     },
     /// Something left the belt that no verdict asked for.
     RejectFalse {

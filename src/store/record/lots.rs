@@ -313,9 +313,7 @@ impl Store {
                 let (kind, time) = ("verdict_gone".into(), String::new());
                 return Ok(LotEntry { seq, kind, time, id, verdict: None, details, hash });
             };
-            let read: Result<Verdict, _> = serde_json::from_str(&document);
-            let unreadable = |e: serde_json::Error| StoreError::Row { id: number, why: e.to_string() };
-            let verdict = Verdict { id: number, ..read.map_err(unreadable)? };
+            let verdict = self.identity.verdict(number, &document)?;
             let time = rfc3339(verdict.time);
             Ok(LotEntry { seq, kind: "verdict".into(), time, id, verdict: Some(verdict), details, hash })
         };

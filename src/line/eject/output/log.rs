@@ -21,7 +21,7 @@ async fn serve(outlet: &mut Outlet, commands: &mut mpsc::Receiver<EjectorCommand
                 let late = Instant::now().saturating_duration_since(command.due);
                 tracing::info!(
                     id = command.id, gate = &*command.subject.gate, camera = command.subject.camera,
-                    track = command.subject.track, late_us = late.as_micros() as u64, "eject"
+                    track = command.subject.track, uid = %command.subject.uid, late_us = late.as_micros() as u64, "eject"
                 );
                 outlet.report(command.id, Ok(()));
             }

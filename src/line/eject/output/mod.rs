@@ -18,6 +18,7 @@ use serde_json::Value;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::{
     domain::{Action, Verdict},
@@ -140,6 +141,8 @@ impl OutputSettings {
 pub struct Subject {
     /// Name of the gate.
     pub gate: Arc<str>,
+    /// The item's uid, as in its verdict.
+    pub uid: Uuid,
     /// Camera name.
     pub camera: String,
     /// Track number on its camera.
@@ -158,6 +161,7 @@ impl Subject {
     pub fn new(gate: Arc<str>, verdict: &Verdict) -> Self {
         Self {
             gate,
+            uid: verdict.uid,
             camera: verdict.camera.clone(),
             track: verdict.track,
             action: verdict.decision.action,
