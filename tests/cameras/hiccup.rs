@@ -62,7 +62,7 @@ fn watched(stamps: bool) -> (Vec<(u32, Duration)>, usize) {
         let frame = camera.frame();
         let Raw::Jpeg(jpeg) = &frame.raw else { panic!("not a JPEG") };
         let shade = pixels::decode(jpeg, pixels::PixelLimits::default()).unwrap().at(32, 24)[0];
-        let n = (u32::from(shade) + 1) / 2;
+        let n = u32::from(shade).div_ceil(2);
         let taken = taken.lock().unwrap()[n as usize];
         off.push((n, frame.captured.max(taken) - frame.captured.min(taken)));
     }
