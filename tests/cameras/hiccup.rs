@@ -78,6 +78,7 @@ fn pictures_that_come_in_a_burst_are_as_old_as_they_are_or_refused() {
         println!("stamps {stamps}: {} pictures, {late} refused as late; worst {worst:?}", off.len());
         let most = if stamps { INTERVAL / 2 } else { INTERVAL + INTERVAL / 2 };
         assert!(worst.1 < most, "{off:?}");
-        assert!(if stamps { late == 0 } else { (1..10).contains(&late) }, "{late}");
+        // Only what lay in the buffer may be refused; the picture that was taken last is fresh.
+        assert!(if stamps { late == 0 } else { (1..=BUFFERED.len()).contains(&late) }, "{late}");
     }
 }
