@@ -3,7 +3,7 @@
 use axum::extract::{Query, rejection::QueryRejection};
 
 use super::error::ApiError;
-use crate::store::MAX_PAGE;
+use crate::store::{MAX_PAGE, Store, StoreError, VerdictName};
 
 /// Longest name of a person, in characters.
 pub(super) const MAX_NAME: usize = 64;
@@ -38,4 +38,13 @@ pub(super) fn page_size(limit: Option<u32>, default: u32) -> Result<u32, ApiErro
         return Err(ApiError::Malformed(format!("`limit` must be 1 to {MAX_PAGE}, not {limit}")));
     }
     Ok(limit)
+}
+
+/// The id of the one verdict that a list is narrowed to; 0, which no verdict has, for a uid that none has.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub(super) async fn only(store: &Store, verdict: Option<VerdictName>) -> Result<Option<i64>, StoreError> {
+    let Some(name) = verdict else { return Ok(None) };
+    Ok(Some(store.verdict_id(name).await?.unwrap_or(0)))
 }

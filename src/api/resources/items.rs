@@ -15,7 +15,7 @@ use crate::{
     api::{
         Api,
         error::{ApiError, Problem},
-        input::{page_size, query},
+        input::{only, page_size, query},
     },
     domain::Action,
     picture::pixels::{self, PixelError, PixelLimits},
@@ -63,13 +63,7 @@ pub(in crate::api) async fn list(
 ) -> Result<Json<Items>, ApiError> {
     let ItemQuery { before, limit, verdict, action, class, labeled } = query(asked)?;
     let limit = page_size(limit, 50)?;
-    let verdict = match verdict {
-        Some(name) => match api.store.verdict_id(name).await? {
-            None => return Ok(Json(Items { items: vec![], next: None })),
-            id => id,
-        },
-        None => None,
-    };
+    let verdict = only(&api.store, verdict).await?;
     let items = api.store.items(&ItemPage { before, limit, verdict, action, class, labeled }).await?;
     let next = items.last().filter(|_| items.len() == limit as usize).map(|i| i.verdict.id);
     Ok(Json(Items { items, next }))

@@ -23,7 +23,7 @@ use crate::{
         denied::Denied,
         error::{ApiError, Problem},
         http::body,
-        input::{MAX_NAME, page_size, query},
+        input::{MAX_NAME, only, page_size, query},
     },
     domain::Verdict,
     store::{Agreement, Ask, Label, LabelPage, QueueOrder, VerdictName},
@@ -205,13 +205,7 @@ pub(in crate::api) async fn list(
 ) -> Result<Json<Labels>, ApiError> {
     let LabelQuery { before, limit, verdict, by, class, current } = query(asked)?;
     let limit = page_size(limit, 50)?;
-    let verdict = match verdict {
-        Some(name) => match api.store.verdict_id(name).await? {
-            None => return Ok(Json(Labels { labels: vec![], next: None })),
-            id => id,
-        },
-        None => None,
-    };
+    let verdict = only(&api.store, verdict).await?;
     let page = LabelPage { before, limit, verdict, by, class, current: current.unwrap_or(false) };
     let labels = api.store.labels(&page).await?;
     let next = labels.last().filter(|_| labels.len() == limit as usize).map(|l| l.id);

@@ -98,8 +98,7 @@ pub(in crate::api) async fn one(
     State(api): State<Api>,
     Path(verdict): Path<String>,
 ) -> Result<Json<VerdictHistory>, ApiError> {
-    let none =
-        || ApiError::NotFound(format!("there is no verdict {verdict}; a queued one is here when it is recorded"));
+    let none = || ApiError::NotFound(format!("verdict {verdict} is not recorded; a queued one can be read once it is"));
     let name: VerdictName = verdict.parse().map_err(|_| none())?;
     let verdict = api.store.verdict_named(name).await?.ok_or_else(none)?;
     let labels = api.store.history(verdict.id).await?;

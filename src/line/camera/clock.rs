@@ -158,8 +158,8 @@ impl StampClock {
 mod tests {
     use super::*;
 
-    /// What a camera of 25 pictures a second sent: when each picture was taken and when it came, in ms, and what it says of its
-    /// time in seconds. When each was said to be taken, in ms.
+    /// What a camera of 25 pictures per second sent: when each picture was taken and when it came, in ms, and what it says of
+    /// its time in seconds. When each was said to be taken, in ms.
     fn said(pictures: &[(u64, u64, Option<f64>)]) -> Vec<Option<u64>> {
         let start = Instant::now();
         let mut clock = ArrivalClock::new(Duration::from_secs(2));
@@ -228,7 +228,7 @@ mod tests {
         for ((_, came, _), said) in pictures.iter().zip(said(&pictures)) {
             assert_eq!(said, Some(*came), "as before");
         }
-        // At dusk it takes five pictures a second.
+        // At dusk it takes five pictures per second.
         let came = |n: u64| if n < 50 { n * 40 } else { 2000 + (n - 50) * 200 };
         let said = said(&(0..100).map(|n| (came(n), came(n), None)).collect::<Vec<_>>());
         let refused = said.iter().filter(|said| said.is_none()).count();
@@ -252,7 +252,7 @@ mod tests {
     fn a_picture_that_was_slow_was_taken_when_its_count_says() {
         let start = Instant::now();
         let mut clock = CameraClock::new(Duration::from_secs(2));
-        // 25 pictures a second; the first comes slowly, every tenth by 80 ms more than the fastest.
+        // 25 pictures per second; the first comes slowly, every tenth by 80 ms more than the fastest.
         for n in 0..200u32 {
             let taken = f64::from(n) / 25.0;
             let delay = if n == 0 {
