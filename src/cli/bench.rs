@@ -29,7 +29,7 @@ pub enum BenchCommand {
     Story(StoryBenchArgs),
     /// Many requests; memory must stay flat.
     Soak(SoakBenchArgs),
-    /// The record: verdicts written and verified per second.
+    /// The record: verdicts written and verified per second; every page's queries as it grows.
     Record(RecordBenchArgs),
     /// The item search on belts that creep, stand, start, jog and stick: every item once, whole.
     Profiles(ProfilesBenchArgs),
@@ -339,12 +339,29 @@ pub struct RecordBenchArgs {
     /// Number of verdicts.
     #[arg(long, default_value_t = 400_000)]
     verdicts: usize,
+    /// Fill a store in this folder, which stays, and time every query on it instead.
+    #[arg(long)]
+    store: Option<PathBuf>,
+    /// With --store: only queries whose name contains this.
+    #[arg(long, default_value = "")]
+    only: String,
+    /// With --store: verify the record too.
+    #[arg(long)]
+    verify: bool,
+    /// With --store: append each figure here, one line of JSON.
+    #[arg(long)]
+    out: Option<PathBuf>,
 }
 
 impl RecordBenchArgs {
     async fn run(self) -> Result<()> {
-        println!("{}", serde_json::to_string_pretty(&record::run(self.verdicts).await?)?);
-        Ok(())
+        let Some(store) = self.store else {
+            println!("{}", serde_json::to_string_pretty(&record::run(self.verdicts).await?)?);
+            return Ok(());
+        };
+        let Self { verdicts, only, verify, out, .. } = self;
+        let verdicts = i64::try_from(verdicts)?;
+        record::scale(&record::ScalePlan { store, verdicts, only, verify, out }).await
     }
 }
 
