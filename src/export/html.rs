@@ -9,12 +9,20 @@ use time::{OffsetDateTime, UtcOffset};
 use super::{LISTED, LotReport};
 use crate::{
     domain::{Action, Verdict},
-    store::{Challenge, CorrectiveAction, LotVerification},
+    store::{Challenge, CorrectiveAction, Lot, LotVerification},
 };
 
-/// The page about a lot. `verified`: what verifying the parts of the record that hold it found.
+/// How the page about a lot begins: what can be sent before it is verified.
+pub fn opening(lot: &Lot) -> String {
+    let (name, style) = (escape(&lot.name), include_str!("page.css"));
+    format!(
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Lot {name}</title>\n<style>{style}</style>\n"
+    )
+}
+
+/// The page about a lot, from its [`opening`] on. `verified`: what verifying the parts of the record that hold it found.
 pub fn page(report: &LotReport, taken_off: &[Verdict], verified: &LotVerification) -> String {
-    let mut html = String::new();
+    let mut html = opening(&report.lot);
     // Writing into a string cannot fail.
     let _ = write(&mut html, report, taken_off, verified);
     html
@@ -23,8 +31,6 @@ pub fn page(report: &LotReport, taken_off: &[Verdict], verified: &LotVerificatio
 fn write(html: &mut String, report: &LotReport, taken_off: &[Verdict], verified: &LotVerification) -> std::fmt::Result {
     let lot = &report.lot;
     let name = escape(&lot.name);
-    writeln!(html, "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Lot {name}</title>")?;
-    writeln!(html, "<style>{}</style>", include_str!("page.css"))?;
     let (class, stamp) = match (&lot.closed, lot.signed_off.first()) {
         (None, _) => ("open", "Lot is open<br>preliminary".to_string()),
         (Some(_), None) => ("open", "Not signed off".to_string()),

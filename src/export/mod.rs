@@ -10,11 +10,11 @@ use time::OffsetDateTime;
 
 pub use self::{
     csv::{HEADER, LotCsv},
-    html::page,
+    html::{opening, page},
 };
 use crate::{
     domain::{Action, Thresholds, Verdict},
-    store::{Challenge, CorrectiveAction, Counts, Entry, Event, Lot, LotTally, Page, RemovedOf, Store, StoreError},
+    store::{Challenge, CorrectiveAction, Counts, Entry, Event, Lot, LotTally, RemovedOf, Store, StoreError},
 };
 
 /// Rejected and diverted items listed on the page; the CSV has all.
@@ -93,7 +93,8 @@ impl LotReport {
     /// The store's.
     pub async fn read(store: &Store, lot: Lot) -> Result<Self, StoreError> {
         let (head, head_hash) = store.head().await?;
-        let events = store.lot_events(lot.lot, lot.closed_at.unwrap_or(head)).await?;
+        let to = lot.closed_at.unwrap_or(head);
+        let events = store.lot_events(lot.lot, to, &["gap", "eject_late", "reject_missed"]).await?;
         let tallies = store.tallies(lot.lot).await?;
         let mut counts = Counts::default();
         for tally in &tallies {
@@ -106,15 +107,11 @@ impl LotReport {
             }
         }
         let gap = |entry: &Entry| if let Event::Gap { verdicts, .. } = entry.event { verdicts } else { 0 };
-        // What was broken before the lot was opened may still have been.
-        let kinds =
-            ["started", "camera_began", "camera_lost", "camera_back", "camera_ended", "degraded", "recovered", "gap"];
-        let mut all = store.events(&kinds, None).await?;
-        all.retain(|entry| lot.closed_at.is_none_or(|closed| entry.seq <= closed));
+        let all = told_of_outages(store, &lot, to).await?;
         let mut outages = outages(&all);
         outages.retain(|o| o.to.is_none_or(|to| to >= lot.opened));
         Ok(Self {
-            models: models(&store.events(&["model"], None).await?, &tallies),
+            models: models(&announced(store, to, &tallies).await?, &tallies),
             outages,
             not_recorded: events.iter().map(gap).sum(),
             eject_late: events.iter().filter(|entry| matches!(entry.event, Event::EjectLate { .. })).count(),
@@ -131,26 +128,46 @@ impl LotReport {
     }
 }
 
+/// Entries that begin and end outages: those in the lot, and before it how each camera was since the service started, for
+/// what was broken then may still have been.
+async fn told_of_outages(store: &Store, lot: &Lot, to: i64) -> Result<Vec<Entry>, StoreError> {
+    let kinds =
+        ["started", "camera_began", "camera_lost", "camera_back", "camera_ended", "degraded", "recovered", "gap"];
+    let started = store.last_event("started", lot.lot).await?;
+    let since = started.as_ref().map_or(0, |entry| entry.seq);
+    let mut all: Vec<Entry> = started.into_iter().collect();
+    all.extend(store.camera_states(lot.lot).await?.into_iter().filter(|entry| entry.seq > since));
+    all.extend(store.events_between(&kinds, lot.lot, to).await?);
+    Ok(all)
+}
+
+/// The announcements of the models in `tallies`, as far as there are any up to the place `to`; the newest of each.
+async fn announced(store: &Store, to: i64, tallies: &[LotTally]) -> Result<Vec<Entry>, StoreError> {
+    let mut wanted: Vec<(&str, &str)> = tallies.iter().map(|t| (t.model.as_str(), t.thresholds.as_str())).collect();
+    let (mut found, mut before) = (Vec::new(), to.saturating_add(1));
+    while !wanted.is_empty() {
+        let Some(entry) = store.last_event("model", before).await? else { break };
+        before = entry.seq;
+        let left = wanted.len();
+        if let Event::Model { model, thresholds_hash, .. } = &entry.event {
+            wanted.retain(|&(of, with)| of != model || with != thresholds_hash);
+        }
+        if wanted.len() < left {
+            found.push(entry);
+        }
+    }
+    found.reverse();
+    Ok(found)
+}
+
 /// The newest rejected and diverted items of a lot, oldest first, [`LISTED`] at most.
 ///
 /// # Errors
 /// The store's.
 pub async fn taken_off(store: &Store, lot: i64) -> Result<Vec<Verdict>, StoreError> {
-    let mut found = Vec::new();
-    for action in [Action::Reject, Action::Divert] {
-        let mut page = Page { limit: 500, action: Some(action), lot: Some(lot), ..Page::default() };
-        let mut listed = 0;
-        while listed < LISTED {
-            let some = store.verdicts(page).await?;
-            let Some(last) = some.last() else { break };
-            page.before = Some(last.id);
-            listed += some.len();
-            found.extend(some);
-        }
-    }
-    found.sort_by_key(|verdict| verdict.id);
-    let surplus = found.len().saturating_sub(LISTED);
-    Ok(found.split_off(surplus))
+    let mut found = store.taken_off(lot, LISTED).await?;
+    found.reverse();
+    Ok(found)
 }
 
 fn models(announced: &[Entry], tallies: &[LotTally]) -> Vec<LotModel> {

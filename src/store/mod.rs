@@ -9,10 +9,14 @@ mod audit;
 mod forger;
 mod frames;
 pub mod labels;
+#[cfg(test)]
+mod plans;
 mod record;
 mod retention;
 mod schema;
+mod search;
 mod settings;
+mod tallies;
 mod uids;
 mod verdicts;
 
@@ -20,12 +24,12 @@ use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicI64},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use object_store::local::LocalFileSystem;
 use sqlx::{
-    Connection, SqlSafeStr, SqliteTransaction,
+    Connection, SqlSafeStr, SqliteConnection, SqliteTransaction,
     migrate::{Migration, MigrationType, Migrator},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous},
 };
@@ -34,8 +38,9 @@ pub use audit::Deed;
 pub use frames::frame_key;
 use labels::queue;
 pub use labels::{
-    ItemPage, Label, LabelPage, LabeledItem,
+    Label, LabelPage,
     agreement::{Agreement, Consensus, consensus},
+    items::{FoundItems, ItemPage, LabeledItem},
     queue::{Ask, Queue, QueueOrder, WINDOW, hash_share},
 };
 use record::{chain, rows, signer};
@@ -50,18 +55,22 @@ pub use retention::{Removed, Retention};
 pub use settings::StoreSettings;
 use uids::StoreIdentity;
 pub use uids::VerdictName;
-pub use verdicts::{Counts, MAX_PAGE, Page};
+pub use verdicts::{Counts, Found, MAX_PAGE, Page};
 
 /// The database's name in the store's folder.
 const DATABASE: &str = "verdicts.sqlite";
 /// Connections that read for everybody.
 const READERS: u32 = 3;
+/// How long a reader keeps a connection from the others at most; what it asks for is broken off then.
+const READ: Duration = Duration::from_secs(5);
+/// Steps of SQLite's machine after which it is asked whether it may go on: some hundred microseconds.
+const STEPS: i32 = 10_000;
 /// How long a reader or writer waits for another one's lock.
 const BUSY: Duration = Duration::from_secs(5);
 
 /// What makes the database, in order; each file runs once. Listed here, for sqlx's macro would build the half of it a
 /// second time, for the compiler.
-const MIGRATIONS: [(&str, &str); 8] = [
+const MIGRATIONS: [(&str, &str); 9] = [
     ("verdicts", include_str!("migrations/0001_verdicts.sql")),
     ("labels", include_str!("migrations/0002_labels.sql")),
     ("chain", include_str!("migrations/0003_chain.sql")),
@@ -70,6 +79,7 @@ const MIGRATIONS: [(&str, &str); 8] = [
     ("frames gone", include_str!("migrations/0006_frames_gone.sql")),
     ("rows", include_str!("migrations/0007_rows.sql")),
     ("uids", include_str!("migrations/0008_uids.sql")),
+    ("counts", include_str!("migrations/0009_counts.sql")),
 ];
 
 fn migrations() -> Migrator {
@@ -184,7 +194,9 @@ impl Store {
         migrations().run(&writer).await.map_err(|e| refuse(e.to_string()))?;
         let database = SqlitePoolOptions::new()
             .max_connections(READERS)
-            .acquire_timeout(BUSY)
+            .acquire_timeout(2 * BUSY)
+            .after_connect(|connection, _| Box::pin(limit(connection)))
+            .before_acquire(|connection, _| Box::pin(async { limit(connection).await.map(|()| true) }))
             .connect_with(options.read_only(true))
             .await
             .map_err(|e| refuse(e.to_string()))?;
@@ -197,6 +209,8 @@ impl Store {
         let signer = if has_record || has_key { signer::Signer::open(folder) } else { signer::Signer::make(folder) }?;
         chain::begin_or_check(&mut transaction, &signer).await?;
         rows::adopt(&mut transaction, &signer).await?;
+        tallies::adopt(&mut transaction).await?;
+        labels::counts::adopt(&mut transaction).await?;
         let lot = chain::last_of(&mut transaction, &["lot_opened", "lot_closed"]).await?;
         let lot = lot.filter(|entry| matches!(entry.event, Event::LotOpened { .. })).map_or(0, |entry| entry.seq);
         let identity = StoreIdentity::read(&mut transaction).await?;
@@ -270,6 +284,13 @@ impl Store {
     }
 }
 
+/// From now on `connection` has [`READ`] for what it is asked.
+async fn limit(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    let end = Instant::now() + READ;
+    connection.lock_handle().await?.set_progress_handler(STEPS, move || Instant::now() < end);
+    Ok(())
+}
+
 /// Device and inode of the database in `folder`.
 async fn file(folder: &Path) -> std::io::Result<(u64, u64)> {
     let found = tokio::fs::metadata(folder.join(DATABASE)).await?;
@@ -296,5 +317,25 @@ mod tests {
         assert_eq!(written.expect("it had to wait for them").unwrap(), 2);
         drop(held);
         assert_eq!(store.head().await.unwrap().0, 2, "what was written is read");
+    }
+
+    #[tokio::test]
+    async fn a_read_without_end_is_broken_off_and_takes_no_others_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).await.unwrap();
+        const ENDLESS: &str =
+            "WITH RECURSIVE c (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT count(*) FROM c WHERE n < 0";
+        let endless =
+            |store: Store| async move { sqlx::query_scalar::<_, i64>(ENDLESS).fetch_one(&store.database).await };
+        let mut kept = tokio::spawn(endless(store.clone()));
+        for _ in 1..READERS {
+            // Whoever asked has hung up; SQLite does not know.
+            let gone = tokio::time::timeout(Duration::from_millis(50), endless(store.clone())).await;
+            assert!(gone.is_err());
+        }
+        assert!(tokio::time::timeout(Duration::from_millis(50), &mut kept).await.is_err());
+        let read = tokio::time::timeout(2 * READ, store.head()).await;
+        assert_eq!(read.expect("they hold every connection").unwrap().0, 1);
+        assert!(kept.await.unwrap().unwrap_err().to_string().contains("interrupted"));
     }
 }

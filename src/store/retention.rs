@@ -17,6 +17,7 @@ use super::{
         chain::{self, extend, no_head, tail},
         event::Event,
     },
+    tallies::Counted,
 };
 
 /// Documents removed in one transaction, so that the writer waits little.
@@ -139,7 +140,9 @@ impl Store {
             files.extend(self.frame_files(day).await?);
         }
         let labeled: Vec<(String,)> = sqlx::query_as(
-            "SELECT DISTINCT v.frame FROM labels AS l JOIN verdicts AS v ON v.id = l.verdict WHERE v.frame IS NOT NULL",
+            // From the labels on, which are few, not from all pictures.
+            "SELECT DISTINCT v.frame FROM labels AS l CROSS JOIN verdicts AS v ON v.id = l.verdict
+             WHERE l.id > 0 AND +v.frame IS NOT NULL",
         )
         .fetch_all(&self.database)
         .await?;
@@ -152,12 +155,14 @@ impl Store {
     }
 
     async fn remove_verdicts(&self, before: OffsetDateTime) -> Result<u64, StoreError> {
-        let mut removed = 0;
+        let (mut removed, mut after) = (0, 0);
         loop {
             // Ids rise with commits, so the first verdict that is young enough ends what may go.
             let oldest: Vec<(i64, String)> = sqlx::query_as(
-                "SELECT id, time FROM verdicts WHERE id NOT IN (SELECT verdict FROM labels) ORDER BY id LIMIT ?",
+                "SELECT id, time FROM verdicts AS v WHERE id > ? AND NOT EXISTS (SELECT 1 FROM labels WHERE verdict = v.id)
+                 ORDER BY id LIMIT ?",
             )
+            .bind(after)
             .bind(BATCH)
             .fetch_all(&self.database)
             .await?;
@@ -167,16 +172,26 @@ impl Store {
             let going: Vec<i64> = oldest.iter().take_while(old).map(|(id, _)| *id).collect();
             let Some(&to) = going.last() else { return Ok(removed) };
             let mut transaction = self.begin().await?;
-            let done = sqlx::query("DELETE FROM verdicts WHERE id <= ? AND id NOT IN (SELECT verdict FROM labels)")
-                .bind(to)
-                .execute(&mut *transaction)
-                .await?
-                .rows_affected();
-            let entry = [chain::event(Event::VerdictsRemoved { to, verdicts: done })?];
+            // What is counted is what goes: both are seen by this transaction alone.
+            let documents: Vec<(i64, String)> = sqlx::query_as(
+                "DELETE FROM verdicts WHERE id > ? AND id <= ? AND NOT EXISTS (SELECT 1 FROM labels WHERE verdict = verdicts.id)
+                 RETURNING id, body",
+            )
+            .bind(after)
+            .bind(to)
+            .fetch_all(&mut *transaction)
+            .await?;
+            let (done, mut counted) = (documents.len() as u64, Counted::default());
+            for (id, document) in documents {
+                counted.read(id, document.as_bytes()).map_err(|e| StoreError::Row { id, why: e.to_string() })?;
+            }
+            counted.remove(&mut transaction).await?;
+            let lots = counted.by_lot().into_iter().collect();
+            let entry = [chain::event(Event::VerdictsRemoved { to, verdicts: done, lots })?];
             let tail = tail(&mut transaction).await?.ok_or_else(no_head)?;
             extend(&mut transaction, self.signer()?, tail, &entry).await?;
             transaction.commit().await?;
-            removed += done;
+            (removed, after) = (removed + done, to);
         }
     }
 }

@@ -6,6 +6,7 @@
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use sqlx::{QueryBuilder, Sqlite};
+use time::OffsetDateTime;
 
 use super::{
     Store, StoreError,
@@ -13,6 +14,7 @@ use super::{
         chain::{self, Body},
         event::Event,
     },
+    tallies::Counted,
 };
 use crate::domain::{Action, Source, Verdict};
 
@@ -22,7 +24,7 @@ pub const MAX_PAGE: u32 = 500;
 const ROWS: usize = 512;
 
 /// Which verdicts are wanted; newest first.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Page {
     /// Only older ones than this id.
     pub before: Option<i64>,
@@ -36,6 +38,26 @@ pub struct Page {
     pub source: Option<Source>,
     /// Only those of this lot.
     pub lot: Option<i64>,
+    /// Only those of lots with this name.
+    pub lot_name: Option<String>,
+    /// Only those of this class, the most probable one.
+    pub class: Option<String>,
+    /// Only those of this camera.
+    pub camera: Option<String>,
+    /// Only those taken then or later.
+    pub from: Option<OffsetDateTime>,
+    /// Only those taken before then.
+    pub to: Option<OffsetDateTime>,
+}
+
+/// Some verdicts that were found, newest first.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// They.
+    pub verdicts: Vec<Verdict>,
+    /// Where to go on, as [`Page::before`]: all that are wanted down to this id are here. `None`: there are no more.
+    /// Where few match what is asked for, a search stops at times before its page is full.
+    pub next: Option<i64>,
 }
 
 /// How many verdicts the store holds.
@@ -84,33 +106,33 @@ impl Store {
             });
             insert.build().persistent(rows.len() == 1).execute(&mut *transaction).await?;
         }
+        let mut counted = Counted::default();
+        ids.iter().zip(verdicts).for_each(|(id, verdict)| counted.add(*id, verdict));
+        counted.write(&mut transaction).await?;
         chain::extend(&mut transaction, self.signer()?, tail, &bodies).await?;
         transaction.commit().await?;
         Ok(ids)
     }
 
-    /// One page of verdicts, newest first.
+    /// The verdicts that follow the id `last`, oldest first; at most `limit`.
     ///
     /// # Errors
     /// [`StoreError::Database`], [`StoreError::Row`].
-    pub async fn verdicts(&self, page: Page) -> Result<Vec<Verdict>, StoreError> {
-        let mut query = QueryBuilder::<Sqlite>::new("SELECT id, body FROM verdicts WHERE id < ");
-        query.push_bind(page.before.unwrap_or(i64::MAX));
-        if let Some(after) = page.after {
-            query.push(" AND id > ").push_bind(after);
-        }
-        if let Some(action) = page.action {
-            query.push(" AND action = ").push_bind(action.name());
-        }
-        if let Some(source) = page.source {
-            query.push(" AND source = ").push_bind(source.name());
-        }
-        if let Some(lot) = page.lot {
-            query.push(" AND lot = ").push_bind(lot);
-        }
-        query.push(" ORDER BY id DESC LIMIT ").push_bind(page.limit.min(MAX_PAGE));
-        let rows: Vec<(i64, String)> = query.build_query_as().fetch_all(&self.database).await?;
-        rows.into_iter().map(|(id, body)| self.identity.verdict(id, &body)).collect()
+    pub async fn verdicts_after(&self, last: i64, limit: u32) -> Result<Vec<Verdict>, StoreError> {
+        let rows: Vec<(i64, String)> = sqlx::query_as("SELECT id, body FROM verdicts WHERE id > ? ORDER BY id LIMIT ?")
+            .bind(last)
+            .bind(limit.min(MAX_PAGE))
+            .fetch_all(&self.database)
+            .await?;
+        rows.iter().map(|(id, body)| self.identity.verdict(*id, body)).collect()
+    }
+
+    /// The newest verdict's id; 0 for none.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn newest_verdict(&self) -> Result<i64, StoreError> {
+        Ok(sqlx::query_scalar("SELECT coalesce(max(id), 0) FROM verdicts").fetch_one(&self.database).await?)
     }
 
     /// How many verdicts there are, by action.
@@ -119,7 +141,7 @@ impl Store {
     /// [`StoreError::Database`].
     pub async fn counts(&self) -> Result<Counts, StoreError> {
         let rows: Vec<(String, i64)> =
-            sqlx::query_as("SELECT action, count(*) FROM verdicts GROUP BY action").fetch_all(&self.database).await?;
+            sqlx::query_as("SELECT action, verdicts FROM counts").fetch_all(&self.database).await?;
         let of = |action: Action| rows.iter().find(|(name, _)| name == action.name()).map_or(0, |(_, n)| *n as u64);
         let (accept, reject, divert) = (of(Action::Accept), of(Action::Reject), of(Action::Divert));
         Ok(Counts { verdicts: accept + reject + divert, accept, reject, divert })
@@ -157,7 +179,7 @@ mod tests {
         let mut seen = Vec::new();
         let mut page = Page { limit: 7, ..Page::default() };
         loop {
-            let found = store.verdicts(page).await.unwrap();
+            let found = store.verdicts(page.clone()).await.unwrap();
             let Some(last) = found.last() else { break };
             page.before = Some(last.id);
             seen.extend(found.iter().map(|v| v.id));

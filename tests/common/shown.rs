@@ -35,7 +35,7 @@ pub async fn watch(url: String, shown: Shown) {
 pub async fn all_kept(shown: &Shown, store: &Store) -> (BTreeMap<i64, Verdict>, usize) {
     let (mut kept, mut page) = (BTreeMap::new(), Page { limit: 500, ..Page::default() });
     loop {
-        let found = store.verdicts(page).await.unwrap();
+        let found = store.verdicts(page.clone()).await.unwrap();
         let Some(last) = found.last() else { break };
         page.before = Some(last.id);
         kept.extend(found.into_iter().map(|v| (v.id, v)));

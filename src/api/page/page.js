@@ -218,8 +218,8 @@ function listen(name, url, event, draw, opened) {
   events.onopen = () => { source(name, true); opened?.(); };
   events.onerror = () => {
     source(name, false);
-    // The browser gives up after an answer other than 200; a service that restarts must not need a reload.
-    if (events.readyState !== EventSource.CLOSED) return;
+    // Left to itself the browser asks for all since its last event, a night's verdicts too: here the newest are enough.
+    events.close();
     letIn().catch(() => {});
     setTimeout(() => listen(name, url, event, draw, opened), 2_000);
   };

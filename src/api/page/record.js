@@ -176,9 +176,11 @@ async function report(lot) {
 
 async function draw() {
   try {
+    const name = $("lot-name").value.trim();
     const [lots, actions, challenges] = await Promise.all(["/lots", "/corrective-actions", "/challenges"].map(read));
     const open = lots.find((lot) => !lot.closed);
-    const listed = lots.slice(0, shown);
+    const wanted = name ? await read(`/lots?limit=${Math.min(shown + 1, 500)}&name=${encodeURIComponent(name)}`) : lots;
+    const listed = wanted.slice(0, shown);
     for (const lot of listed) await report(lot); // one after another: the belt comes first
     const names = new Map(lots.map((lot) => [lot.lot, lot.name]));
     const due = actions.filter((action) => !action.closed);
@@ -194,8 +196,9 @@ async function draw() {
       const blocking = due.filter((action) => action.lots.includes(lot.lot)).map((action) => action.action);
       return row(`lot ${lot.lot}`, [lot, about(lot)?.counts, flaws(about(lot)), blocking], () => lotRow(lot, about(lot), blocking));
     }));
-    $("none").hidden = lots.length > 0;
-    $("more").hidden = lots.length <= shown;
+    $("none").textContent = name ? "No lot has such a name." : "No lot was opened yet.";
+    $("none").hidden = wanted.length > 0;
+    $("more").hidden = wanted.length <= shown;
     const waiting = [
       ...due.map((one) => row(`action ${one.action}`, one, () => actionRow(one, one.lots.map((lot) => names.get(lot) ?? lot)))),
       ...challenges.filter((one) => one.found === null).map((one) => row(`challenge ${one.challenge}`, one, () => challengeRow(one))),
@@ -208,3 +211,40 @@ async function draw() {
 }
 draw();
 setInterval(draw, 2000);
+$("lot-name").addEventListener("input", () => { shown = PAGE; draw(); });
+
+// Items by what the form says, a page at a time; the record may take several looks to fill one.
+let older = null;
+const EMPTY_LOOKS = 20;
+async function find(more) {
+  const asked = new URLSearchParams({ limit: PAGE });
+  for (const [key, value] of new FormData($("find"))) {
+    const text = value.trim();
+    if (text) asked.set(key, ["from", "to"].includes(key) ? new Date(text).toISOString() : text);
+  }
+  if (!more) { older = null; $("items").replaceChildren(); }
+  let found = 0;
+  for (let looks = 0; looks < EMPTY_LOOKS && found === 0; looks += 1) {
+    if (older) asked.set("before", older);
+    const page = await read(`/verdicts?${asked}`);
+    for (const verdict of page.verdicts) $("items").append(itemRow(verdict));
+    found += page.verdicts.length;
+    older = page.next ?? null;
+    if (older === null) break;
+  }
+  $("older").hidden = older === null;
+  $("found").hidden = found > 0;
+  $("found").textContent = older === null ? "No more items are like this." : "None so far; older ones may be.";
+}
+
+function itemRow(verdict) {
+  const item = element("li");
+  const { id, time, action, class: kind, camera, source, reason } = verdict;
+  item.append(element("span", id), element("span", when(time)), element("b", action, action), element("span", kind ?? "no class"),
+    element("span", reason.replace("_", " ")), element("span", camera || source));
+  return item;
+}
+
+const search = (more) => find(more).catch((error) => banner(error.message));
+$("find").addEventListener("submit", (event) => { event.preventDefault(); search(false); });
+$("older").addEventListener("click", () => search(true));

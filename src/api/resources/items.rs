@@ -19,7 +19,7 @@ use crate::{
     },
     domain::Action,
     picture::pixels::{self, PixelError, PixelLimits},
-    store::{ItemPage, LabeledItem, VerdictName},
+    store::{FoundItems, ItemPage, LabeledItem, VerdictName},
 };
 
 /// JPEG quality of an item's picture.
@@ -50,7 +50,8 @@ pub struct ItemQuery {
 pub struct Items {
     /// The page.
     items: Vec<LabeledItem>,
-    /// Pass it as `before` to get the next page; absent on the last one.
+    /// Pass it as `before` to get the next page; absent on the last one. Where few items match, a page may hold fewer than
+    /// were asked for, or none, and still not be the last.
     next: Option<i64>,
 }
 
@@ -64,8 +65,8 @@ pub(in crate::api) async fn list(
     let ItemQuery { before, limit, verdict, action, class, labeled } = query(asked)?;
     let limit = page_size(limit, 50)?;
     let verdict = only(&api.store, verdict).await?;
-    let items = api.store.items(&ItemPage { before, limit, verdict, action, class, labeled }).await?;
-    let next = items.last().filter(|_| items.len() == limit as usize).map(|i| i.verdict.id);
+    let page = ItemPage { before, limit, verdict, action, class, labeled };
+    let FoundItems { items, next } = api.store.find_items(&page).await?;
     Ok(Json(Items { items, next }))
 }
 

@@ -5,11 +5,11 @@
 use axum::{
     Extension, Json,
     body::{Body, Bytes},
-    extract::{Path, Request, State},
+    extract::{Path, Query, Request, State, rejection::QueryRejection},
     http::{Response, StatusCode, header},
 };
 use serde::{Deserialize, Serialize};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use utoipa::ToSchema;
 
@@ -18,14 +18,12 @@ use crate::{
         Api, Caller,
         error::{ApiError, Problem},
         http::body,
-        input::text,
+        input::{page_size, query, text},
     },
-    export::{LotCsv, LotReport, page, taken_off},
-    store::{Lot, verify_lot},
+    export::{LotCsv, LotReport, opening, page, taken_off},
+    store::{Lot, MAX_PAGE, StoreError, verify_lot},
 };
 
-/// Most lots in an answer.
-const LISTED: usize = 500;
 /// Longest name, in characters.
 const NAME: usize = 200;
 /// One page at a time: each verifies its lot's part of the record, and the belt comes first.
@@ -102,11 +100,29 @@ pub(in crate::api) async fn close(
     Ok(Json(LotNumber { lot }))
 }
 
-/// The newest 500 lots, newest first.
-#[utoipa::path(get, path = "/lots", tag = "record",
-    responses((status = 200, body = Vec<Lot>), (status = 503, body = Problem)))]
-pub(in crate::api) async fn list(State(api): State<Api>) -> Result<Json<Vec<Lot>>, ApiError> {
-    Ok(Json(api.store.lots(LISTED).await?))
+/// Which lots are wanted.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct LotQuery {
+    /// Only those with a lower number: pass that of the last lot of the page before.
+    before: Option<i64>,
+    /// Page size, 1 to 500; 500 if absent. A page with fewer lots is the last.
+    limit: Option<u32>,
+    /// Only those whose name contains this, whatever its case.
+    name: Option<String>,
+}
+
+/// Lots, newest first.
+#[utoipa::path(get, path = "/lots", params(LotQuery), tag = "record",
+    responses((status = 200, body = Vec<Lot>), (status = 400, body = Problem), (status = 503, body = Problem)))]
+pub(in crate::api) async fn list(
+    State(api): State<Api>,
+    asked: Result<Query<LotQuery>, QueryRejection>,
+) -> Result<Json<Vec<Lot>>, ApiError> {
+    let LotQuery { before, limit, name } = query(asked)?;
+    let limit = page_size(limit, MAX_PAGE)? as usize;
+    Ok(Json(api.store.find_lots(before, name.as_deref().unwrap_or_default(), limit).await?))
 }
 
 /// What the record says about a lot.
@@ -143,16 +159,13 @@ pub(in crate::api) async fn csv(State(api): State<Api>, Path(lot): Path<String>)
     let lot = find(&api, &lot).await?;
     let file = format!("attachment; filename=\"lot-{}.csv\"", lot.lot);
     let mut csv = LotCsv::new(api.store.clone(), lot).await?;
-    let (pieces, body) = tokio::sync::mpsc::channel(2);
+    let (pieces, body) = mpsc::channel(2);
     tokio::spawn(async move {
         loop {
             let piece = match csv.next().await {
                 Ok(Some(piece)) => Ok(Bytes::from(piece)),
                 Ok(None) => return,
-                Err(e) => {
-                    tracing::error!("an export broke off: {e}");
-                    Err(std::io::Error::other(e)) // so that the client sees that it did
-                }
+                Err(e) => Err(broken_off(&e)),
             };
             if pieces.send(piece).await.is_err() {
                 return; // the client is gone
@@ -173,15 +186,40 @@ pub(in crate::api) async fn csv(State(api): State<Api>, Path(lot): Path<String>)
         (status = 429, body = Problem), (status = 503, body = Problem)))]
 pub(in crate::api) async fn html(State(api): State<Api>, Path(lot): Path<String>) -> Result<Response<Body>, ApiError> {
     let lot = find(&api, &lot).await?;
-    let _alone = PAGES.try_acquire().map_err(|_| ApiError::Busy)?;
-    let items = taken_off(&api.store, lot.lot).await?;
-    let report = LotReport::read(&api.store, lot).await?;
-    let verified = verify_lot(api.store.folder(), &report.lot).await?; // last, so that it covers what was read
+    let alone = PAGES.try_acquire().map_err(|_| ApiError::Busy)?;
+    let (pieces, body) = mpsc::channel(2);
+    tokio::spawn(async move {
+        let _alone = alone;
+        let begun = opening(&lot);
+        let length = begun.len();
+        // Whoever waits sees that it comes: verifying a shift takes seconds.
+        if pieces.send(Ok(Bytes::from(begun))).await.is_err() {
+            return;
+        }
+        let rest = match whole_page(&api, lot).await {
+            Ok(page) => Ok(Bytes::from(page).slice(length..)),
+            Err(e) => Err(broken_off(&e)),
+        };
+        let _ = pieces.send(rest).await; // an error only where the client is gone
+    });
     Response::builder()
         .header(header::CONTENT_TYPE, "text/html; charset=utf-8")
         .header(header::CACHE_CONTROL, "no-store")
-        .body(page(&report, &items, &verified).into())
+        .body(Body::from_stream(ReceiverStream::new(body)))
         .map_err(|e| ApiError::Internal(e.to_string()))
+}
+
+async fn whole_page(api: &Api, lot: Lot) -> Result<String, StoreError> {
+    let items = taken_off(&api.store, lot.lot).await?;
+    let report = LotReport::read(&api.store, lot).await?;
+    let verified = verify_lot(api.store.folder(), &report.lot).await?; // last, so that it covers what was read
+    Ok(page(&report, &items, &verified))
+}
+
+/// So that the client sees that an export is not whole.
+fn broken_off(e: &StoreError) -> std::io::Error {
+    tracing::error!("an export broke off: {e}");
+    std::io::Error::other(e.to_string())
 }
 
 async fn find(api: &Api, lot: &str) -> Result<Lot, ApiError> {

@@ -1,16 +1,19 @@
 //! `GET /verdicts`, `/verdicts/stream`, `/verdicts/counts`: the record, in pages and live.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, pin::Pin, sync::Arc};
 
 use axum::{
     Json,
     extract::{Path, Query, State, rejection::QueryRejection},
+    http::HeaderMap,
     response::sse::{Event, Sse},
 };
 use serde::{Deserialize, Serialize};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tokio::sync::{broadcast, mpsc};
 use tokio_stream::{
     Stream, StreamExt,
-    wrappers::{BroadcastStream, errors::BroadcastStreamRecvError},
+    wrappers::{BroadcastStream, ReceiverStream, errors::BroadcastStreamRecvError},
 };
 use utoipa::ToSchema;
 
@@ -22,7 +25,7 @@ use crate::{
         input::{page_size, query},
     },
     domain::{Action, Source, Verdict},
-    store::{Counts, Entry, Label, Page, VerdictName},
+    store::{Counts, Entry, Found, Label, MAX_PAGE, Page, Store, VerdictName},
 };
 
 /// Which verdicts are wanted.
@@ -42,6 +45,16 @@ pub struct VerdictQuery {
     source: Option<Source>,
     /// Only those of the lot of this number.
     lot: Option<i64>,
+    /// Only those of lots with this name.
+    lot_name: Option<String>,
+    /// Only those of this class, the most probable one.
+    class: Option<String>,
+    /// Only those of this camera.
+    camera: Option<String>,
+    /// Only those taken then or later (RFC 3339).
+    from: Option<String>,
+    /// Only those taken before then (RFC 3339).
+    to: Option<String>,
 }
 
 /// A page of verdicts, newest first.
@@ -49,7 +62,8 @@ pub struct VerdictQuery {
 pub struct Verdicts {
     /// The page.
     pub verdicts: Vec<Verdict>,
-    /// Pass it as `before` to get the next page; absent on the last one.
+    /// Pass it as `before` to get the next page; absent on the last one. Where few verdicts match, a page may hold fewer
+    /// than were asked for, or none, and still not be the last.
     pub next: Option<i64>,
 }
 
@@ -60,11 +74,11 @@ pub(in crate::api) async fn list(
     State(api): State<Api>,
     asked: Result<Query<VerdictQuery>, QueryRejection>,
 ) -> Result<Json<Verdicts>, ApiError> {
-    let VerdictQuery { before, after, limit, action, source, lot } = query(asked)?;
+    let VerdictQuery { before, after, limit, action, source, lot, lot_name, class, camera, from, to } = query(asked)?;
     let limit = page_size(limit, 50)?;
-    let verdicts = api.store.verdicts(Page { before, after, limit, action, source, lot }).await?;
-    let full = verdicts.len() == limit as usize;
-    let next = verdicts.last().filter(|_| full).map(|v| v.id);
+    let (from, to) = (moment("from", from)?, moment("to", to)?);
+    let page = Page { before, after, limit, action, source, lot, lot_name, class, camera, from, to };
+    let Found { verdicts, next } = api.store.find(&page).await?;
     Ok(Json(Verdicts { verdicts, next }))
 }
 
@@ -107,6 +121,15 @@ pub(in crate::api) async fn one(
     Ok(Json(VerdictHistory { verdict, labels, events }))
 }
 
+/// A time in a query.
+fn moment(key: &str, text: Option<String>) -> Result<Option<OffsetDateTime>, ApiError> {
+    let parse = |text: String| {
+        let refuse = |_| ApiError::Malformed(format!("`{key}` must be a time as 2026-11-29T06:00:00Z, not {text:?}"));
+        OffsetDateTime::parse(&text, &Rfc3339).map_err(refuse)
+    };
+    text.map(parse).transpose()
+}
+
 /// How many verdicts are recorded, by action.
 #[utoipa::path(get, path = "/verdicts/counts", tag = "verdicts",
     responses((status = 200, body = Counts), (status = 503, body = Problem)))]
@@ -115,16 +138,140 @@ pub(in crate::api) async fn counts(State(api): State<Api>) -> Result<Json<Counts
 }
 
 /// Verdicts as they are recorded: server-sent events named `verdict`, with their id. A client that can't keep up skips
-/// verdicts and is told how many by an event named `skipped`; it holds nobody up.
+/// verdicts and is told how many by an event named `skipped`; it holds nobody up. One that comes back with the header
+/// `Last-Event-ID`, as browsers do, is first given all that were recorded since, as fast as it takes them, and skips only
+/// what retention has removed.
 #[utoipa::path(get, path = "/verdicts/stream", tag = "verdicts",
-    responses((status = 200, body = Verdict, content_type = "text/event-stream"), (status = 429, body = Problem)))]
+    params(("Last-Event-ID" = Option<i64>, Header, description = "The id of the last verdict that was received")),
+    responses((status = 200, body = Verdict, content_type = "text/event-stream"), (status = 400, body = Problem),
+        (status = 429, body = Problem), (status = 503, body = Problem)))]
 pub(in crate::api) async fn stream(
     State(api): State<Api>,
+    headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
-    let recorded = BroadcastStream::new(api.recorded.subscribe());
-    let event = |recorded: Result<Arc<Verdict>, _>| match recorded {
-        Ok(verdict) => Event::default().event("verdict").id(verdict.id.to_string()).json_data(&*verdict).ok(),
-        Err(BroadcastStreamRecvError::Lagged(n)) => Some(Event::default().event("skipped").data(n.to_string())),
+    let events: Pin<Box<dyn Stream<Item = Event> + Send>> = match headers.get("last-event-id") {
+        None => Box::pin(BroadcastStream::new(api.recorded.subscribe()).filter_map(|one| match one {
+            Ok(verdict) => event(&verdict),
+            Err(BroadcastStreamRecvError::Lagged(n)) => Some(skipped(n)),
+        })),
+        Some(last) => {
+            let last = last.to_str().ok().and_then(|id| id.parse::<i64>().ok());
+            let last = last.ok_or_else(|| ApiError::Malformed("`Last-Event-ID` must be a verdict's id".into()))?;
+            let (events, resumed) = mpsc::channel(1);
+            // A higher one than there is comes from another store.
+            let last = last.min(api.store.newest_verdict().await?);
+            let resume = Resume { store: api.store.clone(), recorded: api.recorded.subscribe(), last, events };
+            tokio::spawn(resume.run());
+            Box::pin(ReceiverStream::new(resumed))
+        }
     };
-    send(&api, recorded.filter_map(event))
+    send(&api, events)
+}
+
+fn event(verdict: &Verdict) -> Option<Event> {
+    Event::default().event("verdict").id(verdict.id.to_string()).json_data(verdict).ok()
+}
+
+fn skipped(n: u64) -> Event {
+    Event::default().event("skipped").data(n.to_string())
+}
+
+/// A stream that goes on behind a verdict: from the record until it has caught up, then as verdicts are recorded.
+struct Resume {
+    store: Store,
+    recorded: broadcast::Receiver<Arc<Verdict>>,
+    /// The last one that was sent.
+    last: i64,
+    events: mpsc::Sender<Event>,
+}
+
+impl Resume {
+    async fn run(mut self) {
+        loop {
+            // What is recorded from here on waits for us; where it is too much, it is read from the record again.
+            self.recorded = self.recorded.resubscribe();
+            if self.catch_up().await.is_none() {
+                return;
+            }
+            loop {
+                let next = tokio::select! {
+                    next = self.recorded.recv() => next,
+                    () = self.events.closed() => return,
+                };
+                match next {
+                    Ok(verdict) if verdict.id > self.last => {
+                        if self.send(&verdict).await.is_none() {
+                            return;
+                        }
+                    }
+                    Ok(_) => {}
+                    Err(broadcast::error::RecvError::Lagged(_)) => break,
+                    Err(broadcast::error::RecvError::Closed) => return,
+                }
+            }
+        }
+    }
+
+    /// `None` when the client is gone, or the store fails: then the client comes again.
+    async fn catch_up(&mut self) -> Option<()> {
+        loop {
+            let some = self.store.verdicts_after(self.last, MAX_PAGE).await;
+            let some = some.inspect_err(|e| tracing::error!("a stream broke off: {e}")).ok()?;
+            if some.is_empty() {
+                return Some(());
+            }
+            for verdict in some {
+                let gone = verdict.id - self.last - 1;
+                if gone > 0 {
+                    self.events.send(skipped(gone as u64)).await.ok()?;
+                }
+                self.send(&verdict).await?;
+            }
+        }
+    }
+
+    async fn send(&mut self, verdict: &Verdict) -> Option<()> {
+        self.last = verdict.id;
+        match event(verdict) {
+            Some(event) => self.events.send(event).await.ok(),
+            None => Some(()),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::domain::testing::verdict;
+
+    #[tokio::test]
+    async fn whoever_comes_back_misses_nothing_even_if_it_is_slow() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).await.unwrap();
+        let (recorded, _) = broadcast::channel(4);
+        let insert = async |n: usize| {
+            let ids = store.insert(&vec![verdict(Action::Accept); n]).await.unwrap();
+            for id in ids {
+                let _ = recorded.send(Arc::new(Verdict { id, ..verdict(Action::Accept) }));
+            }
+        };
+        insert(1200).await;
+        let (events, mut resumed) = mpsc::channel(1);
+        let resume = Resume { store: store.clone(), recorded: recorded.subscribe(), last: 3, events };
+        let task = tokio::spawn(resume.run());
+        let mut next = 4;
+        for more in [7, 0, 600, 1, 3] {
+            insert(more).await; // far more than the channel holds: those it skips are read from the record
+            let newest = store.newest_verdict().await.unwrap();
+            while next <= newest {
+                let event = format!("{:?}", resumed.recv().await.unwrap());
+                assert!(event.contains(&format!("id: {next}\\n")), "{event} instead of {next}");
+                next += 1;
+            }
+        }
+        assert_eq!(next, 1200 + 611 + 1);
+        drop(resumed);
+        tokio::time::timeout(std::time::Duration::from_secs(5), task).await.expect("it goes on for nobody").unwrap();
+    }
 }

@@ -9,7 +9,9 @@ use anyhow::Result;
 use time::OffsetDateTime;
 
 use crate::{
-    domain::{draw_uid, Action, ClassScore, Decision, Reason, Region, Source, Thresholds, Timings, Verdict, hash::sha256},
+    domain::{
+        Action, ClassScore, Decision, Reason, Region, Source, Thresholds, Timings, Verdict, draw_uid, hash::sha256,
+    },
     store::{Announcement, Deed, Event, Store, hash_share},
 };
 

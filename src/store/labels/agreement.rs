@@ -6,6 +6,9 @@ use serde::Serialize;
 
 use crate::store::{Label, Store, StoreError};
 
+/// Labels among which agreement is measured.
+pub const NEWEST: i64 = 20_000;
+
 /// What the labels of one item come to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Consensus {
@@ -61,16 +64,18 @@ pub fn agreement(pairs: &[(Option<&str>, Option<&str>)]) -> Agreement {
 }
 
 impl Store {
-    /// [`agreement`] over all items that at least two people labeled: the first two of each.
+    /// [`agreement`] over the items that at least two people labeled, the first two of each, among the newest [`NEWEST`]
+    /// labels: how people agree now, at a price that does not grow.
     ///
     /// # Errors
     /// [`StoreError::Database`].
     pub async fn agreement(&self) -> Result<Agreement, StoreError> {
-        // The inner choice is the index alone: most items have one labeler.
         let rows: Vec<(i64, Option<String>)> = sqlx::query_as(
             "SELECT verdict, class FROM current_labels WHERE verdict IN \
-             (SELECT verdict FROM labels GROUP BY verdict HAVING count(DISTINCT labeler) > 1) ORDER BY verdict, id",
+             (SELECT verdict FROM labels WHERE id > (SELECT coalesce(max(id), 0) FROM labels) - ? \
+              GROUP BY +verdict HAVING count(DISTINCT labeler) > 1) ORDER BY verdict, id",
         )
+        .bind(NEWEST)
         .fetch_all(&self.database)
         .await?;
         let pairs: Vec<_> = rows

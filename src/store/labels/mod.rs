@@ -4,7 +4,9 @@
 //! what was once said can always be read again; what a person says now is the newest label that was not withdrawn.
 
 pub(in crate::store) mod agreement;
+pub(in crate::store) mod counts;
 pub mod formats;
+pub(in crate::store) mod items;
 pub(in crate::store) mod queue;
 pub mod transfer;
 
@@ -15,11 +17,12 @@ use sqlx::{QueryBuilder, Sqlite};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use uuid::Uuid;
 
+use self::counts::LabeledState;
 use super::{
     MAX_PAGE, Store, StoreError,
     record::rows::{self, HeldTable},
 };
-use crate::domain::{Action, Verdict};
+use crate::domain::Verdict;
 
 /// One person's word on one item.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -62,32 +65,6 @@ pub struct LabelPage {
     pub current: bool,
 }
 
-/// Which items with a kept picture are wanted; newest first.
-#[derive(Clone, Debug, Default)]
-pub struct ItemPage {
-    /// Only older ones than this verdict.
-    pub before: Option<i64>,
-    /// At most this many; more than [`MAX_PAGE`] are never returned.
-    pub limit: u32,
-    /// Only this one.
-    pub verdict: Option<i64>,
-    /// Only those with this action.
-    pub action: Option<Action>,
-    /// Only those of this class: labeled so, or judged so where nobody labeled them.
-    pub class: Option<String>,
-    /// Only labeled ones, or only unlabeled ones.
-    pub labeled: Option<bool>,
-}
-
-/// An item with what each person says about it now.
-#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
-pub struct LabeledItem {
-    /// The verdict.
-    pub verdict: Verdict,
-    /// Current labels, oldest first.
-    pub labels: Vec<Label>,
-}
-
 /// Of verdicts `v` that name a frame: only those whose frame was not removed.
 pub(in crate::store) const PICTURE_IS_THERE: &str =
     " AND NOT EXISTS (SELECT 1 FROM frames_gone AS g WHERE g.key = v.frame AND g.upto >= v.id)";
@@ -112,6 +89,7 @@ impl Store {
         at: OffsetDateTime,
     ) -> Result<Label, StoreError> {
         let mut transaction = self.begin().await?;
+        let before = LabeledState::read(&mut transaction, verdict, by).await?;
         let done = sqlx::query("INSERT INTO labels (verdict, class, labeler, at) VALUES (?, ?, ?, ?)")
             .bind(verdict)
             .bind(class)
@@ -119,6 +97,7 @@ impl Store {
             .bind(timestamp(at)?)
             .execute(&mut *transaction)
             .await?;
+        before.count_change(&mut transaction, verdict, by).await?;
         let row = done.last_insert_rowid().to_string();
         rows::hold(&mut transaction, self.signer()?, HeldTable::Labels, &row, None).await?;
         let own: Option<String> = sqlx::query_scalar("SELECT uid FROM verdicts WHERE id = ?")
@@ -138,6 +117,12 @@ impl Store {
     /// [`StoreError::Database`].
     pub async fn withdraw_label(&self, id: i64, by: &str, at: OffsetDateTime) -> Result<Option<Label>, StoreError> {
         let mut transaction = self.begin().await?;
+        let label: Option<(i64, String)> = sqlx::query_as("SELECT verdict, labeler FROM labels WHERE id = ?")
+            .bind(id)
+            .fetch_optional(&mut *transaction)
+            .await?;
+        let Some((verdict, labeler)) = label else { return Ok(None) };
+        let before = LabeledState::read(&mut transaction, verdict, &labeler).await?;
         let done = sqlx::query(
             "INSERT INTO labels (verdict, labeler, at, withdraws) \
              SELECT verdict, ?, ?, id FROM standing_labels WHERE id = ?",
@@ -150,22 +135,11 @@ impl Store {
         if done.rows_affected() == 0 {
             return Ok(None);
         }
+        before.count_change(&mut transaction, verdict, &labeler).await?;
         let row = done.last_insert_rowid().to_string();
         rows::hold(&mut transaction, self.signer()?, HeldTable::Labels, &row, None).await?;
         transaction.commit().await?;
         self.one_label(id).await
-    }
-
-    /// Items that somebody could tell the class of.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`].
-    pub async fn labeled_items(&self) -> Result<usize, StoreError> {
-        let (items,): (i64,) =
-            sqlx::query_as("SELECT count(DISTINCT verdict) FROM current_labels WHERE class IS NOT NULL")
-                .fetch_one(&self.database)
-                .await?;
-        Ok(usize::try_from(items).unwrap_or(0)) // a count is never negative
     }
 
     /// The label `id`, whether it still holds or not.
@@ -195,7 +169,7 @@ impl Store {
             query.push(" AND l.class = ").push_bind(class);
         }
         if page.current {
-            query.push(" AND l.id IN (SELECT id FROM current_labels)");
+            query.push(" AND EXISTS (SELECT 1 FROM current_labels c WHERE c.id = l.id)");
         }
         query.push(" ORDER BY l.id DESC LIMIT ").push_bind(page.limit.min(MAX_PAGE));
         let rows = query.build_query_as::<Row>().fetch_all(&self.database).await?;
@@ -213,29 +187,19 @@ impl Store {
         Ok(rows.into_iter().map(|row| self.label(row)).collect())
     }
 
-    /// How many labels of `by` stand.
+    /// What people say now about every item from verdict `from` to `to`: verdict → labels, oldest first. Their uids are
+    /// those of the verdicts, which are not read here: they are nil.
     ///
     /// # Errors
     /// [`StoreError::Database`].
-    pub async fn labels_of(&self, by: &str) -> Result<u64, StoreError> {
-        let (n,): (i64,) = sqlx::query_as("SELECT count(*) FROM current_labels WHERE labeler = ?")
-            .bind(by)
-            .fetch_one(&self.database)
-            .await?;
-        Ok(n as u64)
-    }
-
-    /// What people say now about every item from verdict `from` on: verdict → labels, oldest first. Their uids are those of
-    /// the verdicts, which are not read here: they are nil.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`].
-    pub async fn current_labels(&self, from: i64) -> Result<BTreeMap<i64, Vec<Label>>, StoreError> {
-        let rows: Vec<(i64, i64, Option<String>, String, String)> =
-            sqlx::query_as("SELECT id, verdict, class, labeler, at FROM current_labels WHERE verdict >= ? ORDER BY id")
-                .bind(from)
-                .fetch_all(&self.database)
-                .await?;
+    pub async fn current_labels(&self, from: i64, to: i64) -> Result<BTreeMap<i64, Vec<Label>>, StoreError> {
+        let rows: Vec<(i64, i64, Option<String>, String, String)> = sqlx::query_as(
+            "SELECT id, verdict, class, labeler, at FROM current_labels WHERE verdict BETWEEN ? AND ? ORDER BY id",
+        )
+        .bind(from)
+        .bind(to)
+        .fetch_all(&self.database)
+        .await?;
         let mut labels: BTreeMap<i64, Vec<Label>> = BTreeMap::new();
         for (id, verdict, class, by, at) in rows {
             let (uid, at) = (Uuid::nil(), moment(&at));
@@ -243,44 +207,6 @@ impl Store {
             labels.entry(verdict).or_default().push(label);
         }
         Ok(labels)
-    }
-
-    /// One page of items whose picture was kept, with what people say about them now; newest first.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`], [`StoreError::Row`].
-    pub async fn items(&self, page: &ItemPage) -> Result<Vec<LabeledItem>, StoreError> {
-        const LABELED: &str = "EXISTS (SELECT 1 FROM current_labels c WHERE c.verdict = v.id";
-        let mut query = QueryBuilder::<Sqlite>::new("SELECT v.id, v.body FROM verdicts v WHERE v.frame IS NOT NULL");
-        query.push(PICTURE_IS_THERE);
-        query.push(" AND v.id < ").push_bind(page.before.unwrap_or(i64::MAX));
-        if let Some(verdict) = page.verdict {
-            query.push(" AND v.id = ").push_bind(verdict);
-        }
-        if let Some(action) = page.action {
-            query.push(" AND v.action = ").push_bind(action.name());
-        }
-        if let Some(labeled) = page.labeled {
-            query.push(if labeled { " AND " } else { " AND NOT " }).push(LABELED).push(")");
-        }
-        if let Some(class) = &page.class {
-            query.push(" AND (").push(LABELED).push(" AND c.class = ").push_bind(class);
-            query.push(") OR (v.class = ").push_bind(class).push(" AND NOT ").push(LABELED).push(")))");
-        }
-        query.push(" ORDER BY v.id DESC LIMIT ").push_bind(page.limit.min(MAX_PAGE));
-        let rows: Vec<(i64, String)> = query.build_query_as().fetch_all(&self.database).await?;
-        let mut labels = match rows.last() {
-            Some((oldest, _)) => self.current_labels(*oldest).await?,
-            None => BTreeMap::new(),
-        };
-        rows.into_iter()
-            .map(|(id, body)| {
-                let verdict = self.identity.verdict(id, &body)?;
-                let mut labels = labels.remove(&id).unwrap_or_default();
-                labels.iter_mut().for_each(|label| label.uid = verdict.uid);
-                Ok(LabeledItem { verdict, labels })
-            })
-            .collect()
     }
 
     /// The verdict `id`.
@@ -312,7 +238,10 @@ fn moment(at: &str) -> OffsetDateTime {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::domain::testing::verdict;
+    use crate::{
+        domain::{Action, testing::verdict},
+        store::ItemPage,
+    };
 
     async fn store_with(items: &[Verdict]) -> (tempfile::TempDir, Store) {
         let folder = tempfile::tempdir().unwrap();
@@ -336,7 +265,7 @@ mod tests {
         let (first, second) = (say(Some("cod"), "anna").await, say(Some("bass"), "anna").await);
         let third = say(None, "ben").await;
         let current = async || {
-            let said = store.current_labels(0).await.unwrap().remove(&1).unwrap_or_default();
+            let said = store.current_labels(0, i64::MAX).await.unwrap().remove(&1).unwrap_or_default();
             said.into_iter().map(|l| (l.by, l.class)).collect::<Vec<_>>()
         };
         let of = |by: &str, class: Option<&str>| (by.to_owned(), class.map(str::to_owned));

@@ -20,6 +20,8 @@ use crate::{
 
 /// Only this many of the newest items with a kept picture are looked at: older ones tell less about today's belt.
 pub const WINDOW: u32 = 5_000;
+/// Of those, only among this many: where most pictures are gone, a search would go through the whole store.
+const LOOKED_AT: i64 = 50_000;
 /// How much less an item is worth for every one of the same predicted class that was chosen before it.
 const CLASS_STEP: f32 = 0.1;
 
@@ -154,6 +156,7 @@ fn scenes(verdict: &Verdict) -> Vec<Scene> {
 /// time from the line. A verdict never changes, so only newer ones have to be added.
 #[derive(Default)]
 pub(in crate::store) struct Window {
+    /// Up to this verdict all were looked at.
     newest: i64,
     /// By rising id, at most [`WINDOW`].
     items: VecDeque<Arc<Verdict>>,
@@ -173,7 +176,7 @@ impl Store {
     /// [`StoreError::Database`], [`StoreError::Row`].
     pub async fn queue(&self, ask: Ask) -> Result<Queue, StoreError> {
         let candidates = self.candidates().await?;
-        let said = self.current_labels(candidates.first().map_or(i64::MAX, |v| v.id)).await?;
+        let said = self.current_labels(candidates.first().map_or(i64::MAX, |v| v.id), i64::MAX).await?;
         let choice = spawn_blocking(move || choose(candidates, &said, &ask)).await;
         choice.map_err(|e| sqlx::Error::Io(std::io::Error::other(e)).into())
     }
@@ -184,15 +187,24 @@ impl Store {
     /// [`StoreError::Database`], [`StoreError::Row`].
     pub async fn unlabeled(&self) -> Result<u64, StoreError> {
         let candidates = self.candidates().await?;
-        let said = self.current_labels(candidates.first().map_or(i64::MAX, |v| v.id)).await?;
+        let said = self.current_labels(candidates.first().map_or(i64::MAX, |v| v.id), i64::MAX).await?;
         Ok(candidates.iter().filter(|v| !said.contains_key(&v.id)).count() as u64)
     }
 
     /// The newest [`WINDOW`] items with a kept picture, by rising id.
     async fn candidates(&self) -> Result<Vec<Arc<Verdict>>, StoreError> {
         let mut window = self.window.lock().await;
+        let newest = self.newest_verdict().await?;
+        let floor: Option<i64> = sqlx::query_scalar(
+            "SELECT id FROM verdicts WHERE frame IS NOT NULL AND id > ? ORDER BY id DESC LIMIT 1 OFFSET ?",
+        )
+        .bind(window.newest)
+        .bind(LOOKED_AT)
+        .fetch_optional(&self.database)
+        .await?;
         let mut query = QueryBuilder::<Sqlite>::new("SELECT id, body FROM verdicts AS v WHERE v.frame IS NOT NULL");
-        query.push(PICTURE_IS_THERE).push(" AND v.id > ").push_bind(window.newest);
+        query.push(PICTURE_IS_THERE).push(" AND v.id > ").push_bind(floor.unwrap_or(window.newest));
+        query.push(" AND v.id <= ").push_bind(newest);
         query.push(" ORDER BY v.id DESC LIMIT ").push_bind(WINDOW);
         let rows: Vec<(i64, String)> = query.build_query_as().fetch_all(&self.database).await?;
         // The first time these are a few megabytes of JSON: not on a thread that answers others.
@@ -200,10 +212,8 @@ impl Store {
         let read = spawn_blocking(move || rows.iter().rev().map(|(id, body)| identity.verdict(*id, body)).collect());
         let new: Result<Vec<Verdict>, StoreError> =
             read.await.unwrap_or_else(|e| Err(sqlx::Error::Io(std::io::Error::other(e)).into()));
-        for verdict in new? {
-            window.newest = verdict.id;
-            window.items.push_back(Arc::new(verdict));
-        }
+        window.items.extend(new?.into_iter().map(Arc::new));
+        window.newest = newest;
         let surplus = window.items.len().saturating_sub(WINDOW as usize);
         window.items.drain(..surplus);
         Ok(window.items.iter().cloned().collect())

@@ -5,8 +5,8 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::{ItemPage, LabeledItem, formats::ImportedLabel};
-use crate::store::{MAX_PAGE, Store, StoreError, VerdictName};
+use super::formats::ImportedLabel;
+use crate::store::{ItemPage, LabeledItem, MAX_PAGE, Store, StoreError, VerdictName};
 
 /// How an import went.
 #[derive(Debug, PartialEq, Eq)]

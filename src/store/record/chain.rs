@@ -154,26 +154,21 @@ impl Store {
     /// [`StoreError::Database`], [`StoreError::Record`].
     pub async fn events(&self, kinds: &[&'static str], lot: Option<i64>) -> Result<Vec<Entry>, StoreError> {
         let mut query = QueryBuilder::<Sqlite>::new(EVENTS);
-        query.push(" AND kind IN (");
-        let mut list = query.separated(", ");
-        for kind in kinds {
-            list.push_bind(*kind);
-        }
-        query.push(")");
+        push_kinds(&mut query, kinds);
         if let Some(lot) = lot {
             query.push(" AND lot = ").push_bind(lot);
         }
         self.read_events(query).await
     }
 
-    /// All events of a lot, oldest first: those between its opening and `to`, and those that name it.
+    /// The events of these kinds between two places, both included, oldest first.
     ///
     /// # Errors
     /// [`StoreError::Database`], [`StoreError::Record`].
-    pub async fn lot_events(&self, lot: i64, to: i64) -> Result<Vec<Entry>, StoreError> {
+    pub async fn events_between(&self, kinds: &[&'static str], from: i64, to: i64) -> Result<Vec<Entry>, StoreError> {
         let mut query = QueryBuilder::<Sqlite>::new(EVENTS);
-        query.push(" AND (seq BETWEEN ").push_bind(lot).push(" AND ").push_bind(to);
-        query.push(" OR lot = ").push_bind(lot).push(")");
+        push_kinds(&mut query, kinds);
+        query.push(" AND seq BETWEEN ").push_bind(from).push(" AND ").push_bind(to);
         self.read_events(query).await
     }
 
@@ -185,6 +180,60 @@ impl Store {
         let mut query = QueryBuilder::<Sqlite>::new(EVENTS);
         query.push(" AND uid = ").push_bind(uid.to_string());
         self.read_events(query).await
+    }
+
+    /// The events of these kinds of a lot, oldest first: those between its opening and `to`, and those that name it.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`], [`StoreError::Record`].
+    pub async fn lot_events(&self, lot: i64, to: i64, kinds: &[&'static str]) -> Result<Vec<Entry>, StoreError> {
+        let mut query = QueryBuilder::<Sqlite>::new(EVENTS);
+        // Each half has an index; with OR there would be none.
+        query.push(" AND seq IN (SELECT seq FROM record WHERE verdict IS NULL");
+        push_kinds(&mut query, kinds);
+        query.push(" AND seq BETWEEN ").push_bind(lot).push(" AND ").push_bind(to);
+        query.push(" UNION SELECT seq FROM record WHERE verdict IS NULL AND lot = ").push_bind(lot).push(")");
+        push_kinds(&mut query, kinds);
+        self.read_events(query).await
+    }
+
+    /// The newest event of a kind before the place `before`.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`], [`StoreError::Record`].
+    pub async fn last_event(&self, kind: &str, before: i64) -> Result<Option<Entry>, StoreError> {
+        let row: Option<(i64, String)> = sqlx::query_as(
+            "SELECT seq, CAST(body AS TEXT) FROM record WHERE verdict IS NULL AND kind = ? AND seq < ?
+             ORDER BY seq DESC LIMIT 1",
+        )
+        .bind(kind)
+        .bind(before)
+        .fetch_optional(&self.database)
+        .await?;
+        row.map(|(seq, body)| entry(seq, &body)).transpose()
+    }
+
+    /// How each camera was last told to be before the place `before`: lost or back, degraded or recovered; by place.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`], [`StoreError::Record`].
+    pub async fn camera_states(&self, before: i64) -> Result<Vec<Entry>, StoreError> {
+        const CAMERA: &str = "CASE WHEN verdict IS NULL THEN json_extract(body, '$.camera') END";
+        const STATES: &str = "verdict IS NULL AND kind IN ('camera_lost', 'camera_back', 'degraded', 'recovered')";
+        // Steps from each name to the next one of the index, however many entries each has.
+        let query = format!(
+            "WITH RECURSIVE cameras (name) AS (
+                 VALUES ('') UNION ALL
+                 SELECT (SELECT {CAMERA} FROM record INDEXED BY record_camera_states WHERE {STATES} AND {CAMERA} > name
+                         ORDER BY {CAMERA} LIMIT 1) FROM cameras WHERE name IS NOT NULL),
+             kinds (kind) AS (VALUES ('camera_lost'), ('camera_back'), ('degraded'), ('recovered'))
+             SELECT seq, CAST(body AS TEXT) FROM record WHERE seq IN (
+                 SELECT (SELECT max(seq) FROM record WHERE {STATES} AND {CAMERA} = cameras.name AND kind = kinds.kind
+                         AND seq < ?) FROM cameras CROSS JOIN kinds WHERE name IS NOT NULL) ORDER BY seq"
+        );
+        let rows: Vec<(i64, String)> =
+            sqlx::query_as(sqlx::AssertSqlSafe(query)).bind(before).fetch_all(&self.database).await?;
+        rows.iter().map(|(seq, body)| entry(*seq, body)).collect()
     }
 
     async fn read_events(&self, mut query: QueryBuilder<Sqlite>) -> Result<Vec<Entry>, StoreError> {
@@ -226,6 +275,15 @@ impl Store {
             sqlx::query_as("SELECT seq, hash FROM head").fetch_one(&self.database).await?;
         Ok((seq, hex(&hash)))
     }
+}
+
+fn push_kinds(query: &mut QueryBuilder<Sqlite>, kinds: &[&'static str]) {
+    query.push(" AND kind IN (");
+    let mut list = query.separated(", ");
+    for kind in kinds {
+        list.push_bind(*kind);
+    }
+    query.push(")");
 }
 
 /// The newest event of one of these kinds.

@@ -101,8 +101,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`].
     pub async fn challenge(&self, said: Announcement) -> Result<i64, StoreError> {
-        let after_verdict: i64 =
-            sqlx::query_scalar("SELECT coalesce(max(id), 0) FROM verdicts").fetch_one(&self.database).await?;
+        let after_verdict = self.newest_verdict().await?;
         let Announcement { camera, piece, class, within_s, by } = said;
         let lot = self.open_lot();
         self.append(Event::Challenge { lot, camera, piece, class, within_s, after_verdict, by }).await
@@ -176,7 +175,7 @@ impl Store {
         // Ids of a camera's verdicts after the announcement are few: the time is compared here, as a time.
         let rows: Vec<(i64, String, String, Option<String>)> = sqlx::query_as(
             "SELECT id, time, action, class FROM verdicts
-             WHERE id > ? AND source = 'belt' AND json_extract(body, '$.camera') = ? ORDER BY id",
+             WHERE id > ? AND camera = ? AND +source = 'belt' ORDER BY id",
         )
         .bind(asked.after_verdict)
         .bind(&asked.camera)

@@ -312,6 +312,9 @@ pub enum Event {
         to: i64,
         /// How many.
         verdicts: u64,
+        /// Lot and how many of it; lot 0 for those of none. Older versions did not say.
+        #[serde(default)]
+        lots: Vec<(i64, i64)>,
     },
     /// What could not be recorded since the last entry of this kind; the line went on without.
     Gap {

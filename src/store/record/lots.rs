@@ -6,6 +6,7 @@
 use std::sync::atomic::Ordering;
 
 use serde::Serialize;
+use sqlx::AssertSqlSafe;
 use time::OffsetDateTime;
 
 use super::{
@@ -15,13 +16,16 @@ use super::{
 };
 use crate::{
     domain::{Action, Verdict, time::rfc3339},
-    store::{Store, StoreError},
+    store::{Store, StoreError, uids::StoreIdentity},
 };
 
 /// The places of the events that name a lot, which is bound twice. Each half has an index; with OR there would be none.
 pub(in crate::store) const NAMED: &str = "SELECT seq FROM record WHERE verdict IS NULL AND lot = ? UNION
     SELECT seq FROM record WHERE verdict IS NULL AND kind IN ('corrective_opened', 'corrective_closed')
         AND EXISTS (SELECT 1 FROM json_each(body, '$.lots') WHERE value = ?)";
+
+/// A lot's name in its opening entry.
+pub(in crate::store) const NAME: &str = "CASE WHEN verdict IS NULL THEN json_extract(body, '$.name') END";
 
 impl Store {
     /// The number of the open lot: the place of its opening in the record.
@@ -123,7 +127,7 @@ pub struct LotTally {
 /// Verdicts of a lot that retention has removed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct RemovedOf {
-    /// How many entries between its opening and closing hold a verdict that is gone.
+    /// How many.
     pub verdicts: i64,
     /// When retention last removed some (RFC 3339).
     #[serde(with = "time::serde::rfc3339")]
@@ -137,8 +141,40 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`], [`StoreError::Record`].
     pub async fn lots(&self, limit: usize) -> Result<Vec<Lot>, StoreError> {
-        let events = self.events(&["lot_opened", "lot_closed", "signed_off"], None).await?;
-        Ok(gather(&events).into_iter().rev().take(limit).collect())
+        self.find_lots(None, "", limit).await
+    }
+
+    /// Lots, newest first: those opened before the number `before`, whose name contains `name` whatever its case.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`], [`StoreError::Record`].
+    pub async fn find_lots(&self, before: Option<i64>, name: &str, limit: usize) -> Result<Vec<Lot>, StoreError> {
+        let query = format!(
+            "SELECT seq, CAST(body AS TEXT) FROM record WHERE verdict IS NULL AND kind = 'lot_opened' AND seq < ?
+                 AND instr(lower({NAME}), lower(?)) > 0 ORDER BY seq DESC LIMIT ?"
+        );
+        let rows: Vec<(i64, String)> = sqlx::query_as(AssertSqlSafe(query))
+            .bind(before.unwrap_or(i64::MAX))
+            .bind(name)
+            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+            .fetch_all(&self.database)
+            .await?;
+        self.gather_lots(rows).await
+    }
+
+    /// The lots of these opening entries, newest first, with what was said of them since.
+    async fn gather_lots(&self, mut rows: Vec<(i64, String)>) -> Result<Vec<Lot>, StoreError> {
+        let (Some(first), Some(last)) = (rows.last(), rows.first()) else { return Ok(Vec::new()) };
+        // The + keeps SQLite from going through all entries of these kinds.
+        let told = sqlx::query_as(
+            "SELECT seq, CAST(body AS TEXT) FROM record WHERE verdict IS NULL AND lot BETWEEN ? AND ?
+                 AND +kind IN ('lot_closed', 'signed_off')",
+        );
+        let told: Vec<(i64, String)> = told.bind(first.0).bind(last.0).fetch_all(&self.database).await?;
+        rows.extend(told);
+        rows.sort_by_key(|row| row.0);
+        let events: Vec<Entry> = rows.iter().map(|(seq, body)| chain::entry(*seq, body)).collect::<Result<_, _>>()?;
+        Ok(gather(&events).into_iter().rev().collect())
     }
 
     /// The lot of this number.
@@ -146,7 +182,11 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`], [`StoreError::Record`].
     pub async fn lot(&self, lot: i64) -> Result<Option<Lot>, StoreError> {
-        Ok(gather(&self.lot_events(lot, lot).await?).pop())
+        let opened = sqlx::query_as(
+            "SELECT seq, CAST(body AS TEXT) FROM record WHERE seq = ? AND verdict IS NULL AND +kind = 'lot_opened'",
+        );
+        let opened = opened.bind(lot).fetch_all(&self.database).await?;
+        Ok(self.gather_lots(opened).await?.pop())
     }
 
     /// The newest lot of this name.
@@ -154,7 +194,14 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`], [`StoreError::Record`].
     pub async fn lot_named(&self, name: &str) -> Result<Option<Lot>, StoreError> {
-        Ok(self.lots(usize::MAX).await?.into_iter().find(|lot| lot.name == name))
+        let query = format!(
+            "SELECT seq FROM record WHERE verdict IS NULL AND kind = 'lot_opened' AND {NAME} = ? ORDER BY seq DESC LIMIT 1"
+        );
+        let lot = sqlx::query_scalar(AssertSqlSafe(query)).bind(name).fetch_optional(&self.database).await?;
+        match lot {
+            Some(lot) => self.lot(lot).await,
+            None => Ok(None),
+        }
     }
 
     /// A lot's verdicts, counted.
@@ -163,8 +210,7 @@ impl Store {
     /// [`StoreError::Database`], [`StoreError::Record`].
     pub async fn tallies(&self, lot: i64) -> Result<Vec<LotTally>, StoreError> {
         let rows: Vec<(String, Option<String>, String, String, i64)> = sqlx::query_as(
-            "SELECT action, class, model, coalesce(json_extract(body, '$.thresholds'), ''), count(*) FROM verdicts
-             WHERE lot = ? GROUP BY 1, 2, 3, 4 ORDER BY 5 DESC",
+            "SELECT action, class, model, thresholds, verdicts FROM tallies WHERE lot = ? ORDER BY verdicts DESC",
         )
         .bind(lot)
         .fetch_all(&self.database)
@@ -177,28 +223,30 @@ impl Store {
         rows.into_iter().map(tally).collect()
     }
 
-    /// How many verdicts between a lot's opening and closing retention has removed.
+    /// The newest rejected and diverted items of a lot, newest first.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`], [`StoreError::Row`].
+    pub async fn taken_off(&self, lot: i64, limit: usize) -> Result<Vec<Verdict>, StoreError> {
+        let query = "SELECT id, body FROM verdicts WHERE lot = ? AND action <> 'accept' ORDER BY id DESC LIMIT ?";
+        let rows: Vec<(i64, String)> =
+            sqlx::query_as(query).bind(lot).bind(limit as i64).fetch_all(&self.database).await?;
+        rows.iter().map(|(id, body)| self.identity.verdict(*id, body)).collect()
+    }
+
+    /// How many verdicts of a lot retention has removed.
     ///
     /// # Errors
     /// [`StoreError::Database`], [`StoreError::Record`].
     pub async fn removed_of(&self, lot: &Lot) -> Result<Option<RemovedOf>, StoreError> {
         let mut connection = self.database.acquire().await?;
+        let verdicts: Option<i64> = sqlx::query_scalar("SELECT verdicts FROM lots_removed WHERE lot = ?")
+            .bind(lot.lot)
+            .fetch_optional(&mut *connection)
+            .await?;
+        let Some(verdicts) = verdicts else { return Ok(None) };
         let last = chain::last_of(&mut connection, &["verdicts_removed"]).await?;
-        let Some(Entry { time: before, event: Event::VerdictsRemoved { to, .. }, .. }) = last else { return Ok(None) };
-        // Most lots are younger than what was removed last: their first verdict tells, without looking at all of them.
-        let verdicts: i64 = sqlx::query_scalar(
-            "SELECT count(*) FROM record r
-             WHERE (SELECT verdict FROM record WHERE seq > ? AND verdict IS NOT NULL ORDER BY seq LIMIT 1) <= ?
-               AND r.seq BETWEEN ? AND ? AND r.verdict <= ? AND NOT EXISTS (SELECT 1 FROM verdicts WHERE id = r.verdict)",
-        )
-        .bind(lot.lot)
-        .bind(to)
-        .bind(lot.lot)
-        .bind(lot.closed_at.unwrap_or(i64::MAX))
-        .bind(to)
-        .fetch_one(&mut *connection)
-        .await?;
-        Ok((verdicts > 0).then_some(RemovedOf { verdicts, before }))
+        Ok(last.map(|entry| RemovedOf { verdicts, before: entry.time }))
     }
 
     /// Reviews a closed lot whose challenges are decided and that no open corrective action puts in doubt.
@@ -282,41 +330,75 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`], [`StoreError::Row`].
     pub async fn lot_entries(&self, lot: &Lot, after: i64, end: i64, limit: u32) -> Result<Vec<LotEntry>, StoreError> {
-        type Row = (i64, Option<i64>, Vec<u8>, Vec<u8>, Option<String>, Option<String>);
+        const COLUMNS: &str = "r.seq, r.verdict, CAST(r.body AS BLOB), r.hash, r.kind";
+        let closed = lot.closed_at.unwrap_or(end);
+        let last = self.last_of_lot(lot.lot, closed).await?.min(end);
         let query = format!(
-            "SELECT r.seq, r.verdict, CAST(r.body AS BLOB), r.hash, r.kind, v.body
-             FROM record r LEFT JOIN verdicts v ON v.id = r.verdict
-             WHERE r.seq > ? AND r.seq <= ?
-               AND (v.lot = ? OR (v.id IS NULL AND r.seq BETWEEN ? AND ?) OR r.seq IN ({NAMED}))
+            "SELECT {COLUMNS}, v.body FROM record r LEFT JOIN verdicts v ON v.id = r.verdict
+             WHERE r.seq > ? AND r.seq <= ? AND (v.lot = ? OR (v.id IS NULL AND r.seq BETWEEN ? AND ?) OR r.seq IN ({NAMED}))
              ORDER BY r.seq LIMIT ?"
         );
-        let rows: Vec<Row> = sqlx::query_as(sqlx::AssertSqlSafe(query))
+        let mut rows: Vec<EntryRow> = sqlx::query_as(AssertSqlSafe(query))
             .bind(after)
-            .bind(end)
+            .bind(last)
             .bind(lot.lot)
             .bind(lot.lot)
-            .bind(lot.closed_at.unwrap_or(end))
+            .bind(closed)
             .bind(lot.lot)
             .bind(lot.lot)
             .bind(limit)
             .fetch_all(&self.database)
             .await?;
-        let read = |(seq, id, body, hash, kind, document): Row| {
-            let hash = hex(&hash);
-            let Some(number) = id else {
-                let details = String::from_utf8_lossy(&body).into_owned();
-                let time = rfc3339(chain::entry(seq, &details)?.time);
-                return Ok(LotEntry { seq, kind: kind.unwrap_or_default(), time, id, verdict: None, details, hash });
-            };
-            let (details, id) = (String::new(), Some(number));
-            let Some(document) = document else {
-                let (kind, time) = ("verdict_gone".into(), String::new());
-                return Ok(LotEntry { seq, kind, time, id, verdict: None, details, hash });
-            };
-            let verdict = self.identity.verdict(number, &document)?;
-            let time = rfc3339(verdict.time);
-            Ok(LotEntry { seq, kind: "verdict".into(), time, id, verdict: Some(verdict), details, hash })
-        };
-        rows.into_iter().map(read).collect()
+        if rows.len() < limit as usize {
+            // Behind the lot's end only what names it, found by index.
+            let query = format!(
+                "SELECT {COLUMNS}, NULL FROM record r WHERE r.seq IN ({NAMED}) AND r.seq > ? AND r.seq <= ?
+                 ORDER BY r.seq LIMIT ?"
+            );
+            let later: Vec<EntryRow> = sqlx::query_as(AssertSqlSafe(query))
+                .bind(lot.lot)
+                .bind(lot.lot)
+                .bind(after.max(last))
+                .bind(end)
+                .bind(limit - rows.len() as u32)
+                .fetch_all(&self.database)
+                .await?;
+            rows.extend(later);
+        }
+        rows.into_iter().map(|row| lot_entry(self.identity, row)).collect()
     }
+
+    /// The place behind which no verdict of the lot stands. Those that waited for the store stand a little behind its
+    /// closing; ids rise with places.
+    async fn last_of_lot(&self, lot: i64, closed: i64) -> Result<i64, StoreError> {
+        let late: Option<i64> = sqlx::query_scalar(
+            "SELECT seq FROM record WHERE seq >= ? AND verdict >= (SELECT max(id) FROM verdicts WHERE lot = ?)
+             ORDER BY seq LIMIT 1",
+        )
+        .bind(closed)
+        .bind(lot)
+        .fetch_optional(&self.database)
+        .await?;
+        Ok(late.unwrap_or(closed))
+    }
+}
+
+/// Place, verdict, body, hash, kind, document.
+type EntryRow = (i64, Option<i64>, Vec<u8>, Vec<u8>, Option<String>, Option<String>);
+
+fn lot_entry(identity: StoreIdentity, (seq, id, body, hash, kind, document): EntryRow) -> Result<LotEntry, StoreError> {
+    let hash = hex(&hash);
+    let Some(number) = id else {
+        let details = String::from_utf8_lossy(&body).into_owned();
+        let time = rfc3339(chain::entry(seq, &details)?.time);
+        return Ok(LotEntry { seq, kind: kind.unwrap_or_default(), time, id, verdict: None, details, hash });
+    };
+    let details = String::new();
+    let Some(document) = document else {
+        let (kind, time) = ("verdict_gone".into(), String::new());
+        return Ok(LotEntry { seq, kind, time, id, verdict: None, details, hash });
+    };
+    let verdict = identity.verdict(number, &document)?;
+    let time = rfc3339(verdict.time);
+    Ok(LotEntry { seq, kind: "verdict".into(), time, id, verdict: Some(verdict), details, hash })
 }

@@ -8,6 +8,7 @@
 //! It works beside a running service: what is verified is the record up to the head at the start, and what retention
 //! removes meanwhile is not a finding.
 
+mod counts;
 mod lot;
 mod parts;
 mod rows;

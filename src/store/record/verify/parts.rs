@@ -16,9 +16,12 @@ use tokio::task::JoinSet;
 use tokio_stream::StreamExt;
 
 use super::{Finding, READERS, TOLD, finding};
-use crate::store::record::{
-    chain::{CHECKPOINT, link, seed},
-    signer::Mark,
+use crate::store::{
+    record::{
+        chain::{CHECKPOINT, link, seed},
+        signer::Mark,
+    },
+    tallies::Counted,
 };
 
 /// Entries read by one task.
@@ -72,6 +75,8 @@ pub(super) struct PartFindings {
     pub(super) findings: Vec<Finding>,
     /// How many verdicts are gone that retention had removed.
     pub(super) removed: i64,
+    /// The verdicts that are there.
+    pub(super) counted: Counted,
     /// Place and id of the other verdicts that are gone.
     missing: Vec<(i64, i64)>,
 }
@@ -126,6 +131,7 @@ async fn verify_chunks(
         let found = done.map_err(|e| sqlx::Error::Io(std::io::Error::other(e)))??;
         all.findings.extend(found.findings);
         all.removed += found.removed;
+        all.counted.extend(found.counted);
         all.missing.extend(found.missing);
         if all.findings.len() > 100 * TOLD {
             break; // enough to say that it is broken
@@ -257,7 +263,11 @@ impl Chunk {
             Some(document) if Sha256::digest(document)[..] != *digest => {
                 self.tell(seq, format!("verdict {id} was changed"));
             }
-            Some(_) => {}
+            Some(document) => {
+                if self.found.counted.read(id, document).is_err() {
+                    self.tell(seq, format!("verdict {id} can't be read"));
+                }
+            }
         }
     }
 

@@ -2,18 +2,21 @@
 
 use ed25519_dalek::VerifyingKey;
 use sqlx::{
-    Row,
+    Row, SqliteConnection,
     sqlite::{SqlitePool, SqliteRow},
 };
 
 use super::{
-    Finding, TOLD, Verification, finding,
+    Finding, TOLD, Verification,
+    counts::ToldCounts,
+    finding,
     parts::{Head, SignedMark, verify_parts},
     rows::verify_rows,
 };
 use crate::store::{
     record::{chain::CHECKPOINT, signer::hex},
     schema,
+    tallies::{Counted, removed_by_lot},
 };
 
 /// What the tables hold; −1 where a number can't be read.
@@ -38,7 +41,11 @@ struct Removal {
 
 pub(super) async fn verify_whole(pool: &SqlitePool, key: &VerifyingKey) -> Result<Verification, sqlx::Error> {
     let mut findings = Vec::new();
-    let totals = Totals::read(pool, &mut findings).await?;
+    // One state, even beside a writer.
+    let mut state = pool.begin().await?;
+    let totals = Totals::read(&mut state, &mut findings).await?;
+    let told = ToldCounts::read(&mut state, totals.head.as_ref().map_or(totals.last, |mark| mark.seq)).await;
+    state.rollback().await?;
     let (head, signed) = match &totals.head {
         Some(mark) => (Head { seq: mark.seq, hash: mark.hash }, mark.time.clone()),
         None => (Head { seq: totals.last, hash: [0; 32] }, String::new()),
@@ -62,6 +69,9 @@ pub(super) async fn verify_whole(pool: &SqlitePool, key: &VerifyingKey) -> Resul
         let what = format!("{} verdicts are gone, but retention removed {}", found.removed, removal.verdicts);
         findings.push(finding(0, what));
     }
+    if findings.is_empty() {
+        findings.extend(count_findings(pool, told, head.seq, &found.counted).await?);
+    }
     findings.sort();
     findings.truncate(TOLD);
     Ok(Verification {
@@ -74,6 +84,28 @@ pub(super) async fn verify_whole(pool: &SqlitePool, key: &VerifyingKey) -> Resul
         public_key: hex(key.as_bytes()),
         findings,
     })
+}
+
+/// What the tables of counts say that `there`, the verdicts up to `head`, do not.
+async fn count_findings(
+    pool: &SqlitePool,
+    told: Result<Option<ToldCounts>, sqlx::Error>,
+    head: i64,
+    there: &Counted,
+) -> Result<Vec<Finding>, sqlx::Error> {
+    let told = match told {
+        Ok(Some(told)) => told,
+        Ok(None) => return Ok(Vec::new()),
+        Err(e) => return Ok(vec![finding(0, format!("the counts can't be read: {e}"))]),
+    };
+    let mut state = pool.begin().await?;
+    let mut since = removed_by_lot(&mut state, i64::MAX).await?;
+    for (lot, n) in removed_by_lot(&mut state, head).await? {
+        *since.entry(lot).or_default() -= n;
+    }
+    state.rollback().await?;
+    since.retain(|_, n| *n != 0);
+    Ok(told.compare(there, &since))
 }
 
 /// What is unlike a fresh database: there a column or a view may say what no entry holds.
@@ -93,8 +125,7 @@ async fn verify_pages(pool: &SqlitePool) -> Result<Vec<Finding>, sqlx::Error> {
 }
 
 impl Totals {
-    /// One statement sees one state, even beside a writer.
-    async fn read(pool: &SqlitePool, findings: &mut Vec<Finding>) -> Result<Self, sqlx::Error> {
+    async fn read(connection: &mut SqliteConnection, findings: &mut Vec<Finding>) -> Result<Self, sqlx::Error> {
         let state: SqliteRow = sqlx::query(
             "SELECT (SELECT count(*) FROM record), (SELECT min(seq) FROM record), (SELECT max(seq) FROM record),
                     (SELECT count(*) FROM record WHERE verdict IS NOT NULL), (SELECT count(*) FROM verdicts),
@@ -102,7 +133,7 @@ impl Totals {
                     (SELECT seq FROM head), (SELECT hash FROM head), (SELECT time FROM head),
                     (SELECT signature FROM head)",
         )
-        .fetch_one(pool)
+        .fetch_one(connection)
         .await?;
         let mut number = |column: usize| {
             state.try_get::<Option<i64>, _>(column).ok().flatten().unwrap_or_else(|| {
