@@ -13,9 +13,9 @@ use beltsight::{
 };
 use common::{
     browser::Browser,
-    kills,
+    installed, kills, peers,
     pictures::jpeg,
-    process::beltsight,
+    process::{beltsight, free_port},
     served::{Served, configured, shipped},
     server::{self, Server, start_with},
     shown::{Shown, all_kept, watch},
@@ -172,6 +172,53 @@ async fn a_lot_is_opened_counted_closed_reviewed_and_exported() {
     std::fs::write(server.store.folder().join("record.pub"), "00".repeat(32)).unwrap();
     let (well, printed) = command(&["record", "verify", "--store", store]);
     assert!(!well, "another key: {printed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_head_is_left_elsewhere_at_a_lots_end_and_at_the_stop_and_a_dead_place_holds_up_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (heads, port) = (folder.path().join("heads.jsonl"), free_port());
+    let broker = peers::mosquitto(port, folder.path(), "allow_anonymous true");
+    let anchor = format!(
+        "[record.anchor]\nfile = '{}'\nsyslog = {{ address = '127.0.0.1:9', tcp = true }}
+[record.anchor.mqtt]\nhost = '127.0.0.1'\nport = {port}\ntopic = 'plant/record'",
+        heads.display()
+    );
+    let mut served = Served::start(&configured(folder.path(), &shipped(), "", &anchor), &[]).unwrap();
+    served.until("beltsight_anchor_down{target=\"syslog\"}", |down| down == 1.0).await;
+    let written = "beltsight_anchors_total{outcome=\"written\",target=\"file\"}";
+    served.until(written, |n| n >= 1.0).await;
+    assert_eq!(served.post("/lots", json!({ "name": "K-17" }).to_string()).await.status(), 201);
+    assert_eq!(served.post("/classify", jpeg(40, 1)).await.status(), 200);
+    assert_eq!(served.post("/lots/close", json!({}).to_string()).await.status(), 200);
+    served.until(written, |n| n >= 2.0).await;
+    served.stop();
+
+    let text = std::fs::read_to_string(&heads).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 3, "{text}");
+    let data = folder.path().join("data");
+    let [store, file] = [&data, &heads].map(|path| path.to_str().unwrap());
+    let (well, printed) = command(&["record", "verify", "--store", store, "--anchor", file]);
+    assert!(well && printed.contains("3 heads were left elsewhere"), "{printed}");
+    let kept = beltsight::store::AnchoredHead::read(lines[2]).unwrap();
+    assert!(
+        printed.contains(&format!("head {}, entry {}", kept.hash, kept.entry)),
+        "the last one is the end: {printed}"
+    );
+    if broker.is_some() && installed("mosquitto_sub") {
+        let port = port.to_string();
+        let arguments = ["-h", "127.0.0.1", "-p", &port, "-t", "plant/record", "-C", "1", "-W", "10"];
+        let out = std::process::Command::new("mosquitto_sub").args(arguments).output().unwrap();
+        assert_eq!(String::from_utf8(out.stdout).unwrap().trim(), lines[2], "the broker retains the newest");
+    }
+    // A line that says another thing of an entry is told by place.
+    std::fs::write(&heads, text.replace(&kept.hash, &"0".repeat(64))).unwrap();
+    let (well, printed) = command(&["record", "verify", "--store", store, "--anchor", file]);
+    assert!(
+        !well && printed.contains(&format!("entry {}: is not the one that was left elsewhere", kept.entry)),
+        "{printed}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

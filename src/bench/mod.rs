@@ -6,6 +6,7 @@ pub mod belt;
 pub mod classify;
 pub mod client;
 pub mod expert;
+pub mod forge;
 pub mod load;
 pub mod network_camera;
 pub mod photos;

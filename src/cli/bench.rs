@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    bench::{self, belt, classify, load, photos, precision, profiles, record, story},
+    bench::{self, belt, classify, forge, load, photos, precision, profiles, record, story},
     picture::dataset,
     student::{engine::Device, manifest::Manifest},
 };
@@ -33,6 +33,8 @@ pub enum BenchCommand {
     Record(RecordBenchArgs),
     /// The item search on belts that creep, stand, start, jog and stick: every item once, whole.
     Profiles(ProfilesBenchArgs),
+    /// Random forgeries of a record: each is found, or changes no answer.
+    Forge(ForgeBenchArgs),
 }
 
 /// Measures and prints what was found.
@@ -52,6 +54,7 @@ pub fn run(command: BenchCommand) -> Result<ExitCode> {
             BenchCommand::Soak(args) => args.run().await,
             BenchCommand::Record(args) => args.run().await,
             BenchCommand::Profiles(args) => args.run(),
+            BenchCommand::Forge(args) => args.run().await,
         }
     })?;
     Ok(ExitCode::SUCCESS)
@@ -385,6 +388,26 @@ pub struct ProfilesBenchArgs {
 impl ProfilesBenchArgs {
     fn run(self) -> Result<()> {
         profiles::run(&profiles::ProfilesPlan { first: self.first, seeds: self.seeds, only: self.only, out: self.out })
+    }
+}
+
+/// Arguments of `bench forge`.
+#[derive(clap::Args)]
+pub struct ForgeBenchArgs {
+    /// Seed of the first hundred; each further hundred has the next.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Forgeries.
+    #[arg(long, default_value_t = 2000)]
+    edits: usize,
+    /// Finished cells, one line of JSON each; those that stand there are not run again.
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+impl ForgeBenchArgs {
+    async fn run(self) -> Result<()> {
+        forge::run(&forge::ForgePlan { seed: self.seed, edits: self.edits, out: self.out }).await
     }
 }
 

@@ -1,7 +1,8 @@
 //! `beltsight record`: verifies the record, exports a lot.
 
 use std::{
-    io::Write,
+    fs::File,
+    io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -34,6 +35,15 @@ pub struct VerifyArgs {
     /// An entry that it must still hold, `ENTRY:HASH`, from an exported lot or the log.
     #[arg(long)]
     kept: Option<store::KeptEntry>,
+    /// The models' folder, to compare what is to serve with what the record says; absent: where the service had it.
+    #[arg(long)]
+    models: Option<PathBuf>,
+    /// Heads that were left elsewhere (`[record.anchor]`), one a line; `-` reads them from standard input.
+    #[arg(long)]
+    anchor: Option<PathBuf>,
+    /// The time-stamp authority's certificate (PEM), to verify the tokens among them.
+    #[arg(long, requires = "anchor")]
+    tsa_certificate: Option<PathBuf>,
     /// Compare every kept picture with the hash in its name too.
     #[arg(long)]
     pictures: bool,
@@ -82,12 +92,34 @@ async fn verify(args: &VerifyArgs) -> Result<ExitCode> {
         eprintln!("{all} pictures, {} changed", changed.len());
         verification.findings.extend(changed);
     }
+    let (compared, unlike) = store::verify_serving(&args.store, args.models.as_deref()).await?;
+    eprintln!("{compared}");
+    verification.findings.extend(unlike);
+    verification.findings.extend(anchored(args).await?);
     if args.json {
         println!("{}", serde_json::to_string_pretty(&verification)?);
     } else {
         print!("{verification}");
     }
     Ok(if verification.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What the heads that were left elsewhere show.
+async fn anchored(args: &VerifyArgs) -> Result<Vec<store::Finding>> {
+    let Some(path) = &args.anchor else { return Ok(Vec::new()) };
+    let certificate = args.tsa_certificate.as_deref().map(store::anchor::stamp::certificate).transpose();
+    let certificate = certificate.map_err(anyhow::Error::msg)?;
+    let lines: Box<dyn BufRead> = match path.to_str() {
+        Some("-") => Box::new(BufReader::new(std::io::stdin())),
+        _ => Box::new(BufReader::new(File::open(path).with_context(|| path.display().to_string())?)),
+    };
+    let found = store::verify_anchor(&args.store, args.public_key.as_deref(), lines, certificate.as_deref()).await?;
+    let store::AnchorVerification { heads, other_lines, tokens, last, findings } = found;
+    eprintln!("{heads} heads were left elsewhere, the last is entry {last}; {tokens} time-stamp tokens hold");
+    if other_lines > 0 {
+        eprintln!("{other_lines} lines hold no head");
+    }
+    Ok(findings)
 }
 
 async fn export_lot(args: &ExportArgs) -> Result<ExitCode> {

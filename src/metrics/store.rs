@@ -18,6 +18,8 @@ pub struct StoreMetrics {
     pub labels: IntCounterVec,
     pub label_queue: IntGauge,
     pub label_kappa: Gauge,
+    pub anchors: IntCounterVec,
+    pub anchor_down: IntGaugeVec,
 }
 
 impl StoreMetrics {
@@ -60,7 +62,25 @@ impl StoreMetrics {
                 "label_kappa_ratio",
                 "Cohen's kappa over items that two people labeled; NaN while there are too few.",
             )?,
+            anchors: counters(
+                r,
+                "anchors_total",
+                "Attempts to leave the record's head elsewhere, by where and outcome.",
+                &["target", "outcome"],
+            )?,
+            anchor_down: gauges(
+                r,
+                "anchor_down",
+                "1 while the record's head can't be left there: the last attempt failed.",
+                &["target"],
+            )?,
         };
+        for target in ["file", "mqtt", "syslog", "tsa"] {
+            metrics.anchor_down.with_label_values(&[target]).set(0);
+            for outcome in ["written", "failed"] {
+                metrics.anchors.with_label_values(&[target, outcome]);
+            }
+        }
         for why in ["taken_off", "doubtful", "novel", "random"] {
             metrics.kept.with_label_values(&[why]);
         }

@@ -1,14 +1,15 @@
 //! The student that serves and what it was trained on.
 
-use prometheus::{GaugeVec, IntCounterVec, IntGaugeVec, Registry};
+use prometheus::{GaugeVec, IntCounter, IntCounterVec, IntGaugeVec, Registry};
 
-use super::register::{counters, float_gauges, gauges};
+use super::register::{counter, counters, float_gauges, gauges};
 
 /// See the help text of each in [`StudentMetrics::register`].
 #[allow(missing_docs)] // each field's help text stands beside its name
 pub struct StudentMetrics {
     pub info: IntGaugeVec,
     pub loads: IntCounterVec,
+    pub edits: IntCounter,
     pub reference_mean: GaugeVec,
     pub reference_deviation: GaugeVec,
 }
@@ -20,6 +21,11 @@ impl StudentMetrics {
         let metrics = Self {
             info: gauges(r, "model_info", "1 for the model that serves.", &["version", "precision", "provider"])?,
             loads: counters(r, "model_loads_total", "Attempts to load a model, by outcome.", &["outcome"])?,
+            edits: counter(
+                r,
+                "model_edits_total",
+                "Changes of what is to serve that the registry does not explain: files edited by hand.",
+            )?,
             reference_mean: float_gauges(
                 r,
                 "reference_mean_ratio",

@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 use tokio::{sync::broadcast, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
+use super::tasks::anchor::Anchors;
 use crate::{
     config::Config,
     domain::Verdict,
@@ -63,11 +64,12 @@ async fn append_start(store: &Store) -> Result<Option<Option<OffsetDateTime>>, S
 }
 
 /// Closes the store, whose writer has ended.
-pub(super) async fn close(store: Store) {
+pub(super) async fn close(store: Store, anchors: Anchors) {
     if let Err(e) = store.append(Event::Stopped).await {
         tracing::error!("the end could not be recorded: {e}");
     }
     log_head(&store).await;
+    anchors.last(&store).await;
     store.close().await;
 }
 

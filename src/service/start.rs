@@ -47,6 +47,7 @@ pub(super) async fn start(config: Config) -> Result<RunningService> {
     let (recorded, _) = broadcast::channel(STREAMED);
     let (record, recorder) = OpenRecord::start(&config, &metrics, recorded.clone()).await?;
     let store = &record.store;
+    let notes = tasks::registry::ServingNotes::start(registry.clone(), store.clone(), metrics.clone()).await;
     let line = RunningLine::start(&config, &infer, &recorder, &record, &metrics, &stop)?;
 
     let rounds = keeper::RoundKeeperParts {
@@ -67,8 +68,10 @@ pub(super) async fn start(config: Config) -> Result<RunningService> {
     let (ready, ready_reader) = watch::channel(true);
     metrics.ready.set(1);
     tokio::spawn(tasks::retention::retain(store.clone(), config.retention, metrics.clone(), stop.clone()));
+    let anchors = tasks::anchor::Anchors::start(&config.record.anchor, store, metrics.clone());
+    let anchoring = tokio::spawn(anchors.keep(store.clone(), stop.clone()));
     tokio::spawn(tasks::labels::count(store.clone(), metrics.clone(), stop.clone()));
-    let following = tokio::spawn(tasks::registry::follow(registry.clone(), swapper.clone(), stop.clone()));
+    let following = tokio::spawn(tasks::registry::follow(notes, swapper.clone(), stop.clone()));
 
     let parts = api::ApiDependencies {
         infer: infer.clone(),
@@ -96,7 +99,20 @@ pub(super) async fn start(config: Config) -> Result<RunningService> {
         client_timeout: config.server.client_timeout,
     };
     let server = tokio::spawn(api::serve(listener, tls, router, limits, stop.clone()));
-    Ok(RunningService { ready, metrics, stop, server, following, learning, line, infer, workers, record, challenges })
+    Ok(RunningService {
+        ready,
+        metrics,
+        stop,
+        server,
+        following,
+        learning,
+        line,
+        infer,
+        workers,
+        record,
+        challenges,
+        anchoring,
+    })
 }
 
 /// The access tokens. Without any, nothing but this machine may be listened to.

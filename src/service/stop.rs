@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     line::RunningLine,
     record::{self, OpenRecord},
+    tasks::anchor::Anchors,
 };
 use crate::{line::infer::Infer, metrics::Metrics};
 
@@ -43,6 +44,8 @@ pub(super) struct RunningService {
     pub record: OpenRecord,
     /// Decides challenge tests.
     pub challenges: JoinHandle<()>,
+    /// Leaves the record's head elsewhere.
+    pub anchoring: JoinHandle<Anchors>,
 }
 
 impl RunningService {
@@ -75,7 +78,7 @@ impl RunningService {
         stop_writer.cancel();
         writer.await?;
         self.challenges.await?;
-        record::close(store).await;
+        record::close(store, self.anchoring.await?).await;
         Ok(())
     }
 }

@@ -3,10 +3,17 @@
 
 use std::path::Path;
 
+use sha2::{Digest, Sha256};
 use sqlx::{
     Connection, SqliteConnection,
     sqlite::{SqliteConnectOptions, SqliteSynchronous},
 };
+
+use super::record::{
+    chain::{link, seed},
+    signer::{Mark, Signer, hex},
+};
+use crate::domain::time::rfc3339_now;
 
 /// A forger: the database without triggers, checks and indices.
 pub(in crate::store) struct Forger {
@@ -51,6 +58,44 @@ pub(in crate::store) async fn edit(folder: &Path, sql: impl Into<String>) -> u64
     let done = run(&mut forger.connection, sql.into()).await;
     forger.close().await;
     done
+}
+
+/// Makes hashes, checkpoints and head anew after a forgery: what somebody can who holds the key.
+pub(in crate::store) async fn sign_again(folder: &Path) {
+    let signer = Signer::open(folder).unwrap();
+    let mut forger = forge(folder).await;
+    let rows: Vec<(i64, Option<i64>, Vec<u8>, Option<Vec<u8>>)> = sqlx::query_as(
+        "SELECT seq, verdict, CAST(r.body AS BLOB), CAST(v.body AS BLOB)
+         FROM record r LEFT JOIN verdicts v ON v.id = r.verdict ORDER BY seq",
+    )
+    .fetch_all(&mut forger.connection)
+    .await
+    .unwrap();
+    let (mut previous, mut last, time) = (seed(), 0, rfc3339_now());
+    for (seq, verdict, body, document) in rows {
+        let body = document.map_or(body, |document| Sha256::digest(document).to_vec());
+        (previous, last) = (link(&previous, seq, verdict, &body), seq);
+        if verdict.is_some() {
+            let sql = format!("UPDATE record SET body = x'{}' WHERE seq = {seq}", hex(&body));
+            run(&mut forger.connection, sql).await;
+        }
+        let mark = |kind| {
+            let signature = hex(&signer.sign(&Mark { kind, seq, hash: &previous, time: &time }));
+            format!("SET hash = x'{}', time = '{time}', signature = x'{signature}'", hex(&previous))
+        };
+        let (checkpoint, head) = (mark("checkpoint"), mark("head"));
+        run(
+            &mut forger.connection,
+            format!(
+                "UPDATE record SET hash = x'{}' WHERE seq = {seq}; UPDATE checkpoints {checkpoint} WHERE seq = {seq};
+                 UPDATE head {head}, seq = {seq}",
+                hex(&previous)
+            ),
+        )
+        .await;
+    }
+    assert!(last > 0);
+    forger.close().await;
 }
 
 /// Runs SQL; the rows that it changed.

@@ -4,9 +4,11 @@
 //! commits, `synchronous=NORMAL`), no verdict names a frame that was not written before it, and nothing is written into
 //! a folder that was removed or moved away, where nobody would find it.
 
+pub mod anchor;
 mod audit;
 #[cfg(test)]
 mod forger;
+pub mod forgery;
 mod frames;
 pub mod labels;
 #[cfg(test)]
@@ -15,6 +17,7 @@ mod record;
 mod retention;
 mod schema;
 mod search;
+mod serving;
 mod settings;
 mod tallies;
 mod uids;
@@ -34,6 +37,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous},
 };
 
+pub use anchor::{AnchorSettings, AnchorTarget, AnchoredHead};
 pub use audit::Deed;
 pub use frames::frame_key;
 use labels::queue;
@@ -49,9 +53,13 @@ pub use record::{
     event::{Entry, Event},
     lots::{Lot, LotEntry, LotTally, RemovedOf, SignOff},
     signer::{KeyError, PUBLIC, SECRET},
-    verify::{Finding, KeptEntry, LotVerification, Verification, verify, verify_lot, verify_pictures},
+    verify::{
+        AnchorVerification, Finding, KeptEntry, LotVerification, Verification, verify, verify_anchor, verify_lot,
+        verify_pictures, verify_serving,
+    },
 };
 pub use retention::{Removed, Retention};
+pub use serving::ServingChange;
 pub use settings::StoreSettings;
 use uids::StoreIdentity;
 pub use uids::VerdictName;
@@ -70,7 +78,7 @@ const BUSY: Duration = Duration::from_secs(5);
 
 /// What makes the database, in order; each file runs once. Listed here, for sqlx's macro would build the half of it a
 /// second time, for the compiler.
-const MIGRATIONS: [(&str, &str); 9] = [
+const MIGRATIONS: [(&str, &str); 10] = [
     ("verdicts", include_str!("migrations/0001_verdicts.sql")),
     ("labels", include_str!("migrations/0002_labels.sql")),
     ("chain", include_str!("migrations/0003_chain.sql")),
@@ -80,6 +88,7 @@ const MIGRATIONS: [(&str, &str); 9] = [
     ("rows", include_str!("migrations/0007_rows.sql")),
     ("uids", include_str!("migrations/0008_uids.sql")),
     ("counts", include_str!("migrations/0009_counts.sql")),
+    ("serving", include_str!("migrations/0010_serving.sql")),
 ];
 
 fn migrations() -> Migrator {

@@ -11,3 +11,4 @@ pub mod reference;
 pub mod registry;
 pub mod scorecard;
 pub mod settings;
+pub mod to_serve;

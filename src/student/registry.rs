@@ -112,7 +112,7 @@ impl Registry {
         Ok(self.stacked(&self.history()?))
     }
 
-    fn stacked(&self, history: &[RegistryEntry]) -> Vec<String> {
+    pub(super) fn stacked(&self, history: &[RegistryEntry]) -> Vec<String> {
         let mut stack = vec![self.first.clone()];
         for entry in history {
             match entry.change {
@@ -165,7 +165,11 @@ impl Registry {
     }
 }
 
-fn verify(folder: &Path) -> Result<(), ModelError> {
+/// Compares every file of the version in `folder` with its manifest.
+///
+/// # Errors
+/// [`ModelError`], which names the file.
+pub fn verify(folder: &Path) -> Result<(), ModelError> {
     let manifest = Manifest::read(folder)?;
     for precision in manifest.files.keys() {
         manifest.onnx(folder, precision)?;
@@ -179,7 +183,7 @@ fn entry(change: Change, version: &str, by: &str, why: &str) -> RegistryEntry {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
+pub(crate) mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
@@ -189,7 +193,7 @@ mod tests {
     };
 
     /// A folder with a student of a few bytes, enough for hashes.
-    fn student(root: &Path, version: &str) {
+    pub(crate) fn student(root: &Path, version: &str) {
         let folder = root.join(version);
         fs::create_dir_all(&folder).unwrap();
         fs::write(folder.join("student.onnx"), version).unwrap();

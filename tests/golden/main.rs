@@ -15,6 +15,7 @@ mod config;
 mod files;
 mod metrics;
 mod routes;
+mod threats;
 
 use std::{
     collections::BTreeMap,

@@ -47,7 +47,7 @@ use self::{
 use crate::{
     domain::{Card, Raw, Source, Verdict},
     metrics::Metrics,
-    store::{Event, Store},
+    store::{AnchorSettings, Event, Store},
 };
 
 /// What is kept, and how much may wait.
@@ -67,6 +67,8 @@ pub struct RecordSettings {
     pub keep_novelty: f32,
     /// Most frames per hour of accepted items that are kept for each of the three reasons.
     pub keep_per_hour: u32,
+    /// Where the record's head is left outside this machine.
+    pub anchor: AnchorSettings,
 }
 
 impl Default for RecordSettings {
@@ -78,6 +80,7 @@ impl Default for RecordSettings {
             keep_margin: 0.2,
             keep_novelty: 1.0,
             keep_per_hour: 600,
+            anchor: AnchorSettings::default(),
         }
     }
 }
@@ -97,7 +100,7 @@ impl RecordSettings {
         if self.queue == 0 {
             return Err("record.queue must be at least 1".into());
         }
-        Ok(())
+        self.anchor.check()
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Invariant: the line waits for none of them.
 
+pub mod anchor;
 pub mod challenges;
 pub mod flush;
 pub mod labels;

@@ -289,7 +289,7 @@ pub enum Event {
     },
     /// A row beside the record was written: its newest entry of this kind holds it.
     RowHeld {
-        /// The table's name: `labels`, `audit` or `frames_gone`.
+        /// The table's name: `labels`, `audit`, `frames_gone` or `serving`.
         table: String,
         /// What tells its rows apart: the id, or the picture's key.
         row: String,

@@ -1,4 +1,5 @@
-//! Rows beside the verdicts that later proof rests on (what people said, who changed what, which pictures are gone): each
+//! Rows beside the verdicts that later proof rests on (what people said, who changed what, which pictures are gone, what is
+//! to serve): each
 //! is held by an entry with its hash, written in the transaction that writes the row.
 //!
 //! A row's hash is SHA-256 of `json_array(…)` over its columns in the order of [`HeldTable::columns`], as SQLite writes it.
@@ -24,10 +25,11 @@ pub(in crate::store) enum HeldTable {
     Labels,
     Audit,
     FramesGone,
+    Serving,
 }
 
 impl HeldTable {
-    pub(in crate::store) const ALL: [Self; 3] = [Self::Labels, Self::Audit, Self::FramesGone];
+    pub(in crate::store) const ALL: [Self; 4] = [Self::Labels, Self::Audit, Self::FramesGone, Self::Serving];
 
     /// As in the database and in entries.
     pub(in crate::store) fn name(self) -> &'static str {
@@ -35,13 +37,14 @@ impl HeldTable {
             Self::Labels => "labels",
             Self::Audit => "audit",
             Self::FramesGone => "frames_gone",
+            Self::Serving => "serving",
         }
     }
 
     /// The column that tells its rows apart.
     pub(in crate::store) fn key(self) -> &'static str {
         match self {
-            Self::Labels | Self::Audit => "id",
+            Self::Labels | Self::Audit | Self::Serving => "id",
             Self::FramesGone => "key",
         }
     }
@@ -52,6 +55,9 @@ impl HeldTable {
             Self::Labels => "id, verdict, class, labeler, at, withdraws",
             Self::Audit => "id, time, name, role, address, method, path, status",
             Self::FramesGone => "key, upto",
+            Self::Serving => {
+                "id, time, seen, change, at, who, why, before, version, model, thresholds, changes, history, root"
+            }
         }
     }
 }

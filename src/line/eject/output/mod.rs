@@ -33,6 +33,7 @@ mod modbus;
 mod mqtt;
 mod numbered;
 mod plc;
+mod retained;
 mod sparkplug;
 mod tls;
 mod webhook;

@@ -8,10 +8,12 @@
 //! It works beside a running service: what is verified is the record up to the head at the start, and what retention
 //! removes meanwhile is not a finding.
 
+mod anchor;
 mod counts;
 mod lot;
 mod parts;
 mod rows;
+mod serving;
 #[cfg(test)]
 mod tests;
 mod whole;
@@ -20,6 +22,9 @@ use std::{fmt, path::Path};
 
 use serde::Serialize;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
+
+pub use anchor::{AnchorVerification, verify_anchor};
+pub use serving::verify_serving;
 
 use super::signer::{PUBLIC, public_key, unhex};
 use crate::{

@@ -9,7 +9,7 @@ use std::{sync::Arc, vec};
 use ed25519_dalek::VerifyingKey;
 use sha2::{Digest, Sha256};
 use sqlx::{
-    Row, SqliteExecutor,
+    Row, SqliteExecutor, TypeInfo, ValueRef,
     sqlite::{SqlitePool, SqliteRow},
 };
 use tokio::task::JoinSet;
@@ -189,15 +189,24 @@ struct EntryRow<'a> {
     hash: [u8; 32],
     /// The verdict's document, if it is there.
     document: Option<&'a [u8]>,
+    /// Whether both are of the kinds that are written: what is text as bytes alone reads as something else, or not at all.
+    as_written: bool,
 }
 
 impl<'a> EntryRow<'a> {
     fn read(row: &'a SqliteRow) -> Option<Self> {
+        let verdict: Option<i64> = row.try_get_unchecked(1).ok()?;
+        let is = |column: usize, kind: &str| {
+            row.try_get_raw(column).is_ok_and(|value| value.is_null() || value.type_info().name() == kind)
+        };
+        let kind = if verdict.is_some() { "BLOB" } else { "TEXT" };
+        let as_written = is(1, "INTEGER") && is(2, kind) && is(3, "BLOB") && is(4, "TEXT");
         Some(Self {
-            verdict: row.try_get_unchecked(1).ok()?,
+            verdict,
             body: row.try_get_unchecked(2).ok()?,
             hash: row.try_get_unchecked::<&[u8], _>(3).ok()?.try_into().ok()?,
             document: row.try_get_unchecked(4).ok()?,
+            as_written,
         })
     }
 }
@@ -230,9 +239,12 @@ impl Chunk {
         if seq > self.head.seq {
             self.tell(seq, "stands behind the signed head");
         }
-        let Some(EntryRow { verdict, body, hash, document }) = entry else {
+        let Some(EntryRow { verdict, body, hash, document, as_written }) = entry else {
             return self.tell(seq, "can't be read");
         };
+        if !as_written {
+            self.tell(seq, "holds a value of another kind than was written");
+        }
         if link(&self.previous, seq, verdict, body) != hash {
             self.tell(seq, "its hash does not fit it and the entry before");
         }

@@ -64,6 +64,7 @@ pub(super) async fn verify_whole(pool: &SqlitePool, key: &VerifyingKey) -> Resul
     findings.extend(found.findings);
     findings.extend(schema_findings(pool).await?);
     findings.extend(pages?);
+    findings.extend(verify_next_id(pool).await?);
     findings.extend(verify_rows(pool).await?);
     if findings.is_empty() && found.removed != removal.verdicts {
         let what = format!("{} verdicts are gone, but retention removed {}", found.removed, removal.verdicts);
@@ -122,6 +123,17 @@ async fn verify_pages(pool: &SqlitePool) -> Result<Vec<Finding>, sqlx::Error> {
         .filter(|line| line != "ok")
         .map(|what| finding(0, format!("in the database: {what}")))
         .collect())
+}
+
+/// Ids are given once: one that a removed verdict had would name two.
+async fn verify_next_id(pool: &SqlitePool) -> Result<Option<Finding>, sqlx::Error> {
+    let (last, highest): (i64, i64) = sqlx::query_as(
+        "SELECT coalesce((SELECT verdict FROM record WHERE verdict IS NOT NULL ORDER BY seq DESC LIMIT 1), 0),
+             CAST(coalesce((SELECT max(seq) FROM sqlite_sequence WHERE name = 'verdicts'), 0) AS INTEGER)",
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok((highest < last).then(|| finding(0, format!("the next verdict would get an id up to {last} that one has had"))))
 }
 
 impl Totals {
