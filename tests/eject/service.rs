@@ -21,8 +21,11 @@ async fn the_service_acts_on_the_verdicts_of_its_cameras() {
     let five = async || ejected(&service).len();
     asked_until("five items are ejected", Duration::from_secs(60), five, |n| *n >= 5).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let confirm = async |gate: &str| service.post(&format!("/confirmations/{gate}"), "").await.status().as_u16();
-    assert_eq!((confirm("out").await, confirm("another").await), (204, 404));
+    let confirm = async |gate: &str| service.post(&format!("/confirmations/{gate}"), "").await;
+    let (known, unknown) = (confirm("out").await, confirm("another").await);
+    assert_eq!((known.status().as_u16(), unknown.status().as_u16()), (204, 404));
+    let uid = known.headers()["beltsight-uid"].to_str().unwrap().to_owned();
+    assert!(ejected(&service).iter().any(|line| line.contains(&format!("uid={uid}"))), "{uid} is of no ejected item");
     let metrics = service.metrics().await;
     assert_eq!(metrics.value("beltsight_confirmations_total{result=\"confirmed\"}"), Some(1.0), "{}", metrics.0);
     service.stop();

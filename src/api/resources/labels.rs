@@ -15,7 +15,10 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use utoipa::ToSchema;
+use utoipa::{
+    ToSchema,
+    openapi::schema::{ObjectBuilder, OneOfBuilder, Type},
+};
 
 use crate::{
     api::{
@@ -100,13 +103,19 @@ impl Reservations {
 #[serde(deny_unknown_fields)]
 pub struct NewLabel {
     /// The item's verdict: its uid, or its id, which another store has for another item.
-    #[schema(value_type = String)]
+    #[schema(schema_with = id_or_uid)]
     verdict: VerdictName,
     /// The class; `null` for "can't tell".
     #[serde(deserialize_with = "Option::deserialize")] // so that leaving it out is an error
     class: Option<String>,
     /// Who says it, 1 to 64 characters; the caller if absent. Only an operator may name somebody else.
     by: Option<String>,
+}
+
+fn id_or_uid() -> OneOfBuilder {
+    let id = ObjectBuilder::new().schema_type(Type::Integer);
+    let uid = ObjectBuilder::new().schema_type(Type::String);
+    OneOfBuilder::new().item(id).item(uid)
 }
 
 /// Which labels are wanted.

@@ -72,7 +72,7 @@ fn three() -> u32 {
 #[derive(Clone, Debug)]
 pub enum SensorOutcome {
     /// The item left the belt.
-    Confirmed,
+    Confirmed(Arc<Subject>),
     /// The item should have left the belt and was not seen to.
     Missed(Arc<Subject>),
     /// Something left the belt that no verdict asked for.
@@ -83,7 +83,7 @@ impl SensorOutcome {
     /// Closed set of names for metrics.
     pub fn name(&self) -> &'static str {
         match self {
-            SensorOutcome::Confirmed => "confirmed",
+            SensorOutcome::Confirmed(_) => "confirmed",
             SensorOutcome::Missed(_) => "missed",
             SensorOutcome::False => "false",
         }
@@ -129,11 +129,9 @@ impl Reconciler {
     pub fn pulse(&mut self, at: Instant) -> SensorOutcome {
         let off = |expected: Instant| if at > expected { at - expected } else { expected - at };
         let near = self.expected.iter().enumerate().map(|(i, (expected, _))| (off(*expected), i));
-        match near.filter(|(off, _)| *off <= self.sensor.window).min() {
-            Some((_, i)) => {
-                self.expected.remove(i);
-                SensorOutcome::Confirmed
-            }
+        let near = near.filter(|(off, _)| *off <= self.sensor.window).min();
+        match near.and_then(|(_, i)| self.expected.remove(i)) {
+            Some((_, subject)) => SensorOutcome::Confirmed(subject),
             None => SensorOutcome::False,
         }
     }

@@ -9,7 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
+use uuid::Uuid;
 
 use super::{
     EjectSettings, OnLate,
@@ -36,8 +37,8 @@ pub(super) enum TimekeeperMessage {
     Order(EjectOrder),
     /// An output knows how a command went.
     Report(CommandReport),
-    /// The sensor after the gate of this index saw something.
-    Pulse(usize, Instant),
+    /// The sensor after the gate of this index saw something; whoever said so is told the uid of the item.
+    Pulse(usize, Instant, oneshot::Sender<Option<Uuid>>),
     /// The belt ran at so many m/s at that moment, below 0 backwards, where that is measured.
     Speed(f64, Instant),
     /// There is something new about where the belt is.
@@ -153,7 +154,7 @@ impl EjectOutcomes {
 
     pub fn confirmed(&self, outcome: &SensorOutcome, gate: &str) {
         match outcome {
-            SensorOutcome::Confirmed => self.missed_of(gate, |missed, _| missed.store(0, Ordering::Relaxed)),
+            SensorOutcome::Confirmed(_) => self.missed_of(gate, |missed, _| missed.store(0, Ordering::Relaxed)),
             SensorOutcome::Missed(subject) => {
                 let Subject { camera, track, uid, .. } = &**subject;
                 tracing::error!(gate, camera, track, %uid, "an item that should have left the belt was not seen to");
@@ -233,9 +234,12 @@ impl Timekeeper {
             match message {
                 Ok(TimekeeperMessage::Order(order)) => self.order(order),
                 Ok(TimekeeperMessage::Report(report)) => self.reported(report),
-                Ok(TimekeeperMessage::Pulse(gate, at)) => {
+                Ok(TimekeeperMessage::Pulse(gate, at, tell)) => {
                     if let Some(GateState { name, sensor: Some(sensor), .. }) = self.gates.get_mut(gate) {
-                        self.outcomes.confirmed(&sensor.pulse(at), name);
+                        let outcome = sensor.pulse(at);
+                        self.outcomes.confirmed(&outcome, name);
+                        let item = if let SensorOutcome::Confirmed(item) = outcome { Some(item.uid) } else { None };
+                        let _ = tell.send(item); // fails where nobody asked
                     }
                 }
                 Ok(TimekeeperMessage::Speed(speed, at)) => {

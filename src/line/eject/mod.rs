@@ -20,8 +20,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::{priority, vital};
 use crate::{
@@ -339,13 +340,15 @@ impl Ejector {
         }
     }
 
-    /// The sensor after the gate saw an item at `at`; false when there is no such gate, or none with a sensor.
-    pub fn confirm(&self, gate: &str, at: Instant) -> bool {
-        let known = self.0.gates.iter().position(|(known, _)| known.name == gate && known.confirm.is_some());
-        let Some(index) = known else { return false };
+    /// The sensor after the gate saw an item at `at`; `None` when there is no such gate, or none with a sensor. The thread
+    /// that keeps the time tells the uid of the item that this confirms, if there is one.
+    pub fn confirm(&self, gate: &str, at: Instant) -> Option<oneshot::Receiver<Option<Uuid>>> {
+        let known = |(known, _): &(EjectorGate, _)| known.name == gate && known.confirm.is_some();
+        let index = self.0.gates.iter().position(known)?;
+        let (tell, told) = oneshot::channel();
         // A pulse that finds no place makes a missed reject, which is the safe side.
-        drop(self.0.messages.try_send(TimekeeperMessage::Pulse(index, at)));
-        true
+        drop(self.0.messages.try_send(TimekeeperMessage::Pulse(index, at, tell)));
+        Some(told)
     }
 
     /// The lot on the belt, as an output tells it; for [`lots`](crate::service::tasks::lots).
@@ -367,7 +370,7 @@ impl Ejector {
                 (self.0.outcomes.tell)(Event::EjectCommand { gate, camera, track, uid, output, number, target });
             }
             OutputNotice::Pulse { gate, at } => {
-                if !self.confirm(&gate, at) {
+                if self.confirm(&gate, at).is_none() {
                     tracing::warn!("a pulse for the gate {gate:?}, which has no sensor");
                 }
             }

@@ -271,7 +271,7 @@ fn rejects_in_a_row_that_the_sensor_did_not_see_ask_the_line() {
     let (ejector, _received) = Ejector::new(&settings, &metrics, Arc::new(|_| ()));
     let outcomes = &ejector.0.outcomes;
     let missed = confirm::SensorOutcome::Missed(Arc::new(Subject::new("out".into(), &verdict(Action::Reject))));
-    let seen = confirm::SensorOutcome::Confirmed;
+    let seen = confirm::SensorOutcome::Confirmed(Arc::new(Subject::new("out".into(), &verdict(Action::Reject))));
     for outcome in [&missed, &missed, &seen, &missed, &missed] {
         outcomes.confirmed(outcome, "out");
         assert_eq!(outcomes.requests.borrow().stop, 0, "no three in a row");
