@@ -100,6 +100,7 @@ impl EjectMetrics {
             "late_speed",
             "no_moment",
             "no_position",
+            "too_soon",
             "passed",
             "queue_full",
             "unacknowledged",

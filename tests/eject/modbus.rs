@@ -144,6 +144,49 @@ fn no_command_waits_for_the_answer_to_a_poll() {
 }
 
 #[test]
+fn a_coil_stays_raised_as_long_as_the_item_and_between_two_that_lie_too_near() {
+    let port = free_port();
+    let Some(plc) = plc(port) else { return };
+    let gate = "coil = 0\npause = '80ms'\ndwell = '5mm'\nneighbours = 'both'";
+    let metrics = Metrics::new().unwrap();
+    let (ejector, running) = start(&described(port, gate, "tolerance = '60ms'\non_late = 'alarm'"), &metrics);
+    until("the heart beats", Duration::from_secs(5), || plc.count("register 100 ") >= 2);
+    // Items of 110 ms, margins included, to which the pulse of 30 ms is nothing; from one's end to the next's front 40 ms, then
+    // 690 ms, then 40 ms again to a good one, which leaves too, and 290 ms to one that does not.
+    let (begun, mut fronts) = (Instant::now(), Vec::new());
+    for (n, (ms, action)) in (0..).zip([
+        (0, Action::Reject),
+        (150, Action::Reject),
+        (950, Action::Accept),
+        (1100, Action::Reject),
+        (1500, Action::Accept),
+    ]) {
+        let captured = begun + Duration::from_millis(ms);
+        thread::sleep(captured.saturating_duration_since(Instant::now()));
+        ejector.act(&verdict(n, action), captured, None);
+        fronts.push(captured + WAY - Duration::from_millis(55));
+    }
+    thread::sleep(Duration::from_millis(500));
+    running.close();
+    let (up, down) = (plc.said("coil 0 1"), plc.said("coil 0 0"));
+    assert_eq!(
+        (up.len(), down.len()),
+        (4, 2),
+        "each command raises it; it is lowered behind the second and the fourth"
+    );
+    assert_eq!(ended(&metrics, "modbus"), [("acknowledged".to_string(), 4)]);
+    let off = |at: Instant, wanted: Instant| at.max(wanted) - at.min(wanted);
+    for (at, front) in up.iter().zip(&fronts) {
+        assert!(off(*at, *front) < Duration::from_millis(40), "{:?}", off(*at, *front));
+    }
+    for (at, front) in down.iter().zip([fronts[1], fronts[3]]) {
+        let end = front + Duration::from_millis(110);
+        println!("lowered {:?} off the item's end", off(*at, end));
+        assert!(off(*at, end) < Duration::from_millis(40), "{:?}", off(*at, end));
+    }
+}
+
+#[test]
 fn a_plc_is_found_by_its_name() {
     let port = free_port();
     let Some(plc) = plc(port) else { return };

@@ -10,7 +10,11 @@ use std::{
 
 use serde::{Deserialize, Deserializer, de::Error};
 
-use super::{OnLate, Sensor, encoder::EncoderSettings};
+use super::{
+    OnLate, Sensor,
+    encoder::EncoderSettings,
+    window::{GateWindow, Neighbours},
+};
 use crate::{
     domain::{Action, Region},
     line::{
@@ -23,6 +27,8 @@ use crate::{
 const LONGEST: f64 = 600.0;
 /// Longest time that a setting may ask for: moments so far ahead have no place on the clock.
 const LONGEST_SETTING: Duration = Duration::from_secs(24 * 3600);
+/// Longest stretch of belt before and behind an item for which a gate may be open, in mm.
+const LONGEST_DWELL: f64 = 10_000.0;
 /// Fastest belt that is believed, in m/s.
 const FASTEST: f64 = 100.0;
 
@@ -75,6 +81,16 @@ pub struct EjectorGate {
     /// From the command to the moment when the gate has moved.
     #[serde(with = "humantime_serde", default)]
     pub delay: Duration,
+    /// Least time from the gate's being shut to its next opening; where the other side shuts it, from command to command.
+    #[serde(with = "humantime_serde", default)]
+    pub pause: Duration,
+    /// The gate is open from so many mm before an item's front until as many behind its end, `"10mm"`. Absent: from the item's
+    /// middle on, for as long as it always is.
+    #[serde(deserialize_with = "some_millimetres", default)]
+    pub dwell: Option<f64>,
+    /// What becomes of good items near one to be ejected.
+    #[serde(default)]
+    pub neighbours: Neighbours,
     /// The sensor after the gate, if there is one.
     pub confirm: Option<Sensor>,
     /// What the outputs set.
@@ -159,6 +175,20 @@ impl EjectorGate {
         self.distance - along * self.scale
     }
 
+    /// Metres of belt from the middle of an item to where the gate opens for it; 0 without `dwell`.
+    pub fn lead(&self, region: Region) -> f64 {
+        let Some(dwell) = self.dwell else { return 0.0 };
+        let straight = |x: u32| self.lens.map_or(x.into(), |lens| lens.along(x.into(), region.centre().1.into()));
+        let length = (straight(region.x + region.width) - straight(region.x)) * self.scale;
+        (length / 2.0 + dwell) / 1e3
+    }
+
+    /// How it opens for an item: at least for `least`. `speed` is the belt's in m/s, where nothing tells it later.
+    pub fn window(&self, region: Option<Region>, least: Duration, speed: f64, beside: bool) -> GateWindow {
+        let length = region.map_or(0.0, |region| 2.0 * self.lead(region));
+        GateWindow { least, length, speed, pause: self.pause, beside }
+    }
+
     /// What the camera sees of the belt's speed, in pixels per second over the whole picture, in m/s.
     pub fn metres(&self, pixels: f64) -> f64 {
         pixels * self.lens.map_or(1.0, |lens| lens.stretch()) * self.scale / 1e3
@@ -218,8 +248,11 @@ impl EjectorGate {
     fn check_numbers(&self) -> Result<(), String> {
         let times =
             [Some(self.delay), self.confirm.map(|sensor| sensor.after), self.confirm.map(|sensor| sensor.window)];
-        if times.into_iter().flatten().any(|time| time > LONGEST_SETTING) {
-            return Err("delay, after and window must be at most a day".into());
+        if times.into_iter().flatten().any(|time| time > LONGEST_SETTING) || self.pause > LONGEST_SETTING {
+            return Err("delay, pause, after and window must be at most a day".into());
+        }
+        if self.dwell.is_some_and(|dwell| !(0.0..=LONGEST_DWELL).contains(&dwell)) {
+            return Err(format!("dwell must lie between 0mm and {LONGEST_DWELL}mm"));
         }
         let given = match self.speed {
             GateSpeed::Given(given) => given.abs(),
@@ -285,6 +318,30 @@ impl EjectSettings {
         Ok(())
     }
 
+    /// How long a gate is open at least, where one of the outputs shuts it.
+    pub(super) fn least_open(&self, gate: &EjectorGate) -> Duration {
+        let pulse = |policy: &OutputPolicy| match &policy.output {
+            output::OutputSettings::Modbus(plc) if gate.target.coil.is_some() => Some(plc.pulse),
+            _ => None,
+        };
+        self.output.iter().filter_map(pulse).max().unwrap_or_default()
+    }
+
+    /// Refuses a gate that is to be open for a time that we don't determine.
+    fn check_window(&self, gate: &EjectorGate) -> Result<(), String> {
+        let (set, both) = (gate.dwell.is_some() || !gate.pause.is_zero(), gate.neighbours == Neighbours::Both);
+        if gate.target.command.is_some() && (set || both) {
+            return Err("pause, dwell and neighbours are the PLC's own where it carries out commands by itself".into());
+        }
+        if gate.target.register.is_some() && gate.dwell.is_some() {
+            return Err("dwell needs a coil: what a register moves, the PLC moves back".into());
+        }
+        if both && gate.dwell.is_none() && self.least_open(gate).is_zero() {
+            return Err("neighbours = \"both\" needs a gate that stays open: a coil, or dwell".into());
+        }
+        Ok(())
+    }
+
     /// Refuses a gate whose item's place no count can tell.
     fn check_encoded(&self, gate: &EjectorGate) -> Result<(), String> {
         let Some(encoder) = &self.encoder else {
@@ -343,6 +400,7 @@ impl EjectSettings {
                 return Err(format!("two gates are named {name}"));
             }
             self.check_alone(gate)?;
+            self.check_window(gate).map_err(|why| format!("eject.gate {name}: {why}"))?;
             self.check_encoded(gate).map_err(|why| format!("eject.gate {name}: {why}"))?;
             let on_missed = gate.confirm.and_then(|sensor| sensor.on_missed?.asks());
             if on_missed.is_some_and(|action| !self.output.iter().any(|policy| policy.output.can(action))) {
@@ -402,6 +460,10 @@ fn millimetres_per_pixel<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f
     let scale: f64 = quantity(&String::deserialize(deserializer)?, "mm/px")?;
     // 0 stands for a gate that says none.
     if scale > 0.0 { Ok(scale) } else { Err(Error::custom(format!("{scale}mm/px: scale must be above 0"))) }
+}
+
+fn some_millimetres<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    millimetres(deserializer).map(Some)
 }
 
 fn millimetres<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {

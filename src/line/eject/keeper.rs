@@ -19,6 +19,7 @@ use super::{
     plan::{EjectOrder, EjectPlan, EjectStep, Followed, LateReason},
 };
 use crate::{
+    domain::Action,
     line::eject::output::{self, CommandReport, EjectorCommand, LineAction, LineRequests, SPEED_COUNTS, Subject},
     metrics::Metrics,
     store::Event,
@@ -270,11 +271,28 @@ impl Timekeeper {
     }
 
     fn send(&mut self, output: usize, command: EjectorCommand) {
+        if output == 0 && command.subject.action == Action::Accept {
+            self.beside(&command);
+        }
         let (id, late) = (command.id, command.due.elapsed());
         if self.senders[output].try_send(command).is_err() {
             self.plan.reported(id, output, Instant::now(), Err("the output hangs".into()));
         } else if output == 0 {
             self.outcomes.metrics.eject.send_late.observe(late.as_secs_f64());
+        }
+    }
+
+    /// A good item leaves beside another.
+    fn beside(&mut self, command: &EjectorCommand) {
+        let Subject { gate, camera, track, .. } = &*command.subject;
+        tracing::info!(gate = &**gate, camera, track, "a good item leaves beside another");
+        (self.outcomes.tell)(Event::EjectBeside { gate: gate.to_string(), camera: camera.clone(), track: *track });
+        let Some(GateState { delay, sensor: Some(sensor), .. }) = self.gates.iter_mut().find(|g| *g.name == **gate)
+        else {
+            return;
+        };
+        if let Some(outcome) = sensor.expect(Some(command.due + *delay), command.subject.clone()) {
+            self.outcomes.confirmed(&outcome, gate);
         }
     }
 
@@ -289,7 +307,7 @@ impl Timekeeper {
 
     fn order(&mut self, order: EjectOrder) {
         let gate = &mut self.gates[order.gate];
-        if let Some(sensor) = &mut gate.sensor
+        if let Some(sensor) = gate.sensor.as_mut().filter(|_| !order.window.beside)
             && let Some(outcome) =
                 sensor.expect(order.due.as_ref().ok().map(|due| *due + gate.delay), order.subject.clone())
         {

@@ -41,15 +41,19 @@ pub mod flush;
 mod gate;
 mod keeper;
 pub mod output;
+mod pace;
 mod plan;
 mod track;
+mod window;
 
 use belt::{Belt, FRESH, GateOnBelt};
 pub use confirm::{OnLate, Sensor};
 pub use encoder::{CountRegister, CountSource, EncoderSettings};
 pub use gate::{EjectSettings, EjectorGate, GateSpeed, OutputPolicy};
 use keeper::{EjectOutcomes, Timekeeper, TimekeeperMessage};
-use plan::{BeltGoal, EjectOrder, EjectPlan, LateReason, Pace};
+use pace::{BeltGoal, Pace};
+use plan::{EjectOrder, EjectPlan, LateReason};
+pub use window::Neighbours;
 
 /// A belt that creeps backwards more slowly, in m/s, is not spoken of in the log: an encoder's standing belt trembles.
 const REVERSE: f64 = 0.01;
@@ -77,6 +81,8 @@ struct Shared {
     encoded: bool,
     /// Where an output measures the belt's speed.
     measured: Option<Mutex<MeasuredSpeed>>,
+    /// How long each gate is open at least.
+    least_open: Vec<Duration>,
     /// A measured speed above this, in m/s, is none.
     max_speed: f64,
     /// The lot on the belt, where an output tells it.
@@ -187,7 +193,9 @@ impl Ejector {
         let given = settings.gate.iter().filter(|gate| gate.speed != GateSpeed::Seen);
         let max_speed = given.map(EjectorGate::max_speed).reduce(f64::max).unwrap_or(f64::INFINITY);
         let lot = watch::Sender::new(None);
-        (Self(Arc::new(Shared { gates, messages, outcomes, belt, encoded, measured, max_speed, lot })), received)
+        let least_open = settings.gate.iter().map(|gate| settings.least_open(gate)).collect();
+        let shared = Shared { gates, messages, outcomes, belt, encoded, measured, least_open, max_speed, lot };
+        (Self(Arc::new(shared)), received)
     }
 
     /// Starts the thread that keeps the time.
@@ -209,23 +217,35 @@ impl Ejector {
     /// move at `seen` pixels per second.
     pub fn act(&self, verdict: &Verdict, captured: Instant, seen: Option<f32>) {
         let action = verdict.decision.action;
-        if action == Action::Accept {
-            return;
-        }
-        let takes = |gate: &EjectorGate| gate.camera == verdict.camera && gate.actions.contains(&action);
-        let Some(index) = self.0.gates.iter().position(|(gate, _)| takes(gate)) else {
+        let takes = |gate: &EjectorGate| match action {
+            Action::Accept => gate.neighbours == Neighbours::Both,
+            _ => gate.actions.contains(&action),
+        };
+        let gates = self.0.gates.iter().enumerate().filter(|(_, (gate, _))| gate.camera == verdict.camera);
+        let taking: Vec<usize> = gates.filter(|(_, (gate, _))| takes(gate)).map(|(index, _)| index).collect();
+        if taking.is_empty() && action != Action::Accept {
             // The configuration's check leaves no camera without gates.
             tracing::error!(camera = verdict.camera, "no gate for {}", action.name());
-            return;
-        };
+        }
+        taking.into_iter().for_each(|index| self.order(index, verdict, captured, seen));
+    }
+
+    /// Orders a gate for an item; for a good one, in case that one beside it leaves there.
+    fn order(&self, index: usize, verdict: &Verdict, captured: Instant, seen: Option<f32>) {
         let (gate, name) = &self.0.gates[index];
+        let beside = verdict.decision.action == Action::Accept;
+        let speed = match gate.speed {
+            GateSpeed::Given(given) => given,
+            GateSpeed::Seen => seen.map_or(0.0, |pixels| gate.metres(pixels.into())),
+        };
+        let window = gate.window(verdict.region, self.0.least_open[index], speed, beside);
         let subject = Arc::new(Subject::new(name.clone(), verdict));
         let (due, pace) = match self.moment(index, verdict.region, captured, seen) {
             Ok((due, pace)) => (Ok(due), pace),
             Err(why) => (Err(why), None),
         };
-        let mut order =
-            EjectOrder { gate: index, target: gate.target, due, pace, count: None, subject: subject.clone() };
+        let (target, count) = (gate.target, None);
+        let mut order = EjectOrder { gate: index, target, due, pace, count, window, subject: subject.clone() };
         if let (Some(_), Some(goal)) = (gate.target.command, order.pace.and_then(|pace| pace.goal)) {
             order.count = self.0.belt.raw(goal.position);
             if order.count.is_none() {
@@ -234,6 +254,7 @@ impl Ejector {
         }
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
             self.0.messages.try_send(TimekeeperMessage::Order(order))
+            && !beside
         {
             for output in 0..self.0.outcomes.outputs.len() {
                 self.0.outcomes.late(output, &LateReason::QueueFull, &subject);
@@ -273,11 +294,16 @@ impl Ejector {
     ) -> Result<(Instant, Option<Pace>), LateReason> {
         let (gate, _) = &self.0.gates[index];
         let region = region.ok_or(LateReason::NoMoment)?;
-        let by_time = |speed: f64| gate.due(captured, region, speed).ok_or(LateReason::NoMoment).map(|due| (due, None));
+        let lead = gate.lead(region);
+        let by_time = |speed: f64| {
+            let due = gate.due(captured, region, speed).ok_or(LateReason::NoMoment)?;
+            let sooner = Duration::try_from_secs_f64(lead / speed.abs()).map_err(|_| LateReason::NoMoment)?;
+            Ok((due.checked_sub(sooner).unwrap_or(due), None))
+        };
         match (self.0.encoded, &self.0.measured, gate.speed) {
             (true, ..) => {
                 let left = gate.ahead(region).ok_or(LateReason::NoMoment)?;
-                let pace = self.followed(index, left, 1.0, captured, FRESH[0])?;
+                let pace = self.followed(index, left - lead, 1.0, captured, FRESH[0])?;
                 Ok((pace.due(), Some(pace)))
             }
             (_, Some(_), GateSpeed::Given(_)) => {
@@ -289,7 +315,7 @@ impl Ejector {
                 let way = gate.way_seen(region).ok_or(LateReason::NoMoment)?;
                 let sign = self.0.belt.motions()[index].as_ref().map_or(0.0, |motion| motion.speed);
                 let sign = if sign.abs() > REVERSE { sign.signum() } else { way.signum() };
-                match self.followed(index, way * sign, sign, captured, FRESH[1]) {
+                match self.followed(index, way * sign - lead, sign, captured, FRESH[1]) {
                     Ok(pace) => Ok((pace.due(), Some(pace))),
                     // Its pictures tell a speed at least.
                     Err(LateReason::NoPosition(_)) => {
@@ -327,7 +353,7 @@ impl Ejector {
     fn pace(&self, gate: &EjectorGate, region: Region, captured: Instant) -> Option<Pace> {
         let measured = self.0.measured.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner).now;
         let (speed, _) = measured.filter(|(_, at)| at.elapsed() < SPEED_COUNTS)?;
-        let left = gate.ahead(region)?;
+        let left = gate.ahead(region)? - gate.lead(region);
         (left > 0.0 || speed > 0.0).then_some(Pace { left, at: captured, speed, delay: gate.delay, goal: None })
     }
 

@@ -13,7 +13,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::track::Motion;
+use super::{
+    pace::Pace,
+    track::Motion,
+    window::{Comer, GateMove, GateWindow, GateWindows},
+};
 use crate::line::eject::output::{EjectorCommand, Subject, Target};
 
 /// A verdict that asks for a gate.
@@ -29,36 +33,10 @@ pub struct EjectOrder {
     pub pace: Option<Pace>,
     /// Set where a PLC carries the command out by itself: the encoder's count at which the item is at the gate.
     pub count: Option<u32>,
+    /// How the gate opens for it.
+    pub window: GateWindow,
     /// The item.
     pub subject: Arc<Subject>,
-}
-
-/// Where an item is and how it comes to its gate.
-#[derive(Clone, Copy, Debug)]
-pub struct Pace {
-    /// Metres from the item to the gate at the moment `at`.
-    pub left: f64,
-    /// The moment from which the belt is taken to run at `speed`.
-    pub at: Instant,
-    /// The belt's speed in m/s, below 0 while it carries the item away from the gate.
-    pub speed: f64,
-    /// From the command to the moment when the gate has moved.
-    pub delay: Duration,
-    /// Where the belt is when the item is at the gate, where its place is counted; else the way is reckoned from speeds.
-    pub goal: Option<BeltGoal>,
-}
-
-/// A place of the belt.
-#[derive(Clone, Copy, Debug)]
-pub struct BeltGoal {
-    /// In which counting.
-    pub counting: u32,
-    /// In metres.
-    pub position: f64,
-    /// 1 where the belt's position rises as the item comes to the gate, -1 where it falls.
-    pub sign: f64,
-    /// No command is timed by a position that is older.
-    pub fresh: Duration,
 }
 
 /// Why a command whose moment came is late where the position is old.
@@ -66,34 +44,6 @@ const STALE: &str = "at the item's moment nothing had told for too long where th
 
 /// A given command is sent for no longer: it has a way to go, and the next one waits.
 const GIVEN_WITHIN: Duration = Duration::from_millis(500);
-
-/// What lies on a belt that stands or runs backwards is said to come in so many seconds: in a century.
-const HELD: f64 = 3.2e9;
-
-impl Pace {
-    /// When the item is at the gate if the belt runs on like this; after a century where it does not come.
-    pub fn hit(&self) -> Instant {
-        let comes = self.left / self.speed;
-        if self.speed <= 0.0 || comes > HELD {
-            return self.at + Duration::from_secs_f64(HELD);
-        }
-        let shift = Duration::from_secs_f64(comes.abs().min(HELD));
-        if comes < 0.0 { self.at.checked_sub(shift).unwrap_or(self.at) } else { self.at + shift }
-    }
-
-    /// When the command must leave so that the gate has moved by then.
-    pub fn due(&self) -> Instant {
-        let hit = self.hit();
-        hit.checked_sub(self.delay).unwrap_or(hit)
-    }
-
-    /// The belt runs at `speed` from `now` on.
-    fn runs(&mut self, speed: f64, now: Instant) {
-        let ran = now.saturating_duration_since(self.at);
-        self.left -= self.speed * ran.as_secs_f64();
-        (self.at, self.speed) = (self.at + ran, speed);
-    }
-}
 
 /// Why a command is late.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,6 +58,8 @@ pub enum LateReason {
     NoMoment,
     /// Nobody knows where the belt is, or its counting began anew.
     NoPosition(String),
+    /// The gate was shut a moment ago, and its pause is not over.
+    TooSoon,
     /// The item was past its gate when that became known.
     Passed,
     /// As many orders as may wait were waiting.
@@ -128,6 +80,7 @@ impl std::fmt::Display for LateReason {
             LateReason::Speed => "the belt sped up, and the gate could not have moved in time",
             LateReason::NoMoment => "nothing tells when the item reaches the gate",
             LateReason::NoPosition(why) => why,
+            LateReason::TooSoon => "the gate was shut a moment ago and can't open so soon",
             LateReason::Passed => "the item was past its gate before the command could leave",
             LateReason::QueueFull => "too many commands were waiting",
             LateReason::Unacknowledged => "nobody acknowledged the command in time",
@@ -146,6 +99,7 @@ impl LateReason {
             LateReason::Speed => "late_speed",
             LateReason::NoMoment => "no_moment",
             LateReason::NoPosition(_) => "no_position",
+            LateReason::TooSoon => "too_soon",
             LateReason::Passed => "passed",
             LateReason::QueueFull => "queue_full",
             LateReason::Unacknowledged => "unacknowledged",
@@ -202,6 +156,7 @@ pub struct EjectPlan {
     /// Sent commands by the moment they become late.
     sent: BTreeSet<(Instant, u64, usize)>,
     subjects: BTreeMap<(u64, usize), Sent>,
+    windows: GateWindows,
     steps: Vec<EjectStep>,
 }
 
@@ -216,6 +171,7 @@ impl EjectPlan {
             orders: BTreeMap::new(),
             sent: BTreeSet::new(),
             subjects: BTreeMap::new(),
+            windows: GateWindows::default(),
             steps: Vec::new(),
         }
     }
@@ -271,8 +227,8 @@ impl EjectPlan {
             let sent = Sent { due, give_up, lead: Some(pace.delay + *tolerance), subject: subject.clone() };
             self.subjects.insert((id, output), sent);
             let give_up = give_up.min(now + GIVEN_WITHIN);
-            let (target, count) = (order.target, order.count);
-            self.steps.push(EjectStep::Send(output, EjectorCommand { id, target, count, due, give_up, subject }));
+            let (target, count, hold) = (order.target, order.count, Duration::ZERO);
+            self.steps.push(EjectStep::Send(output, EjectorCommand { id, target, count, hold, due, give_up, subject }));
         }
     }
 
@@ -386,6 +342,9 @@ impl EjectPlan {
     }
 
     fn late_everywhere(&mut self, why: &LateReason, order: &EjectOrder) {
+        if order.window.beside {
+            return; // a good item that stays on the belt
+        }
         let late = |output| EjectStep::Late(output, why.clone(), order.subject.clone());
         self.steps.extend((0..self.tolerances.len()).map(late));
     }
@@ -398,22 +357,31 @@ impl EjectPlan {
             self.waiting.pop();
             let Some(Waiting { order, came, first, retimed, .. }) = self.orders.remove(&id) else { continue };
             let stale = order.pace.is_some_and(|pace| pace.goal.is_some_and(|goal| pace.at + goal.fresh < now));
+            let late = |tolerance: Duration| match retimed {
+                _ if due + tolerance >= now && !stale => None,
+                _ if first + tolerance < came => Some(LateReason::Verdict),
+                _ if stale => Some(LateReason::NoPosition(STALE.into())),
+                Some(retimed) if due + tolerance < retimed => Some(LateReason::Speed),
+                _ => Some(LateReason::Wakeup),
+            };
+            let in_time = self.tolerances.iter().any(|tolerance| late(*tolerance).is_none());
+            let hold = match if in_time { self.decide(&order, now) } else { GateMove::Open(Duration::ZERO) } {
+                GateMove::Open(hold) => hold,
+                GateMove::TooSoon => {
+                    self.late_everywhere(&LateReason::TooSoon, &order);
+                    continue;
+                }
+                GateMove::Spared => continue,
+            };
             for (output, tolerance) in self.tolerances.iter().enumerate() {
                 let (subject, give_up) = (order.subject.clone(), due + *tolerance);
-                let late = match retimed {
-                    _ if give_up >= now && !stale => None,
-                    _ if first + *tolerance < came => Some(LateReason::Verdict),
-                    _ if stale => Some(LateReason::NoPosition(STALE.into())),
-                    Some(retimed) if give_up < retimed => Some(LateReason::Speed),
-                    _ => Some(LateReason::Wakeup),
-                };
-                if let Some(why) = late {
-                    self.steps.push(EjectStep::Late(output, why, subject));
+                if let Some(why) = late(*tolerance) {
+                    self.steps.extend((!order.window.beside).then_some(EjectStep::Late(output, why, subject)));
                     continue;
                 }
                 self.sent.insert((give_up, id, output));
                 self.subjects.insert((id, output), Sent { due, give_up, lead: None, subject: subject.clone() });
-                let command = EjectorCommand { id, target: order.target, count: None, due, give_up, subject };
+                let command = EjectorCommand { id, target: order.target, count: None, hold, due, give_up, subject };
                 self.steps.push(EjectStep::Send(output, command));
             }
         }
@@ -423,6 +391,18 @@ impl EjectPlan {
             self.end(id, output, Some(LateReason::Unacknowledged));
         }
         std::mem::take(&mut self.steps)
+    }
+
+    /// What the gate does for an order whose moment has come.
+    fn decide(&mut self, order: &EjectOrder, now: Instant) -> GateMove {
+        let open = |order: &EjectOrder| order.window.open(order.pace.map(|pace| pace.speed));
+        let waiting = self.waiting.iter().filter_map(|Reverse((due, id))| Some((*due, &self.orders.get(id)?.order)));
+        let same_gate = waiting.filter(|(_, other)| other.gate == order.gate);
+        let comer =
+            |(due, other): (Instant, &EjectOrder)| Comer { due, open: open(other), beside: other.window.beside };
+        let mut after: Vec<Comer> = same_gate.map(comer).collect();
+        after.sort_by_key(|comer| comer.due);
+        self.windows.decide(order.gate, &order.window, open(order), now, &after)
     }
 
     /// When [`EjectPlan::steps`] has something to do next, if nothing is added before.
@@ -477,7 +457,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::{Action, testing::verdict};
+    use crate::{
+        domain::{Action, testing::verdict},
+        line::eject::pace::BeltGoal,
+    };
 
     fn order(due: Option<Instant>, track: u64) -> EjectOrder {
         let mut verdict = verdict(Action::Reject);
@@ -488,6 +471,7 @@ mod tests {
             due: due.ok_or(LateReason::NoMoment),
             pace: None,
             count: None,
+            window: GateWindow::default(),
             subject: Arc::new(Subject::new("out".into(), &verdict)),
         }
     }

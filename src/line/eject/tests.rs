@@ -2,10 +2,10 @@ use std::{collections::BTreeMap, thread, time::Duration};
 
 use rand::{RngExt, SeedableRng};
 
-use super::{gate::tests::TEXT, *};
+use super::{gate::tests::TEXT, plan::EjectStep, window::GateWindow, *};
 use crate::{
     domain::{Region, testing::verdict},
-    line::eject::output::CommandReport,
+    line::eject::output::{CommandReport, Target},
 };
 
 const ITEMS: u64 = 500;
@@ -279,4 +279,117 @@ fn rejects_in_a_row_that_the_sensor_did_not_see_ask_the_line() {
     outcomes.confirmed(&missed, "out");
     assert_eq!(outcomes.requests.borrow().stop, 1);
     assert!(outcomes.requests.borrow().why.contains("gate out"));
+}
+
+const MS: Duration = Duration::from_millis(1);
+
+/// An item `length` metres long on a belt of 1 m/s, and the gate whose coil is raised for 30 ms at least.
+fn long(due: Instant, track: u64, length: f64, beside: bool) -> EjectOrder {
+    let mut verdict = verdict(if beside { Action::Accept } else { Action::Reject });
+    verdict.track = track;
+    EjectOrder {
+        gate: 0,
+        target: Target { coil: Some(0), register: None, command: None },
+        due: Ok(due),
+        pace: None,
+        count: None,
+        window: GateWindow { least: 30 * MS, length, speed: 1.0, pause: 80 * MS, beside },
+        subject: Arc::new(Subject::new("out".into(), &verdict)),
+    }
+}
+
+/// How each item ends that was added at the start: when its command left, in ms, and for how long the gate is told to be
+/// open; -1 for one that is late because the gate can't open yet.
+fn ends(orders: Vec<EjectOrder>, start: Instant) -> Vec<(u64, i64, u64)> {
+    let mut plan = EjectPlan::new(16, vec![8 * MS]);
+    orders.into_iter().for_each(|order| plan.add(order, start));
+    let mut ends = Vec::new();
+    for ms in 0..2000u32 {
+        for step in plan.steps(start + MS * ms) {
+            match step {
+                EjectStep::Send(0, command) => {
+                    ends.push((command.subject.track, ms.into(), command.hold.as_millis() as u64));
+                    plan.reported(command.id, 0, start + MS * ms, Ok(()));
+                }
+                EjectStep::Late(_, LateReason::TooSoon, subject) => ends.push((subject.track, -1, 0)),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    assert!(plan.is_empty());
+    ends
+}
+
+#[test]
+fn a_gate_stays_open_between_two_rejects_that_lie_nearer_than_its_pause_and_shuts_between_others() {
+    let start = Instant::now();
+    let bad = |ms: u32, track, length| long(start + MS * ms, track, length, false);
+    // The first is open from 100 to 130 ms.
+    for (second, hold) in [(120, 0), (130, 0), (131, 51), (209, 129), (210, 0), (300, 0)] {
+        let ends = ends(vec![bad(100, 1, 0.0), bad(second, 2, 0.0)], start);
+        assert_eq!(ends, [(1, 100, hold), (2, second.into(), 0)], "{second}");
+    }
+    // One that was judged too late for that can't leave: the gate is shut.
+    let mut plan = EjectPlan::new(16, vec![8 * MS]);
+    plan.add(bad(100, 1, 0.0), start);
+    assert!(matches!(plan.steps(start + 100 * MS)[..], [EjectStep::Send(..)]));
+    for (due, late) in [(209, true), (211, false)] {
+        plan.add(bad(due, 2, 0.0), start + 150 * MS);
+        let steps = plan.steps(start + MS * due);
+        let soon = steps.iter().any(|step| matches!(step, EjectStep::Late(0, LateReason::TooSoon, _)));
+        let sent = steps.iter().any(|step| matches!(step, EjectStep::Send(..)));
+        assert_eq!((soon, sent), (late, !late), "{due}: {steps:?}");
+    }
+}
+
+#[test]
+fn a_gate_whose_end_nobody_knows_is_not_told_again_within_its_pause() {
+    let start = Instant::now();
+    let told = |ms: u32, track| {
+        let window = GateWindow { pause: 80 * MS, ..GateWindow::default() };
+        EjectOrder { window, ..long(start + MS * ms, track, 0.0, false) }
+    };
+    let ends = ends(vec![told(100, 1), told(179, 2), told(180, 3)], start);
+    assert_eq!(ends, [(1, 100, 0), (2, -1, 0), (3, 180, 0)]);
+}
+
+#[test]
+fn a_gate_is_open_as_long_as_the_item_and_longer_than_its_pulse_if_need_be() {
+    let start = Instant::now();
+    for (length, hold) in [(0.01, 30), (0.03, 30), (0.25, 250), (90.0, 60_000)] {
+        let mut plan = EjectPlan::new(16, vec![8 * MS]);
+        plan.add(long(start, 1, length, false), start);
+        let steps = plan.steps(start);
+        let [EjectStep::Send(0, command)] = &steps[..] else { panic!("{steps:?}") };
+        assert_eq!(command.hold.as_millis(), hold, "{length} m");
+    }
+    // A belt that runs at half the speed takes twice as long; one that stands, as long as is borne.
+    for (speed, hold) in [(0.5, 500), (-0.5, 500), (0.0, 60_000)] {
+        assert_eq!(long(start, 1, 0.25, false).window.open(Some(speed)).as_millis(), hold, "{speed}");
+    }
+}
+
+#[test]
+fn a_good_item_leaves_beside_a_bad_one_and_with_all_that_lie_between() {
+    let start = Instant::now();
+    let of = |ms: u32, track, beside| long(start + MS * ms, track, 0.1, beside);
+    // Each is 100 ms long, and 50 ms lie between two: the gate can't be shut. Good ones behind, before, on both sides.
+    let ended = |orders| ends(orders, start).into_iter().map(|(track, at, _)| (track, at)).collect::<Vec<_>>();
+    assert_eq!(ended(vec![of(100, 1, false), of(250, 2, true)]), [(1, 100), (2, 250)]);
+    assert_eq!(ended(vec![of(100, 1, true), of(250, 2, false)]), [(1, 100), (2, 250)]);
+    let row = vec![of(100, 1, true), of(250, 2, true), of(400, 3, false), of(550, 4, true), of(730, 5, true)];
+    assert_eq!(ended(row), [(1, 100), (2, 250), (3, 400), (4, 550)], "80 ms behind the last it can");
+    assert_eq!(ended(vec![of(100, 1, true), of(250, 2, true)]), [], "none has to leave");
+    // A good one that is judged when the gate is shut already goes on.
+    let mut plan = EjectPlan::new(16, vec![8 * MS]);
+    plan.add(of(100, 1, false), start);
+    assert_eq!(plan.steps(start + 100 * MS).len(), 1);
+    plan.add(of(250, 2, true), start + 210 * MS);
+    assert!(!plan.steps(start + 250 * MS).iter().any(|step| matches!(step, EjectStep::Send(..))));
+    // None of them is told late, whatever happens.
+    let mut plan = EjectPlan::new(1, vec![8 * MS]);
+    plan.add(of(100, 1, true), start);
+    plan.add(of(100, 2, true), start); // no place
+    plan.give_up();
+    assert!(plan.steps(start + 900 * MS).is_empty());
 }

@@ -150,6 +150,15 @@ pub enum Event {
         /// The encoder's count at which the item is at the gate.
         target: u32,
     },
+    /// A good item was led out because the gate could not be shut between it and one that had to leave.
+    EjectBeside {
+        /// The gate's name.
+        gate: String,
+        /// The item's camera.
+        camera: String,
+        /// Its track number on that camera, as in its verdict.
+        track: u64,
+    },
     /// The encoder said nothing for so long that nobody knows where the belt is; commands are late until it is back.
     EncoderLost {
         /// Why, in words.

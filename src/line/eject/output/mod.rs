@@ -181,6 +181,8 @@ pub struct EjectorCommand {
     pub target: Target,
     /// Set where the other side moves the gate by itself, at this count of the encoder.
     pub count: Option<u32>,
+    /// The gate stays open for so long from now on, where that depends on the item; zero: as long as it always does.
+    pub hold: Duration,
     /// The moment it was for.
     pub due: Instant,
     /// Nothing is sent after this.
@@ -357,6 +359,9 @@ impl Outlet {
         message["event"] = "eject".into();
         message["id"] = format!("{}-{}", self.boot, command.id).into();
         message["expires"] = expires.into();
+        if !command.hold.is_zero() {
+            message["hold_ms"] = (command.hold.as_millis() as u64).into();
+        }
         Ok(message)
     }
 

@@ -222,9 +222,12 @@ impl Plc {
             return self.set_register(register, value, until).await;
         }
         let Some(coil) = command.target.coil else { return Err(ExchangeError::Refused("the gate has no coil".into())) };
-        self.raised.retain(|(_, raised)| *raised != coil);
+        let mut lower = Instant::now() + self.settings.pulse.max(command.hold);
+        if let Some(place) = self.raised.iter().position(|(_, raised)| *raised == coil) {
+            lower = lower.max(self.raised.swap_remove(place).0); // for the item before
+        }
         // Owed from now on: a write whose answer is lost may have raised it all the same.
-        self.raised.push((Instant::now() + self.settings.pulse, coil));
+        self.raised.push((lower, coil));
         self.set_coil(coil, true, until).await
     }
 

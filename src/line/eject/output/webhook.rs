@@ -287,8 +287,15 @@ mod tests {
         let due = std::time::Instant::now();
         let target = Target { coil: None, register: None, command: None };
         let subject = Arc::new(Subject::new("out".into(), &verdict(Action::Reject)));
-        let command =
-            EjectorCommand { id: 1, target, count: None, due, give_up: due + Duration::from_secs(20), subject };
+        let command = EjectorCommand {
+            id: 1,
+            target,
+            count: None,
+            hold: Duration::ZERO,
+            due,
+            give_up: due + Duration::from_secs(20),
+            subject,
+        };
         commands.send(command).await.unwrap();
         sleep(Duration::from_millis(200)).await;
         asking.send_modify(|requests| requests.stop = 1);
