@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 use crate::{
     bench::{ended, peers, settings, verdict},
     common::process::{Running, free_port, until},
+    modbus::plc as pymodbus,
     mqtt::{broker, subscriber},
 };
 
@@ -296,6 +297,35 @@ fn a_plc_that_moves_the_gates_by_itself_does_it_at_the_items_place_and_says_so()
     assert!(tracks.len() * 10 >= items.len() * 7, "{} of {}", tracks.len(), items.len());
     let taken: Vec<u16> = kicks(&plant, "taken").iter().map(|kick| kick.number).collect();
     assert!(taken.windows(2).all(|pair| pair[1] == pair[0] + 1), "{taken:?}");
+}
+
+#[test]
+fn no_command_waits_for_what_the_plc_says_of_those_before() {
+    let (ports, folder, metrics) = ([free_port(), free_port()], tempfile::tempdir().unwrap(), Metrics::new().unwrap());
+    let shift = Shift::new(&[[0.0, 500.0], [60.0, 500.0]], Duration::from_secs(1));
+    let (Some(_encoder), Some(mut deaf)) = (plant(ports[0], folder.path(), &shift, json!({})), pymodbus(ports[1]))
+    else {
+        return;
+    };
+    let gate = "command = { registers = 20, done = 60 }\ndistance = '350mm'";
+    let count = encoder(ports[0]).replace("bits = 16", "bits = 32").replace("-0.1mm", "0.1mm");
+    let text = count + &settings("", &plc(ports[1], "60ms")).replace("distance = '150mm'", gate);
+    let (ejector, running, _) = begin(&text, &metrics);
+    until("the belt runs", Duration::from_secs(10), || metrics.eject.belt_speed.get() > 0.4);
+    deaf.tell("slow 4 200"); // it takes commands, but answers to nothing within 200 ms
+    let mut took = Vec::new();
+    for track in 0..9 {
+        let asked = Instant::now();
+        ejector.act(&verdict(track, Action::Reject), asked - Duration::from_millis(30), None);
+        let written = || deaf.said(&format!("register 22 {}", track + 1)).first().copied();
+        until("the command is written", Duration::from_secs(5), || written().is_some());
+        took.push(written().unwrap() - asked);
+        thread::sleep(Duration::from_millis(550)); // it has its time to take it; the answer is owed still
+    }
+    took.sort();
+    println!("a command is written after {:?} (median), {:?} at most", took[4], took[8]);
+    assert!(took[4] < Duration::from_millis(50), "{took:?}");
+    running.close();
 }
 
 /// A long-lived client that publishes each line that it is given.

@@ -1,7 +1,7 @@
 //! Modbus TCP: coils and registers of a PLC. Everything written is read back.
 //!
-//! Two connections: commands, stops and coils go over one; heartbeats, speed, lot and sensors over the other, so that no
-//! command waits for their answers.
+//! Two connections: commands, stops and coils go over one; heartbeats, speed, lot, sensors and what the PLC says of commands
+//! that it carries out by itself over the other, so that no command waits for their answers.
 //!
 //! A heartbeat register counts up while all is well; the PLC stops the line when it stands still. It stands still when
 //! this process dies, when the network does, while a stop is asked for that the PLC has not taken, and while the line is not
@@ -36,6 +36,7 @@ use tokio_modbus::{
 use super::{EjectorCommand, LineAction, Outlet, OutputNotice, QUEUE, numbered::next_number, plc::Modbus};
 
 mod given;
+use given::PlcAnswer;
 
 /// Longest pause between two attempts to connect: every item until then is late.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
@@ -59,6 +60,8 @@ struct Both {
     owed: AtomicBool,
     /// The connection that watches broke: that for commands, over which nothing may go for long, has broken too.
     broken: AtomicBool,
+    /// The PLC owes answers about commands that it carries out by itself.
+    owing: AtomicBool,
 }
 
 /// One of the two connections, and what is owed to the PLC over it.
@@ -89,13 +92,14 @@ pub(super) async fn run(settings: Modbus, outlet: Outlet, mut commands: mpsc::Re
     let sensors = outlet.sensed.iter().filter_map(|gate| Some((gate.gate.clone(), gate.input?, true))).collect();
     let (watcher, both) = (outlet.clone(), Arc::<Both>::default());
     // They outlive a panic: a raised coil stays owed.
+    let (answered, mut answers) = mpsc::channel(QUEUE);
     let mut plc = Plc::new(settings.clone(), outlet.clone(), both.clone());
     let mut senses = Plc { watches: true, sensors, ..Plc::new(settings, outlet, both) };
-    let serve = async |plc: &mut Plc, senses: &mut Plc, commands: &mut mpsc::Receiver<EjectorCommand>| {
+    let mut serve = async |plc: &mut Plc, senses: &mut Plc, commands: &mut mpsc::Receiver<EjectorCommand>| {
         tokio::select! {
             biased;
-            () = plc.serve(commands) => {}
-            () = senses.watch() => {}
+            () = plc.serve(commands, &mut answers) => {}
+            () = senses.watch(&answered) => {}
         }
     };
     while watcher.broke(serve(&mut plc, &mut senses, &mut commands)).await {}
@@ -121,27 +125,30 @@ impl Plc {
     }
 
     /// Heartbeats, and what the PLC tells; never ends.
-    async fn watch(&mut self) {
+    async fn watch(&mut self, answered: &mpsc::Sender<PlcAnswer>) {
         let mut beat = interval(self.settings.every);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut poll = interval(self.settings.poll);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let polls = !self.sensors.is_empty() || !self.outlet.given.is_empty();
         loop {
             let connected = self.context.is_some();
             tokio::select! {
                 biased;
                 _ = beat.tick() => self.beat().await,
-                _ = poll.tick(), if connected && !self.sensors.is_empty() => self.look().await,
+                _ = poll.tick(), if connected && polls => {
+                    self.look().await;
+                    self.ask_answers(answered).await;
+                }
             }
         }
     }
 
-    async fn serve(&mut self, commands: &mut mpsc::Receiver<EjectorCommand>) {
+    async fn serve(&mut self, commands: &mut mpsc::Receiver<EjectorCommand>, answers: &mut mpsc::Receiver<PlcAnswer>) {
         let mut look = interval(self.settings.every);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut poll = interval(self.settings.poll);
-        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            self.both.owing.store(self.outlet.given.owes(), Ordering::Relaxed);
             let lower = self.raised.iter().map(|(at, _)| *at).min();
             let connected = self.context.is_some();
             tokio::select! {
@@ -161,9 +168,9 @@ impl Plc {
                     let result = self.command(&command).await;
                     self.outlet.report(command.id, result);
                 }
+                Some(answer) = answers.recv() => self.answered(answer).await,
                 () = sleep_until(lower.unwrap_or_else(Instant::now)), if lower.is_some() && connected => self.lower().await,
                 _ = look.tick() => self.keep().await,
-                _ = poll.tick(), if connected && self.outlet.given.owes() => self.answers().await,
             }
         }
         self.ask_line().await;

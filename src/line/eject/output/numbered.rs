@@ -100,10 +100,9 @@ impl GivenCommands {
         self.0.get_mut(gate)
     }
 
-    /// The gates whose answers are awaited, each with the registers in which they come.
-    pub fn owing(&self) -> Vec<(Arc<str>, u16)> {
-        let owing = self.0.iter().filter(|(_, gate)| gate.owes());
-        owing.filter_map(|(name, gate)| Some((name.clone(), gate.done?))).collect()
+    /// Modbus: the gates, each with the registers in which its answers come.
+    pub fn answer_in(&self) -> Vec<(Arc<str>, u16)> {
+        self.0.iter().filter_map(|(name, gate)| Some((name.clone(), gate.done?))).collect()
     }
 
     /// A number for the command, where the PLC doesn't say which comes next.

@@ -1,11 +1,25 @@
 //! Commands that the PLC carries out by itself, over Modbus; see [`numbered`](super::super::numbered).
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::mpsc;
 
 use super::{EjectorCommand, Plc, QUEUE};
 
 /// A PLC has this long to take a command; then the next one is written over it.
 const TAKES: Duration = Duration::from_millis(500);
+
+/// What a PLC says of the commands of a gate that it carries out by itself.
+pub(super) struct PlcAnswer {
+    gate: Arc<str>,
+    /// The number that it took last.
+    taken: u16,
+    /// Those that it carried out last, the newest first.
+    carried_out: Vec<u16>,
+}
 
 impl Plc {
     /// Gives the PLC a command that it carries out by itself, or lets it wait until the one before is taken.
@@ -37,30 +51,39 @@ impl Plc {
         [(target >> 16) as u16, target as u16, number]
     }
 
-    /// Takes in what the PLC says of its commands, and gives it those that wait.
-    pub(super) async fn answers(&mut self) {
-        for (name, done) in self.outlet.given.owing() {
+    /// The connection that watches: asks what the PLC says of its commands, while it owes answers.
+    pub(super) async fn ask_answers(&mut self, answered: &mpsc::Sender<PlcAnswer>) {
+        if !self.both.owing.load(Ordering::Relaxed) {
+            return;
+        }
+        for (gate, done) in self.outlet.given.answer_in() {
             let Some(numbers) = self.read_inputs("answer", done, 4).await else { continue };
             let [taken, carried_out @ ..] = &numbers[..] else { continue };
-            for id in carried_out.iter().filter_map(|number| self.outlet.given.done(&name, *number)).collect::<Vec<_>>()
-            {
-                self.outlet.report(id, Ok(()));
-            }
-            let now = Instant::now();
-            let Some(gate) = self.outlet.given.of(&name) else { continue };
-            if gate.last == Some(*taken) || gate.untaken.is_some_and(|until| now > until) {
-                gate.untaken = None;
-            }
-            let late = gate.waiting.iter().take_while(|command| command.give_up < now).count();
-            for command in gate.waiting.drain(..late).collect::<Vec<_>>() {
-                self.outlet.report(command.id, Err("the PLC did not take the command before".into()));
-            }
-            let Some(gate) = self.outlet.given.of(&name) else { continue };
-            if gate.untaken.is_none()
-                && let Some(command) = gate.waiting.pop_front()
-            {
-                self.give_now(&command).await;
-            }
+            // One that finds no place is asked for again.
+            drop(answered.try_send(PlcAnswer { gate, taken: *taken, carried_out: carried_out.to_vec() }));
+        }
+    }
+
+    /// The connection for commands: takes in what the PLC says of them, and gives it those that wait.
+    pub(super) async fn answered(&mut self, answer: PlcAnswer) {
+        let PlcAnswer { gate: name, taken, carried_out } = answer;
+        for id in carried_out.iter().filter_map(|number| self.outlet.given.done(&name, *number)).collect::<Vec<_>>() {
+            self.outlet.report(id, Ok(()));
+        }
+        let now = Instant::now();
+        let Some(gate) = self.outlet.given.of(&name) else { return };
+        if gate.last == Some(taken) || gate.untaken.is_some_and(|until| now > until) {
+            gate.untaken = None;
+        }
+        let late = gate.waiting.iter().take_while(|command| command.give_up < now).count();
+        for command in gate.waiting.drain(..late).collect::<Vec<_>>() {
+            self.outlet.report(command.id, Err("the PLC did not take the command before".into()));
+        }
+        let Some(gate) = self.outlet.given.of(&name) else { return };
+        if gate.untaken.is_none()
+            && let Some(command) = gate.waiting.pop_front()
+        {
+            self.give_now(&command).await;
         }
     }
 }
