@@ -464,6 +464,32 @@ mod tests {
     }
 
     #[test]
+    fn pictures_come_as_late_as_is_said_and_a_slow_clock_takes_them_later_and_later() {
+        let disturbed = Disturbance { delay: 0.08, jitter: 0.03, drift: 50.0, ..Disturbance::default() };
+        let config = BeltConfig { disturbed: Some(disturbed.clone()), ..BeltConfig::default() };
+        let (mut belt, mut plain) =
+            (Belt::new(config.clone()).unwrap(), Belt::new(BeltConfig { disturbed: None, ..config }).unwrap());
+        let delays: Vec<f64> = (0..2000).map(|n| belt.delay(n)).collect();
+        let most = delays.iter().copied().fold(0.0, f64::max);
+        let least = delays.iter().copied().fold(1.0, f64::min);
+        assert!((0.08..0.082).contains(&least) && (0.108..0.11).contains(&most), "{least} to {most}");
+        let mean = delays.iter().sum::<f64>() / 2000.0;
+        assert!((mean - 0.095).abs() < 0.001, "{mean}");
+        assert!(delays == (0..2000).map(|n| belt.delay(n)).collect::<Vec<_>>() && plain.delay(7) == 0.0);
+        // An hour by the camera's clock, 25 pictures a second: 180 ms more by ours, in which the belt goes 43 pixels.
+        let hour = 3600 * 25;
+        assert!((belt.taken(hour) - 3600.18).abs() < 1e-9 && plain.taken(hour) == 3600.0);
+        let went = belt.travel(belt.taken(hour)) - plain.travel(plain.taken(hour));
+        assert!((went - 0.18 * 240.0).abs() < 1e-6, "{went}");
+        let places =
+            |belt: &mut Belt| belt.frame(hour).1.iter().map(|truth| (truth.item, truth.region.x)).collect::<Vec<_>>();
+        let (late, early) = (places(&mut belt), places(&mut plain));
+        let both = late.iter().filter_map(|(item, x)| Some((*x, early.iter().find(|(other, _)| other == item)?.1)));
+        let moved: Vec<u32> = both.filter(|(_, early)| *early > 0).map(|(late, early)| late - early).collect();
+        assert!(!moved.is_empty() && moved.iter().all(|by| (42..=44).contains(by)), "{moved:?}");
+    }
+
+    #[test]
     fn the_mask_is_as_large_as_the_whole_item() {
         let mut belt = Belt::new(BeltConfig::default()).unwrap();
         let truth = (0..200).find_map(|n| belt.frame(n).1.into_iter().find(|t| t.whole)).unwrap();

@@ -19,8 +19,8 @@ use std::{
 use serde::{Deserialize, de::DeserializeOwned};
 use time::OffsetDateTime;
 
-pub use self::network::Address;
 use self::still::{PictureChange, StillWatch};
+pub use self::{network::Address, simulated_encoder::SimulatedEncoder};
 use super::{area::AreaSettings, geometry::Geometry, handover::Handover, locate::LocateConfig};
 use crate::{
     belt::{Belt, BeltConfig},
@@ -36,6 +36,7 @@ mod network;
 #[cfg(feature = "rtsp")]
 mod rtsp;
 mod simulated;
+mod simulated_encoder;
 mod still;
 #[cfg(feature = "usb")]
 mod usb;
@@ -68,6 +69,8 @@ pub enum CameraSource {
         /// What it sees.
         #[serde(default)]
         belt: BeltConfig,
+        /// Its encoder, if it serves one.
+        encoder: Option<SimulatedEncoder>,
     },
     /// The pictures of a folder in the order of their names, over and over.
     Folder {
@@ -251,7 +254,7 @@ impl CameraConfig {
     /// timeout: there it is a second, or three pictures.
     pub fn stalled_after(&self) -> Duration {
         match &self.source {
-            CameraSource::Simulated { belt: BeltConfig { frame_rate, .. } }
+            CameraSource::Simulated { belt: BeltConfig { frame_rate, .. }, .. }
             | CameraSource::Folder { frame_rate, .. } => {
                 Duration::try_from_secs_f64(3.0 / frame_rate).unwrap_or_default().max(Duration::from_secs(1))
             }
@@ -297,10 +300,13 @@ impl CameraConfig {
             CameraSource::Gige { frame_rate, .. } if *frame_rate <= 0.0 || !frame_rate.is_finite() => {
                 Err(format!("frame_rate {frame_rate} is not a number of pictures per second"))
             }
-            CameraSource::Simulated { belt } => Belt::new(belt.clone()).map(drop).map_err(|why| {
-                let BeltConfig { speed, items_per_minute, .. } = belt;
-                format!("{why} (speed = {speed}, items_per_minute = {items_per_minute})")
-            }),
+            CameraSource::Simulated { belt, encoder } => {
+                let drawn = Belt::new(belt.clone()).map(drop).map_err(|why| {
+                    let BeltConfig { speed, items_per_minute, .. } = belt;
+                    format!("{why} (speed = {speed}, items_per_minute = {items_per_minute})")
+                });
+                drawn.and_then(|()| encoder.as_ref().map_or(Ok(()), |encoder| encoder.check(&self.geometry)))
+            }
             CameraSource::Folder { frame_rate, .. } if !(*frame_rate > 0.0 && *frame_rate <= 1000.0) => {
                 Err(format!("frame_rate is {frame_rate}; it must be above 0, at most 1000"))
             }
@@ -326,7 +332,9 @@ pub fn run(config: &CameraConfig, handover: &Handover, stop: &AtomicBool, event:
     let latency = config.geometry.latency;
     let sink = FrameSink { name: config.name().into(), handover, stop, event, still, latency };
     match &config.source {
-        CameraSource::Simulated { belt } => simulated::run(belt, &sink),
+        CameraSource::Simulated { belt, encoder } => {
+            simulated::run(belt, encoder.as_ref().zip(config.geometry.scale), &sink)
+        }
         CameraSource::Folder { path, frame_rate } => folder::run(path, *frame_rate, &sink),
         #[cfg(feature = "usb")]
         CameraSource::Usb { device, format, width, height, frame_rate, timeout, .. } => {
@@ -542,7 +550,7 @@ mod tests {
     #[test]
     fn the_simulated_camera_keeps_the_time_of_its_belt() {
         let belt = BeltConfig { frame_rate: 10.0, empty_share: 0.0, ..BeltConfig::default() };
-        let config = camera("belt", CameraSource::Simulated { belt: belt.clone() });
+        let config = camera("belt", CameraSource::Simulated { belt: belt.clone(), encoder: None });
         let (frames, events) = watch(&config, Duration::from_secs(2));
         assert_eq!(events[0], CameraEvent::Opened);
         assert!(frames.len() >= 5, "{}", frames.len());

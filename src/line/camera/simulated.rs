@@ -8,19 +8,29 @@ use std::{
 
 use time::OffsetDateTime;
 
-use super::{CameraEvent, FrameSink};
+use super::{CameraEvent, FrameSink, SimulatedEncoder};
 use crate::{
     belt::{Belt, BeltConfig},
     domain::{Frame, Raw},
 };
 
-pub(super) fn run(config: &BeltConfig, sink: &FrameSink<'_>) {
-    let mut belt = match Belt::new(config.clone()) {
-        Ok(belt) => belt,
-        Err(error) => return sink.tell(CameraEvent::Lost(error.to_string())),
+/// `encoder` comes with what a pixel is in mm.
+pub(super) fn run(config: &BeltConfig, encoder: Option<(&SimulatedEncoder, f64)>, sink: &FrameSink<'_>) {
+    sink.keep_open("the simulated belt", |_| watch(config, encoder, sink).err());
+}
+
+/// Runs the belt until it is told to stop.
+fn watch(config: &BeltConfig, encoder: Option<(&SimulatedEncoder, f64)>, sink: &FrameSink<'_>) -> Result<(), String> {
+    let drawn = || Belt::new(config.clone()).map_err(|e| e.to_string());
+    let (mut belt, start) = (drawn()?, Instant::now());
+    let _serving = match encoder {
+        Some((encoder, scale)) => {
+            let served = encoder.serve(drawn()?, scale, start);
+            Some(served.map_err(|e| format!("its encoder can't listen on {}: {e}", encoder.listen))?)
+        }
+        None => None,
     };
     sink.tell(CameraEvent::Opened);
-    let start = Instant::now();
     let mut n: u64 = 0;
     while !sink.stopped() {
         let captured = start + Duration::from_secs_f64(belt.taken(n) + belt.delay(n));
@@ -38,4 +48,5 @@ pub(super) fn run(config: &BeltConfig, sink: &FrameSink<'_>) {
         let now = ((start.elapsed().as_secs_f64() - belt.delay(n)) * config.frame_rate) as u64;
         n = (n + 1).max(now);
     }
+    Ok(())
 }

@@ -21,6 +21,8 @@ pub struct Flush {
     led_to: OnLate,
     /// Metres that are still to pass each gate; infinite where nobody knows the belt's speed.
     left: Vec<f64>,
+    /// Where the belt was before each gate at the last look, and in which counting, where an encoder counts its way.
+    places: Vec<Option<(u32, f64)>>,
     at: Instant,
 }
 
@@ -35,7 +37,7 @@ impl Flush {
             GateSpeed::Given(_) => (1.0 + MARGIN) * gate.distance.abs() / 1e3,
             GateSpeed::Seen => f64::INFINITY,
         };
-        let left = ejector.0.gates.iter().map(|(gate, _)| stretch(gate)).collect();
+        let left: Vec<f64> = ejector.0.gates.iter().map(|(gate, _)| stretch(gate)).collect();
         let why = "flush: the service did not stop in order, and nobody knows what lies before the gates";
         tracing::error!(led_to = led_to.name(), "{why}");
         if let Some(action) = led_to.asks() {
@@ -43,10 +45,10 @@ impl Flush {
         }
         if led_to == OnLate::Divert {
             let longest = ejector.0.gates.iter().map(|(gate, _)| passes(gate)).reduce(f64::max);
-            let seconds = longest.filter(|seconds| seconds.is_finite() && ejector.0.measured.is_none());
+            let seconds = longest.filter(|seconds| seconds.is_finite() && !followed(&ejector));
             outcomes.requests.send_modify(|requests| requests.flush = Some((requests.divert, seconds, false)));
         }
-        Self { ejector, led_to, left, at: Instant::now() }
+        Self { places: vec![None; left.len()], ejector, led_to, left, at: Instant::now() }
     }
 
     /// What it was asked as.
@@ -59,6 +61,10 @@ impl Flush {
     pub fn over(&mut self) -> bool {
         let passed = self.at.elapsed().as_secs_f64();
         self.at = Instant::now();
+        if self.ejector.0.encoded {
+            self.count();
+            return self.end();
+        }
         let measured = self.ejector.0.measured.as_ref().map(|measured| {
             let now = measured.lock().unwrap_or_else(PoisonError::into_inner).now;
             now.filter(|(_, at)| at.elapsed() < SPEED_COUNTS).map_or(0.0, |(speed, _)| speed)
@@ -68,6 +74,24 @@ impl Flush {
                 *left -= measured.unwrap_or(given.abs()) * passed;
             }
         }
+        self.end()
+    }
+
+    /// Counts what passed each gate by the encoder. What passes while nobody knows where the belt is does not count, unless
+    /// the counting goes on; what runs back has to pass again.
+    fn count(&mut self) {
+        let motions = self.ejector.0.belt.motions();
+        for ((motion, place), left) in motions.into_iter().zip(&mut self.places).zip(&mut self.left) {
+            let Ok(motion) = motion else { continue };
+            let before = place.replace((motion.counting, motion.position));
+            if let Some((_, from)) = before.filter(|(counting, _)| *counting == motion.counting) {
+                *left -= motion.position - from;
+            }
+        }
+    }
+
+    /// Ends the flush where the stretch has passed every gate.
+    fn end(&self) -> bool {
         let over = self.left.iter().all(|left| *left <= 0.0);
         if over {
             self.ejector.0.outcomes.requests.send_modify(|requests| {
@@ -83,10 +107,15 @@ impl Flush {
     pub fn gates(&self) -> impl Iterator<Item = (String, String, Duration)> {
         let gates = self.ejector.0.gates.iter();
         gates.map(|(gate, _)| {
-            let seconds = if self.ejector.0.measured.is_some() { f64::INFINITY } else { passes(gate) };
+            let seconds = if followed(&self.ejector) { f64::INFINITY } else { passes(gate) };
             (gate.name.clone(), gate.camera.clone(), Duration::from_secs_f64(seconds.min(UNKNOWN)))
         })
     }
+}
+
+/// Whether it is measured how the belt runs, which nobody can say beforehand.
+fn followed(ejector: &Ejector) -> bool {
+    ejector.0.encoded || ejector.0.measured.is_some()
 }
 
 /// How long ago an item can have been seen that has not reached its gate, in seconds, where nobody knows the belt's speed.

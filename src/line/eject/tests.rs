@@ -283,6 +283,29 @@ fn rejects_in_a_row_that_the_sensor_did_not_see_ask_the_line() {
 
 const MS: Duration = Duration::from_millis(1);
 
+#[test]
+fn a_flush_ends_when_the_encoder_has_counted_the_stretch_of_belt_and_not_by_the_clock() {
+    let encoder = "[encoder]\nkind = 'modbus'\naddress = 'plc:502'\ncount = 0\nscale = '1mm'\n";
+    let settings: EjectSettings = toml::from_str(&(encoder.to_owned() + TEXT)).unwrap();
+    let (ejector, _received) = Ejector::new(&settings, &Metrics::new().unwrap(), Arc::new(|_| {}));
+    let mut flush = flush::Flush::ask(ejector.clone());
+    let (mut at, mut over) = (Instant::now(), false);
+    // 1,500 mm and a fifth more, at 2 m/s. It stands for long first.
+    let mut to = |mm: i64, flush: &mut flush::Flush| {
+        at += 10 * MS;
+        ejector.0.belt.counted(mm, at, MS);
+        flush.over()
+    };
+    assert!(!to(5000, &mut flush) && !to(5000, &mut flush));
+    for mm in (5000..6700).step_by(20).chain((6000..6700).step_by(20).rev()).chain((6000..6780).step_by(20)) {
+        over |= to(mm, &mut flush);
+    }
+    assert!(!over, "what ran back has to pass again");
+    // A reset: the way before it counts, and that after it.
+    assert!(!to(100_000, &mut flush) && !to(100_010, &mut flush));
+    assert!(!to(100_020, &mut flush) && !to(100_040, &mut flush) && to(100_060, &mut flush));
+}
+
 /// An item `length` metres long on a belt of 1 m/s, and the gate whose coil is raised for 30 ms at least.
 fn long(due: Instant, track: u64, length: f64, beside: bool) -> EjectOrder {
     let mut verdict = verdict(if beside { Action::Accept } else { Action::Reject });
