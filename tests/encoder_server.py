@@ -11,6 +11,7 @@ with the place at which the belt truly was.
       "resets": [13.0],             seconds at which the count becomes 0; the PLC forgets its commands then
       "silent": [[15, 20]],         from, to: in between the count is not answered (all else is)
       "count": 40,                  the count's first input register
+      "speed_at": 50,               input register with the speed in mm/s, signed, silent with the count; left out: none
       "delay": 0.0,                 seconds from a write or firing to the moment at which the gate hits
       "coils": {"0": "out"},        gates by coil: a kick when it is raised
       "registers": {"7": "out"},    gates by holding register: a kick when it is written
@@ -150,6 +151,12 @@ async def action(function, first, address, amount, registers, values):
         at = count(now())
         for i in range(words):
             registers[plan["count"] + i - first] = at >> 16 * (words - 1 - i) & 0xFFFF
+    speed_at = plan.get("speed_at")
+    if speed_at is not None and address <= speed_at < address + amount:
+        while any(begin <= now() < end for begin, end in plan["silent"]):
+            await asyncio.sleep(0.01)
+        t = now()
+        registers[speed_at - first] = round((way(t) - way(t - 0.01)) / 0.01) & 0xFFFF
     for command in commands.values():
         for i, value in enumerate(command.answer()):
             if address <= command.settings["done"] + i < address + amount:

@@ -1,4 +1,4 @@
-//! `beltsight camera probe`: opens a camera as the service would and reports what arrives.
+//! `beltsight camera probe` opens a camera as the service would and reports what arrives; `calibrate` measures by it.
 
 use std::{
     path::{Path, PathBuf},
@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::DEFAULT_CONFIG;
+use super::{DEFAULT_CONFIG, calibrate};
 use crate::{
     config::Config,
     domain::Raw,
@@ -39,6 +39,9 @@ pub enum CameraCommand {
         #[arg(long)]
         save: Option<PathBuf>,
     },
+    /// Measure what [camera.geometry] should say: by a checkerboard (--square) or a ruler (--ruler) on the belt, or by the
+    /// belt's own way beside [eject.encoder].
+    Calibrate(calibrate::Calibration),
 }
 
 /// Runs the command.
@@ -46,8 +49,12 @@ pub enum CameraCommand {
 /// # Errors
 /// When there is no such camera, no frame came, or the picture can't be written.
 pub fn run(command: &CameraCommand) -> Result<ExitCode> {
-    let CameraCommand::Probe { config, camera, seconds, save } = command;
-    probe(&Config::read(config)?, camera, Duration::from_secs(*seconds), save.as_deref())?;
+    match command {
+        CameraCommand::Probe { config, camera, seconds, save } => {
+            probe(&Config::read(config)?, camera, Duration::from_secs(*seconds), save.as_deref())?;
+        }
+        CameraCommand::Calibrate(calibration) => calibrate::run(calibration)?,
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -4,6 +4,7 @@
 
 pub mod belt;
 pub mod bench;
+pub mod calibrate;
 pub mod camera;
 pub mod doctor;
 pub mod evaluate;

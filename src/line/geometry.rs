@@ -82,6 +82,11 @@ impl TryFrom<u32> for Rotation {
 }
 
 impl Rotation {
+    /// In degrees.
+    pub fn degrees(self) -> u32 {
+        u32::from(self.0) * 90
+    }
+
     /// Whether pictures stay as they are.
     pub fn is_none(self) -> bool {
         self.0 == 0

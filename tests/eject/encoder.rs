@@ -29,26 +29,26 @@ use crate::{
 };
 
 /// From where an item lies at capture to the gate, in mm; see [`settings`] and [`verdict`].
-const WAY: f64 = 300.0;
+pub const WAY: f64 = 300.0;
 /// A gate takes so long to move, where the service times it.
-const DELAY: f64 = 0.02;
+pub const DELAY: f64 = 0.02;
 
 /// A belt's speed over time, `[seconds, mm/s]`, as the peer plays it.
-struct Shift {
+pub struct Shift {
     profile: Vec<[f64; 2]>,
-    start: Instant,
+    pub start: Instant,
     unix: f64,
 }
 
 impl Shift {
     /// It begins in `after`.
-    fn new(profile: &[[f64; 2]], after: Duration) -> Self {
+    pub fn new(profile: &[[f64; 2]], after: Duration) -> Self {
         let (now, start) = (SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap(), Instant::now());
         Self { profile: profile.to_vec(), start: start + after, unix: (now + after).as_secs_f64() }
     }
 
     /// Millimetres that the belt has gone `t` seconds after the start.
-    fn way(&self, t: f64) -> f64 {
+    pub fn way(&self, t: f64) -> f64 {
         let (mut way, mut at, mut speed) = (0.0, 0.0, self.profile[0][1]);
         for [until, next] in &self.profile {
             let end = until.min(t);
@@ -81,15 +81,15 @@ impl Shift {
 
 /// What the peer says of a gate.
 #[derive(Clone, Debug, Deserialize)]
-struct Kick {
+pub struct Kick {
     what: String,
     mm: f64,
-    hit_mm: f64,
-    number: u16,
+    pub hit_mm: f64,
+    pub number: u16,
 }
 
 /// The peer on `port`; `None` where pymodbus is not installed.
-fn plant(port: u16, folder: &Path, shift: &Shift, more: Value) -> Option<Running> {
+pub fn plant(port: u16, folder: &Path, shift: &Shift, more: Value) -> Option<Running> {
     let peers = peers()?;
     let mut plan = json!({ "start": shift.unix, "speed": shift.profile });
     plan.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -103,14 +103,14 @@ fn plant(port: u16, folder: &Path, shift: &Shift, more: Value) -> Option<Running
     Some(running)
 }
 
-fn kicks(plant: &Running, what: &str) -> Vec<Kick> {
+pub fn kicks(plant: &Running, what: &str) -> Vec<Kick> {
     let kicks = plant.lines().into_iter().filter(|line| line.contains("hit_mm"));
     kicks.map(|line| serde_json::from_str::<Kick>(&line).unwrap()).filter(|kick| kick.what == what).collect()
 }
 
 /// An ejector, and what it told the record.
-type Told = Arc<Mutex<Vec<Event>>>;
-fn begin(text: &str, metrics: &Metrics) -> (Ejector, EjectorThreads, Told) {
+pub type Told = Arc<Mutex<Vec<Event>>>;
+pub fn begin(text: &str, metrics: &Metrics) -> (Ejector, EjectorThreads, Told) {
     let told = Told::default();
     let kept = told.clone();
     let tell = move |event| kept.lock().unwrap().push(event);
@@ -129,7 +129,7 @@ fn run(ejector: &Ejector, shift: &Shift, items: &[(f64, f64)]) {
 }
 
 /// Tracks of the items whose commands were late, each with why.
-fn late(told: &Told) -> BTreeMap<u64, String> {
+pub fn late(told: &Told) -> BTreeMap<u64, String> {
     let late = |event: &Event| match event {
         Event::EjectLate { track, why, .. } => Some((*track, why.clone())),
         _ => None,
@@ -176,11 +176,11 @@ fn troubles() -> Value {
     json!({ "counts_per_mm": -10, "bits": 16, "first": 15_000, "resets": [11.0], "silent": [[16.0, 16.3], [17.5, 20.0]] })
 }
 
-fn encoder(port: u16) -> String {
+pub fn encoder(port: u16) -> String {
     format!("[encoder]\nkind = 'modbus'\naddress = 'localhost:{port}'\ncount = 40\nbits = 16\nscale = '-0.1mm'\n")
 }
 
-fn plc(port: u16, tolerance: &str) -> String {
+pub fn plc(port: u16, tolerance: &str) -> String {
     format!(
         "kind = 'modbus'\naddress = '127.0.0.1:{port}'\npulse = '30ms'\nheartbeat = 100\nevery = '100ms'\n\
          tolerance = '{tolerance}'\non_late = 'alarm'"

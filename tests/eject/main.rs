@@ -10,5 +10,6 @@ mod encoder;
 mod modbus;
 mod mqtt;
 mod service;
+mod shift;
 mod sparkplug;
 mod webhook;

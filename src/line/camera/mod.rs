@@ -70,7 +70,7 @@ pub enum CameraSource {
         #[serde(default)]
         belt: BeltConfig,
         /// Its encoder, if it serves one.
-        encoder: Option<SimulatedEncoder>,
+        encoder: Option<Box<SimulatedEncoder>>,
     },
     /// The pictures of a folder in the order of their names, over and over.
     Folder {
@@ -333,7 +333,7 @@ pub fn run(config: &CameraConfig, handover: &Handover, stop: &AtomicBool, event:
     let sink = FrameSink { name: config.name().into(), handover, stop, event, still, latency };
     match &config.source {
         CameraSource::Simulated { belt, encoder } => {
-            simulated::run(belt, encoder.as_ref().zip(config.geometry.scale), &sink)
+            simulated::run(belt, encoder.as_deref().zip(config.geometry.scale), &sink)
         }
         CameraSource::Folder { path, frame_rate } => folder::run(path, *frame_rate, &sink),
         #[cfg(feature = "usb")]

@@ -60,8 +60,9 @@ fn two() -> u16 {
 impl SimulatedEncoder {
     /// Refuses what no register holds, and a belt whose pixels nobody has measured.
     pub(super) fn check(&self, geometry: &Geometry) -> Result<(), String> {
-        let taken =
-            |register: u16| (u32::from(self.count)..u32::from(self.count) + self.words()).contains(&register.into());
+        let taken = |register: u16| {
+            (u32::from(self.count)..u32::from(self.count) + self.words()).contains(&u32::from(register))
+        };
         if geometry.scale.is_none() {
             return Err("encoder needs geometry.scale, which says what a pixel of the belt is".into());
         }
@@ -102,7 +103,9 @@ impl SimulatedEncoder {
                     let registers = registers.clone(); // the thread's, this one, and one for each connection
                     async move {
                         stream.set_nodelay(true)?;
-                        Ok((Arc::strong_count(&registers) < MOST + 2).then_some((Shared(registers), stream)))
+                        Ok::<_, io::Error>(
+                            (Arc::strong_count(&registers) < MOST + 2).then_some((Shared(registers), stream)),
+                        )
                     }
                 };
                 if let Err(e) = server.serve(&connected, |e| tracing::debug!("the simulated encoder: {e}")).await {

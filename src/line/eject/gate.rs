@@ -296,7 +296,7 @@ impl EjectSettings {
         self.output.iter().enumerate().map(named).collect()
     }
 
-    /// Refuses two gates that one coil or register would move, or one sensor confirm.
+    /// Refuses two gates that one coil or register would move, or one sensor confirm, and what [`Self::check_window`] does.
     fn check_alone(&self, gate: &EjectorGate) -> Result<(), String> {
         let sensor = |gate: &EjectorGate| gate.confirm.and_then(|sensor| sensor.input);
         let written = |gate: &EjectorGate| gate.target.command.and_then(|command| command.registers);
@@ -315,7 +315,7 @@ impl EjectSettings {
                 }
             }
         }
-        Ok(())
+        self.check_window(gate).map_err(|why| format!("eject.gate {}: {why}", gate.name))
     }
 
     /// How long a gate is open at least, where one of the outputs shuts it.
@@ -400,7 +400,6 @@ impl EjectSettings {
                 return Err(format!("two gates are named {name}"));
             }
             self.check_alone(gate)?;
-            self.check_window(gate).map_err(|why| format!("eject.gate {name}: {why}"))?;
             self.check_encoded(gate).map_err(|why| format!("eject.gate {name}: {why}"))?;
             let on_missed = gate.confirm.and_then(|sensor| sensor.on_missed?.asks());
             if on_missed.is_some_and(|action| !self.output.iter().any(|policy| policy.output.can(action))) {

@@ -284,9 +284,10 @@ impl Timekeeper {
 
     /// A good item leaves beside another.
     fn beside(&mut self, command: &EjectorCommand) {
-        let Subject { gate, camera, track, .. } = &*command.subject;
-        tracing::info!(gate = &**gate, camera, track, "a good item leaves beside another");
-        (self.outcomes.tell)(Event::EjectBeside { gate: gate.to_string(), camera: camera.clone(), track: *track });
+        let Subject { gate, camera, track, uid, .. } = &*command.subject;
+        tracing::info!(gate = &**gate, camera, track, %uid, "a good item leaves beside another");
+        let (name, camera, track) = (gate.to_string(), camera.clone(), *track);
+        (self.outcomes.tell)(Event::EjectBeside { gate: name, camera, track, uid: *uid });
         let Some(GateState { delay, sensor: Some(sensor), .. }) = self.gates.iter_mut().find(|g| *g.name == **gate)
         else {
             return;

@@ -48,7 +48,7 @@ mod window;
 
 use belt::{Belt, FRESH, GateOnBelt};
 pub use confirm::{OnLate, Sensor};
-pub use encoder::{CountRegister, CountSource, EncoderSettings};
+pub use encoder::{CountRegister, CountSource, EncoderSettings, EncoderWatch};
 pub use gate::{EjectSettings, EjectorGate, GateSpeed, OutputPolicy};
 use keeper::{EjectOutcomes, Timekeeper, TimekeeperMessage};
 use pace::{BeltGoal, Pace};

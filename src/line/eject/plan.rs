@@ -365,7 +365,8 @@ impl EjectPlan {
                 _ => Some(LateReason::Wakeup),
             };
             let in_time = self.tolerances.iter().any(|tolerance| late(*tolerance).is_none());
-            let hold = match if in_time { self.decide(&order, now) } else { GateMove::Open(Duration::ZERO) } {
+            let gate = if in_time { self.decide(&order, now) } else { GateMove::Open(Duration::ZERO) };
+            let hold = match gate {
                 GateMove::Open(hold) => hold,
                 GateMove::TooSoon => {
                     self.late_everywhere(&LateReason::TooSoon, &order);

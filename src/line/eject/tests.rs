@@ -297,8 +297,8 @@ fn a_flush_ends_when_the_encoder_has_counted_the_stretch_of_belt_and_not_by_the_
         flush.over()
     };
     assert!(!to(5000, &mut flush) && !to(5000, &mut flush));
-    for mm in (5000..6700).step_by(20).chain((6000..6700).step_by(20).rev()).chain((6000..6780).step_by(20)) {
-        over |= to(mm, &mut flush);
+    for mm in (5000..6700_i32).step_by(20).chain((6000..6700).step_by(20).rev()).chain((6000..6780).step_by(20)) {
+        over |= to(mm.into(), &mut flush);
     }
     assert!(!over, "what ran back has to pass again");
     // A reset: the way before it counts, and that after it.

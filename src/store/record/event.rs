@@ -158,6 +158,8 @@ pub enum Event {
         camera: String,
         /// Its track number on that camera, as in its verdict.
         track: u64,
+        /// Its uid, as in its verdict.
+        uid: Uuid,
     },
     /// The encoder said nothing for so long that nobody knows where the belt is; commands are late until it is back.
     EncoderLost {

@@ -8,8 +8,11 @@ use std::{io, sync::Arc, thread::JoinHandle, time::Duration};
 use serde::{Deserialize, de::Error};
 use tokio_util::sync::CancellationToken;
 
-use super::belt::{Belt, Counting};
-use crate::line::{eject::output::Mqtt, priority, vital};
+use super::belt::{Belt, Counting, GateOnBelt};
+use crate::{
+    line::{eject::output::Mqtt, priority, vital},
+    metrics::Metrics,
+};
 
 pub(super) mod compare;
 pub(super) mod count;
@@ -24,6 +27,8 @@ const PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(
 const LOOK: Duration = Duration::from_millis(50);
 /// Longest way in metres that a count may stand for, and shortest.
 const SCALES: [f64; 2] = [1e-7, 0.1];
+/// A belt that is measured runs no faster, in m/s.
+const FASTEST: f64 = 10.0;
 
 /// An encoder. In TOML `kind = "modbus" | "mqtt"` chooses how it is read.
 #[derive(Clone, Debug, Deserialize)]
@@ -98,6 +103,44 @@ impl EncoderSettings {
         };
         let options = topic.options().map_err(io::Error::other)?;
         read(runtime, async move { mqtt::run(topic.topic, options, &belt).await }, stop)
+    }
+}
+
+/// An encoder that is read by itself, for measuring.
+pub struct EncoderWatch {
+    belt: Arc<Belt>,
+    stop: CancellationToken,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl EncoderWatch {
+    /// Begins to read it.
+    ///
+    /// # Errors
+    /// A password or certificate that can't be read; the system's.
+    pub fn start(settings: EncoderSettings) -> io::Result<Self> {
+        let gate = GateOnBelt { camera: "".into(), metres_per_pixel: 1.0, towards: 1.0, max_speed: FASTEST };
+        let metrics = Metrics::new().map_err(io::Error::other)?;
+        let belt = Belt::new(vec![gate], Some(settings.counting), &metrics, Arc::new(|_| {}), || {});
+        let (belt, stop) = (Arc::new(belt), CancellationToken::new());
+        let thread = settings.start(belt.clone(), stop.clone())?;
+        Ok(Self { belt, stop, thread: Some(thread) })
+    }
+
+    /// Where the belt was, in metres, and in which counting: places of two have nothing to do with each other. It is known
+    /// for ten seconds.
+    ///
+    /// # Errors
+    /// Why nobody knows.
+    pub fn place(&self, at: std::time::Instant) -> Result<(u32, f64), String> {
+        self.belt.place(0, at)
+    }
+}
+
+impl Drop for EncoderWatch {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
