@@ -35,20 +35,6 @@ pub(super) struct Blob {
 }
 
 impl Blob {
-    /// The mean of `belt`, a colour per cell in rows of `across` cells, under the blob's bounding box.
-    pub fn mean_belt(&self, belt: &[f32], across: usize) -> [f32; 3] {
-        let mut sum = [0f32; 3];
-        let mut n = 0f32;
-        for y in self.top..=self.bottom {
-            for x in self.left..=self.right {
-                let cell = &belt[(y * across + x) * 3..][..3];
-                (0..3).for_each(|c| sum[c] += cell[c]);
-                n += 1.0;
-            }
-        }
-        sum.map(|s| s / n.max(1.0))
-    }
-
     pub fn outline(&self) -> Outline {
         let area = self.sums[0] as f64;
         let [_, x, y, xx, yy, xy] = self.sums.map(|sum| sum as f64 / area);

@@ -19,12 +19,14 @@ use std::time::Instant;
 
 mod blob;
 mod cells;
+mod sharpen;
 mod track;
 mod travel;
 mod way;
 
 use blob::{Blob, Outlines, blobs, gather};
-use cells::{Cells, Mark, excess};
+use cells::{Cells, Mark};
+use sharpen::sharpen;
 use track::{Track, covered, cut, holds, leaves, moved, whole};
 use travel::Travel;
 use way::Way;
@@ -53,10 +55,6 @@ const SLIDE: f32 = 4.0;
 const SLIDE_SHARE: f32 = 0.1;
 const SLIDE_UNKNOWN: f32 = 0.3;
 
-/// An item's edge lies where it differs from the belt by this share of what all of it does, and at least by this many
-/// multiples of the threshold.
-const EDGE: f32 = 0.4;
-const LEAST_EDGE: f32 = 0.6;
 /// An item that differs by fewer multiples of the threshold is looked for among the traces around it too.
 const FAINT: f32 = 1.5;
 /// Cells of travel without which a belt teaches nothing: a standing one seems to tremble.
@@ -119,54 +117,6 @@ impl LocateConfig {
     }
 }
 
-/// How much the blob differs from `belt`, as a multiple of `threshold`: the mean of its cells that differ at all.
-fn strength(cells: &Cells, blob: &Blob, belt: &[f32; 3], threshold: f32) -> f32 {
-    let (mut sum, mut count) = (0.0, 0.0f32);
-    for y in blob.top..=blob.bottom {
-        let row = &cells.rgb[(y * cells.across + blob.left) * 3..(y * cells.across + blob.right + 1) * 3];
-        for excess in row.chunks_exact(3).map(|pixel| excess(pixel, belt, threshold)).filter(|e| *e > LEAST_EDGE) {
-            sum += excess;
-            count += 1.0;
-        }
-    }
-    sum / count.max(1.0)
-}
-
-/// The blob's bounding box in pixels, its edges sharpened at full resolution: a row or column belongs to the item when at least
-/// three of its pixels differ from `belt` by a good part of what the item does.
-fn sharpen(picture: &Picture, cells: &Cells, blob: &Blob, belt: [f32; 3], threshold: f32) -> Region {
-    let (scale, strength) = (cells.scale, strength(cells, blob, &belt, threshold));
-    let least = (EDGE * strength).clamp(LEAST_EDGE, 1.0);
-    let differs = |pixel: &[u8]| excess(pixel, &belt, threshold) > least;
-    let low = |cell: usize| ((cell.saturating_sub(1)) as f32 * scale) as usize;
-    let high = |cell: usize, most: u32| (((cell + 2) as f32 * scale).ceil() as usize).min(most as usize);
-    let strong = [blob.left, blob.right, blob.top, blob.bottom];
-    let [left, right, top, bottom] = if strength < FAINT { blob.traces } else { strong };
-    let (x0, x1) = (low(left), high(right, picture.width));
-    let (y0, y1) = (low(top), high(bottom, picture.height));
-    let mut columns = vec![0u32; x1 - x0];
-    let (mut top, mut bottom) = (None, y0);
-    for y in y0..y1 {
-        let row = &picture.rgb[(y * picture.width as usize + x0) * 3..(y * picture.width as usize + x1) * 3];
-        let mut count = 0;
-        for (pixel, column) in row.chunks_exact(3).zip(&mut columns) {
-            let differs = u32::from(differs(pixel));
-            *column += differs;
-            count += differs;
-        }
-        if count >= 3 {
-            top.get_or_insert(y);
-            bottom = y;
-        }
-    }
-    let left = columns.iter().position(|n| *n >= 3);
-    let right = columns.iter().rposition(|n| *n >= 3);
-    let (left, right) = (left.map_or(x0, |l| x0 + l), right.map_or(x1 - 1, |r| x0 + r));
-    let top = top.unwrap_or(y0);
-    let bottom = bottom.max(top);
-    Region { x: left as u32, y: top as u32, width: (right - left + 1) as u32, height: (bottom - top + 1) as u32 }
-}
-
 /// What lies in a single picture of a roughly uniform ground, largest first; see [`Cells::ground`].
 pub fn find(picture: &Picture) -> Vec<Region> {
     let config = LocateConfig::default();
@@ -183,8 +133,7 @@ pub fn find(picture: &Picture) -> Vec<Region> {
     let found = gather(blobs(&marked, across, down, min_area.max(1)), &Outlines::default());
     let mut regions = Vec::with_capacity(found.len());
     for blob in found {
-        let belt = blob.mean_belt(&ground, across);
-        regions.push(sharpen(picture, &cells, &blob, belt, config.threshold));
+        regions.push(sharpen(picture, &cells, &blob, &ground, config.threshold));
     }
     regions
 }
@@ -278,8 +227,7 @@ impl Locator {
             if track.looks >= self.config.looks {
                 continue;
             }
-            let belt = blob.mean_belt(&self.belt, cells.across);
-            let region = sharpen(picture, &cells, blob, belt, self.config.threshold);
+            let region = sharpen(picture, &cells, blob, &self.belt, self.config.threshold);
             let cut = cut(blob, cells.across, region, picture.width);
             let partial = cut.contains(&true);
             if !partial || track.looks == 0 && leaves(cut, way) {
