@@ -38,6 +38,8 @@ pub struct SpeedProfile {
     pub frame_rate: f64,
     /// Width and height of the picture.
     pub size: (u32, u32),
+    /// Share of the places without an item.
+    pub empty_share: f64,
     /// Share of the items that lie against the one before.
     pub touching_share: f64,
     /// What disturbs it.
@@ -59,6 +61,7 @@ impl SpeedProfile {
             mirrored,
             frame_rate: FRAME_RATE,
             size: SIZE,
+            empty_share: BeltConfig::default().empty_share,
             touching_share: 0.0,
             disturbed: None,
             seeds: SEEDS,
@@ -101,6 +104,7 @@ impl SpeedProfile {
             profile: self.changes.clone(),
             items_per_minute: self.speed * 60.0 / (PITCH * f64::from(width)),
             frame_rate: self.frame_rate,
+            empty_share: self.empty_share,
             touching_share: self.touching_share,
             disturbed: self.disturbed.clone(),
             ..BeltConfig::default()
@@ -186,7 +190,8 @@ fn disturbances() -> Vec<SpeedProfile> {
     let mut all = Vec::new();
     for coverage in [0.3, 0.5, 0.7, 0.85] {
         let name = format!("coverage {:.0} %", coverage * 100.0);
-        all.push(SpeedProfile::disturbed(&name, 12.0, Disturbance { coverage, ..none() }));
+        let covered = SpeedProfile::disturbed(&name, 12.0, Disturbance { coverage, ..none() });
+        all.push(SpeedProfile { empty_share: 0.0, ..covered });
     }
     for (times, how) in [
         (5.0, ""),

@@ -5,9 +5,15 @@
 //!
 //! Invariant: the score shares no code with the item search, and knows the truth before the search looks.
 
-use std::{fs, io::Write as _, path::PathBuf};
+use std::{
+    fs,
+    io::Write as _,
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+};
 
 use anyhow::{Context, Result};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 mod course;
@@ -15,7 +21,7 @@ mod score;
 mod watch;
 
 pub use course::{SpeedProfile, profiles};
-pub use score::{ItemPassage, LookScore, ProfileScore};
+pub use score::{Clump, ItemPassage, LookScore, ProfileScore};
 pub use watch::{Watched, watch};
 
 use super::machine;
@@ -48,7 +54,7 @@ struct ProfileCell {
     machine: String,
 }
 
-/// Runs the cells that are not in `out` yet, appends them there, and prints a table of all.
+/// Runs the cells that are not in `out` yet, one on each core, appends them there, and prints a table of all.
 ///
 /// # Errors
 /// When `out` can't be read or written, or a belt can't be drawn.
@@ -58,38 +64,48 @@ pub fn run(plan: &ProfilesPlan) -> Result<()> {
     for line in known.lines() {
         cells.push(serde_json::from_str(line).context("a line of the cells that were finished before")?);
     }
-    for seed in plan.first..plan.first + plan.seeds {
-        for profile in profiles().iter().filter(|profile| profile.name.contains(&plan.only)) {
-            if seed - plan.first >= profile.seeds
-                || cells.iter().any(|cell| cell.profile == profile.name && cell.seed == seed)
-            {
-                continue;
+    let (profiles, done) = (profiles(), |name: &str, seed| cells.iter().any(|c| c.profile == name && c.seed == seed));
+    let wanted: Vec<(u64, &SpeedProfile)> = (plan.first..plan.first + plan.seeds)
+        .flat_map(|seed| profiles.iter().map(move |profile| (seed, profile)))
+        .filter(|(seed, profile)| profile.name.contains(&plan.only) && seed - plan.first < profile.seeds)
+        .filter(|(seed, profile)| !done(&profile.name, *seed))
+        .collect();
+    let file = plan.out.as_ref().map(|out| fs::OpenOptions::new().create(true).append(true).open(out)).transpose()?;
+    let file = file.map(Mutex::new);
+    let watched: Result<Vec<ProfileCell>> = wanted
+        .par_iter()
+        .with_max_len(1)
+        .map(|(seed, profile)| {
+            let cell = cell(profile, *seed)?;
+            if let Some(file) = &file {
+                let line = serde_json::to_string(&cell)? + "\n";
+                file.lock().unwrap_or_else(PoisonError::into_inner).write_all(line.as_bytes())?;
             }
-            let watched = watch(profile, seed)?;
-            let cell = ProfileCell {
-                profile: profile.name.clone(),
-                seed,
-                score: watched.score(),
-                covered: watched.covered,
-                ms: watched.ms,
-                seconds: watched.seconds,
-                machine: machine(),
-            };
-            if let Some(out) = &plan.out {
-                let mut file = fs::OpenOptions::new().create(true).append(true).open(out)?;
-                writeln!(file, "{}", serde_json::to_string(&cell)?)?;
-            }
-            cells.push(cell);
-        }
-    }
+            Ok(cell)
+        })
+        .collect();
+    cells.extend(watched?);
     print!("{}", table(&cells));
     Ok(())
+}
+
+fn cell(profile: &SpeedProfile, seed: u64) -> Result<ProfileCell> {
+    let watched = watch(profile, seed)?;
+    Ok(ProfileCell {
+        profile: profile.name.clone(),
+        seed,
+        score: watched.score(),
+        covered: watched.covered,
+        ms: watched.ms,
+        seconds: watched.seconds,
+        machine: machine(),
+    })
 }
 
 /// The cells by profile, as Markdown.
 fn table(cells: &[ProfileCell]) -> String {
     let mut text = String::from(
-        "| profile | seeds | items | once | missed | doubled | poor | ghosts | wrongly partial | never whole: partial | clumps: as one | worst look | columns covered | ms per picture |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
+        "| profile | seeds | items | once | missed | doubled | poor | ghosts | wrongly partial | never whole: partial | clumps: as one | near pairs: one or two looks | worst look | columns covered | ms per picture |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     for profile in profiles() {
         let own: Vec<&ProfileCell> = cells.iter().filter(|cell| cell.profile == profile.name).collect();
@@ -100,11 +116,11 @@ fn table(cells: &[ProfileCell]) -> String {
         let s = own.iter().fold(ProfileScore::default(), |sum, cell| sum.and(&cell.score));
         let worst = s.worst.map_or("-".into(), |worst| format!("{worst:.2}"));
         let of = |part: usize, all: usize| if all == 0 { "-".into() } else { format!("{part} of {all}") };
-        let (cut, clumps) = (of(s.cut_partial, s.cut), of(s.clumps_as_one, s.clumps));
+        let (cut, clumps, near) = (of(s.cut_partial, s.cut), of(s.clumps_as_one, s.clumps), of(s.near_seen, s.near));
         let (covered, ms) = (mean(|cell| cell.covered) * 100.0, mean(|cell| cell.ms));
         let ProfileScore { items, once, missed, doubles, poor, ghosts, partial, .. } = s;
         text += &format!(
-            "| {} | {} | {items} | {once} | {missed} | {doubles} | {poor} | {ghosts} | {partial} | {cut} | {clumps} | {worst} | {covered:.0} % | {ms:.2} |\n",
+            "| {} | {} | {items} | {once} | {missed} | {doubles} | {poor} | {ghosts} | {partial} | {cut} | {clumps} | {near} | {worst} | {covered:.0} % | {ms:.2} |\n",
             profile.name,
             own.len()
         );

@@ -20,6 +20,18 @@ pub struct LookScore {
     pub several: bool,
 }
 
+/// How an item lies to the one drawn against it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Clump {
+    /// There is none, or it lies apart.
+    #[default]
+    No,
+    /// They lie nearer together than items must to be told apart, but do not touch: one look or one each are right.
+    Near,
+    /// They touch: both together get one look.
+    Touching,
+}
+
 /// What came of one item, or of one clump of items that touch.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ItemPassage {
@@ -30,7 +42,7 @@ pub struct ItemPassage {
     /// Whether it was still in the last picture.
     pub inside: bool,
     /// Whether it is a clump.
-    pub clump: bool,
+    pub clump: Clump,
     /// The looks at it.
     pub looks: Vec<LookScore>,
 }
@@ -56,6 +68,12 @@ pub struct ProfileScore {
     pub cut: usize,
     /// Of these, with one look, that says so.
     pub cut_partial: usize,
+    /// Items that lie so near the one before that one look at both and one each are right, and that left.
+    #[serde(default)]
+    pub near: usize,
+    /// Of these pairs, with one or two looks.
+    #[serde(default)]
+    pub near_seen: usize,
     /// Clumps that a picture showed whole and that left.
     pub clumps: usize,
     /// Of these, with exactly one look, that is good and says that it shows several.
@@ -75,14 +93,20 @@ impl ProfileScore {
     }
 
     fn take(&mut self, item: u64, passage: &ItemPassage) {
+        if passage.clump == Clump::Near {
+            self.near += 1;
+            self.near_seen += usize::from((1..=2).contains(&passage.looks.len()));
+            return;
+        }
         self.doubles += usize::from(passage.looks.len() > 1);
+        let clump = passage.clump == Clump::Touching;
         match passage.looks[..] {
-            _ if passage.clump && (item < KNOWN || !passage.whole) => {}
-            [look] if passage.clump => {
+            _ if clump && (item < KNOWN || !passage.whole) => {}
+            [look] if clump => {
                 self.clumps += 1;
                 self.clumps_as_one += usize::from(look.share >= GOOD && look.several && !look.partial);
             }
-            _ if passage.clump => self.clumps += 1,
+            _ if clump => self.clumps += 1,
             _ if !passage.at_end => {
                 self.cut += 1;
                 self.cut_partial += usize::from(passage.looks.len() == 1 && passage.looks[0].partial);
@@ -114,6 +138,8 @@ impl ProfileScore {
             partial: self.partial + other.partial,
             cut: self.cut + other.cut,
             cut_partial: self.cut_partial + other.cut_partial,
+            near: self.near + other.near,
+            near_seen: self.near_seen + other.near_seen,
             clumps: self.clumps + other.clumps,
             clumps_as_one: self.clumps_as_one + other.clumps_as_one,
             worst: [self.worst, other.worst].into_iter().flatten().min_by(f32::total_cmp),
@@ -136,7 +162,7 @@ mod tests {
             whole,
             at_end: whole,
             inside,
-            clump: false,
+            clump: Clump::No,
             looks: looks(shares),
         };
         let mut cut = passage(false, false, &[0.3]);
@@ -173,10 +199,12 @@ mod tests {
 
     #[test]
     fn planted_clumps_are_counted_apart() {
-        let clump = |several, shares: &[f32]| {
+        let laid = |clump, several, shares: &[f32]| {
             let looks = looks(shares).into_iter().map(|look| LookScore { several, ..look }).collect();
-            ItemPassage { whole: true, at_end: true, inside: false, clump: true, looks }
+            ItemPassage { whole: true, at_end: true, inside: false, clump, looks }
         };
+        let clump = |several, shares| laid(Clump::Touching, several, shares);
+        let near = |shares| laid(Clump::Near, false, shares);
         let passages = BTreeMap::from([
             (3, clump(true, &[0.9])),
             (50, clump(true, &[0.9])),
@@ -184,8 +212,15 @@ mod tests {
             (70, clump(true, &[0.5])),
             (80, clump(true, &[0.9, 0.9])),
             (90, clump(true, &[])),
+            (100, near(&[0.9])),
+            (110, near(&[0.5, 0.5])),
+            (120, near(&[])),
+            (130, near(&[0.5, 0.5, 0.5])),
         ]);
         let score = ProfileScore::of(&passages, 0);
-        assert_eq!(score, ProfileScore { clumps: 5, clumps_as_one: 1, doubles: 1, ..ProfileScore::default() });
+        assert_eq!(
+            score,
+            ProfileScore { clumps: 5, clumps_as_one: 1, doubles: 1, near: 4, near_seen: 2, ..ProfileScore::default() }
+        );
     }
 }

@@ -47,6 +47,10 @@ const ANOTHER_STRETCH_COVERED: f32 = 2000.0;
 const MOST_COVERED: f32 = 0.7;
 /// A track that was not seen for this many seconds is forgotten while the belt's travel is not known.
 const FORGET_AFTER: f32 = 2.0;
+/// Share of the picture by which the belt carries an item out of it before it is forgotten, and one that was returned: a belt that
+/// jogs back brings it in again.
+const GONE: f32 = 0.1;
+const GONE_RETURNED: f32 = 1.0;
 /// How many times smaller than the whole item what came off it is, before usual outlines are known.
 const SPLIT: usize = 3;
 /// Cells and share of the travel by which an item may lie elsewhere than the belt carried it, and share of the picture where
@@ -367,7 +371,8 @@ impl Locator {
         self.tracks.retain(|track| {
             let carried = (position - track.position) as f32;
             let (left, right) = (track.blob.left as f32 + carried, track.blob.right as f32 + carried);
-            let inside = right > -0.1 * across && left < 1.1 * across;
+            let room = across * if track.looks > 0 { GONE_RETURNED } else { GONE };
+            let inside = right > -room && left < across + room;
             let age = captured.saturating_duration_since(track.seen).as_secs_f32();
             let stays = inside && !track.swallowed && (known || age < FORGET_AFTER);
             *unjudged += u64::from(!stays && track.looks == 0 && !track.swallowed);
