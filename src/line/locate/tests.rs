@@ -143,7 +143,7 @@ fn a_thin_tail_belongs_to_its_item_and_the_shadow_does_not() {
     let looks: Vec<f32> = watched.passages.values().flat_map(|p| &p.looks).map(|look| look.share).collect();
     let mean = looks.iter().sum::<f32>() / looks.len() as f32;
     println!("{looks:?}, {mean} on average");
-    assert!(looks.len() >= 7 && looks.iter().all(|share| *share >= 0.7) && mean > 0.88, "{looks:?}, {mean}");
+    assert!(looks.len() >= 7 && looks.iter().all(|share| *share >= 0.7) && mean > 0.85, "{looks:?}, {mean}");
 }
 
 #[test]
