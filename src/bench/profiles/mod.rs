@@ -127,3 +127,37 @@ fn table(cells: &[ProfileCell]) -> String {
     }
     text
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// Three seeds of one profile of each kind, and the share of items that may lie badly and the number that may go unseen: at
+    /// 60 % of the picture per picture items fade over 35 pixels, and in lanes they are half as large.
+    #[test]
+    fn three_seeds_of_each_kind_have_items_seen_once_and_nothing_else() {
+        let all = profiles();
+        let bounds = [
+            ("steady, 1 % right", 0.02, 0),
+            ("steady, 1 % left", 0.02, 0),
+            ("steady, 10 % right", 0.02, 0),
+            ("steady, 60 % left", 0.06, 2),
+            ("ramps of 2 pictures", 0.02, 0),
+            ("jogs back", 0.02, 0),
+            ("sticks and slips", 0.02, 0),
+            ("contrast 2", 0.04, 0),
+            ("flicker of 10 %", 0.02, 0),
+            ("items slide by up to 10 %", 0.02, 0),
+            ("2 lanes", 0.1, 0),
+        ];
+        bounds.par_iter().with_max_len(1).for_each(|(name, poor, missed)| {
+            let profile = all.iter().find(|profile| profile.name == *name).unwrap();
+            let scores = (1..=3).map(|seed| watch(profile, seed).unwrap().score());
+            let score = scores.fold(ProfileScore::default(), |sum, score| sum.and(&score));
+            println!("{name}: {score:?}");
+            assert!(score.doubles == 0 && score.ghosts == 0 && score.missed <= *missed, "{name}: {score:?}");
+            assert!(score.poor as f64 <= poor * score.items as f64, "{name}: {score:?}");
+        });
+    }
+}
