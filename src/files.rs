@@ -175,7 +175,10 @@ fn make_folders(folder: &Path) -> io::Result<()> {
 }
 
 /// Flushes the entries of the folder that holds `path`.
-fn sync_folder_of(path: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// The system's.
+pub fn sync_folder_of(path: &Path) -> io::Result<()> {
     File::open(folder_of(path))?.sync_all()
 }
 

@@ -12,6 +12,7 @@
 //! | [`rounds`] | unlabeled frames and labels → a candidate, its exam, the promotion gate, probation |
 //! | [`line`] | the hot path: camera, locate, infer, decide, eject, record |
 //! | [`export`] | a lot of the record as CSV and as a page to print |
+//! | [`archive`] | a box as one file, and an empty machine made of it |
 //! | [`store`] | verdicts, labels and the record in SQLite, frames as files |
 //! | [`network`] | network architectures as data; named weights → ONNX bytes |
 //! | [`student`] | what a student is: manifest, engine (the only module that imports `ort`), registry, scorecard |
@@ -25,6 +26,7 @@
 //! Training lives in the program `beltsight-learn` (`src/learn`), so that serving never loads libtorch.
 
 pub mod api;
+pub mod archive;
 pub mod belt;
 pub mod bench;
 pub mod cli;

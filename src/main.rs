@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use beltsight::cli::{belt, bench, camera, doctor, evaluate, labels, learn, models, record, round, serve, tokens};
+use beltsight::cli::{
+    archive, belt, bench, camera, doctor, evaluate, labels, learn, models, record, restore, round, serve, tokens,
+};
 use clap::{Parser, Subcommand};
 
 /// Pictures come and go between many threads: glibc keeps an arena for each and fragments it by tens of megabytes.
@@ -44,6 +46,8 @@ enum Command {
     #[command(subcommand)]
     Record(record::RecordCommand),
     Labels(labels::LabelsArgs),
+    Archive(archive::ArchiveArgs),
+    Restore(restore::RestoreArgs),
     #[command(subcommand)]
     Bench(bench::BenchCommand),
 }
@@ -74,6 +78,8 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Reproduce(args) => learn::run("reproduce", &args),
         Command::Record(command) => record::run(command),
         Command::Labels(args) => labels::run(args),
+        Command::Archive(args) => archive::run(args),
+        Command::Restore(args) => restore::run(&args),
         Command::Bench(command) => bench::run(command),
     }
 }

@@ -46,6 +46,7 @@ const ROOMS: &[&str] = &[
     "rounds",
     "line",
     "export",
+    "archive",
     "store",
     "learn",
     "network",

@@ -2,6 +2,7 @@
 //!
 //! Each `run` prints what was asked for and returns the exit code; an error is printed by `main`.
 
+pub mod archive;
 pub mod belt;
 pub mod bench;
 pub mod calibrate;
@@ -12,6 +13,7 @@ pub mod labels;
 pub mod learn;
 pub mod models;
 pub mod record;
+pub mod restore;
 pub mod round;
 pub mod serve;
 pub mod tokens;

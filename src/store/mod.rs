@@ -13,13 +13,16 @@ mod frames;
 pub mod labels;
 #[cfg(test)]
 mod plans;
+mod reading;
 mod record;
+mod restored;
 mod retention;
 mod schema;
 mod search;
 mod serving;
 mod settings;
 mod tallies;
+mod snapshot;
 mod uids;
 mod verdicts;
 
@@ -58,15 +61,19 @@ pub use record::{
         verify_pictures, verify_serving,
     },
 };
+pub use restored::{RESTORED, mark_restored};
 pub use retention::{Removed, Retention};
 pub use serving::ServingChange;
 pub use settings::StoreSettings;
+pub use snapshot::snapshot;
 use uids::StoreIdentity;
 pub use uids::VerdictName;
 pub use verdicts::{Counts, Found, MAX_PAGE, Page};
 
 /// The database's name in the store's folder.
-const DATABASE: &str = "verdicts.sqlite";
+pub const DATABASE: &str = "verdicts.sqlite";
+/// Folder of the kept frames, in the store's.
+pub const FRAMES: &str = "frames";
 /// Connections that read for everybody.
 const READERS: u32 = 3;
 /// How long a reader keeps a connection from the others at most; what it asks for is broken off then.
@@ -176,7 +183,7 @@ impl Store {
     /// [`StoreError::Open`], [`StoreError::Record`], [`StoreError::Key`].
     pub async fn open(folder: &Path) -> Result<Self, StoreError> {
         let refuse = |why: String| StoreError::Open { path: folder.into(), why };
-        let frames = folder.join("frames");
+        let frames = folder.join(FRAMES);
         tokio::fs::create_dir_all(&frames).await.map_err(|e| refuse(e.to_string()))?;
         let frames = LocalFileSystem::new_with_prefix(&frames).map_err(|e| refuse(e.to_string()))?;
         let options = SqliteConnectOptions::new()
@@ -220,10 +227,12 @@ impl Store {
         rows::adopt(&mut transaction, &signer).await?;
         tallies::adopt(&mut transaction).await?;
         labels::counts::adopt(&mut transaction).await?;
+        restored::tell(&mut transaction, &signer, folder).await?;
         let lot = chain::last_of(&mut transaction, &["lot_opened", "lot_closed"]).await?;
         let lot = lot.filter(|entry| matches!(entry.event, Event::LotOpened { .. })).map_or(0, |entry| entry.seq);
         let identity = StoreIdentity::read(&mut transaction).await?;
         transaction.commit().await?;
+        restored::unmark(folder);
         Ok(Self {
             folder: folder.into(),
             database,
@@ -237,21 +246,17 @@ impl Store {
         })
     }
 
-    /// Opens a store to read it, also beside the service that writes it. Needs no secret and changes nothing.
+    /// Opens a store to read it, also beside the service that writes it and where nothing can be written. Needs no secret
+    /// and changes nothing.
     ///
     /// # Errors
     /// [`StoreError::Open`].
     pub async fn open_to_read(folder: &Path) -> Result<Self, StoreError> {
         let refuse = |why: String| StoreError::Open { path: folder.into(), why };
-        let frames = LocalFileSystem::new_with_prefix(folder.join("frames")).map_err(|e| refuse(e.to_string()))?;
-        let options = SqliteConnectOptions::new()
-            .filename(folder.join(DATABASE))
-            .read_only(true)
-            .pragma("trusted_schema", "OFF")
-            .busy_timeout(BUSY);
+        let frames = LocalFileSystem::new_with_prefix(folder.join(FRAMES)).map_err(|e| refuse(e.to_string()))?;
         let database = SqlitePoolOptions::new()
             .max_connections(2)
-            .connect_with(options)
+            .connect_with(reading::options(folder).await?)
             .await
             .map_err(|e| refuse(e.to_string()))?;
         let file = file(folder).await.map_err(|e| refuse(e.to_string()))?;

@@ -30,6 +30,17 @@ pub enum Event {
     },
     /// The service stopped in order.
     Stopped,
+    /// The store was restored from an archive: what was recorded after the archive was made is not in it.
+    Restored {
+        /// When the archive was made.
+        #[serde(with = "time::serde::rfc3339")]
+        archived: OffsetDateTime,
+        /// Where the record ended then: `ENTRY:HASH`.
+        record: String,
+        /// When it was restored.
+        #[serde(with = "time::serde::rfc3339")]
+        restored: OffsetDateTime,
+    },
     /// From here on verdicts may come from this model with these thresholds.
     Model {
         /// As in verdicts, `name@hash-prefix`.

@@ -58,7 +58,13 @@ impl Signer {
 
     /// Reads the secret key, and makes the public file again if it is missing.
     pub(in crate::store) fn open(folder: &Path) -> Result<Self, KeyError> {
-        let signer = Self(SigningKey::from_bytes(&read(&folder.join(SECRET))?));
+        let secret = folder.join(SECRET);
+        if !secret.exists() {
+            let why = "it is not there: put it back from where it is kept; without it the record can be read and verified, \
+                       never continued";
+            return Err(KeyError { path: secret, why: why.into() });
+        }
+        let signer = Self(SigningKey::from_bytes(&read(&secret)?));
         let public = folder.join(PUBLIC);
         if !public.exists() {
             write(&public, false, signer.public().as_bytes())?;

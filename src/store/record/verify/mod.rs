@@ -21,7 +21,7 @@ mod whole;
 use std::{fmt, path::Path};
 
 use serde::Serialize;
-use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
+use sqlx::sqlite::{SqlitePool, SqlitePoolOptions};
 
 pub use anchor::{AnchorVerification, verify_anchor};
 pub use serving::verify_serving;
@@ -29,7 +29,7 @@ pub use serving::verify_serving;
 use super::signer::{PUBLIC, public_key, unhex};
 use crate::{
     domain::hash::sha256,
-    store::{Lot, StoreError},
+    store::{Lot, StoreError, reading},
 };
 
 /// Connections that read side by side.
@@ -134,7 +134,7 @@ pub async fn verify(folder: &Path, key: Option<&Path>, kept: Option<&KeptEntry>)
     let beside = folder.join(PUBLIC);
     let key = public_key(key.unwrap_or(&beside))?;
     let refuse = |e: sqlx::Error| StoreError::Open { path: folder.into(), why: e.to_string() };
-    let pool = connect(folder).await.map_err(refuse)?;
+    let pool = connect(folder).await?;
     let mut found = whole::verify_whole(&pool, &key).await.map_err(refuse)?;
     if let Some(kept) = kept {
         let now: Option<Vec<u8>> = sqlx::query_scalar("SELECT hash FROM record WHERE seq = ?")
@@ -159,20 +159,16 @@ pub async fn verify(folder: &Path, key: Option<&Path>, kept: Option<&KeptEntry>)
 pub async fn verify_lot(folder: &Path, lot: &Lot) -> Result<LotVerification, StoreError> {
     let key = public_key(&folder.join(PUBLIC))?;
     let refuse = |e: sqlx::Error| StoreError::Open { path: folder.into(), why: e.to_string() };
-    let pool = connect(folder).await.map_err(refuse)?;
+    let pool = connect(folder).await?;
     let found = lot::verify_around(&pool, &key, lot).await.map_err(refuse)?;
     pool.close().await;
     Ok(found)
 }
 
-async fn connect(folder: &Path) -> Result<SqlitePool, sqlx::Error> {
-    let options = SqliteConnectOptions::new()
-        .filename(folder.join(crate::store::DATABASE))
-        .read_only(true)
-        .pragma("trusted_schema", "OFF")
-        .busy_timeout(crate::store::BUSY)
-        .row_buffer_size(ROW_BUFFER);
-    SqlitePoolOptions::new().max_connections(READERS).connect_with(options).await
+async fn connect(folder: &Path) -> Result<SqlitePool, StoreError> {
+    let options = reading::options(folder).await?.row_buffer_size(ROW_BUFFER);
+    let refuse = |e: sqlx::Error| StoreError::Open { path: folder.into(), why: e.to_string() };
+    SqlitePoolOptions::new().max_connections(READERS).connect_with(options).await.map_err(refuse)
 }
 
 /// Compares every kept picture with the hash in its name: how many there are, and what is wrong. That a picture is gone is
