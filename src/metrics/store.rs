@@ -13,6 +13,8 @@ pub struct StoreMetrics {
     pub challenge_overdue: IntGaugeVec,
     pub corrective_open: IntGauge,
     pub errors: IntCounter,
+    pub free_bytes: IntGauge,
+    pub retention_last: IntGauge,
     pub commit_seconds: Histogram,
     pub kept: IntCounterVec,
     pub labels: IntCounterVec,
@@ -43,6 +45,12 @@ impl StoreMetrics {
             )?,
             corrective_open: gauge(r, "corrective_actions_open", "Corrective actions that nobody has closed.")?,
             errors: counter(r, "store_errors_total", "Failed store operations.")?,
+            free_bytes: gauge(r, "store_free_bytes", "Bytes that may still be written to the store's disk.")?,
+            retention_last: gauge(
+                r,
+                "retention_last_timestamp_seconds",
+                "When retention last ran to its end, in seconds since 1970; the start of the service before that.",
+            )?,
             commit_seconds: histogram(r, "store_commit_seconds", "Time of one commit.", &LATENCY)?,
             kept: counters(
                 r,

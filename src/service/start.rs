@@ -70,6 +70,7 @@ pub(super) async fn start(config: Config) -> Result<RunningService> {
     tokio::spawn(tasks::retention::retain(store.clone(), config.retention, metrics.clone(), stop.clone()));
     let anchors = tasks::anchor::Anchors::start(&config.record.anchor, store, metrics.clone());
     let anchoring = tokio::spawn(anchors.keep(store.clone(), stop.clone()));
+    tokio::spawn(tasks::disk::watch(store.clone(), metrics.clone(), stop.clone()));
     tokio::spawn(tasks::labels::count(store.clone(), metrics.clone(), stop.clone()));
     let following = tokio::spawn(tasks::registry::follow(notes, swapper.clone(), stop.clone()));
 

@@ -272,6 +272,17 @@ impl Store {
         &self.folder
     }
 
+    /// Bytes that may still be written to the disk that it lies on.
+    ///
+    /// # Errors
+    /// The system's.
+    pub async fn free_bytes(&self) -> std::io::Result<u64> {
+        let folder = self.folder.clone();
+        // A disk that hangs must not hold up whoever else runs on this thread.
+        let free = move || rustix::fs::statvfs(&*folder).map(|found| found.f_bavail * found.f_frsize);
+        Ok(tokio::task::spawn_blocking(free).await.map_err(std::io::Error::other)??)
+    }
+
     /// The folder's key, for what is about to be written.
     fn signer(&self) -> Result<&signer::Signer, StoreError> {
         self.signer.as_deref().ok_or_else(|| StoreError::Refused("the store was opened to read".into()))

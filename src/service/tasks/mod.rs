@@ -4,6 +4,7 @@
 
 pub mod anchor;
 pub mod challenges;
+pub mod disk;
 pub mod flush;
 pub mod labels;
 pub mod lots;

@@ -1,4 +1,4 @@
-//! Removes what is older than it has to be kept, every hour.
+//! Removes what is older than it has to be kept, every hour, and tells when it was done last.
 
 use std::time::Duration;
 
@@ -13,11 +13,18 @@ use crate::{
 /// How often what is too old is looked for.
 const TICK: Duration = Duration::from_secs(3600);
 
-/// Runs until `stop`; returns at once when everything is kept for ever.
+/// Runs until `stop`, also when everything is kept for ever: then it is done at once.
 pub async fn retain(store: Store, rules: Retention, metrics: Metrics, stop: CancellationToken) {
-    while rules != Retention::default() {
+    let done = || metrics.store.retention_last.set(OffsetDateTime::now_utc().unix_timestamp());
+    done(); // one that fails from the start on is overdue from the start on
+    while !stop.is_cancelled() {
         match store.retain(&rules, OffsetDateTime::now_utc()).await {
-            Ok(removed) => tracing::info!("retention: {removed:?}"),
+            Ok(removed) => {
+                done();
+                if rules != Retention::default() {
+                    tracing::info!("retention: {removed:?}");
+                }
+            }
             Err(e) => {
                 metrics.store.errors.inc();
                 tracing::error!("retention: {e}");
