@@ -1,4 +1,4 @@
-//! A box's life: read where nothing can be written, archived, restored.
+//! A box's life: read where nothing can be written, archived, restored, opened by a newer program, killed.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod common;
@@ -14,7 +14,9 @@ use std::{
 
 use beltsight::{
     domain::{Verdict, hash::sha256},
-    store::{Event, ItemPage, Store, frame_key, verify},
+    store::{
+        Event, ItemPage, LabelPage, Store, VERSIONS, frame_key, make_earlier, migrate_to, verify, verify_pictures,
+    },
 };
 use common::{
     pictures::jpeg,
@@ -311,4 +313,61 @@ async fn an_archive_that_is_cut_changed_or_foreign_is_refused_and_leaves_nothing
     refused(&packed(&changed), "a picture taken out");
     refused(&packed(&files[1..]), "without its head");
     assert!(!here("evil").exists() && !Path::new("/tmp/evil").exists());
+}
+
+/// Verdicts of an earlier store: more than one checkpoint, and more than one batch of what is read and written at once.
+const VERDICTS: i64 = 2500;
+
+/// Everything is there that version `version` left, the record is whole, and goes on.
+async fn all_there(folder: &Path, version: usize, case: &str) {
+    let store = Store::open(folder).await.unwrap_or_else(|e| panic!("{case}: {e}"));
+    for id in [1, 2, 1024, VERDICTS] {
+        let found = store.verdict(id).await.unwrap().unwrap_or_else(|| panic!("{case}: no verdict {id}"));
+        assert_eq!((found.track, found.novelty.is_some()), (id as u64, version >= 3), "{case}");
+    }
+    let labels = store.labels(&LabelPage { limit: 9, ..LabelPage::default() }).await.unwrap();
+    let said: Vec<_> = labels.iter().map(|label| (label.verdict, label.class.as_deref(), label.withdrawn)).collect();
+    let all = [(11, None, true), (1, Some("cod"), false), (1, Some("salmon"), false)];
+    assert_eq!(said, if version >= 2 { &all[..] } else { &[] }, "{case}");
+    let pictures = store.items(&ItemPage { limit: 500, ..ItemPage::default() }).await.unwrap().len();
+    assert_eq!(pictures, 250 - usize::from(version >= 6), "{case}: one was removed");
+    assert_eq!(verify_pictures(folder).unwrap().0, pictures, "{case}");
+    let lots: Vec<_> = store.lots(9).await.unwrap().into_iter().map(|lot| (lot.lot, lot.name)).collect();
+    assert_eq!(lots, if version >= 3 { vec![(2, "K-17".to_owned())] } else { vec![] }, "{case}");
+    assert_eq!(store.deeds(None, 9).await.unwrap().len(), usize::from(version >= 4), "{case}");
+    let verdict = store.verdict(1).await.unwrap().unwrap();
+    assert_eq!(store.insert(&[verdict]).await.unwrap(), [VERDICTS + 1], "{case}: ids go on");
+    store.close().await;
+    let found = verify(folder, None, None).await.unwrap();
+    assert_eq!((found.findings.as_slice(), found.verdicts), (&[][..], VERDICTS + 1), "{case}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_of_every_earlier_version_is_opened_whole_with_all_that_was_in_it() {
+    for version in 1..=VERSIONS {
+        let folder = tempfile::tempdir().unwrap();
+        make_earlier(folder.path(), version, VERDICTS).await.unwrap();
+        all_there(folder.path(), version, &format!("version {version}")).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_that_was_killed_goes_on_when_the_store_is_opened_next() {
+    for version in 1..VERSIONS {
+        let killed_after = [version + 1, VERSIONS];
+        for killed_after in killed_after.into_iter().take(VERSIONS - version) {
+            let folder = tempfile::tempdir().unwrap();
+            make_earlier(folder.path(), version, VERDICTS).await.unwrap();
+            migrate_to(folder.path(), killed_after).await.unwrap();
+            all_there(folder.path(), version, &format!("version {version}, killed after {killed_after}")).await;
+        }
+    }
+}
+
+#[test]
+fn kills_during_work_archive_retention_restoring_and_migration_lose_nothing_acknowledged() {
+    let kills = common::kills(1).to_string();
+    let said = succeeds(beltsight().args(["bench", "kills", "--seed", "7", "--kills", &kills]));
+    println!("{said}");
+    assert_eq!(said.lines().filter(|line| line.contains(" | 0 | 0 | ")).count(), 5, "{said}");
 }

@@ -58,13 +58,28 @@ impl MeasuredService {
         );
         let config = folder.path().join("beltsight.toml");
         std::fs::write(&config, text)?;
+        let mut service = Self::start(&config, port)?;
+        service._folder = Some(folder);
+        Ok(service)
+    }
+
+    /// Our service with the configuration `config`, in which it listens on `port`.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn start(config: &Path, port: u16) -> Result<Self> {
         let child = Command::new(std::env::current_exe()?)
             .args(["serve", "--config"])
-            .arg(&config)
+            .arg(config)
             .env("RUST_LOG", "warn")
             .stdout(Stdio::null())
             .spawn()?;
-        Ok(Self { child, url: format!("http://127.0.0.1:{port}/classify"), _folder: Some(folder) })
+        Ok(Self { child, url: format!("http://127.0.0.1:{port}/classify"), _folder: None })
+    }
+
+    /// Its process.
+    pub fn child(&mut self) -> &mut Child {
+        &mut self.child
     }
 
     /// The Python service on the float32 file of `model`.
@@ -128,6 +143,10 @@ impl MeasuredService {
     }
 }
 
-fn free_port() -> Result<u16> {
+/// A port on which nobody listens.
+///
+/// # Errors
+/// The system's.
+pub fn free_port() -> Result<u16> {
     Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

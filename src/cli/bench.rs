@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    bench::{self, belt, classify, forge, load, photos, precision, profiles, record, story},
+    bench::{self, belt, classify, forge, kills, load, photos, precision, profiles, record, recovery, story},
     picture::dataset,
     student::{engine::Device, manifest::Manifest},
 };
@@ -35,6 +35,10 @@ pub enum BenchCommand {
     Profiles(ProfilesBenchArgs),
     /// Random forgeries of a record: each is found, or changes no answer.
     Forge(ForgeBenchArgs),
+    /// A dead box: archive beside a writer, restore in an empty folder, verify, serve.
+    Recovery(RecoveryBenchArgs),
+    /// Kills at random moments of work, archive, retention, restoring, migration: nothing acknowledged is lost.
+    Kills(KillsBenchArgs),
 }
 
 /// Measures and prints what was found.
@@ -55,6 +59,8 @@ pub fn run(command: BenchCommand) -> Result<ExitCode> {
             BenchCommand::Record(args) => args.run().await,
             BenchCommand::Profiles(args) => args.run(),
             BenchCommand::Forge(args) => args.run().await,
+            BenchCommand::Recovery(args) => args.run().await,
+            BenchCommand::Kills(args) => args.run().await,
         }
     })?;
     Ok(ExitCode::SUCCESS)
@@ -408,6 +414,59 @@ pub struct ForgeBenchArgs {
 impl ForgeBenchArgs {
     async fn run(self) -> Result<()> {
         forge::run(&forge::ForgePlan { seed: self.seed, edits: self.edits, out: self.out }).await
+    }
+}
+
+/// Arguments of `bench kills`.
+#[derive(clap::Args)]
+pub struct KillsBenchArgs {
+    /// Seed of the moments.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Kills of each kind.
+    #[arg(long, default_value_t = 20)]
+    kills: u32,
+    /// Only kinds whose name contains this: work, archive, retention, restore, migration.
+    #[arg(long, default_value = "")]
+    only: String,
+    /// Model folder.
+    #[arg(long, default_value = "models/belt-small")]
+    model: PathBuf,
+    /// Finished cells, one line of JSON each; those that stand there are not run again.
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+impl KillsBenchArgs {
+    async fn run(self) -> Result<()> {
+        let Self { seed, kills, only, model, out } = self;
+        kills::run(&kills::KillsPlan { seed, kills, only, model, out }).await
+    }
+}
+
+/// Arguments of `bench recovery`.
+#[derive(clap::Args)]
+pub struct RecoveryBenchArgs {
+    /// Verdicts in the box; a tenth of them has a picture of 20 kB.
+    #[arg(long, default_value_t = 1_000_000)]
+    verdicts: usize,
+    /// Seed of the pictures.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Model folder.
+    #[arg(long, default_value = "models/belt-small")]
+    model: PathBuf,
+    /// Where the box is made; it needs 8 GB for a million verdicts.
+    #[arg(long, default_value = ".")]
+    folder: PathBuf,
+}
+
+impl RecoveryBenchArgs {
+    async fn run(self) -> Result<()> {
+        let Self { verdicts, seed, model, folder } = self;
+        let report = recovery::run(recovery::RecoveryPlan { verdicts, seed, model, folder }).await?;
+        println!("{}", serde_json::to_string(&report)?);
+        Ok(())
     }
 }
 

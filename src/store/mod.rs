@@ -6,6 +6,7 @@
 
 pub mod anchor;
 mod audit;
+mod earlier;
 #[cfg(test)]
 mod forger;
 pub mod forgery;
@@ -42,6 +43,7 @@ use sqlx::{
 
 pub use anchor::{AnchorSettings, AnchorTarget, AnchoredHead};
 pub use audit::Deed;
+pub use earlier::{VERSIONS, make_earlier, migrate_to};
 pub use frames::frame_key;
 use labels::queue;
 pub use labels::{

@@ -13,6 +13,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
+pub use self::fill::verdict;
 use super::machine;
 use crate::{
     domain::Verdict,
