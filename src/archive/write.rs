@@ -63,7 +63,7 @@ pub struct ArchiveReport {
     pub size: u64,
     /// SHA-256 of the archive.
     pub sha256: String,
-    /// Files that were removed while it was written: retention's pictures.
+    /// Files that were removed while it was written, as retention removes pictures.
     pub gone: u64,
     /// What the record in it says when it is verified.
     pub verification: Verification,
@@ -201,7 +201,13 @@ impl Writer {
         if depth > DEEPEST {
             return Err(at(folder)(io::Error::other("the folders lie too deep: a link that leads back?")));
         }
-        let entries = fs::read_dir(folder).map_err(at(folder))?;
+        let entries = match fs::read_dir(folder) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound && depth > 0 => {
+                self.gone += 1;
+                return Ok(());
+            }
+            read => read.map_err(at(folder))?,
+        };
         let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>().map_err(at(folder))?;
         paths.retain(|path| wanted(path));
         paths.sort();

@@ -65,7 +65,7 @@ pub fn run(args: ArchiveArgs) -> Result<ExitCode> {
     println!("{}: {} bytes, SHA-256 {}", args.out.display(), report.size, report.sha256);
     println!("{} files, {} bytes, read back and compared", report.files, report.bytes);
     if report.gone > 0 {
-        println!("{} pictures were removed by retention while it was written", report.gone);
+        println!("{} files were removed while it was written, as retention removes pictures", report.gone);
     }
     print!("{}", report.verification);
     if !report.head.key {
