@@ -1,5 +1,5 @@
 //! A lot as CSV: every entry of it, verdicts and events, with the hashes that hold them. Of a verdict that retention
-//! removed there is its number, of the kind `verdict_gone`.
+//! removed there is its number, of the kind `verdict_gone`. `told` is `later` where an entry stands behind the lot's closing.
 //!
 //! Invariant: read and written a page at a time, so a lot of any size costs the same memory.
 
@@ -8,7 +8,7 @@ use csv::Writer;
 use crate::store::{Lot, LotEntry, Store, StoreError};
 
 /// Column names.
-pub const HEADER: [&str; 17] = [
+pub const HEADER: [&str; 18] = [
     "entry",
     "kind",
     "time",
@@ -26,6 +26,7 @@ pub const HEADER: [&str; 17] = [
     "details",
     "hash",
     "uid",
+    "told",
 ];
 /// Entries in a page.
 const PAGE: u32 = 1000;
@@ -70,8 +71,9 @@ impl LotCsv {
     }
 }
 
-fn row(entry: LotEntry) -> [String; 17] {
-    let LotEntry { seq, kind, time, id, verdict, details, hash } = entry;
+fn row(entry: LotEntry) -> [String; 18] {
+    let LotEntry { seq, kind, time, id, verdict, details, hash, told_later } = entry;
+    let told = if told_later { "later".into() } else { String::new() };
     let Some(v) = verdict else {
         let empty = String::new;
         let id = id.map(|id| id.to_string()).unwrap_or_default();
@@ -93,6 +95,7 @@ fn row(entry: LotEntry) -> [String; 17] {
             details,
             hash,
             empty(),
+            told,
         ];
     };
     [
@@ -113,6 +116,7 @@ fn row(entry: LotEntry) -> [String; 17] {
         details,
         hash,
         v.uid.to_string(),
+        told,
     ]
 }
 

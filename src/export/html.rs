@@ -81,6 +81,7 @@ fn write(html: &mut String, report: &LotReport, taken_off: &[Verdict], verified:
             report.eject_late, report.rejects_missed
         )?;
     }
+    told_later(html, report)?;
     classes(html, report)?;
     models(html, report)?;
     outages(html, report)?;
@@ -96,6 +97,25 @@ fn write(html: &mut String, report: &LotReport, taken_off: &[Verdict], verified:
          fulfil any regulation.</footer></html>",
         env!("CARGO_PKG_VERSION")
     )
+}
+
+fn told_later(html: &mut String, report: &LotReport) -> std::fmt::Result {
+    if report.told_later.is_empty() {
+        return Ok(());
+    }
+    writeln!(html, "<h2 class=bad>Told later</h2>")?;
+    writeln!(html, "<p>These happened in this lot and were told after it was closed. They count above.</p>")?;
+    table(html, &["time", "#entry", "what"])?;
+    for one in &report.told_later {
+        writeln!(
+            html,
+            "<tr><td class=time>{}<td class=n>{}<td>{} <b class=bad>(told later)</b>",
+            moment(one.time),
+            one.entry,
+            escape(&one.what)
+        )?;
+    }
+    writeln!(html, "</table>")
 }
 
 fn classes(html: &mut String, report: &LotReport) -> std::fmt::Result {

@@ -19,6 +19,11 @@ use crate::{
 
 /// Rejected and diverted items listed on the page; the CSV has all.
 pub const LISTED: usize = 1000;
+/// Kinds of events that begin and end outages.
+const OUTAGES: [&str; 8] =
+    ["started", "camera_began", "camera_lost", "camera_back", "camera_ended", "degraded", "recovered", "gap"];
+/// Further kinds that tell of what passed unjudged or was not taken off.
+const LOSSES: [&str; 4] = ["eject_late", "reject_missed", "passed_unjudged", "encoder_lost"];
 
 /// What the record says about a lot.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
@@ -42,6 +47,8 @@ pub struct LotReport {
     pub eject_late: usize,
     /// Its items that should have left the belt and were not seen to.
     pub rejects_missed: usize,
+    /// What happened in it and was told after it was closed, in the order of telling; it counts above.
+    pub told_later: Vec<ToldLater>,
     /// Challenge tests.
     pub challenges: Vec<Challenge>,
     /// What had to be put right.
@@ -69,6 +76,19 @@ pub struct LotModel {
     pub verdicts: i64,
 }
 
+/// A loss that was told after its lot was closed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct ToldLater {
+    /// Its entry.
+    pub entry: i64,
+    /// When it happened, as far as is known (RFC 3339).
+    #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = "date-time")]
+    pub time: OffsetDateTime,
+    /// What it is, in words.
+    pub what: String,
+}
+
 /// An interval in which nothing or not everything was inspected.
 #[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct Outage {
@@ -94,7 +114,7 @@ impl LotReport {
     pub async fn read(store: &Store, lot: Lot) -> Result<Self, StoreError> {
         let (head, head_hash) = store.head().await?;
         let to = lot.closed_at.unwrap_or(head);
-        let events = store.lot_events(lot.lot, to, &["gap", "eject_late", "reject_missed"]).await?;
+        let events = store.lot_events(lot.lot, to, &[&OUTAGES[..], &LOSSES].concat()).await?;
         let tallies = store.tallies(lot.lot).await?;
         let mut counts = Counts::default();
         for tally in &tallies {
@@ -107,7 +127,10 @@ impl LotReport {
             }
         }
         let gap = |entry: &Entry| if let Event::Gap { verdicts, .. } = entry.event { verdicts } else { 0 };
-        let all = told_of_outages(store, &lot, to).await?;
+        // What the lot's end did not wait for is told behind it.
+        let behind = |entry: &Entry| lot.closed_at.is_some_and(|closed| entry.seq > closed);
+        let mut all = told_of_outages(store, &lot, to).await?;
+        all.extend(events.iter().filter(|entry| behind(entry)).cloned());
         let mut outages = outages(&all);
         outages.retain(|o| o.to.is_none_or(|to| to >= lot.opened));
         Ok(Self {
@@ -116,6 +139,7 @@ impl LotReport {
             not_recorded: events.iter().map(gap).sum(),
             eject_late: events.iter().filter(|entry| matches!(entry.event, Event::EjectLate { .. })).count(),
             rejects_missed: events.iter().filter(|entry| matches!(entry.event, Event::RejectMissed { .. })).count(),
+            told_later: events.iter().filter(|entry| behind(entry)).filter_map(told_later).collect(),
             challenges: store.challenges(Some(lot.lot)).await?,
             corrective_actions: store.corrective_actions(Some(lot.lot)).await?,
             removed: store.removed_of(&lot).await?,
@@ -131,13 +155,11 @@ impl LotReport {
 /// Entries that begin and end outages: those in the lot, and before it how each camera was since the service started, for
 /// what was broken then may still have been.
 async fn told_of_outages(store: &Store, lot: &Lot, to: i64) -> Result<Vec<Entry>, StoreError> {
-    let kinds =
-        ["started", "camera_began", "camera_lost", "camera_back", "camera_ended", "degraded", "recovered", "gap"];
     let started = store.last_event("started", lot.lot).await?;
     let since = started.as_ref().map_or(0, |entry| entry.seq);
     let mut all: Vec<Entry> = started.into_iter().collect();
     all.extend(store.camera_states(lot.lot).await?.into_iter().filter(|entry| entry.seq > since));
-    all.extend(store.events_between(&kinds, lot.lot, to).await?);
+    all.extend(store.events_between(&OUTAGES, lot.lot, to).await?);
     Ok(all)
 }
 
@@ -168,6 +190,28 @@ pub async fn taken_off(store: &Store, lot: i64) -> Result<Vec<Verdict>, StoreErr
     let mut found = store.taken_off(lot, LISTED).await?;
     found.reverse();
     Ok(found)
+}
+
+/// A loss, as one that was told later.
+fn told_later(Entry { seq, time, event }: &Entry) -> Option<ToldLater> {
+    let (at, what) = match event {
+        Event::EjectLate { gate, camera, track, why, passed, .. } => {
+            (*passed, format!("a command to gate {gate} for {camera} {track} was late: {why}"))
+        }
+        Event::RejectMissed { gate, camera, track, passed, .. } => {
+            (*passed, format!("{camera} {track} should have left the belt at gate {gate} and was not seen to"))
+        }
+        Event::Gap { verdicts, events, from, .. } => {
+            (*from, format!("{verdicts} verdicts and {events} events could not be recorded"))
+        }
+        Event::PassedUnjudged { camera, items, from } => {
+            (Some(*from), format!("{items} items passed {camera} unjudged"))
+        }
+        Event::CameraLost { camera, why } => (None, format!("camera {camera} was lost: {why}")),
+        Event::EncoderLost { why } => (None, format!("the encoder was lost: {why}")),
+        _ => return None,
+    };
+    event.is_loss().then(|| ToldLater { entry: *seq, time: at.unwrap_or(*time), what })
 }
 
 fn models(announced: &[Entry], tallies: &[LotTally]) -> Vec<LotModel> {
@@ -222,7 +266,7 @@ fn outages(events: &[Entry]) -> Vec<Outage> {
             Event::CameraBack { camera } => end(&mut outages, camera, LOST),
             Event::Degraded { camera, fault } => outages.push(begin(camera, format!("{UNJUDGED}: {fault}"))),
             Event::Recovered { camera, .. } => end(&mut outages, camera, UNJUDGED),
-            Event::Gap { verdicts, pictures, events, from: Some(from), to } => {
+            Event::Gap { verdicts, pictures, events, from: Some(from), to, .. } => {
                 let what = format!(
                     "could not be written: {verdicts} verdicts, {pictures} pictures, {events} events are missing"
                 );
@@ -238,8 +282,61 @@ const LOST: &str = "camera lost";
 const UNJUDGED: &str = "items could not be judged and were rejected";
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    /// An event of these fields.
+    fn told(kind: &str, fields: serde_json::Value) -> Event {
+        let mut body = fields;
+        body["kind"] = kind.into();
+        serde_json::from_value(body).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_is_told_late_counts_for_the_lot_in_which_it_happened() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).await.unwrap();
+        let first = store.begin_lot("A", "").await.unwrap();
+        let item = |lot: i64| {
+            serde_json::json!({ "gate": "out", "camera": "belt", "track": 4, "output": "log", "why": "late",
+                "led_to": "alarm", "lot": lot })
+        };
+        store.append(told("eject_late", item(first))).await.unwrap();
+        let second = store.begin_lot("B", "").await.unwrap();
+        for kind in ["eject_late", "reject_missed"] {
+            store.append(told(kind, item(first))).await.unwrap();
+        }
+        let gap = serde_json::json!({ "verdicts": 5, "from": "2026-11-29T08:00:00Z", "to": "2026-11-29T08:00:01Z",
+            "lot": first });
+        store.append(told("gap", gap)).await.unwrap();
+        store.append(told("reject_missed", item(second))).await.unwrap();
+
+        let mut seen = Vec::new();
+        for lot in [first, second] {
+            let report = LotReport::read(&store, store.lot(lot).await.unwrap().unwrap()).await.unwrap();
+            seen.push((report.eject_late, report.rejects_missed, report.not_recorded));
+        }
+        assert_eq!(seen, [(2, 1, 5), (0, 1, 0)]);
+
+        // They stand on the first lot's page and export, marked, and on the other's not at all.
+        let mut exports = Vec::new();
+        for lot in [first, second] {
+            let lot = store.lot(lot).await.unwrap().unwrap();
+            let mut csv = LotCsv::new(store.clone(), lot.clone()).await.unwrap();
+            let mut text = String::new();
+            while let Some(piece) = csv.next().await.unwrap() {
+                text.push_str(&String::from_utf8(piece).unwrap());
+            }
+            let losses = text.lines().filter(|line| line.contains("eject_late") || line.contains("reject_missed"));
+            let losses: Vec<bool> = losses.map(|line| line.ends_with(",later")).collect();
+            let verified = crate::store::verify_lot(store.folder(), &lot).await.unwrap();
+            let report = LotReport::read(&store, lot).await.unwrap();
+            let marked = page(&report, &[], &verified).matches("(told later)").count();
+            exports.push((losses, report.told_later.len(), marked));
+        }
+        assert_eq!(exports, [(vec![false, true, true], 3, 3), (vec![false], 0, 0)]);
+    }
 
     #[test]
     fn outages_begin_and_end_with_their_entries_and_with_the_service() {
@@ -252,7 +349,10 @@ mod tests {
             entry(4, Event::CameraBack { camera: camera() }),
             entry(9, Event::Started { version: "1".into(), after_stop: false, down_since: Some(at(6)) }),
             entry(12, Event::CameraLost { camera: camera(), why: "unplugged".into() }),
-            entry(15, Event::Gap { verdicts: 3, pictures: 0, events: 0, from: Some(at(13)), to: Some(at(14)) }),
+            entry(
+                15,
+                Event::Gap { lot: None, verdicts: 3, pictures: 0, events: 0, from: Some(at(13)), to: Some(at(14)) },
+            ),
         ];
         let seen: Vec<_> = outages(&events)
             .into_iter()

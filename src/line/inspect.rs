@@ -264,7 +264,7 @@ fn judge(
         line.metrics.line.looks.observe(looks.len() as f64);
         let scored = mean(looks);
         let timings = Timings { total_ms: ms(captured.elapsed()), ..timings };
-        let verdict = assemble(origin, &scored, timings);
+        let verdict = line.recorder.in_lot(assemble(origin, &scored, timings));
         if let Some(ejector) = &line.ejector {
             ejector.act(&verdict, captured, speed); // first of all: the gate's moment does not wait
         }

@@ -13,7 +13,7 @@ use crate::{
 /// What the entries about gaps say is missing: verdicts, pictures, events.
 fn missing(events: &[Event]) -> [u64; 3] {
     events.iter().fold([0; 3], |sum, event| match event {
-        Event::Gap { verdicts, pictures, events, from: Some(from), to: Some(to) } if from <= to => {
+        Event::Gap { verdicts, pictures, events, from: Some(from), to: Some(to), .. } if from <= to => {
             [sum[0] + verdicts, sum[1] + pictures, sum[2] + events]
         }
         other => panic!("{other:?}"),

@@ -123,7 +123,7 @@ pub(in crate::api) async fn classify(
             optics: None,
         };
         let timings = Timings { total_ms: ms(arrived.elapsed()), ..prepared.timings };
-        judged.push((assemble(origin, &scored, timings), scored.model));
+        judged.push((api.recorder.in_lot(assemble(origin, &scored, timings)), scored.model));
     }
     let mut recording = Vec::with_capacity(judged.len());
     for (verdict, card) in judged {

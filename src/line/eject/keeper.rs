@@ -84,6 +84,8 @@ impl EjectOutcomes {
             output: name.to_string(),
             why: why.to_string(),
             led_to: on_late.name().into(),
+            lot: subject.lot,
+            passed: Some(subject.captured),
         });
         self.metrics.eject.commands.with_label_values(&[&**name, why.name()]).inc();
         self.metrics.eject.late_actions.with_label_values(&[on_late.name()]).inc();
@@ -157,10 +159,10 @@ impl EjectOutcomes {
         match outcome {
             SensorOutcome::Confirmed(_) => self.missed_of(gate, |missed, _| missed.store(0, Ordering::Relaxed)),
             SensorOutcome::Missed(subject) => {
-                let Subject { camera, track, uid, .. } = &**subject;
+                let Subject { camera, track, uid, lot, captured, .. } = &**subject;
                 tracing::error!(gate, camera, track, %uid, "an item that should have left the belt was not seen to");
-                let (camera, track, uid) = (camera.clone(), *track, Some(*uid));
-                (self.tell)(Event::RejectMissed { gate: gate.into(), camera, track, uid });
+                let (camera, track, uid, lot, passed) = (camera.clone(), *track, Some(*uid), *lot, Some(*captured));
+                (self.tell)(Event::RejectMissed { gate: gate.into(), camera, track, uid, lot, passed });
                 self.missed_of(gate, |missed, sensor| self.in_a_row(gate, missed, sensor));
             }
             SensorOutcome::False => {

@@ -234,6 +234,23 @@ fn what_record_and_outputs_are_told_names_the_item_by_its_uid() {
 }
 
 #[test]
+fn a_late_command_and_a_missed_reject_name_the_lot_of_their_item() {
+    let sensor = "confirm = { after = '1ms', window = '1ms' }\n        coil = 0";
+    let settings: EjectSettings = toml::from_str(&TEXT.replace("coil = 0", sensor)).unwrap();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let kept = told.clone();
+    let tell = move |event: Event| kept.lock().unwrap().push(serde_json::to_value(event).unwrap());
+    let (ejector, running) = Ejector::start(settings, &Metrics::new().unwrap(), LineAlive::default(), tell).unwrap();
+    let item = Verdict { camera: "belt".into(), lot: Some(7), region: None, ..verdict(Action::Reject) };
+    ejector.act(&item, Instant::now(), None); // nobody knows where it is
+    running.close();
+    let told = told.lock().unwrap();
+    let mut kinds: Vec<_> = told.iter().map(|event| (event["kind"].as_str().unwrap(), &event["lot"])).collect();
+    kinds.sort_by_key(|(kind, _)| *kind);
+    assert_eq!(kinds, [("eject_late", &serde_json::json!(7)), ("reject_missed", &serde_json::json!(7))]);
+}
+
+#[test]
 fn a_camera_that_sees_nothing_is_as_bad_as_a_late_command_and_one_without_gates_is_not() {
     let plc = "[[output]]
         kind = 'modbus'

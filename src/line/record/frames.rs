@@ -41,7 +41,7 @@ pub(super) async fn keep_frames(
                 Err(why) => {
                     tracing::warn!("a frame was not kept: {why}");
                     metrics.store.errors.inc();
-                    losses.picture();
+                    losses.picture(verdict.lot);
                 }
             }
         }

@@ -1,9 +1,13 @@
 //! What could not be recorded: counted in the metrics at once, and told to the record as a gap as soon as the store
 //! takes it.
 //!
-//! Invariant: nothing that was lost is forgotten before a gap entry tells of it.
+//! Invariant: nothing that was lost is forgotten before a gap entry tells of it, and each gap is of one lot: the one that was
+//! open when it was lost. Lots are opened in the store that takes gaps, so few of them wait side by side.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use time::OffsetDateTime;
 
@@ -16,17 +20,17 @@ use crate::{
 #[derive(Clone)]
 pub(super) struct RecordLosses {
     metrics: Metrics,
-    /// What no gap entry tells of yet.
-    untold: Arc<Mutex<LossCounts>>,
+    /// What no gap entry tells of yet, by the lot that was open.
+    untold: Arc<Mutex<BTreeMap<Option<i64>, LossCounts>>>,
 }
 
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct LossCounts {
     verdicts: u64,
     pictures: u64,
     events: u64,
     /// When the first and the last of them were lost.
-    span: Option<(OffsetDateTime, OffsetDateTime)>,
+    span: (OffsetDateTime, OffsetDateTime),
 }
 
 impl RecordLosses {
@@ -35,62 +39,50 @@ impl RecordLosses {
         Self { metrics, untold: Arc::default() }
     }
 
-    /// A verdict was lost, and its picture too if it was to be kept.
-    pub fn verdict(&self, with_picture: bool) {
-        self.lose(1, u64::from(with_picture), 0);
+    /// A verdict of `lot` was lost, and its picture too if it was to be kept.
+    pub fn verdict(&self, lot: Option<i64>, with_picture: bool) {
+        self.lose(lot, 1, u64::from(with_picture), 0);
     }
 
-    /// So many verdicts were lost; their pictures were kept.
-    pub fn verdicts(&self, count: usize) {
-        self.lose(count as u64, 0, 0);
+    /// A picture was lost; its verdict, of `lot`, was not.
+    pub fn picture(&self, lot: Option<i64>) {
+        self.lose(lot, 0, 1, 0);
     }
 
-    /// A picture was lost; its verdict was not.
-    pub fn picture(&self) {
-        self.lose(0, 1, 0);
+    /// An event was lost that happened in `lot`.
+    pub fn event(&self, lot: Option<i64>) {
+        self.lose(lot, 0, 0, 1);
     }
 
-    /// An event was lost.
-    pub fn event(&self) {
-        self.lose(0, 0, 1);
-    }
-
-    fn lose(&self, verdicts: u64, pictures: u64, events: u64) {
+    fn lose(&self, lot: Option<i64>, verdicts: u64, pictures: u64, events: u64) {
         for (kind, n) in [("verdict", verdicts), ("frame", pictures), ("event", events)] {
             self.metrics.store.record_dropped.with_label_values(&[kind]).inc_by(n);
         }
         let now = OffsetDateTime::now_utc();
-        self.add(LossCounts { verdicts, pictures, events, span: Some((now, now)) });
+        self.add(lot, LossCounts { verdicts, pictures, events, span: (now, now) });
     }
 
-    fn add(&self, more: LossCounts) {
+    fn add(&self, lot: Option<i64>, more: LossCounts) {
         let mut untold = self.untold.lock().unwrap_or_else(PoisonError::into_inner); // whole after every step
-        let span = match (untold.span, more.span) {
-            (Some(a), Some(b)) => Some((a.0.min(b.0), a.1.max(b.1))),
-            (a, b) => a.or(b),
+        let sum = |lost: &mut LossCounts| {
+            lost.verdicts += more.verdicts;
+            lost.pictures += more.pictures;
+            lost.events += more.events;
+            lost.span = (lost.span.0.min(more.span.0), lost.span.1.max(more.span.1));
         };
-        *untold = LossCounts {
-            verdicts: untold.verdicts + more.verdicts,
-            pictures: untold.pictures + more.pictures,
-            events: untold.events + more.events,
-            span,
-        };
-    }
-
-    /// What is lost and not told, if anything is; from now on it counts as told.
-    fn take(&self) -> Option<LossCounts> {
-        let untold = std::mem::take(&mut *self.untold.lock().unwrap_or_else(PoisonError::into_inner));
-        untold.span.map(|_| untold)
+        untold.entry(lot).and_modify(sum).or_insert(more);
     }
 
     /// Records what could not be recorded; if that fails, it is tried again the next time.
     pub async fn tell(&self, store: &Store) {
-        let Some(lost) = self.take() else { return };
-        let LossCounts { verdicts, pictures, events, span } = lost;
-        let (from, to) = span.unzip();
-        if let Err(e) = store.append(Event::Gap { verdicts, pictures, events, from, to }).await {
-            tracing::warn!("a gap of {verdicts} verdicts, {pictures} pictures, {events} events can't be told: {e}");
-            self.add(lost);
+        let untold = std::mem::take(&mut *self.untold.lock().unwrap_or_else(PoisonError::into_inner));
+        for (lot, lost) in untold {
+            let LossCounts { verdicts, pictures, events, span: (from, to) } = lost;
+            let gap = Event::Gap { lot, verdicts, pictures, events, from: Some(from), to: Some(to) };
+            if let Err(e) = store.append(gap).await {
+                tracing::warn!("a gap of {verdicts} verdicts, {pictures} pictures, {events} events can't be told: {e}");
+                self.add(lot, lost);
+            }
         }
     }
 }

@@ -32,8 +32,13 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot},
+    sync::{
+        OwnedSemaphorePermit, Semaphore, broadcast,
+        mpsc::{self, error::TrySendError},
+        oneshot,
+    },
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
@@ -146,11 +151,20 @@ impl RecordTicket {
     }
 }
 
+/// An event that waits for the store.
+struct QueuedEvent {
+    /// When it happened.
+    time: OffsetDateTime,
+    /// The lot that was open then.
+    lot: Option<i64>,
+    event: Event,
+}
+
 /// A handle to the recording task; clones share it.
 #[derive(Clone)]
 pub struct Recorder {
     queue: mpsc::Sender<QueuedVerdict>,
-    events: mpsc::Sender<Event>,
+    events: mpsc::Sender<QueuedEvent>,
     memory: Arc<Semaphore>,
     settings: RecordSettings,
     quotas: Arc<Mutex<Quotas>>,
@@ -188,18 +202,26 @@ impl Recorder {
         (Self { queue, events, memory, settings: settings.clone(), quotas, store, losses, metrics }, task)
     }
 
-    /// Queues an event for the record. Never blocks; one that finds no place is logged and counted.
+    /// Queues an event for the record; it happened now, in the lot that is open now, unless it says another one. Never
+    /// blocks; one that finds no place is logged and counted.
     pub fn event(&self, event: Event) {
-        if let Err(full) = self.events.try_send(event) {
+        let (time, lot) = (OffsetDateTime::now_utc(), self.store.open_lot());
+        if let Err(full) = self.events.try_send(QueuedEvent { time, lot, event }) {
             tracing::error!("an event could not be recorded: {full}");
-            self.losses.event();
+            let (TrySendError::Full(lost) | TrySendError::Closed(lost)) = full;
+            self.losses.event(lost.event.happened_in().or(lot));
         }
     }
 
-    /// Queues one verdict, with the model that judged it and, if it is one to keep, the frame it was judged in. It
-    /// belongs to the lot that is open now. Never blocks.
+    /// The verdict, as one of the lot that is open now.
+    pub fn in_lot(&self, verdict: Verdict) -> Verdict {
+        Verdict { lot: self.store.open_lot(), ..verdict }
+    }
+
+    /// Queues one verdict, with the model that judged it and, if it is one to keep, the frame it was judged in. Never
+    /// blocks.
     pub fn record(&self, verdict: Verdict, card: Option<Arc<Card>>, frame: Option<Raw>) -> RecordTicket {
-        let verdict = Verdict { lot: self.store.open_lot(), ..verdict };
+        let lot = verdict.lot;
         let keep = sample::reason_to_keep(&verdict, &self.settings, rand::random()).filter(|reason| {
             frame.is_some() && self.quotas.lock().unwrap_or_else(PoisonError::into_inner).take(*reason, Instant::now())
         });
@@ -207,7 +229,7 @@ impl Recorder {
             self.metrics.store.kept.with_label_values(&[reason.name()]).inc();
             let room = self.memory.clone().try_acquire_many_owned(kib(&raw));
             if room.is_err() {
-                self.losses.picture();
+                self.losses.picture(lot);
             }
             Some((raw, room.ok()?))
         });
@@ -215,9 +237,9 @@ impl Recorder {
         let (committed, ticket) = oneshot::channel();
         let queued = QueuedVerdict { verdict, card, frame, committed };
         if self.queue.capacity() <= reserved {
-            self.losses.verdict(queued.frame.is_some());
+            self.losses.verdict(lot, queued.frame.is_some());
         } else if let Err(full) = self.queue.try_send(queued) {
-            self.losses.verdict(full.into_inner().frame.is_some());
+            self.losses.verdict(lot, full.into_inner().frame.is_some());
         }
         self.metrics
             .line
@@ -234,6 +256,7 @@ mod tests {
     use super::*;
     use crate::{
         domain::{Action, Picture, Thresholds, testing::verdict},
+        export::LotReport,
         picture::pixels,
         store::Page,
     };
@@ -331,6 +354,41 @@ mod tests {
         task.await.unwrap();
         assert_eq!(recorder.metrics.store.errors.get(), 4);
         assert_eq!(recorder.metrics.store.record_dropped.with_label_values(&["verdict"]).get(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_is_lost_in_a_lot_counts_for_it_although_the_next_one_is_open_when_it_is_told() {
+        let (_folder, store, recorder, task, stop) =
+            recorder(RecordSettings { queue: 4, ..RecordSettings::default() }).await;
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await; // the next gap is told in ten seconds
+        let first = store.begin_lot("A", "").await.unwrap();
+        for _ in 0..10 {
+            recorder.record(recorder.in_lot(Verdict { source: Source::Belt, ..verdict(Action::Reject) }), None, None);
+        }
+        let second = store.begin_lot("B", "").await.unwrap();
+        stop.cancel();
+        task.await.unwrap();
+        let mut lost = Vec::new();
+        for lot in [first, second] {
+            let lot = store.lot(lot).await.unwrap().unwrap();
+            lost.push(LotReport::read(&store, lot).await.unwrap().not_recorded);
+        }
+        assert_eq!(lost, [6, 0]);
+    }
+
+    #[tokio::test]
+    async fn an_event_that_waited_for_the_store_has_the_time_and_the_lot_of_its_happening() {
+        let (_folder, store, recorder, task, stop) = recorder(RecordSettings::default()).await;
+        let first = store.begin_lot("A", "").await.unwrap();
+        recorder.event(Event::CameraLost { camera: "belt".into(), why: "unplugged".into() });
+        let before = OffsetDateTime::now_utc();
+        // The test's runtime has one thread, and nothing was awaited: the event still waits.
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        stop.cancel();
+        task.await.unwrap();
+        let lost = store.events(&["camera_lost"], None).await.unwrap();
+        assert!(lost[0].time <= before, "{} is when it was written", lost[0].time);
+        assert_eq!(store.events(&["camera_lost"], Some(first)).await.unwrap(), lost);
     }
 
     #[tokio::test]

@@ -10,12 +10,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{QueuedVerdict, frames::keep_frames, losses::RecordLosses, preface::Preface, retry::StoreRetry};
-use crate::{
-    domain::Verdict,
-    metrics::Metrics,
-    store::{Event, Store},
+use super::{
+    QueuedEvent, QueuedVerdict, frames::keep_frames, losses::RecordLosses, preface::Preface, retry::StoreRetry,
 };
+use crate::{domain::Verdict, metrics::Metrics, store::Store};
 
 /// Most verdicts in one transaction.
 const BATCH: usize = 256;
@@ -70,7 +68,7 @@ pub(super) async fn write_verdicts(
             }
             Err(e) => {
                 tracing::error!("{} verdicts are lost: {e}", verdicts.len());
-                losses.verdicts(verdicts.len());
+                verdicts.iter().for_each(|verdict| losses.verdict(verdict.lot, false)); // their pictures were kept
                 preface.forget_model();
             }
         }
@@ -79,7 +77,7 @@ pub(super) async fn write_verdicts(
 
 /// Writes events one by one. After `stop` it writes what waits and ends.
 pub(super) async fn write_events(
-    mut events: mpsc::Receiver<Event>,
+    mut events: mpsc::Receiver<QueuedEvent>,
     store: Store,
     losses: RecordLosses,
     metrics: Metrics,
@@ -87,7 +85,7 @@ pub(super) async fn write_events(
 ) {
     let mut retry = StoreRetry::new(metrics, stop.clone());
     loop {
-        let event = tokio::select! {
+        let QueuedEvent { time, lot, event } = tokio::select! {
             biased;
             event = events.recv() => match event { Some(event) => event, None => return },
             () = stop.cancelled(), if !events.is_closed() => {
@@ -95,9 +93,9 @@ pub(super) async fn write_events(
                 continue;
             }
         };
-        if let Err(e) = retry.until_done(|| store.append(event.clone())).await {
+        if let Err(e) = retry.until_done(|| store.append_of(event.clone(), time, lot)).await {
             tracing::error!("an event could not be recorded: {e}: {event:?}");
-            losses.event();
+            losses.event(event.happened_in().or(lot));
         }
     }
 }

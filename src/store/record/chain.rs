@@ -29,6 +29,10 @@ use crate::{
 
 /// Reads events; conditions follow.
 const EVENTS: &str = "SELECT seq, CAST(body AS TEXT) FROM record WHERE verdict IS NULL";
+/// Whether an entry is a verdict or an event that says no lot, not even that none was open: such an event belongs to the
+/// lot that was open when it was told.
+pub(in crate::store) const UNSAID: &str =
+    "CASE WHEN record.verdict IS NULL THEN json_type(record.body, '$.lot') END IS NULL";
 /// Hashed, it stands before the first entry.
 const SEED: &[u8] = b"beltsight record 1";
 /// Every entry whose seq is a multiple of this is signed for good.
@@ -148,6 +152,25 @@ impl Store {
         Ok(tail.seq)
     }
 
+    /// Appends an event that happened at `time` while `lot` was open, if it does not say a lot itself; returns its place.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]; then it was not recorded.
+    pub async fn append_of(&self, event: Event, time: OffsetDateTime, lot: Option<i64>) -> Result<i64, StoreError> {
+        let body = serde_json::to_value(Entry { seq: 0, time, event }).and_then(|mut body| {
+            if let Some(fields) = body.as_object_mut() {
+                fields.entry("lot").or_insert(lot.into());
+            }
+            serde_json::to_string(&body)
+        });
+        let body = Body::Event(body.map_err(|e| sqlx::Error::Encode(e.into()))?);
+        let mut transaction = self.begin().await?;
+        let tail = tail(&mut transaction).await?.ok_or_else(no_head)?;
+        let tail = extend(&mut transaction, self.signer()?, tail, &[body]).await?;
+        transaction.commit().await?;
+        Ok(tail.seq)
+    }
+
     /// The events of these kinds, oldest first; `lot`: only those that name it.
     ///
     /// # Errors
@@ -182,7 +205,8 @@ impl Store {
         self.read_events(query).await
     }
 
-    /// The events of these kinds of a lot, oldest first: those between its opening and `to`, and those that name it.
+    /// The events of these kinds of a lot, oldest first: those between its opening and `to` that say no lot, and those that
+    /// name it.
     ///
     /// # Errors
     /// [`StoreError::Database`], [`StoreError::Record`].
@@ -191,7 +215,7 @@ impl Store {
         // Each half has an index; with OR there would be none.
         query.push(" AND seq IN (SELECT seq FROM record WHERE verdict IS NULL");
         push_kinds(&mut query, kinds);
-        query.push(" AND seq BETWEEN ").push_bind(lot).push(" AND ").push_bind(to);
+        query.push(" AND seq BETWEEN ").push_bind(lot).push(" AND ").push_bind(to).push(" AND ").push(UNSAID);
         query.push(" UNION SELECT seq FROM record WHERE verdict IS NULL AND lot = ").push_bind(lot).push(")");
         push_kinds(&mut query, kinds);
         self.read_events(query).await

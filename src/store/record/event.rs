@@ -129,6 +129,12 @@ pub enum Event {
         why: String,
         /// What it led to: `stop_line`, `divert` or `alarm`.
         led_to: String,
+        /// The lot that was open when the item was judged.
+        #[serde(default)]
+        lot: Option<i64>,
+        /// When its picture was taken; absent in records of older versions.
+        #[serde(default, with = "time::serde::rfc3339::option")]
+        passed: Option<OffsetDateTime>,
     },
     /// The service before this one did not stop in order: what lies before the gate is led aside until it has passed.
     FlushAsked {
@@ -218,6 +224,12 @@ pub enum Event {
         /// Its uid, as in its verdict; absent in older records.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         uid: Option<Uuid>,
+        /// The lot that was open when the item was judged.
+        #[serde(default)]
+        lot: Option<i64>,
+        /// When its picture was taken; absent in records of older versions.
+        #[serde(default, with = "time::serde::rfc3339::option")]
+        passed: Option<OffsetDateTime>,
     },
     /// Something left the belt that no verdict asked for.
     RejectFalse {
@@ -338,8 +350,11 @@ pub enum Event {
         #[serde(default)]
         lots: Vec<(i64, i64)>,
     },
-    /// What could not be recorded since the last entry of this kind; the line went on without.
+    /// What could not be recorded while one lot was open, or none; the line went on without.
     Gap {
+        /// The lot.
+        #[serde(default)]
+        lot: Option<i64>,
         /// Verdicts.
         verdicts: u64,
         /// Pictures that should have been kept.
@@ -362,13 +377,37 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// Whether it tells that something passed unjudged, was not taken off, or is not in the record: it puts its lot in doubt.
+    pub fn is_loss(&self) -> bool {
+        match self {
+            Self::Gap { verdicts, events, .. } => verdicts + events > 0,
+            Self::EjectLate { .. }
+            | Self::RejectMissed { .. }
+            | Self::PassedUnjudged { .. }
+            | Self::CameraLost { .. }
+            | Self::Degraded { .. }
+            | Self::EncoderLost { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// The lot to which the event belongs whenever it is told, where it is about something that passed or was lost.
+    pub fn happened_in(&self) -> Option<i64> {
+        match self {
+            Self::EjectLate { lot, .. } | Self::RejectMissed { lot, .. } | Self::Gap { lot, .. } => *lot,
+            _ => None,
+        }
+    }
+}
+
 /// An entry as it stands in the record.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
     /// Its place in the record; 0 until it has one.
     #[serde(skip)]
     pub seq: i64,
-    /// When it was made.
+    /// When it happened; it may have waited for the store since.
     #[serde(with = "time::serde::rfc3339")]
     pub time: OffsetDateTime,
     /// What happened.

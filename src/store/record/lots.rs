@@ -1,7 +1,8 @@
 //! Lots: opened and closed by entries of the record, which is all there is of them.
 //!
-//! Invariant: at most one lot is open. A verdict belongs to the lot that was open when it was decided, so entries of a
-//! closed lot may stand a little behind its closing: they waited for the store.
+//! Invariant: at most one lot is open. A verdict belongs to the lot that was open when it was decided, and so does what
+//! became of its item; a loss belongs to the lot in which it happened. So entries of a closed lot may stand behind its
+//! closing: they waited for the store, the gate or the sensor. They are its, and no other lot's.
 
 use std::sync::atomic::Ordering;
 
@@ -10,7 +11,7 @@ use sqlx::AssertSqlSafe;
 use time::OffsetDateTime;
 
 use super::{
-    chain::{self, extend, no_head, tail},
+    chain::{self, UNSAID, extend, no_head, tail},
     event::{Entry, Event},
     signer::hex,
 };
@@ -321,22 +322,25 @@ pub struct LotEntry {
     pub details: String,
     /// Its hash in hexadecimal digits.
     pub hash: String,
+    /// Whether it happened while the lot was open, and stands behind its closing.
+    pub told_later: bool,
 }
 
 impl Store {
     /// Entries of `lot` after the place `after` and up to `end`, in order: its verdicts, the events between its opening
-    /// and closing, those of verdicts there that are gone, and the events that name it.
+    /// and closing that say no other lot, those of verdicts there that are gone, and the events that name it.
     ///
     /// # Errors
     /// [`StoreError::Database`], [`StoreError::Row`].
     pub async fn lot_entries(&self, lot: &Lot, after: i64, end: i64, limit: u32) -> Result<Vec<LotEntry>, StoreError> {
-        const COLUMNS: &str = "r.seq, r.verdict, CAST(r.body AS BLOB), r.hash, r.kind";
+        const COLUMNS: &str = "record.seq, record.verdict, CAST(record.body AS BLOB), record.hash, record.kind";
         let closed = lot.closed_at.unwrap_or(end);
         let last = self.last_of_lot(lot.lot, closed).await?.min(end);
         let query = format!(
-            "SELECT {COLUMNS}, v.body FROM record r LEFT JOIN verdicts v ON v.id = r.verdict
-             WHERE r.seq > ? AND r.seq <= ? AND (v.lot = ? OR (v.id IS NULL AND r.seq BETWEEN ? AND ?) OR r.seq IN ({NAMED}))
-             ORDER BY r.seq LIMIT ?"
+            "SELECT {COLUMNS}, v.body FROM record LEFT JOIN verdicts v ON v.id = record.verdict
+             WHERE record.seq > ? AND record.seq <= ?
+               AND (v.lot = ? OR (v.id IS NULL AND record.seq BETWEEN ? AND ? AND {UNSAID}) OR record.seq IN ({NAMED}))
+             ORDER BY record.seq LIMIT ?"
         );
         let mut rows: Vec<EntryRow> = sqlx::query_as(AssertSqlSafe(query))
             .bind(after)
@@ -352,8 +356,8 @@ impl Store {
         if rows.len() < limit as usize {
             // Behind the lot's end only what names it, found by index.
             let query = format!(
-                "SELECT {COLUMNS}, NULL FROM record r WHERE r.seq IN ({NAMED}) AND r.seq > ? AND r.seq <= ?
-                 ORDER BY r.seq LIMIT ?"
+                "SELECT {COLUMNS}, NULL FROM record WHERE record.seq IN ({NAMED}) AND record.seq > ? AND record.seq <= ?
+                 ORDER BY record.seq LIMIT ?"
             );
             let later: Vec<EntryRow> = sqlx::query_as(AssertSqlSafe(query))
                 .bind(lot.lot)
@@ -365,7 +369,7 @@ impl Store {
                 .await?;
             rows.extend(later);
         }
-        rows.into_iter().map(|row| lot_entry(self.identity, row)).collect()
+        rows.into_iter().map(|row| lot_entry(self.identity, lot.closed_at, row)).collect()
     }
 
     /// The place behind which no verdict of the lot stands. Those that waited for the store stand a little behind its
@@ -386,19 +390,25 @@ impl Store {
 /// Place, verdict, body, hash, kind, document.
 type EntryRow = (i64, Option<i64>, Vec<u8>, Vec<u8>, Option<String>, Option<String>);
 
-fn lot_entry(identity: StoreIdentity, (seq, id, body, hash, kind, document): EntryRow) -> Result<LotEntry, StoreError> {
+fn lot_entry(
+    identity: StoreIdentity,
+    closed_at: Option<i64>,
+    (seq, id, body, hash, kind, document): EntryRow,
+) -> Result<LotEntry, StoreError> {
     let hash = hex(&hash);
+    let behind = closed_at.is_some_and(|closed| seq > closed);
     let Some(number) = id else {
         let details = String::from_utf8_lossy(&body).into_owned();
-        let time = rfc3339(chain::entry(seq, &details)?.time);
-        return Ok(LotEntry { seq, kind: kind.unwrap_or_default(), time, id, verdict: None, details, hash });
+        let Entry { time, event, .. } = chain::entry(seq, &details)?;
+        let (kind, time, told_later) = (kind.unwrap_or_default(), rfc3339(time), behind && event.is_loss());
+        return Ok(LotEntry { seq, kind, time, id, verdict: None, details, hash, told_later });
     };
-    let details = String::new();
+    let (details, told_later) = (String::new(), behind);
     let Some(document) = document else {
         let (kind, time) = ("verdict_gone".into(), String::new());
-        return Ok(LotEntry { seq, kind, time, id, verdict: None, details, hash });
+        return Ok(LotEntry { seq, kind, time, id, verdict: None, details, hash, told_later });
     };
     let verdict = identity.verdict(number, &document)?;
-    let time = rfc3339(verdict.time);
-    Ok(LotEntry { seq, kind: "verdict".into(), time, id, verdict: Some(verdict), details, hash })
+    let (kind, time, verdict) = ("verdict".into(), rfc3339(verdict.time), Some(verdict));
+    Ok(LotEntry { seq, kind, time, id, verdict, details, hash, told_later })
 }

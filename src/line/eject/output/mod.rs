@@ -155,6 +155,9 @@ pub struct Subject {
     /// When its picture was taken.
     #[serde(with = "time::serde::rfc3339")]
     pub captured: OffsetDateTime,
+    /// The lot that was open when it was judged; for the record alone.
+    #[serde(skip)]
+    pub lot: Option<i64>,
 }
 
 impl Subject {
@@ -168,6 +171,7 @@ impl Subject {
             action: verdict.decision.action,
             class: verdict.decision.class.clone(),
             captured: verdict.time,
+            lot: verdict.lot,
         }
     }
 }

@@ -31,7 +31,7 @@ async fn filled() -> tempfile::TempDir {
             verdict.track = batch * 100 + i as u64; // no two alike, so that swapping changes something
         }
         store.insert(&verdicts).await.unwrap();
-        let gap = Event::Gap { verdicts: batch, pictures: 0, events: 0, from: None, to: None };
+        let gap = Event::Gap { lot: None, verdicts: batch, pictures: 0, events: 0, from: None, to: None };
         store.append(gap).await.unwrap();
     }
     let now = time::OffsetDateTime::UNIX_EPOCH;
