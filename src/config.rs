@@ -18,7 +18,7 @@ use crate::{
     api,
     line::{camera::CameraConfig, eject, infer, locate, record, settings::LineSettings},
     rounds,
-    store::{Retention, StoreSettings},
+    store::{PlannedChallenge, Retention, StoreSettings},
     student::settings::ModelSettings,
 };
 
@@ -100,6 +100,19 @@ impl Config {
     /// File of the access tokens.
     pub fn tokens(&self) -> PathBuf {
         self.server.tokens.clone().unwrap_or_else(|| self.store.folder.join("tokens.toml"))
+    }
+
+    /// The known wrong pieces that are to be sent through, each with its camera: a camera's own, or any piece as often as
+    /// `challenge.every` says.
+    pub fn planned_challenges(&self) -> Vec<(String, PlannedChallenge)> {
+        let every = self.challenge.every;
+        let any = (!every.is_zero()).then(|| PlannedChallenge { piece: String::new(), class: None, every });
+        let of = |camera: &CameraConfig| {
+            let name = camera.name().to_owned();
+            let planned = any.iter().filter(|_| camera.challenge.is_empty()).chain(&camera.challenge).cloned();
+            planned.map(move |planned| (name.clone(), planned)).collect::<Vec<_>>()
+        };
+        self.camera.iter().flat_map(of).collect()
     }
 
     fn parse(text: &str, environment: impl Iterator<Item = (String, String)>) -> Result<Self, String> {

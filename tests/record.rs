@@ -9,7 +9,7 @@ use beltsight::{
     api::ApiSettings,
     domain::{Action, Decision, Picture, Source, Verdict},
     picture::pixels,
-    store::{Announcement, Event, Page, Retention, Store, verify},
+    store::{Announcement, Event, GateResult, Page, Retention, Store, verify},
 };
 use common::{
     browser::Browser,
@@ -267,6 +267,33 @@ async fn a_lots_page_is_had_however_long_it_takes() {
     assert_eq!(status(format!("/lots/{lot}/export.html")).await, 200);
 }
 
+/// Announces a piece on the camera `belt`, and has it taken off.
+async fn find_the_piece(server: &Server) {
+    let (camera, piece, by) = ("belt".into(), "trout dummy".into(), "Ada".into());
+    let said = Announcement { camera, piece, class: None, within_s: 60.0, by };
+    server.store.challenge(said).await.unwrap();
+    let asked = server.store.challenges(None).await.unwrap().pop().unwrap();
+    let rejected = server.store.verdicts(Page { limit: 1, ..Page::default() }).await.unwrap().pop();
+    let rejected = match rejected {
+        Some(rejected) => rejected,
+        None => {
+            assert_eq!(server.post("/classify", jpeg(64, 0)).await.status(), 200);
+            let one = Page { limit: 1, ..Page::default() };
+            loop {
+                if let Some(found) = server.store.verdicts(one).await.unwrap().pop() {
+                    break found;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    };
+    let decision = Decision { action: Action::Reject, ..rejected.decision.clone() };
+    let (time, camera) = (asked.announced, "belt".into());
+    let piece = Verdict { lot: None, source: Source::Belt, time, camera, decision, ..rejected };
+    server.store.insert(&[piece]).await.unwrap();
+    assert_eq!(server.store.decide_challenge(&asked, time, |_| GateResult::NoGate).await.unwrap(), Some(true));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_challenge_is_announced_and_a_corrective_action_closed_by_name() {
     let server = server::start().await;
@@ -278,11 +305,14 @@ async fn a_challenge_is_announced_and_a_corrective_action_closed_by_name() {
     assert_eq!(server.get("/challenges").await[0]["found"], serde_json::Value::Null, "not decided yet");
     let asked = &server.store.challenges(None).await.unwrap()[0];
     let later = asked.announced + Duration::from_secs(3);
-    assert_eq!(server.store.decide_challenge(asked, later).await.unwrap(), Some(false));
+    assert_eq!(server.store.decide_challenge(asked, later, |_| GateResult::NoGate).await.unwrap(), Some(false));
     let action = server.get("/corrective-actions").await[0].clone();
     assert_eq!((&action["challenge"], &action["last_good"]), (&number, &serde_json::Value::Null));
     let path = format!("/corrective-actions/{}/close", action["action"]);
     post(&server, &path, json!({ "done": "cleaned the lens" }), 400).await;
+    let refused = post(&server, &path, json!({ "done": "cleaned the lens", "by": "Ada" }), 409).await;
+    assert!(refused["detail"].as_str().unwrap().contains("needs a re-test"), "{refused}");
+    find_the_piece(&server).await;
     post(&server, &path, json!({ "done": "cleaned the lens", "by": "Ada" }), 204).await;
     post(&server, &path, json!({ "done": "again", "by": "Ada" }), 409).await;
     assert_eq!(server.get("/corrective-actions").await[0]["done"], "cleaned the lens");
@@ -343,8 +373,18 @@ async fn the_page_of_lots_opens_closes_and_signs_off_and_shows_what_waits() {
     let (time, camera) = (asked.announced, "belt".into());
     let piece = Verdict { lot: None, source: Source::Belt, time, camera, decision, ..rejected };
     server.store.insert(&[piece]).await.unwrap();
-    assert_eq!(server.store.decide_challenge(asked, time).await.unwrap(), Some(true));
+    assert_eq!(server.store.decide_challenge(asked, time, |_| GateResult::NoGate).await.unwrap(), Some(true));
     page.until("document.querySelectorAll('#waiting .challenge').length === 0");
+
+    // Before the action is closed its mend is proven: the piece of the plan is sent through again.
+    assert_eq!(page.run("document.querySelectorAll('#waiting .action form').length"), 0);
+    assert!(page.run("document.querySelector('#due li').innerText").as_str().unwrap().contains("trout dummy"));
+    page.click("#due li button");
+    page.until("document.querySelectorAll('#waiting .challenge').length === 1");
+    let ordered = server.store.challenges(None).await.unwrap().pop().unwrap();
+    assert_eq!((ordered.piece.as_str(), ordered.by.as_str()), ("trout dummy", "Ada"));
+    find_the_piece(&server).await;
+    page.until("document.querySelectorAll('#waiting .action form').length === 1");
 
     // What is half written outlasts the page's asking anew.
     page.click("#waiting .action input");
@@ -363,6 +403,24 @@ async fn the_page_of_lots_opens_closes_and_signs_off_and_shows_what_waits() {
     let found = server.store.lots(9).await.unwrap();
     let signed = &found[0].signed_off[0];
     assert_eq!((signed.name.as_str(), signed.remark.as_str()), ("Ada", "fine"));
+
+    // A loss that is told now withdraws it, in the list and on the page to print.
+    let missed = Event::RejectMissed {
+        gate: "out".into(),
+        camera: "belt".into(),
+        track: 4,
+        uid: None,
+        lot: Some(lot),
+        passed: Some(found[0].opened),
+    };
+    server.store.append_of(missed, found[0].opened, None).await.unwrap();
+    page.until("document.querySelector('#lots li')?.className === 'withdrawn'");
+    page.until("document.querySelector('#lots li').innerText.includes('told later')");
+    page.seen("record-withdrawn");
+    page.click("#lots form input");
+    page.write("searched by hand");
+    page.click("#lots form button");
+    page.until("document.querySelector('#lots li')?.className === 'signed'");
 
     // What is refused is said; both exports are there; a reload shows the same.
     let get = |end: &str| {

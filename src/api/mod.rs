@@ -27,7 +27,7 @@ use crate::{
     },
     metrics::Metrics,
     rounds::keeper::RoundsHandle,
-    store::Store,
+    store::{PlannedChallenge, Store},
     student::registry::Registry,
     tokens::Tokens,
 };
@@ -112,6 +112,8 @@ pub struct ApiDependencies {
     pub stop: CancellationToken,
     /// How people label.
     pub labels: LabelSettings,
+    /// Known wrong pieces that are to be sent through, each with its camera.
+    pub challenges: Arc<[(String, PlannedChallenge)]>,
     /// Loads students.
     pub swapper: Arc<Swapper>,
     /// Which student serves and which served before.

@@ -119,6 +119,7 @@ pub static TABLE: &[Route] = table! {
     // It verifies the lot's part of the record first, however long that part is.
     get    "/lots/{lot}/export.html"                needs(Viewer).without_deadline() => lots::html;
     get    "/challenges"                            needs(Viewer)     => challenges::list;
+    get    "/challenges/due"                        needs(Viewer)     => challenges::due;
     post   "/challenges"                            changes(Operator) => challenges::announce;
     get    "/corrective-actions"                    needs(Viewer)     => challenges::actions;
     post   "/corrective-actions/{action}/close"     changes(Operator) => challenges::close;

@@ -33,6 +33,7 @@ fn write(html: &mut String, report: &LotReport, taken_off: &[Verdict], verified:
     let name = escape(&lot.name);
     let (class, stamp) = match (&lot.closed, lot.signed_off.first()) {
         (None, _) => ("open", "Lot is open<br>preliminary".to_string()),
+        (Some(_), None) if !lot.withdrawn.is_empty() => ("open", "Not signed off<br>sign-off withdrawn".to_string()),
         (Some(_), None) => ("open", "Not signed off".to_string()),
         (Some(_), Some(by)) => ("good", format!("Signed off<br>{}<br>{}", escape(&by.name), moment(by.time))),
     };
@@ -204,10 +205,14 @@ fn challenges(html: &mut String, challenges: &[Challenge]) -> std::fmt::Result {
     }
     table(html, &["announced", "piece", "camera", "by", "result", "#items seen", "#verdict"])?;
     for c in challenges {
-        let result = match c.found {
-            Some(true) => "<b class=good>taken off</b>",
-            Some(false) => "<b class=bad>missed</b>",
-            None => "<b class=open>running</b>",
+        let result = match (c.found, c.acknowledged, c.confirmed) {
+            (Some(true), None, _) => {
+                "<b class=good>rejected</b>; no gate is configured, or an older version looked no further".into()
+            }
+            (Some(true), _, None) => "<b class=good>taken off</b>: the gate acknowledged".into(),
+            (Some(true), ..) => "<b class=good>taken off</b>: the gate acknowledged, the sensor confirmed".into(),
+            (Some(false), ..) => format!("<b class=bad>missed</b>{}", reason(&c.why)),
+            (None, ..) => String::from("<b class=open>running</b>"),
         };
         let number = |n: Option<i64>| n.map_or(String::new(), |n| n.to_string());
         writeln!(
@@ -222,6 +227,10 @@ fn challenges(html: &mut String, challenges: &[Challenge]) -> std::fmt::Result {
         )?;
     }
     writeln!(html, "</table>")
+}
+
+fn reason(why: &str) -> String {
+    if why.is_empty() { String::new() } else { format!(": {}", escape(why)) }
 }
 
 fn actions(html: &mut String, actions: &[CorrectiveAction]) -> std::fmt::Result {
@@ -287,8 +296,19 @@ fn sign_off(html: &mut String, report: &LotReport) -> std::fmt::Result {
         let remark = if s.remark.is_empty() { String::new() } else { format!(": {}", escape(&s.remark)) };
         writeln!(html, "<p>Signed off by <b>{}</b>, {}{remark}</p>", escape(&s.name), moment(s.time))?;
     }
+    for w in &report.lot.withdrawn {
+        let remark = reason(&w.remark);
+        let (signed, withdrawn) = (moment(w.time), moment(w.withdrawn));
+        let (name, why) = (escape(&w.name), escape(&w.why));
+        writeln!(html, "<p class=muted>Signed off by {name}, {signed}{remark}; withdrawn {withdrawn}: {why}</p>")?;
+    }
     if report.lot.signed_off.is_empty() {
-        writeln!(html, "<p class=muted>Nobody has signed this lot off in the record yet.</p>")?;
+        let what = if report.lot.withdrawn.is_empty() {
+            "Nobody has signed this lot off in the record yet."
+        } else {
+            "<b class=bad>This lot is not signed off: it came into doubt after it was.</b>"
+        };
+        writeln!(html, "<p class=muted>{what}</p>")?;
     }
     writeln!(html, "<div class=sign><div>name</div><div>date</div><div>signature</div></div>")
 }

@@ -211,7 +211,7 @@ fn told_later(Entry { seq, time, event }: &Entry) -> Option<ToldLater> {
         Event::EncoderLost { why } => (None, format!("the encoder was lost: {why}")),
         _ => return None,
     };
-    event.is_loss().then(|| ToldLater { entry: *seq, time: at.unwrap_or(*time), what })
+    event.loss().map(|_| ToldLater { entry: *seq, time: at.unwrap_or(*time), what })
 }
 
 fn models(announced: &[Entry], tallies: &[LotTally]) -> Vec<LotModel> {

@@ -61,9 +61,12 @@ pub(super) async fn start(config: Config) -> Result<RunningService> {
         deadline: config.line.deadline,
     };
     let (rounds, learning) = keeper::start(rounds, stop.clone());
-    let cameras = config.camera.iter().map(|camera| camera.name().to_owned()).collect();
-    let challenges =
-        tasks::challenges::watch(store.clone(), config.challenge.every, cameras, metrics.clone(), stop.clone());
+    let plan = config.planned_challenges();
+    for camera in &config.camera {
+        metrics.store.challenge_overdue.with_label_values(&[camera.name()]).set(0);
+    }
+    let (planned, ejector) = (plan.clone(), line.line.ejector.clone());
+    let challenges = tasks::challenges::watch(store.clone(), planned, ejector, metrics.clone(), stop.clone());
     let challenges = tokio::spawn(challenges);
     let (ready, ready_reader) = watch::channel(true);
     metrics.ready.set(1);
@@ -87,6 +90,7 @@ pub(super) async fn start(config: Config) -> Result<RunningService> {
         swapper,
         registry,
         labels: config.labels,
+        challenges: plan.into(),
         rounds,
         ejector: line.line.ejector.clone(),
         alive: line.line.alive.clone(),

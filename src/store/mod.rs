@@ -54,9 +54,9 @@ pub use labels::{
 };
 use record::{chain, rows, signer};
 pub use record::{
-    challenges::{Announcement, Challenge, CorrectiveAction},
+    challenges::{Announcement, Challenge, ChallengeDue, CorrectiveAction, GateResult, PlannedChallenge, TakenOff},
     event::{Entry, Event},
-    lots::{Lot, LotEntry, LotTally, RemovedOf, SignOff},
+    lots::{Lot, LotEntry, LotTally, RemovedOf, SignOff, WithdrawnSignOff},
     signer::{KeyError, PUBLIC, SECRET},
     verify::{
         AnchorVerification, Finding, KeptEntry, LotVerification, Verification, verify, verify_anchor, verify_lot,

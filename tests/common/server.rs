@@ -24,7 +24,7 @@ use beltsight::{
         onnx::{Tensor, Weights, export},
     },
     rounds::{self, keeper},
-    store::Store,
+    store::{PlannedChallenge, Store},
     student::{
         engine::Device,
         manifest::{File, Input, Lineage, Manifest},
@@ -173,6 +173,8 @@ pub async fn start_within(settings: ApiSettings, limits: ConnectionLimits) -> Se
         deadline: Duration::from_millis(50),
     };
     let (rounds, _learning) = keeper::start(rounds, stop.clone());
+    let every = Duration::from_secs(3600);
+    let trout = PlannedChallenge { piece: "trout dummy".into(), class: None, every };
     let parts = ApiDependencies {
         infer: infer.clone(),
         tokens: tokens.clone(),
@@ -184,6 +186,7 @@ pub async fn start_within(settings: ApiSettings, limits: ConnectionLimits) -> Se
         ready: is_ready,
         stop: stop.clone(),
         labels: api::LabelSettings { classes: vec!["hake".into()], second_share: 0.1 },
+        challenges: [("belt".to_owned(), trout)].into(),
         swapper,
         registry,
         rounds,

@@ -58,6 +58,12 @@ $("opening").addEventListener("submit", async (event) => {
   event.preventDefault();
   if (await change("/lots", { name: $("new").value.trim() })) $("new").value = "";
 });
+// A challenge test is announced now, and the piece sent through.
+const order = (camera, piece, kind) => change("/challenges", { camera, piece, class: kind });
+$("test").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  if (await order($("test-camera").value, $("test-piece").value.trim(), null)) $("test-piece").value = "";
+});
 $("close").addEventListener("click", () => confirm("Close this lot?") && change("/lots/close", {}));
 $("more").addEventListener("click", () => { shown += PAGE; draw(); });
 
@@ -91,13 +97,15 @@ function flaws(report) {
     ...tell(report.not_recorded, "verdict not recorded", "verdicts not recorded"),
     ...tell(report.eject_late, "late command to a gate", "late commands to a gate"),
     ...tell(report.rejects_missed, "reject not seen to leave", "rejects not seen to leave"),
+    ...tell(report.told_later.length, "of these told later, after the lot was closed", "of these told later, after the lot was closed"),
     ...tell(report.challenges.filter((c) => c.found === false).length, "challenge test missed", "challenge tests missed"),
   ];
 }
 
 function lotRow(lot, report, blocking) {
   const signed = lot.signed_off[0];
-  const kind = !lot.closed ? "open" : blocking.length ? "blocked" : signed ? "signed" : "closed";
+  const withdrawn = !signed && lot.withdrawn[0];
+  const kind = !lot.closed ? "open" : blocking.length ? "blocked" : signed ? "signed" : withdrawn ? "withdrawn" : "closed";
   const item = element("li", undefined, kind);
   item.dataset.lot = lot.lot;
   const head = element("div");
@@ -112,6 +120,9 @@ function lotRow(lot, report, blocking) {
   for (const one of lot.signed_off) {
     review.append(element("p", `Signed off by ${one.name}, ${when(one.time)}${one.remark ? ": " + one.remark : ""}`));
   }
+  for (const one of lot.withdrawn) {
+    review.append(element("p", `${one.name} signed off ${when(one.time)}; withdrawn ${when(one.withdrawn)}: ${one.why}`, signed ? "soft" : "flaw"));
+  }
   if (blocking.length) {
     review.append(element("p", `Corrective action ${blocking.join(", ")} is open: no sign-off before it is closed.`, "flaw"));
   } else if (lot.closed && !signed) {
@@ -119,7 +130,7 @@ function lotRow(lot, report, blocking) {
     const remark = element("input");
     remark.placeholder = "Remark";
     remark.setAttribute("aria-label", `Remark about lot ${lot.name}`);
-    form.append(remark, element("button", "Sign off"));
+    form.append(remark, element("button", withdrawn ? "Sign off again" : "Sign off"));
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       change(`/lots/${lot.lot}/sign-off`, { remark: remark.value.trim() }, "name");
@@ -142,6 +153,11 @@ function actionRow(action, lots) {
   item.append(element("p", `Corrective action ${action.action}${lots.length ? ", lots " + lots.join(", ") : ""}: ${action.cause}`));
   const good = action.last_good ? `last found ${when(action.last_good)}` : "never found before";
   item.append(element("p", `Since ${when(action.opened)}; a challenge test was ${good}`, "soft"));
+  if (!action.retest) {
+    const where = action.camera ? ` on ${action.camera}` : "";
+    item.append(element("p", `It can be closed after a challenge test${where} is found: order one below.`, "flaw"));
+    return item;
+  }
   const form = element("form");
   const done = element("input");
   done.placeholder = "What was done";
@@ -165,19 +181,47 @@ function challengeRow(one) {
   return item;
 }
 
-// What the record says about a lot does not change any more a while after it was closed.
+function dueRow(one) {
+  const item = element("li", undefined, one.overdue ? "due overdue" : "due");
+  const wanted = one.class ? `, to be taken for ${one.class}` : "";
+  item.append(element("p", `${one.piece || "Any known wrong piece"} on ${one.camera}${wanted}`));
+  item.append(element("p", one.overdue ? `overdue since ${when(one.due)}` : `due ${when(one.due)}`, one.overdue ? "flaw" : "soft"));
+  item.append(element("p", one.last_found ? `last found ${when(one.last_found)}` : "never found yet", "soft"));
+  if (one.piece) {
+    const button = element("button", "Order");
+    button.type = "button";
+    button.addEventListener("click", () => order(one.camera, one.piece, one.class));
+    item.append(button);
+  }
+  return item;
+}
+
+// How a challenge test ended, and what failed.
+function testRow(one) {
+  const item = element("li", undefined, "test");
+  const proof = one.acknowledged === null ? "by the verdict alone: no gate" : one.confirmed ? "gate and sensor" : "gate acknowledged";
+  const result = one.found ? `found (${proof})` : `missed: ${one.why || "it was not taken off"}`;
+  item.append(element("p", `${when(one.announced)}, ${one.camera}: ${one.piece}: ${result}`, one.found ? "soft" : "flaw"));
+  return item;
+}
+
+// What the record says about a lot changes little a while after it was closed: what is told later is asked for now and then.
+const SETTLED = 60000;
 const reports = new Map();
 async function report(lot) {
+  const state = JSON.stringify(lot);
+  const known = reports.get(lot.lot);
   const settled = lot.closed && Date.now() - Date.parse(lot.closed) > 10000;
-  if (!settled || !reports.get(lot.lot)?.settled) {
-    reports.set(lot.lot, { settled, report: await read(`/lots/${lot.lot}`) });
+  if (!settled || known?.state !== state || !known.settled || Date.now() - known.at > SETTLED) {
+    reports.set(lot.lot, { settled, state, at: Date.now(), report: await read(`/lots/${lot.lot}`) });
   }
 }
 
 async function draw() {
   try {
     const name = $("lot-name").value.trim();
-    const [lots, actions, challenges] = await Promise.all(["/lots", "/corrective-actions", "/challenges"].map(read));
+    const [lots, actions, challenges, planned, cameras] =
+      await Promise.all(["/lots", "/corrective-actions", "/challenges", "/challenges/due", "/cameras"].map(read));
     const open = lots.find((lot) => !lot.closed);
     const wanted = name ? await read(`/lots?limit=${Math.min(shown + 1, 500)}&name=${encodeURIComponent(name)}`) : lots;
     const listed = wanted.slice(0, shown);
@@ -205,6 +249,12 @@ async function draw() {
     ];
     fill($("waiting"), waiting);
     $("nothing").hidden = waiting.length > 0;
+    fill($("due"), planned.map((one) => row(`due ${one.camera} ${one.piece}`, one, () => dueRow(one))));
+    $("unplanned").hidden = planned.length > 0;
+    const options = cameras.map((one) => row(`camera ${one.name}`, one.name, () => element("option", one.name)));
+    fill($("test-camera"), options);
+    const ended = challenges.filter((one) => one.found !== null).slice(0, 5);
+    fill($("tests"), ended.map((one) => row(`test ${one.challenge}`, one, () => testRow(one))));
   } catch (error) {
     banner("The service does not answer: " + error.message);
   }

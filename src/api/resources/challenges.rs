@@ -6,6 +6,7 @@ use axum::{
     http::StatusCode,
 };
 use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
 use utoipa::ToSchema;
 
 use crate::{
@@ -15,7 +16,7 @@ use crate::{
         http::body,
         input::text,
     },
-    store::{Announcement, Challenge, CorrectiveAction},
+    store::{Announcement, Challenge, ChallengeDue, CorrectiveAction},
 };
 
 /// Longest text, in characters.
@@ -58,7 +59,8 @@ pub struct Correction {
 }
 
 /// Announces a challenge. It is decided by the items that pass the camera in that time: found when one is rejected or
-/// diverted; a missed one opens a corrective action.
+/// diverted, its gate acknowledged that, and the sensor after it, where there is one, saw it leave; a missed one opens a
+/// corrective action.
 #[utoipa::path(post, path = "/challenges", tag = "record", request_body = NewChallenge,
     responses((status = 201, body = ChallengeNumber), (status = 400, body = Problem), (status = 503, body = Problem)))]
 pub(in crate::api) async fn announce(
@@ -96,6 +98,13 @@ pub(in crate::api) async fn list(State(api): State<Api>) -> Result<Json<Vec<Chal
     Ok(Json(all))
 }
 
+/// When the challenges of the plan are due, the most urgent first.
+#[utoipa::path(get, path = "/challenges/due", tag = "record",
+    responses((status = 200, body = Vec<ChallengeDue>), (status = 503, body = Problem)))]
+pub(in crate::api) async fn due(State(api): State<Api>) -> Result<Json<Vec<ChallengeDue>>, ApiError> {
+    Ok(Json(api.store.challenges_due(&api.challenges, OffsetDateTime::now_utc()).await?))
+}
+
 /// All corrective actions, newest first.
 #[utoipa::path(get, path = "/corrective-actions", tag = "record",
     responses((status = 200, body = Vec<CorrectiveAction>), (status = 503, body = Problem)))]
@@ -105,7 +114,7 @@ pub(in crate::api) async fn actions(State(api): State<Api>) -> Result<Json<Vec<C
     Ok(Json(all))
 }
 
-/// Says that something was put right.
+/// Says that something was put right. Refused until a challenge on the camera was found after the action was opened.
 #[utoipa::path(post, path = "/corrective-actions/{action}/close", tag = "record", request_body = Correction,
     params(("action" = i64, Path, description = "Its number")),
     responses((status = 204), (status = 409, body = Problem), (status = 503, body = Problem)))]

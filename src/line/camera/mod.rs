@@ -25,6 +25,7 @@ use super::{area::AreaSettings, geometry::Geometry, handover::Handover, locate::
 use crate::{
     belt::{Belt, BeltConfig},
     domain::{Frame, Raw},
+    store::PlannedChallenge,
 };
 
 mod clock;
@@ -44,6 +45,9 @@ mod usb;
 /// First and longest pause before a lost camera is opened again.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
+/// Longest time between two challenge tests that may be planned.
+const LONGEST_EVERY: Duration = Duration::from_secs(366 * 86_400);
+
 /// One camera. In TOML the keys of its [`CameraSource`] stand beside those that every camera has.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(try_from = "toml::Table")]
@@ -56,6 +60,8 @@ pub struct CameraConfig {
     pub area: AreaSettings,
     /// Keys of `[locate]` that are others for this camera.
     pub locate: toml::Table,
+    /// Known wrong pieces that are to be sent through; none: as `[challenge]` says.
+    pub challenge: Vec<PlannedChallenge>,
     /// Where its pictures come from.
     pub source: CameraSource,
 }
@@ -208,8 +214,9 @@ impl TryFrom<toml::Table> for CameraConfig {
         };
         let locate: toml::Table = taken(&mut table, "locate").map_err(named)?.unwrap_or_default();
         LocateConfig::default().with(&locate).map_err(named)?;
+        let challenge: Vec<PlannedChallenge> = taken(&mut table, "challenge").map_err(named)?.unwrap_or_default();
         let source = source(table).map_err(named)?;
-        Ok(Self { name, geometry, area, locate, source })
+        Ok(Self { name, geometry, area, locate, challenge, source })
     }
 }
 
@@ -220,7 +227,7 @@ fn source(mut table: toml::Table) -> Result<CameraSource, String> {
     toml::Table::from_iter([(kind, table.into())]).try_into().map_err(|error: toml::de::Error| {
         let why = error.to_string();
         // The reader knows the keys of this source alone.
-        let common = "`name`, `geometry`, `region`, `mask`, `masks`, `locate`";
+        let common = "`name`, `geometry`, `region`, `mask`, `masks`, `locate`, `challenge`";
         match why.split_once('\n') {
             Some((first, "")) if first.contains("unknown field") => format!("{first}, or {common}"),
             _ => why,
@@ -319,9 +326,28 @@ impl CameraConfig {
                  every item comes too late"
             )),
         };
-        let checked =
-            checked.and_then(|()| self.geometry.check()).and_then(|()| self.area.check()).and_then(|()| in_time());
+        let checked = checked.and_then(|()| self.geometry.check()).and_then(|()| self.area.check());
+        let checked = checked.and_then(|()| in_time()).and_then(|()| self.check_challenges());
         checked.map_err(|why| format!("camera {}: {why}", self.name))
+    }
+}
+
+impl CameraConfig {
+    /// Refuses planned pieces that can't be told apart, and times that can't be kept.
+    fn check_challenges(&self) -> Result<(), String> {
+        for planned in &self.challenge {
+            let PlannedChallenge { piece, every, .. } = planned;
+            if piece.trim().is_empty() || piece.trim() != piece || piece.chars().count() > 500 {
+                return Err("challenge.piece must have 1 to 500 characters, and no space at its ends".into());
+            }
+            if every.is_zero() || *every > LONGEST_EVERY {
+                return Err(format!("challenge {piece}: every must be longer than 0 and at most a year"));
+            }
+            if self.challenge.iter().filter(|other| other.piece == *piece).count() > 1 {
+                return Err(format!("challenge: two pieces are called {piece}"));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -529,7 +555,7 @@ mod tests {
 
     fn camera(name: &str, source: CameraSource) -> CameraConfig {
         let (geometry, area, locate) = Default::default();
-        CameraConfig { name: name.into(), geometry, area, locate, source }
+        CameraConfig { name: name.into(), geometry, area, locate, challenge: Vec::new(), source }
     }
 
     /// Runs a camera for a while, taking everything; the frames and the events.

@@ -9,11 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use uuid::Uuid;
 
 use super::{
     EjectSettings, OnLate,
+    answers::{GateAnswer, GateWord},
     belt::Belt,
     confirm::{Reconciler, Sensor, SensorOutcome},
     plan::{EjectOrder, EjectPlan, EjectStep, Followed, LateReason},
@@ -58,14 +59,22 @@ pub(super) struct EjectOutcomes {
     pub missed: Arc<[(Arc<str>, Sensor, AtomicU32)]>,
     /// What outputs are to ask of the line.
     pub requests: watch::Sender<LineRequests>,
+    /// What became of each item's commands; one that nobody hears is lost.
+    pub answers: broadcast::Sender<GateAnswer>,
     pub metrics: Metrics,
     /// Tells the record; never blocks.
     pub tell: Arc<dyn Fn(Event) + Send + Sync>,
 }
 
 impl EjectOutcomes {
-    pub fn late(&self, output: usize, why: &LateReason, subject: &Subject) {
+    /// Never blocks.
+    fn answer(&self, subject: &Arc<Subject>, word: GateWord) {
+        drop(self.answers.send(GateAnswer { subject: subject.clone(), word }));
+    }
+
+    pub fn late(&self, output: usize, why: &LateReason, subject: &Arc<Subject>) {
         let (name, _, on_late) = &self.outputs[output];
+        self.answer(subject, GateWord::Late { output: name.clone(), why: why.to_string() });
         tracing::error!(
             gate = &*subject.gate,
             camera = subject.camera,
@@ -90,7 +99,7 @@ impl EjectOutcomes {
         self.metrics.eject.commands.with_label_values(&[&**name, why.name()]).inc();
         self.metrics.eject.late_actions.with_label_values(&[on_late.name()]).inc();
         if let Some(action) = on_late.asks() {
-            let Subject { gate, camera, track, .. } = subject;
+            let Subject { gate, camera, track, .. } = &**subject;
             self.ask(action, format!("{} at gate {gate}: {camera} {track}", why.name()));
         }
     }
@@ -157,8 +166,12 @@ impl EjectOutcomes {
 
     pub fn confirmed(&self, outcome: &SensorOutcome, gate: &str) {
         match outcome {
-            SensorOutcome::Confirmed(_) => self.missed_of(gate, |missed, _| missed.store(0, Ordering::Relaxed)),
+            SensorOutcome::Confirmed(subject) => {
+                self.answer(subject, GateWord::Confirmed);
+                self.missed_of(gate, |missed, _| missed.store(0, Ordering::Relaxed));
+            }
             SensorOutcome::Missed(subject) => {
+                self.answer(subject, GateWord::Missed);
                 let Subject { camera, track, uid, lot, captured, .. } = &**subject;
                 tracing::error!(gate, camera, track, %uid, "an item that should have left the belt was not seen to");
                 let (camera, track, uid, lot, passed) = (camera.clone(), *track, Some(*uid), *lot, Some(*captured));
@@ -367,7 +380,8 @@ impl Timekeeper {
 
     fn reported(&mut self, report: CommandReport) {
         let CommandReport { id, output, at, result } = report;
-        let Some(late) = self.plan.reported(id, output, at, result) else { return };
+        let Some((subject, late)) = self.plan.reported(id, output, at, result) else { return };
+        self.outcomes.answer(&subject, GateWord::Acknowledged { output });
         let (name, metrics) = (&*self.outcomes.outputs[output].0, &self.outcomes.metrics);
         metrics.eject.commands.with_label_values(&[name, "acknowledged"]).inc();
         metrics.eject.acknowledged_late.with_label_values(&[name]).observe(late.as_secs_f64());

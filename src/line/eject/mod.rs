@@ -20,7 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -34,6 +34,7 @@ use crate::{
     store::Event,
 };
 
+pub mod answers;
 mod belt;
 mod confirm;
 mod encoder;
@@ -186,7 +187,8 @@ impl Ejector {
         let encoded = counting.is_some();
         let sensors = settings.gate.iter().filter_map(|gate| Some((gate.name.as_str().into(), gate.confirm?)));
         let missed = sensors.map(|(gate, sensor)| (gate, sensor, AtomicU32::new(0))).collect();
-        let outcomes = EjectOutcomes { outputs, missed, requests, metrics: metrics.clone(), tell };
+        let (answers, _) = broadcast::channel(answers::WAITING);
+        let outcomes = EjectOutcomes { outputs, missed, requests, answers, metrics: metrics.clone(), tell };
         let gates = settings.gate.iter().map(|gate| (gate.clone(), gate.name.as_str().into())).collect();
         let measured = settings.output.iter().any(|policy| policy.output.measures_speed());
         let measured = measured.then(Mutex::default);
@@ -375,6 +377,19 @@ impl Ejector {
         // A pulse that finds no place makes a missed reject, which is the safe side.
         drop(self.0.messages.try_send(TimekeeperMessage::Pulse(index, at, tell)));
         Some(told)
+    }
+
+    /// What becomes of each item's commands from now on.
+    pub fn answers(&self) -> broadcast::Receiver<answers::GateAnswer> {
+        self.0.outcomes.answers.subscribe()
+    }
+
+    /// What must answer for an item of `camera` before its gate has done its part; `None` where no gate takes it.
+    pub fn duty(&self, camera: &str, action: Action) -> Option<answers::GateDuty> {
+        let (gate, _) =
+            self.0.gates.iter().find(|(gate, _)| gate.camera == camera && gate.actions.contains(&action))?;
+        let outputs = self.0.outcomes.outputs.len();
+        Some(answers::GateDuty { gate: gate.name.clone(), outputs, sensor: gate.confirm.is_some() })
     }
 
     /// The lot on the belt, as an output tells it; for [`lots`](crate::service::tasks::lots).

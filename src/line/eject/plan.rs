@@ -413,11 +413,17 @@ impl EjectPlan {
         [due, late].into_iter().flatten().min()
     }
 
-    /// What `output` reports at `at` about command `id`. How long after its due time it was acknowledged in time, if it
-    /// was; a report about a command that has ended changes nothing.
-    pub fn reported(&mut self, id: u64, output: usize, at: Instant, result: Result<(), String>) -> Option<Duration> {
-        let Sent { due, give_up, lead, .. } = self.subjects.get(&(id, output))?;
-        let (due, give_up) = (*due, *give_up);
+    /// What `output` reports at `at` about command `id`. Which item's it is and how long after its due time it was
+    /// acknowledged in time, if it was; a report about a command that has ended changes nothing.
+    pub fn reported(
+        &mut self,
+        id: u64,
+        output: usize,
+        at: Instant,
+        result: Result<(), String>,
+    ) -> Option<(Arc<Subject>, Duration)> {
+        let Sent { due, give_up, lead, subject } = self.subjects.get(&(id, output))?;
+        let (due, give_up, subject) = (*due, *give_up, subject.clone());
         let late = match result {
             Ok(()) if lead.is_some_and(|lead| at + lead < due) => {
                 Some(LateReason::Failed("the PLC moved the gate before the item came".into()))
@@ -428,7 +434,7 @@ impl EjectPlan {
         };
         let acknowledged = late.is_none();
         self.end(id, output, late);
-        acknowledged.then(|| at.saturating_duration_since(due))
+        acknowledged.then(|| (subject, at.saturating_duration_since(due)))
     }
 
     fn end(&mut self, id: u64, output: usize, late: Option<LateReason>) {
@@ -741,7 +747,7 @@ mod tests {
             let Some(EjectStep::Send(0, command)) = plan.steps(now).pop() else { panic!("not sent") };
             if let Some((ms, result)) = answer {
                 let took = plan.reported(command.id, 0, now + ms * MS, result);
-                assert_eq!(took, outcome.is_none().then_some(8 * MS));
+                assert_eq!(took.map(|(_, late)| late), outcome.is_none().then_some(8 * MS));
             }
             let late = match &plan.steps(now + 9 * MS)[..] {
                 [] => None,

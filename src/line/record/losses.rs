@@ -79,7 +79,7 @@ impl RecordLosses {
         for (lot, lost) in untold {
             let LossCounts { verdicts, pictures, events, span: (from, to) } = lost;
             let gap = Event::Gap { lot, verdicts, pictures, events, from: Some(from), to: Some(to) };
-            if let Err(e) = store.append(gap).await {
+            if let Err(e) = store.append_of(gap, OffsetDateTime::now_utc(), lot).await {
                 tracing::warn!("a gap of {verdicts} verdicts, {pictures} pictures, {events} events can't be told: {e}");
                 self.add(lot, lost);
             }

@@ -152,25 +152,6 @@ impl Store {
         Ok(tail.seq)
     }
 
-    /// Appends an event that happened at `time` while `lot` was open, if it does not say a lot itself; returns its place.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]; then it was not recorded.
-    pub async fn append_of(&self, event: Event, time: OffsetDateTime, lot: Option<i64>) -> Result<i64, StoreError> {
-        let body = serde_json::to_value(Entry { seq: 0, time, event }).and_then(|mut body| {
-            if let Some(fields) = body.as_object_mut() {
-                fields.entry("lot").or_insert(lot.into());
-            }
-            serde_json::to_string(&body)
-        });
-        let body = Body::Event(body.map_err(|e| sqlx::Error::Encode(e.into()))?);
-        let mut transaction = self.begin().await?;
-        let tail = tail(&mut transaction).await?.ok_or_else(no_head)?;
-        let tail = extend(&mut transaction, self.signer()?, tail, &[body]).await?;
-        transaction.commit().await?;
-        Ok(tail.seq)
-    }
-
     /// The events of these kinds, oldest first; `lot`: only those that name it.
     ///
     /// # Errors

@@ -267,6 +267,15 @@ pub enum Event {
         verdict: Option<i64>,
         /// Items that passed the camera in the time announced.
         items: i64,
+        /// Whether the gate acknowledged the command for it; absent where no gate is configured, or nothing was taken off.
+        #[serde(default)]
+        acknowledged: Option<bool>,
+        /// Whether the sensor after the gate saw it leave; absent where there is none.
+        #[serde(default)]
+        confirmed: Option<bool>,
+        /// Why it was missed, in words; empty where it was found, and in older records.
+        #[serde(default)]
+        why: String,
     },
     /// Something must be put right; its number is this entry's place.
     CorrectiveOpened {
@@ -305,6 +314,13 @@ pub enum Event {
         name: String,
         /// What they say about it.
         remark: String,
+    },
+    /// A lot that was signed off came into doubt later: nothing that was signed before this entry holds.
+    SignOffWithdrawn {
+        /// Its number.
+        lot: i64,
+        /// What put it in doubt, in words.
+        why: String,
     },
     /// Somebody asked for a change over HTTP; see [`crate::store::Deed`].
     Audit {
@@ -378,18 +394,19 @@ pub enum Event {
 }
 
 impl Event {
-    /// Whether it tells that something passed unjudged, was not taken off, or is not in the record: it puts its lot in doubt.
-    pub fn is_loss(&self) -> bool {
-        match self {
-            Self::Gap { verdicts, events, .. } => verdicts + events > 0,
-            Self::EjectLate { .. }
-            | Self::RejectMissed { .. }
-            | Self::PassedUnjudged { .. }
-            | Self::CameraLost { .. }
-            | Self::Degraded { .. }
-            | Self::EncoderLost { .. } => true,
-            _ => false,
-        }
+    /// In words, what passed unjudged, was not taken off or is not in the record, if the event tells so: it puts its lot in
+    /// doubt.
+    pub fn loss(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Gap { verdicts, events, .. } if verdicts + events > 0 => "verdicts or events that were not recorded",
+            Self::EjectLate { .. } => "a late command to a gate",
+            Self::RejectMissed { .. } => "a reject that was not seen to leave the belt",
+            Self::PassedUnjudged { .. } => "items that passed unjudged",
+            Self::CameraLost { .. } => "a lost camera",
+            Self::Degraded { .. } => "items that could not be judged",
+            Self::EncoderLost { .. } => "a lost encoder",
+            _ => return None,
+        })
     }
 
     /// The lot to which the event belongs whenever it is told, where it is about something that passed or was lost.

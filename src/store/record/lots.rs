@@ -7,11 +7,11 @@
 use std::sync::atomic::Ordering;
 
 use serde::Serialize;
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, SqliteConnection};
 use time::OffsetDateTime;
 
 use super::{
-    chain::{self, UNSAID, extend, no_head, tail},
+    chain::{self, Body, UNSAID, extend, no_head, tail},
     event::{Entry, Event},
     signer::hex,
 };
@@ -50,6 +50,33 @@ impl Store {
     /// [`StoreError::Database`]; then nothing has changed.
     pub async fn end_lot(&self, by: &str) -> Result<Option<i64>, StoreError> {
         self.change_lot(by, None).await
+    }
+
+    /// Appends an event that happened at `time` while `lot` was open, if it does not say a lot itself; returns its place. A
+    /// loss in a lot that was signed off meanwhile withdraws that.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]; then it was not recorded.
+    pub async fn append_of(&self, event: Event, time: OffsetDateTime, lot: Option<i64>) -> Result<i64, StoreError> {
+        let (loss, lot_of_it) = (event.loss(), event.happened_in().or(lot));
+        let body = serde_json::to_value(Entry { seq: 0, time, event }).and_then(|mut body| {
+            if let Some(fields) = body.as_object_mut() {
+                fields.entry("lot").or_insert(lot.into());
+            }
+            serde_json::to_string(&body)
+        });
+        let body = Body::Event(body.map_err(|e| sqlx::Error::Encode(e.into()))?);
+        let mut transaction = self.begin().await?;
+        let tail = tail(&mut transaction).await?.ok_or_else(no_head)?;
+        let seq = tail.seq + 1;
+        let mut bodies = vec![body];
+        if let (Some(loss), Some(lot)) = (loss, lot_of_it.filter(|lot| self.open_lot() != Some(*lot))) {
+            let why = format!("entry {seq} tells of {loss}");
+            bodies.extend(withdrawals(&mut transaction, &[lot], &why).await?);
+        }
+        extend(&mut transaction, self.signer()?, tail, &bodies).await?;
+        transaction.commit().await?;
+        Ok(seq)
     }
 
     async fn change_lot(&self, by: &str, opened: Option<Event>) -> Result<Option<i64>, StoreError> {
@@ -92,8 +119,29 @@ pub struct Lot {
     pub closed_by: String,
     /// The entry that closed it.
     pub closed_at: Option<i64>,
-    /// Who reviewed it, the last one first.
+    /// Who reviewed it, the last one first; empty while it is not signed off.
     pub signed_off: Vec<SignOff>,
+    /// Reviews that hold no more, the last one first: the lot came into doubt after them.
+    pub withdrawn: Vec<WithdrawnSignOff>,
+}
+
+/// A review that holds no more.
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct WithdrawnSignOff {
+    /// Who.
+    pub name: String,
+    /// When they signed (RFC 3339).
+    #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = "date-time")]
+    pub time: OffsetDateTime,
+    /// What they said about it.
+    pub remark: String,
+    /// When it was withdrawn (RFC 3339).
+    #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = "date-time")]
+    pub withdrawn: OffsetDateTime,
+    /// What put the lot in doubt, in words.
+    pub why: String,
 }
 
 /// A review of a closed lot.
@@ -169,7 +217,7 @@ impl Store {
         // The + keeps SQLite from going through all entries of these kinds.
         let told = sqlx::query_as(
             "SELECT seq, CAST(body AS TEXT) FROM record WHERE verdict IS NULL AND lot BETWEEN ? AND ?
-                 AND +kind IN ('lot_closed', 'signed_off')",
+                 AND +kind IN ('lot_closed', 'signed_off', 'sign_off_withdrawn')",
         );
         let told: Vec<(i64, String)> = told.bind(first.0).bind(last.0).fetch_all(&self.database).await?;
         rows.extend(told);
@@ -256,6 +304,8 @@ impl Store {
     /// [`StoreError::Refused`] with the reason, [`StoreError::Database`].
     pub async fn sign_off(&self, lot: i64, name: &str, remark: &str) -> Result<(), StoreError> {
         let refuse = |why: String| Err(StoreError::Refused(why));
+        // Held until the end: no doubt is told between the looking and the signing.
+        let mut transaction = self.begin().await?;
         let Some(found) = self.lot(lot).await? else { return refuse(format!("there is no lot {lot}")) };
         if found.closed.is_none() {
             return refuse(format!("lot {} is still open", found.name));
@@ -269,9 +319,29 @@ impl Store {
         if let Some(action) = open.iter().find(|action| action.closed.is_none()) {
             return refuse(format!("corrective action {} about lot {} is open", action.action, found.name));
         }
-        self.append(Event::SignedOff { lot, name: name.into(), remark: remark.into() }).await?;
+        let signed = [chain::event(Event::SignedOff { lot, name: name.into(), remark: remark.into() })?];
+        let tail = tail(&mut transaction).await?.ok_or_else(no_head)?;
+        extend(&mut transaction, self.signer()?, tail, &signed).await?;
+        transaction.commit().await?;
         Ok(())
     }
+}
+
+/// The entries that withdraw the sign-offs of those of `lots` that are signed off.
+pub(in crate::store) async fn withdrawals(
+    connection: &mut SqliteConnection,
+    lots: &[i64],
+    why: &str,
+) -> Result<Vec<Body>, StoreError> {
+    // The newest word of each lot: SQLite takes `kind` from the row of the greatest `seq`.
+    let last: Vec<(i64, i64, String)> = sqlx::query_as(
+        "SELECT lot, max(seq), kind FROM record
+         WHERE verdict IS NULL AND kind IN ('signed_off', 'sign_off_withdrawn') GROUP BY lot",
+    )
+    .fetch_all(connection)
+    .await?;
+    let signed = last.into_iter().filter(|(lot, _, kind)| lots.contains(lot) && kind == "signed_off");
+    signed.map(|(lot, ..)| chain::event(Event::SignOffWithdrawn { lot, why: why.into() })).collect()
 }
 
 /// Lots in the order of their opening.
@@ -288,6 +358,7 @@ fn gather(events: &[Entry]) -> Vec<Lot> {
                 closed_by: String::new(),
                 closed_at: None,
                 signed_off: Vec::new(),
+                withdrawn: Vec::new(),
             }),
             Event::LotClosed { lot, by } => {
                 if let Some(lot) = lots.iter_mut().rev().find(|l| l.lot == *lot) {
@@ -297,6 +368,16 @@ fn gather(events: &[Entry]) -> Vec<Lot> {
             Event::SignedOff { lot, name, remark } => {
                 if let Some(lot) = lots.iter_mut().rev().find(|l| l.lot == *lot) {
                     lot.signed_off.insert(0, SignOff { name: name.clone(), time: *time, remark: remark.clone() });
+                }
+            }
+            Event::SignOffWithdrawn { lot, why } => {
+                if let Some(lot) = lots.iter_mut().rev().find(|l| l.lot == *lot) {
+                    let signed = std::mem::take(&mut lot.signed_off).into_iter();
+                    let withdrawn = signed.map(|SignOff { name, time: signed, remark }| {
+                        let (withdrawn, why) = (*time, why.clone());
+                        WithdrawnSignOff { name, time: signed, remark, withdrawn, why }
+                    });
+                    lot.withdrawn.splice(0..0, withdrawn);
                 }
             }
             _ => {}
@@ -400,7 +481,7 @@ fn lot_entry(
     let Some(number) = id else {
         let details = String::from_utf8_lossy(&body).into_owned();
         let Entry { time, event, .. } = chain::entry(seq, &details)?;
-        let (kind, time, told_later) = (kind.unwrap_or_default(), rfc3339(time), behind && event.is_loss());
+        let (kind, time, told_later) = (kind.unwrap_or_default(), rfc3339(time), behind && event.loss().is_some());
         return Ok(LotEntry { seq, kind, time, id, verdict: None, details, hash, told_later });
     };
     let (details, told_later) = (String::new(), behind);
