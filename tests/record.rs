@@ -9,7 +9,7 @@ use beltsight::{
     api::ApiSettings,
     domain::{Action, Decision, Picture, Source, Verdict},
     picture::pixels,
-    store::{Announcement, Event, GateResult, Page, Retention, Store, verify},
+    store::{Announcement, Event, GateResult, Page, Retention, RetentionState, Store, verify},
 };
 use common::{
     browser::Browser,
@@ -238,7 +238,7 @@ async fn what_retention_took_from_a_lot_is_said_on_its_page_and_in_its_csv() {
     let limit = OffsetDateTime::now_utc();
     judge(2, 6).await;
     let rules = Retention { verdicts: Duration::from_secs(3600), ..Retention::default() };
-    server.store.retain(&rules, limit + Duration::from_secs(3600)).await.unwrap();
+    server.store.retain(&rules, limit + Duration::from_secs(3600), true, &mut RetentionState::default()).await.unwrap();
 
     let text =
         async |lot: i64, form: &str| server.ask(&format!("/lots/{lot}/export.{form}")).await.text().await.unwrap();

@@ -27,7 +27,7 @@ use crate::{
     },
     metrics::Metrics,
     rounds::keeper::RoundsHandle,
-    store::{PlannedChallenge, Store},
+    store::{Clock, PlannedChallenge, Store},
     student::registry::Registry,
     tokens::Tokens,
 };
@@ -114,6 +114,10 @@ pub struct ApiDependencies {
     pub labels: LabelSettings,
     /// Known wrong pieces that are to be sent through, each with its camera.
     pub challenges: Arc<[(String, PlannedChallenge)]>,
+    /// Whether age may decide what is removed.
+    pub clock: Arc<Clock>,
+    /// Why retention leaves what is over its time, in words.
+    pub retention_held: watch::Receiver<Vec<String>>,
     /// Loads students.
     pub swapper: Arc<Swapper>,
     /// Which student serves and which served before.

@@ -26,8 +26,8 @@ use super::{
     },
     openapi, page,
     resources::{
-        audit, challenges, classify, confirmations, frames, health, items, labels, live, lots, models, rounds, v2,
-        verdicts,
+        audit, challenges, classify, clock, confirmations, frames, health, items, labels, live, lots, models, rounds,
+        v2, verdicts,
     },
 };
 use crate::tokens::Role::{Admin, Labeler, Operator, Viewer};
@@ -123,6 +123,8 @@ pub static TABLE: &[Route] = table! {
     post   "/challenges"                            changes(Operator) => challenges::announce;
     get    "/corrective-actions"                    needs(Viewer)     => challenges::actions;
     post   "/corrective-actions/{action}/close"     changes(Operator) => challenges::close;
+
+    post   "/clock/confirm"                         changes(Admin)    => clock::confirm;
 
     // A stream is answered when its head is: it keeps the deadline.
     get    "/cameras"                               needs(Viewer)     => live::cameras;

@@ -12,6 +12,7 @@ pub struct StoreMetrics {
     pub challenges: IntCounterVec,
     pub challenge_overdue: IntGaugeVec,
     pub corrective_open: IntGauge,
+    pub retention_held: IntGaugeVec,
     pub errors: IntCounter,
     pub free_bytes: IntGauge,
     pub retention_last: IntGauge,
@@ -44,6 +45,12 @@ impl StoreMetrics {
                 &["camera"],
             )?,
             corrective_open: gauge(r, "corrective_actions_open", "Corrective actions that nobody has closed.")?,
+            retention_held: gauges(
+                r,
+                "retention_held",
+                "Reasons for which the last pass of retention left what is over its time, by kind: clock, budget, changed.",
+                &["why"],
+            )?,
             errors: counter(r, "store_errors_total", "Failed store operations.")?,
             free_bytes: gauge(r, "store_free_bytes", "Bytes that may still be written to the store's disk.")?,
             retention_last: gauge(
@@ -94,6 +101,9 @@ impl StoreMetrics {
         }
         for kind in ["verdict", "frame", "event"] {
             metrics.record_dropped.with_label_values(&[kind]);
+        }
+        for why in ["clock", "budget", "changed"] {
+            metrics.retention_held.with_label_values(&[why]);
         }
         for outcome in ["found", "missed"] {
             metrics.challenges.with_label_values(&[outcome]);

@@ -20,6 +20,7 @@ use crate::{
     line::{infer::Infer, swap::Swapper},
     metrics::Metrics,
     rounds::keeper,
+    store::Clock,
     student::{engine, open::Student, registry::Registry},
     tokens::Tokens,
 };
@@ -70,7 +71,11 @@ pub(super) async fn start(config: Config) -> Result<RunningService> {
     let challenges = tokio::spawn(challenges);
     let (ready, ready_reader) = watch::channel(true);
     metrics.ready.set(1);
-    tokio::spawn(tasks::retention::retain(store.clone(), config.retention, metrics.clone(), stop.clone()));
+    let clock = Arc::new(Clock::kernel());
+    let (held, retention_held) = watch::channel(Vec::new());
+    let (rules, metrics_of_it) = (config.retention, metrics.clone());
+    let retention = tasks::retention::retain(store.clone(), rules, clock.clone(), held, metrics_of_it, stop.clone());
+    tokio::spawn(retention);
     let anchors = tasks::anchor::Anchors::start(&config.record.anchor, store, metrics.clone());
     let anchoring = tokio::spawn(anchors.keep(store.clone(), stop.clone()));
     tokio::spawn(tasks::disk::watch(store.clone(), metrics.clone(), stop.clone()));
@@ -91,6 +96,8 @@ pub(super) async fn start(config: Config) -> Result<RunningService> {
         registry,
         labels: config.labels,
         challenges: plan.into(),
+        clock,
+        retention_held,
         rounds,
         ejector: line.line.ejector.clone(),
         alive: line.line.alive.clone(),

@@ -7,6 +7,7 @@
 pub mod anchor;
 mod audit;
 mod earlier;
+mod clock;
 #[cfg(test)]
 mod forger;
 pub mod forgery;
@@ -15,6 +16,7 @@ pub mod labels;
 #[cfg(test)]
 mod plans;
 mod reading;
+mod proof;
 mod record;
 mod restored;
 mod retention;
@@ -44,6 +46,7 @@ use sqlx::{
 pub use anchor::{AnchorSettings, AnchorTarget, AnchoredHead};
 pub use audit::Deed;
 pub use earlier::{VERSIONS, make_earlier, migrate_to};
+pub use clock::Clock;
 pub use frames::frame_key;
 use labels::queue;
 pub use labels::{
@@ -64,7 +67,7 @@ pub use record::{
     },
 };
 pub use restored::{RESTORED, mark_restored};
-pub use retention::{Removed, Retention};
+pub use retention::{HeldBack, Removed, Retention, RetentionState};
 pub use serving::ServingChange;
 pub use settings::StoreSettings;
 pub use snapshot::snapshot;

@@ -24,7 +24,7 @@ use beltsight::{
         onnx::{Tensor, Weights, export},
     },
     rounds::{self, keeper},
-    store::{PlannedChallenge, Store},
+    store::{Clock, PlannedChallenge, Store},
     student::{
         engine::Device,
         manifest::{File, Input, Lineage, Manifest},
@@ -187,6 +187,8 @@ pub async fn start_within(settings: ApiSettings, limits: ConnectionLimits) -> Se
         stop: stop.clone(),
         labels: api::LabelSettings { classes: vec!["hake".into()], second_share: 0.1 },
         challenges: [("belt".to_owned(), trout)].into(),
+        clock: Arc::new(Clock::asking(|| false)),
+        retention_held: watch::channel(vec!["nobody vouches for the clock: nothing is removed by its age".into()]).1,
         swapper,
         registry,
         rounds,

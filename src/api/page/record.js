@@ -196,6 +196,19 @@ function dueRow(one) {
   return item;
 }
 
+// Why retention leaves what is over its time; where it is the clock, an admin may vouch for it.
+function heldRow(why) {
+  const item = element("li", `Retention holds back: ${why}`);
+  if (why.includes("vouches")) {
+    const button = element("button", "The clock is right");
+    button.type = "button";
+    const now = () => new Date().toLocaleString();
+    button.addEventListener("click", () => confirm(`Is it ${now()} where you are? Age then decides what is removed.`) && change("/clock/confirm", {}));
+    item.append(button);
+  }
+  return item;
+}
+
 // How a challenge test ended, and what failed.
 function testRow(one) {
   const item = element("li", undefined, "test");
@@ -220,8 +233,8 @@ async function report(lot) {
 async function draw() {
   try {
     const name = $("lot-name").value.trim();
-    const [lots, actions, challenges, planned, cameras] =
-      await Promise.all(["/lots", "/corrective-actions", "/challenges", "/challenges/due", "/cameras"].map(read));
+    const [lots, actions, challenges, planned, cameras, ready] =
+      await Promise.all(["/lots", "/corrective-actions", "/challenges", "/challenges/due", "/cameras", "/readyz"].map(read));
     const open = lots.find((lot) => !lot.closed);
     const wanted = name ? await read(`/lots?limit=${Math.min(shown + 1, 500)}&name=${encodeURIComponent(name)}`) : lots;
     const listed = wanted.slice(0, shown);
@@ -249,6 +262,7 @@ async function draw() {
     ];
     fill($("waiting"), waiting);
     $("nothing").hidden = waiting.length > 0;
+    fill($("held"), ready.retention_held.map((why) => row(`held ${why}`, why, () => heldRow(why))));
     fill($("due"), planned.map((one) => row(`due ${one.camera} ${one.piece}`, one, () => dueRow(one))));
     $("unplanned").hidden = planned.length > 0;
     const options = cameras.map((one) => row(`camera ${one.name}`, one.name, () => element("option", one.name)));

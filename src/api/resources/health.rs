@@ -26,6 +26,8 @@ pub struct Readiness {
     pub cores: usize,
     /// Why no heartbeat counts; `None` while the line is alive, or nothing is moved.
     pub line_why_not: Option<String>,
+    /// Why retention leaves what is over its time: the clock, what may go in a day, documents that were changed.
+    pub retention_held: Vec<String>,
     /// The line of each camera. One that is not alive does not make the service unready: the others go on, and HTTP too.
     pub lines: Vec<LineReadiness>,
 }
@@ -64,6 +66,7 @@ pub(in crate::api) async fn readyz(State(api): State<Api>) -> (StatusCode, Json<
         provider: api.infer.provider(),
         cores: std::thread::available_parallelism().map_or(1, usize::from),
         line_why_not: api.alive.why_not(),
+        retention_held: api.retention_held.borrow().clone(),
         lines: api.cameras.iter().map(line).collect(),
     };
     (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(readiness))

@@ -3,6 +3,7 @@
 pub(in crate::api) mod audit;
 pub(in crate::api) mod challenges;
 pub(in crate::api) mod classify;
+pub(in crate::api) mod clock;
 pub(in crate::api) mod confirmations;
 pub(in crate::api) mod frames;
 pub(in crate::api) mod health;

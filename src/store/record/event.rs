@@ -386,6 +386,11 @@ pub enum Event {
         #[serde(default, with = "time::serde::rfc3339::option")]
         to: Option<OffsetDateTime>,
     },
+    /// An admin says that the clock is right, so that age may decide what is removed, until it is set or the service ends.
+    ClockConfirmed {
+        /// Who.
+        by: String,
+    },
     /// The clock was set: times before and after this entry can't be compared.
     ClockSet {
         /// By how many seconds; below 0 backwards.

@@ -48,7 +48,7 @@ pub async fn verify_anchor(
     let beside = folder.join(PUBLIC);
     let key = public_key(key.unwrap_or(&beside))?;
     let refuse = |e: sqlx::Error| StoreError::Open { path: folder.into(), why: e.to_string() };
-    let pool = connect(folder).await.map_err(refuse)?;
+    let pool = connect(folder).await?;
     let first = hash_of(&pool, 1).await.map_err(refuse)?.unwrap_or_default();
     let end = signed_head(&pool, &key).await.map_err(refuse)?.map_or(0, |head| head.seq);
     let mut found = AnchorVerification::default();

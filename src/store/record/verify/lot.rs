@@ -4,7 +4,7 @@ use ed25519_dalek::VerifyingKey;
 use sqlx::sqlite::SqlitePool;
 
 use super::{
-    LotVerification, TOLD, finding,
+    Finding, LotVerification, TOLD, finding,
     parts::{Head, signed_head, verify_parts},
     whole::schema_findings,
 };
@@ -54,6 +54,25 @@ pub(super) async fn verify_around(
     findings.sort();
     findings.truncate(TOLD);
     Ok(LotVerification { parts, removed: found.removed, public_key: hex(key.as_bytes()), findings })
+}
+
+/// What is wrong with the parts of the record that hold `spans`.
+pub(super) async fn verify_spans(
+    pool: &SqlitePool,
+    key: &VerifyingKey,
+    spans: Vec<(i64, i64)>,
+) -> Result<Vec<Finding>, sqlx::Error> {
+    let Some(head) = signed_head(pool, key).await? else {
+        return Ok(vec![finding(0, "the head is not signed by this key")]);
+    };
+    let removed_to: Option<i64> = sqlx::query_scalar(
+        "SELECT json_extract(body, '$.to') FROM record WHERE verdict IS NULL AND kind = 'verdicts_removed'
+         ORDER BY seq DESC LIMIT 1",
+    )
+    .fetch_optional(pool)
+    .await?;
+    let parts = between_checkpoints(spans, head.seq);
+    Ok(verify_parts(pool, key, &parts, head, removed_to.unwrap_or(0)).await?.findings)
 }
 
 /// The parts of the record that hold `spans` of entries, in order: each from the checkpoint before to the one after it, for

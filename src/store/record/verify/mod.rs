@@ -20,6 +20,7 @@ mod whole;
 
 use std::{fmt, path::Path};
 
+use ed25519_dalek::VerifyingKey;
 use serde::Serialize;
 use sqlx::sqlite::{SqlitePool, SqlitePoolOptions};
 
@@ -163,6 +164,19 @@ pub async fn verify_lot(folder: &Path, lot: &Lot) -> Result<LotVerification, Sto
     let found = lot::verify_around(&pool, &key, lot).await.map_err(refuse)?;
     pool.close().await;
     Ok(found)
+}
+
+/// What is wrong with the entries of `span`, first and last place, and the documents they hold: verified from the checkpoint
+/// before to the one after.
+///
+/// # Errors
+/// SQLite's.
+pub(in crate::store) async fn verify_span(
+    pool: &SqlitePool,
+    key: &VerifyingKey,
+    span: (i64, i64),
+) -> Result<Vec<Finding>, sqlx::Error> {
+    lot::verify_spans(pool, key, vec![span]).await
 }
 
 async fn connect(folder: &Path) -> Result<SqlitePool, StoreError> {

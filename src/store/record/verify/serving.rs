@@ -19,7 +19,7 @@ use crate::{
 /// Only when there is nothing to verify: no readable database.
 pub async fn verify_serving(folder: &Path, models: Option<&Path>) -> Result<(String, Vec<Finding>), StoreError> {
     let refuse = |e: sqlx::Error| StoreError::Open { path: folder.into(), why: e.to_string() };
-    let pool = connect(folder).await.map_err(refuse)?;
+    let pool = connect(folder).await?;
     let row = ServingRow::newest(&pool).await.unwrap_or_default();
     pool.close().await;
     let Some(row) = row else {

@@ -332,7 +332,10 @@ async fn what_retention_removes_meanwhile_is_no_finding_but_one_more_is() {
     let head = signed_head(&pool, &key).await.unwrap().unwrap();
     let found = async || verify_parts(&pool, &key, &[(1, head.seq)], head, 0).await.unwrap().findings;
     let rules = crate::store::Retention { verdicts: second * 5, ..Default::default() };
-    assert_eq!(store.retain(&rules, now).await.unwrap().verdicts, 3000);
+    assert_eq!(
+        store.retain(&rules, now, true, &mut crate::store::RetentionState::default()).await.unwrap().verdicts,
+        3000
+    );
     store.insert(&vec![of(now); 100]).await.unwrap();
     assert_eq!(found().await, []);
     edit(folder.path(), "DELETE FROM verdicts WHERE id = 3050").await;
