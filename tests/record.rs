@@ -280,7 +280,7 @@ async fn find_the_piece(server: &Server) {
             assert_eq!(server.post("/classify", jpeg(64, 0)).await.status(), 200);
             let one = Page { limit: 1, ..Page::default() };
             loop {
-                if let Some(found) = server.store.verdicts(one).await.unwrap().pop() {
+                if let Some(found) = server.store.verdicts(one.clone()).await.unwrap().pop() {
                     break found;
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;

@@ -6,8 +6,8 @@
 
 pub mod anchor;
 mod audit;
-mod earlier;
 mod clock;
+mod earlier;
 #[cfg(test)]
 mod forger;
 pub mod forgery;
@@ -15,8 +15,8 @@ mod frames;
 pub mod labels;
 #[cfg(test)]
 mod plans;
-mod reading;
 mod proof;
+mod reading;
 mod record;
 mod restored;
 mod retention;
@@ -24,8 +24,8 @@ mod schema;
 mod search;
 mod serving;
 mod settings;
-mod tallies;
 mod snapshot;
+mod tallies;
 mod uids;
 mod verdicts;
 
@@ -45,8 +45,8 @@ use sqlx::{
 
 pub use anchor::{AnchorSettings, AnchorTarget, AnchoredHead};
 pub use audit::Deed;
-pub use earlier::{VERSIONS, make_earlier, migrate_to};
 pub use clock::Clock;
+pub use earlier::{VERSIONS, make_earlier, migrate_to};
 pub use frames::frame_key;
 use labels::queue;
 pub use labels::{

@@ -74,11 +74,21 @@ async fn all_day(store: &Store) {
     for (class, by) in [("cod", "anna"), ("bass", "ben")] {
         store.add_label(2, Some(class), by, now).await.unwrap();
     }
-    let said =
-        Announcement { camera: "belt".into(), piece: "shoe".into(), class: None, within_s: 0.0, by: "Ada".into() };
-    store.challenge(said).await.unwrap();
+    let said = |within_s| Announcement {
+        camera: "belt".into(),
+        piece: "shoe".into(),
+        class: None,
+        within_s,
+        by: "Ada".into(),
+    };
+    store.challenge(said(0.0)).await.unwrap();
     let challenge = store.challenges(None).await.unwrap().remove(0);
-    store.decide_challenge(&challenge, now + Duration::from_secs(60)).await.unwrap();
+    let moved = |_: &TakenOff| GateResult::NoGate;
+    store.decide_challenge(&challenge, now + Duration::from_secs(60), moved).await.unwrap();
+    store.challenge(said(3600.0)).await.unwrap();
+    store.insert(&[Verdict { time: OffsetDateTime::now_utc(), ..kept(Action::Reject) }]).await.unwrap();
+    let again = store.challenges(None).await.unwrap().remove(1);
+    assert_eq!(store.decide_challenge(&again, now, moved).await.unwrap(), Some(true));
     let action = store.corrective_actions(Some(lot)).await.unwrap().remove(0);
     store.close_corrective_action(action.action, "done", "Ada").await.unwrap();
     store.append(store.starting("1").await.unwrap()).await.unwrap();
@@ -101,9 +111,11 @@ async fn all_day(store: &Store) {
         other_pictures: Duration::from_secs(1),
         verdicts: Duration::from_secs(1),
         pictures_bytes: 1,
+        bytes: 1,
     };
     store.put_frame("20261125-0123456789abcdef01234567", bytes::Bytes::from_static(b"x")).await.unwrap();
-    store.retain(&rules, now + Duration::from_secs(86_400 * 400)).await.unwrap();
+    let mut state = RetentionState::default();
+    store.retain(&rules, now + Duration::from_secs(86_400 * 400), true, &mut state).await.unwrap();
 }
 
 /// What pages, polls and exports ask.

@@ -132,7 +132,7 @@ impl RetentionState {
     /// # Errors
     /// [`StoreError::Database`].
     pub async fn starting(store: &Store) -> Result<Self, StoreError> {
-        Ok(Self { seen: store.newest_verdict().await?, ..Self::default() })
+        Ok(Self { seen: store.highest_verdict().await?, ..Self::default() })
     }
 
     fn hold(&mut self, why: HeldBack, words: impl Into<String>) {
@@ -195,14 +195,14 @@ impl Store {
     }
 
     /// The highest id that a verdict ever had.
-    async fn newest_verdict(&self) -> Result<i64, StoreError> {
+    async fn highest_verdict(&self) -> Result<i64, StoreError> {
         let tail = tail(&mut *self.database.acquire().await?).await?;
         Ok(tail.map_or(0, |tail| tail.last_verdict))
     }
 
     /// Counts what came since the last pass, by places and not by times.
     async fn count_intake(&self, state: &mut RetentionState) -> Result<(), StoreError> {
-        let newest = self.newest_verdict().await?;
+        let newest = self.highest_verdict().await?;
         let pictures: i64 = sqlx::query_scalar(
             "SELECT count(DISTINCT frame) FROM verdicts WHERE id > ? AND id <= ? AND frame IS NOT NULL",
         )

@@ -361,7 +361,8 @@ mod tests {
 
         let store = Store::open(folder.path()).await.unwrap();
         let rules = Retention { verdicts: Duration::from_secs(86_400 * 30), ..Retention::default() };
-        assert_eq!(store.retain(&rules, OffsetDateTime::now_utc()).await.unwrap().verdicts, 5);
+        let mut state = crate::store::RetentionState::default();
+        assert_eq!(store.retain(&rules, OffsetDateTime::now_utc(), true, &mut state).await.unwrap().verdicts, 5);
         let lot = store.lot(first).await.unwrap().unwrap();
         assert_eq!(store.removed_of(&lot).await.unwrap().map(|removed| removed.verdicts), Some(5));
         assert!(store.tallies(first).await.unwrap().is_empty());

@@ -208,7 +208,7 @@ mod tests {
             let said = store.add_label(id, Some("cod"), "anna", time::OffsetDateTime::UNIX_EPOCH).await.unwrap();
             assert_eq!((said.uid, store.history(id).await.unwrap()), (uid, vec![said]));
             let (gate, camera) = ("out".to_owned(), "belt".to_owned());
-            let missed = Event::RejectMissed { gate, camera, track: 7, uid: Some(uid) };
+            let missed = Event::RejectMissed { gate, camera, track: 7, uid: Some(uid), lot: None, passed: None };
             store.append(missed.clone()).await.unwrap();
             let told = store.item_events(uid).await.unwrap();
             assert_eq!(told.into_iter().map(|entry| entry.event).collect::<Vec<_>>(), [missed]);

@@ -87,7 +87,7 @@ async fn people(store: &Store, all: &mut Vec<String>) {
     say(all, store.history(42).await);
     say(all, store.labels_of("Ada").await);
     say(all, store.labeled_items().await);
-    say(all, store.current_labels(0).await);
+    say(all, store.current_labels(1, i64::MAX).await);
     say(all, store.agreement().await);
     say(all, all_labeled(store).await);
     let page = ItemPage { limit: MAX_PAGE, ..ItemPage::default() };

@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use super::answers::answers;
 use crate::{
     domain::{Action, ClassScore, Decision, Reason, Region, Source, Thresholds, Timings, Verdict, draw_uid},
-    store::{AnchoredHead, Deed, Entry, Event, PUBLIC, Retention, Store, frame_key},
+    store::{AnchoredHead, Deed, Entry, Event, PUBLIC, Retention, RetentionState, Store, frame_key},
     student::to_serve::{Deciding, ToServe},
 };
 
@@ -121,7 +121,7 @@ async fn old(store: &Store, now: OffsetDateTime) -> Result<()> {
     let late: Vec<Verdict> = last.into_iter().map(|old| Verdict { time: now, ..old }).collect();
     store.insert(&late).await?;
     let rules = Retention { other_pictures: DAY * 30, verdicts: DAY * 30, ..Retention::default() };
-    store.retain(&rules, now).await?;
+    store.retain(&rules, now, true, &mut RetentionState::default()).await?;
     Ok(())
 }
 

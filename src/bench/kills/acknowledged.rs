@@ -36,7 +36,7 @@ impl Acknowledged {
         let mut all = Self::default();
         let mut page = Page { limit: 500, ..Page::default() };
         loop {
-            let found = store.verdicts(page).await?;
+            let found = store.verdicts(page.clone()).await?;
             let Some(last) = found.last() else { break };
             page.before = Some(last.id);
             all.verdicts.extend(found.into_iter().map(|verdict| (verdict.id, verdict)));

@@ -90,7 +90,9 @@ async fn beside(store: &Store, batch: &[Verdict], done: i64) -> Result<()> {
     let found = done % (100 * BATCH) != 0;
     let (lot, camera) = (store.open_lot(), CAMERAS[0].to_owned());
     let verdict = found.then_some(done + 1);
-    let result = Event::ChallengeResult { challenge, lot, camera, found, verdict, items: 4 };
+    let (acknowledged, confirmed, why) = (None, None, String::new());
+    let result =
+        Event::ChallengeResult { challenge, lot, camera, found, verdict, items: 4, acknowledged, confirmed, why };
     store.append(result).await?;
     Ok(())
 }
@@ -104,6 +106,7 @@ fn events(done: i64, lot: Option<i64>) -> Vec<Event> {
         gate: "gate".into(),
         camera: camera(),
         track: done as u64 + n,
+        uid: None,
         output: "modbus".into(),
         number: n as u16,
         target: n as u32,

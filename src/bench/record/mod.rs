@@ -47,7 +47,7 @@ pub struct RecordReport {
 pub async fn run(verdicts: usize) -> Result<RecordReport> {
     let folder = tempfile::tempdir()?;
     let store = Store::open(folder.path()).await?;
-    let batch: Vec<Verdict> = (1..=BATCH).map(|i| fill::verdict(i as i64, Some(2))).collect();
+    let batch: Vec<Verdict> = (1..=BATCH).map(|i| verdict(i as i64, Some(2))).collect();
     let started = Instant::now();
     let mut written = 0;
     while written < verdicts {

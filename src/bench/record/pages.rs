@@ -19,7 +19,10 @@ use crate::{
     bench::{machine, quantile},
     domain::{Action, Source},
     export::{LotCsv, LotReport, taken_off},
-    store::{Ask, ItemPage, LabelPage, Lot, Page, QueueOrder, Retention, Store, StoreError, hash_share},
+    store::{
+        Ask, GateResult, ItemPage, LabelPage, Lot, Page, QueueOrder, Retention, RetentionState, Store, StoreError,
+        hash_share,
+    },
 };
 
 /// Runs of a query at least, unless they take longer than [`LONGEST`] together.
@@ -191,7 +194,7 @@ impl Pages<'_> {
             last.within_s = 3600.0; // still under way
             last.camera = CAMERAS[0].into();
             let now = OffsetDateTime::now_utc();
-            self.time("challenge, looked at", |_| store.decide_challenge(&last, now)).await?;
+            self.time("challenge, looked at", |_| store.decide_challenge(&last, now, |_| GateResult::NoGate)).await?;
         }
         let rules = Retention {
             accepted_pictures: Duration::from_secs(86_400 * 30),
@@ -199,7 +202,10 @@ impl Pages<'_> {
             ..Retention::default()
         };
         let now = OffsetDateTime::now_utc();
-        self.time("retention, nothing to remove", |_| store.retain(&rules, now)).await
+        self.time("retention, nothing to remove", |_| async {
+            store.retain(&rules, now, true, &mut RetentionState::default()).await
+        })
+        .await
     }
 }
 
