@@ -114,7 +114,7 @@ async fn a_record_is_verified_and_exported_where_nothing_can_be_written() {
         let said = succeeds(&mut record(&["verify", "--pictures"], of));
         assert!(said.contains("whole and unchanged") && said.contains("3 verdicts"), "{said}");
         let csv = succeeds(&mut record(&["export", "--lot", "K-17", "--format", "csv"], of));
-        assert_eq!(csv.lines().filter(|line| line.contains(",verdict,")).count(), 3);
+        assert_eq!(csv.lines().skip(1).filter(|line| line.contains(",verdict,")).count(), 3);
         assert!(
             succeeds(&mut record(&["export", "--lot", "K-17", "--format", "html"], of)).contains("whole and unchanged")
         );
