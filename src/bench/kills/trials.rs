@@ -28,10 +28,11 @@ const BELT: &str = "[line]\ndeadline = '500ms'\n[[camera]]\nname = 'belt'\nsourc
     belt = { speed = 1650.0, items_per_minute = 300.0, empty_share = 0.0, frame_rate = 10.0 }";
 /// The newest version of the store that [`make_earlier`] knows.
 const NEWEST: usize = 7;
-/// Verdicts of a store that is restored or migrated; a tenth of them has a picture.
-const VERDICTS: i64 = 10_000;
-/// … that retention is let loose on.
-const OF_PICTURES: i64 = 30_000;
+/// Verdicts of a store for each kill, up to ten kills; a tenth of them has a picture. Retention is let loose on three times as
+/// many.
+const VERDICTS: i64 = 1000;
+/// With fewer pictures than this left, retention gets a new store.
+const FEW: usize = 100;
 /// The longest that a service is at work before it is killed, in milliseconds.
 const LONGEST: u64 = 2500;
 
@@ -121,10 +122,10 @@ impl<'p> Trial<'p> {
         let (data, mut promised) = (self.path("data"), 0);
         for _ in 0..self.plan.kills {
             let mut left = pictures(&data);
-            if left.len() < 500 {
+            if left.len() < FEW {
                 let _ = fs::remove_dir_all(&data);
                 *told(&self.seen) = Acknowledged::default(); // of a box that is no more
-                make_earlier(&data, NEWEST, OF_PICTURES).await?;
+                make_earlier(&data, NEWEST, 3 * self.verdicts()).await?;
                 left = pictures(&data);
                 let old = SystemTime::now() - Duration::from_secs(86_400);
                 left.iter().try_for_each(|path| File::open(path)?.set_modified(old))?;
@@ -151,7 +152,7 @@ impl<'p> Trial<'p> {
 
     async fn restore(&mut self) -> Result<()> {
         let data = self.path("data");
-        make_earlier(&data, NEWEST, VERDICTS).await?;
+        make_earlier(&data, NEWEST, self.verdicts()).await?;
         self.configure("")?;
         let store = Store::open(&data).await?;
         *told(&self.seen) = Acknowledged::of(&store).await?;
@@ -182,22 +183,27 @@ impl<'p> Trial<'p> {
         fs::write(&nothing, "verdict,class,by,at\n")?;
         // It opens the store to write, and has nothing to write.
         let command = ["labels", "import", text(&nothing)?, "--config", text(&config)?].map(String::from).to_vec();
-        make_earlier(&data, 1, VERDICTS).await?;
+        make_earlier(&data, 1, self.verdicts()).await?;
         let took = self.whole(&command).await?;
         for n in 0..self.plan.kills {
             fs::remove_dir_all(&data)?;
-            make_earlier(&data, 1 + n as usize % NEWEST, VERDICTS).await?;
+            make_earlier(&data, 1 + n as usize % NEWEST, self.verdicts()).await?;
             let mut child = self.spawn(&command)?;
             self.wait(took).await;
             self.kill(&mut child)?;
             let store = Store::open(&data).await?;
             let all = Acknowledged::of(&store).await?;
             store.close().await;
-            self.lost += (VERDICTS as usize).saturating_sub(all.verdicts.len());
+            self.lost += (self.verdicts() as usize).saturating_sub(all.verdicts.len());
             *told(&self.seen) = all;
             self.check(&data).await?;
         }
         Ok(())
+    }
+
+    /// How many verdicts a store begins with.
+    fn verdicts(&self) -> i64 {
+        VERDICTS * i64::from(self.plan.kills.min(10))
     }
 
     fn path(&self, name: &str) -> PathBuf {
