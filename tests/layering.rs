@@ -82,7 +82,8 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("aravis", &["line/camera"]),
     ("openh264", &["line/camera"]),
     ("tiny_skia", &["belt"]),
-    ("tokio_modbus", &["line/eject/output", "line/eject/encoder"]),
+    // The simulated belt serves its own encoder as a PLC would.
+    ("tokio_modbus", &["line/eject/output", "line/eject/encoder", "line/camera/simulated_encoder"]),
     ("rumqttc", &["line/eject/output", "line/eject/encoder"]),
 ];
 

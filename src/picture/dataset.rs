@@ -290,6 +290,7 @@ mod tests {
             (["bass".into(), "trout".into()].as_slice(), ["trout".into()].as_slice())
         );
         assert_eq!((data.samples[0].group.as_str(), data.samples[1].group.as_str()), ("g1", "b.jpg"));
+        image::RgbImage::new(8, 8).save(folder.path().join("b.jpg")).unwrap(); // all but one are there
         assert!(data.load(8).unwrap_err().to_string().contains("a.jpg"));
     }
 

@@ -87,12 +87,15 @@ impl SimulatedEncoder {
     /// # Errors
     /// The system's.
     pub(super) fn serve(&self, belt: Belt, scale: f64, start: Instant) -> io::Result<ServingEncoder> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let listener = std::net::TcpListener::bind(self.listen)?;
         listener.set_nonblocking(true)?;
         let stop = CancellationToken::new();
         let (stopped, registers) = (stop.clone(), BeltRegisters { settings: self.clone(), belt, scale, start });
         let thread = thread::Builder::new().name("simulated-encoder".into()).spawn(move || {
+            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime,
+                Err(e) => return tracing::error!("the simulated encoder has no runtime: {e}"),
+            };
             let registers = Arc::new(registers);
             let serving = async {
                 let server = match tokio::net::TcpListener::from_std(listener) {

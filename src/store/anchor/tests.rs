@@ -73,6 +73,9 @@ async fn a_record_rewritten_and_signed_again_with_the_key_is_found_by_the_anchor
     let accepted = "UPDATE verdicts SET body = replace(body, '\"reject\"', '\"accept\"') WHERE action = 'reject'";
     assert_eq!(edit(folder.path(), accepted).await, 2);
     assert!(by_itself(folder.path()).await > 0);
+    let counted = "UPDATE counts SET verdicts = 42 WHERE action = 'accept'; DELETE FROM counts WHERE action = 'reject';
+        UPDATE tallies SET verdicts = 42 WHERE action = 'accept'; DELETE FROM tallies WHERE action = 'reject'";
+    assert_eq!(edit(folder.path(), counted).await, 4);
     sign_again(folder.path()).await;
     assert_eq!(by_itself(folder.path()).await, 0, "the key's holder leaves no trace inside");
     let found = anchored(folder.path(), &lines).await;
