@@ -195,6 +195,9 @@ impl Plc {
             self.context = Some(context);
         }
         self.ask_line().await;
+        for (gate, _) in self.outlet.given.answer_in() {
+            self.give_next(&gate).await; // whatever the PLC answers, or whether
+        }
     }
 
     /// Moves a gate, trying again on a new connection until `give_up`.

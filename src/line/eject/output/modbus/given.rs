@@ -25,6 +25,7 @@ impl Plc {
     /// Gives the PLC a command that it carries out by itself, or lets it wait until the one before is taken.
     pub(super) async fn give(&mut self, command: EjectorCommand) {
         let Some(gate) = self.outlet.given.of(&command.subject.gate) else { return };
+        gate.untaken.take_if(|until| Instant::now() > *until);
         if gate.untaken.is_none() && gate.waiting.is_empty() {
             return self.give_now(&command).await;
         }
@@ -70,16 +71,21 @@ impl Plc {
         for id in carried_out.iter().filter_map(|number| self.outlet.given.done(&name, *number)).collect::<Vec<_>>() {
             self.outlet.report(id, Ok(()));
         }
-        let now = Instant::now();
         let Some(gate) = self.outlet.given.of(&name) else { return };
-        if gate.last == Some(taken) || gate.untaken.is_some_and(|until| now > until) {
-            gate.untaken = None;
-        }
+        gate.untaken.take_if(|_| gate.last == Some(taken));
+        self.give_next(&name).await;
+    }
+
+    /// Gives the PLC the command that waits, once the one before is taken or has had its time, and tells those that are late.
+    pub(super) async fn give_next(&mut self, name: &str) {
+        let now = Instant::now();
+        let Some(gate) = self.outlet.given.of(name) else { return };
+        gate.untaken.take_if(|until| now > *until);
         let late = gate.waiting.iter().take_while(|command| command.give_up < now).count();
         for command in gate.waiting.drain(..late).collect::<Vec<_>>() {
             self.outlet.report(command.id, Err("the PLC did not take the command before".into()));
         }
-        let Some(gate) = self.outlet.given.of(&name) else { return };
+        let Some(gate) = self.outlet.given.of(name) else { return };
         if gate.untaken.is_none()
             && let Some(command) = gate.waiting.pop_front()
         {
