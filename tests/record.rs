@@ -318,6 +318,39 @@ async fn a_challenge_is_announced_and_a_corrective_action_closed_by_name() {
     assert_eq!(server.get("/corrective-actions").await[0]["done"], "cleaned the lens");
 }
 
+/// What is half written outlasts the page's asking anew.
+async fn close_the_action(page: &common::browser::Page<'_>, server: &Server) {
+    page.click("#waiting .action input");
+    page.write("belt cleaned, ");
+    tokio::time::sleep(Duration::from_millis(4500)).await;
+    page.write("camera set anew");
+    page.key("Enter");
+    page.until("document.querySelectorAll('#waiting .action').length === 0");
+    let actions = server.get("/corrective-actions").await;
+    assert_eq!((&actions[0]["done"], &actions[0]["by"]), (&json!("belt cleaned, camera set anew"), &json!("Ada")));
+}
+
+/// A loss that is told now withdraws the sign-off, in the list and on the page to print.
+async fn withdraw_and_sign_again(page: &common::browser::Page<'_>, server: &Server) {
+    let found = server.store.lots(9).await.unwrap();
+    let missed = Event::RejectMissed {
+        gate: "out".into(),
+        camera: "belt".into(),
+        track: 4,
+        uid: None,
+        lot: Some(found[0].lot),
+        passed: Some(found[0].opened),
+    };
+    server.store.append_of(missed, found[0].opened, None).await.unwrap();
+    page.until("document.querySelector('#lots li')?.className === 'withdrawn'");
+    page.until("document.querySelector('#lots li').innerText.includes('told later')");
+    page.seen("record-withdrawn");
+    page.click("#lots form input");
+    page.write("searched by hand");
+    page.click("#lots form button");
+    page.until("document.querySelector('#lots li')?.className === 'signed'");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_of_lots_opens_closes_and_signs_off_and_shows_what_waits() {
     let Some(browser) = Browser::start() else { return };
@@ -386,15 +419,7 @@ async fn the_page_of_lots_opens_closes_and_signs_off_and_shows_what_waits() {
     find_the_piece(&server).await;
     page.until("document.querySelectorAll('#waiting .action form').length === 1");
 
-    // What is half written outlasts the page's asking anew.
-    page.click("#waiting .action input");
-    page.write("belt cleaned, ");
-    tokio::time::sleep(Duration::from_millis(4500)).await;
-    page.write("camera set anew");
-    page.key("Enter");
-    page.until("document.querySelectorAll('#waiting .action').length === 0");
-    let actions = server.get("/corrective-actions").await;
-    assert_eq!((&actions[0]["done"], &actions[0]["by"]), (&json!("belt cleaned, camera set anew"), &json!("Ada")));
+    close_the_action(&page, &server).await;
     page.until("document.querySelector('#lots li')?.className === 'closed'");
     page.click("#lots form input");
     page.write("fine");
@@ -404,23 +429,7 @@ async fn the_page_of_lots_opens_closes_and_signs_off_and_shows_what_waits() {
     let signed = &found[0].signed_off[0];
     assert_eq!((signed.name.as_str(), signed.remark.as_str()), ("Ada", "fine"));
 
-    // A loss that is told now withdraws it, in the list and on the page to print.
-    let missed = Event::RejectMissed {
-        gate: "out".into(),
-        camera: "belt".into(),
-        track: 4,
-        uid: None,
-        lot: Some(lot),
-        passed: Some(found[0].opened),
-    };
-    server.store.append_of(missed, found[0].opened, None).await.unwrap();
-    page.until("document.querySelector('#lots li')?.className === 'withdrawn'");
-    page.until("document.querySelector('#lots li').innerText.includes('told later')");
-    page.seen("record-withdrawn");
-    page.click("#lots form input");
-    page.write("searched by hand");
-    page.click("#lots form button");
-    page.until("document.querySelector('#lots li')?.className === 'signed'");
+    withdraw_and_sign_again(&page, &server).await;
 
     // What is refused is said; both exports are there; a reload shows the same.
     let get = |end: &str| {

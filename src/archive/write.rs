@@ -185,7 +185,7 @@ impl Writer {
             let of_record = name.starts_with(store::DATABASE) || [SECRET, PUBLIC, store::RESTORED].contains(&name);
             let draft = name.starts_with('.') && name.ends_with(".new");
             let staged = in_frames && name.contains('#');
-            path != tokens && !draft && !staged && (!in_frames || plan.pictures) && !(of_record && !in_frames)
+            path != tokens && !draft && !staged && (if in_frames { plan.pictures } else { !of_record })
         };
         self.folder(DATA, &plan.store, &wanted, 0)
     }

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use tokio::{
     net::TcpListener,
     sync::{broadcast, watch},
+    task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -20,7 +21,7 @@ use crate::{
     line::{infer::Infer, swap::Swapper},
     metrics::Metrics,
     rounds::keeper,
-    store::Clock,
+    store::{Clock, Store},
     student::{engine, open::Student, registry::Registry},
     tokens::Tokens,
 };
@@ -62,24 +63,9 @@ pub(super) async fn start(config: Config) -> Result<RunningService> {
         deadline: config.line.deadline,
     };
     let (rounds, learning) = keeper::start(rounds, stop.clone());
-    let plan = config.planned_challenges();
-    for camera in &config.camera {
-        metrics.store.challenge_overdue.with_label_values(&[camera.name()]).set(0);
-    }
-    let (planned, ejector) = (plan.clone(), line.line.ejector.clone());
-    let challenges = tasks::challenges::watch(store.clone(), planned, ejector, metrics.clone(), stop.clone());
-    let challenges = tokio::spawn(challenges);
     let (ready, ready_reader) = watch::channel(true);
     metrics.ready.set(1);
-    let clock = Arc::new(Clock::kernel());
-    let (held, retention_held) = watch::channel(Vec::new());
-    let (rules, metrics_of_it) = (config.retention, metrics.clone());
-    let retention = tasks::retention::retain(store.clone(), rules, clock.clone(), held, metrics_of_it, stop.clone());
-    tokio::spawn(retention);
-    let anchors = tasks::anchor::Anchors::start(&config.record.anchor, store, metrics.clone());
-    let anchoring = tokio::spawn(anchors.keep(store.clone(), stop.clone()));
-    tokio::spawn(tasks::disk::watch(store.clone(), metrics.clone(), stop.clone()));
-    tokio::spawn(tasks::labels::count(store.clone(), metrics.clone(), stop.clone()));
+    let kept = KeptRecord::start(&config, store, &line, &metrics, &stop);
     let following = tokio::spawn(tasks::registry::follow(notes, swapper.clone(), stop.clone()));
 
     let parts = api::ApiDependencies {
@@ -94,10 +80,10 @@ pub(super) async fn start(config: Config) -> Result<RunningService> {
         ready: ready_reader,
         swapper,
         registry,
+        challenges: config.planned_challenges().into(),
         labels: config.labels,
-        challenges: plan.into(),
-        clock,
-        retention_held,
+        clock: kept.clock,
+        retention_held: kept.retention_held,
         rounds,
         ejector: line.line.ejector.clone(),
         alive: line.line.alive.clone(),
@@ -122,9 +108,41 @@ pub(super) async fn start(config: Config) -> Result<RunningService> {
         infer,
         workers,
         record,
-        challenges,
-        anchoring,
+        challenges: kept.challenges,
+        anchoring: kept.anchoring,
     })
+}
+
+/// What looks after the record by itself, until the stop.
+struct KeptRecord {
+    challenges: JoinHandle<()>,
+    anchoring: JoinHandle<tasks::anchor::Anchors>,
+    clock: Arc<Clock>,
+    /// Why retention removes less than its settings say.
+    retention_held: watch::Receiver<Vec<String>>,
+}
+
+impl KeptRecord {
+    fn start(config: &Config, store: &Store, line: &RunningLine, metrics: &Metrics, stop: &CancellationToken) -> Self {
+        for camera in &config.camera {
+            metrics.store.challenge_overdue.with_label_values(&[camera.name()]).set(0);
+        }
+        let everything = || (store.clone(), metrics.clone(), stop.clone());
+        let (kept, counts, end) = everything();
+        let (planned, ejector) = (config.planned_challenges(), line.line.ejector.clone());
+        let challenges = tokio::spawn(tasks::challenges::watch(kept, planned, ejector, counts, end));
+        let clock = Arc::new(Clock::kernel());
+        let (held, retention_held) = watch::channel(Vec::new());
+        let (kept, counts, end) = everything();
+        tokio::spawn(tasks::retention::retain(kept, config.retention.clone(), clock.clone(), held, counts, end));
+        let anchors = tasks::anchor::Anchors::start(&config.record.anchor, store, metrics.clone());
+        let anchoring = tokio::spawn(anchors.keep(store.clone(), stop.clone()));
+        let (kept, counts, end) = everything();
+        tokio::spawn(tasks::disk::watch(kept, counts, end));
+        let (kept, counts, end) = everything();
+        tokio::spawn(tasks::labels::count(kept, counts, end));
+        Self { challenges, anchoring, clock, retention_held }
+    }
 }
 
 /// The access tokens. Without any, nothing but this machine may be listened to.

@@ -64,7 +64,8 @@ pub(in crate::store) async fn edit(folder: &Path, sql: impl Into<String>) -> u64
 pub(in crate::store) async fn sign_again(folder: &Path) {
     let signer = Signer::open(folder).unwrap();
     let mut forger = forge(folder).await;
-    let rows: Vec<(i64, Option<i64>, Vec<u8>, Option<Vec<u8>>)> = sqlx::query_as(
+    type Row = (i64, Option<i64>, Vec<u8>, Option<Vec<u8>>);
+    let rows: Vec<Row> = sqlx::query_as(
         "SELECT seq, verdict, CAST(r.body AS BLOB), CAST(v.body AS BLOB)
          FROM record r LEFT JOIN verdicts v ON v.id = r.verdict ORDER BY seq",
     )

@@ -98,7 +98,8 @@ impl Store {
     /// Whether the verdict's document is the one its entry holds, and the entry fits the one before it.
     pub(super) async fn is_proven(&self, id: i64, document: &str) -> Result<bool, StoreError> {
         let middle = self.place_of(id).await?;
-        let entry: Option<(i64, i64, Vec<u8>, Vec<u8>, Option<Vec<u8>>)> = sqlx::query_as(
+        type Place = (i64, i64, Vec<u8>, Vec<u8>, Option<Vec<u8>>);
+        let entry: Option<Place> = sqlx::query_as(
             "SELECT r.seq, r.verdict, CAST(r.body AS BLOB), r.hash, (SELECT hash FROM record WHERE seq = r.seq - 1)
              FROM record AS r WHERE r.seq >= ? AND r.verdict IS NOT NULL ORDER BY r.seq LIMIT 1",
         )

@@ -135,6 +135,11 @@ pub async fn start_with(settings: ApiSettings) -> Server {
     start_within(settings, ConnectionLimits { connections: 256, client_timeout: Duration::from_secs(5) }).await
 }
 
+/// The known wrong piece of the camera.
+fn planned() -> PlannedChallenge {
+    PlannedChallenge { piece: "trout dummy".into(), class: None, every: Duration::from_secs(3600) }
+}
+
 /// Starts a service that bears with its clients only so far.
 pub async fn start_within(settings: ApiSettings, limits: ConnectionLimits) -> Server {
     let folder = tempfile::tempdir().unwrap();
@@ -173,8 +178,6 @@ pub async fn start_within(settings: ApiSettings, limits: ConnectionLimits) -> Se
         deadline: Duration::from_millis(50),
     };
     let (rounds, _learning) = keeper::start(rounds, stop.clone());
-    let every = Duration::from_secs(3600);
-    let trout = PlannedChallenge { piece: "trout dummy".into(), class: None, every };
     let parts = ApiDependencies {
         infer: infer.clone(),
         tokens: tokens.clone(),
@@ -186,7 +189,7 @@ pub async fn start_within(settings: ApiSettings, limits: ConnectionLimits) -> Se
         ready: is_ready,
         stop: stop.clone(),
         labels: api::LabelSettings { classes: vec!["hake".into()], second_share: 0.1 },
-        challenges: [("belt".to_owned(), trout)].into(),
+        challenges: [("belt".to_owned(), planned())].into(),
         clock: Arc::new(Clock::asking(|| false)),
         retention_held: watch::channel(vec!["nobody vouches for the clock: nothing is removed by its age".into()]).1,
         swapper,
