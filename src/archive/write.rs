@@ -101,7 +101,7 @@ pub async fn archive(mut plan: ArchivePlan) -> Result<ArchiveReport, ArchiveErro
     };
     let written = tokio::task::spawn_blocking(move || {
         let file = draft.tempfile_in(&folder).map_err(at(&folder))?;
-        let mut writer = Writer::new(file, made)?;
+        let mut writer = Writer::new(file, made, &plan.store)?;
         writer.fill(&plan, &head, copied.path())?;
         drop(copied); // its bytes are in the archive
         writer.finish(&plan.out, verification)
@@ -146,17 +146,20 @@ struct Writer {
     bytes: u64,
     gone: u64,
     out: PathBuf,
+    /// Where the key that signs the record really lies.
+    secret: Option<PathBuf>,
 }
 
 impl Writer {
-    fn new(file: NamedTempFile, made: OffsetDateTime) -> Result<Self, ArchiveError> {
+    fn new(file: NamedTempFile, made: OffsetDateTime, store: &Path) -> Result<Self, ArchiveError> {
         let out = file.path().to_path_buf();
         let list = tempfile::tempfile_in(out.parent().unwrap_or(Path::new("."))).map_err(at(&out))?;
         let mut archive = zstd::Encoder::new(BufWriter::new(file), LEVEL).map_err(at(&out))?;
         archive.include_checksum(true).map_err(at(&out))?;
         let made = u64::try_from(made.unix_timestamp()).unwrap_or_default();
         let tar = tar::Builder::new(archive);
-        Ok(Self { tar, list, hash: Sha256::new(), made, files: 0, bytes: 0, gone: 0, out })
+        let secret = fs::canonicalize(store.join(SECRET)).ok();
+        Ok(Self { tar, list, hash: Sha256::new(), made, files: 0, bytes: 0, gone: 0, out, secret })
     }
 
     /// Everything that `plan` names; the database and the public key as they lie in `copied`.
@@ -171,7 +174,7 @@ impl Writer {
             self.file(&format!("{DATA}/{SECRET}"), &key, true)?;
         }
         let (tokens, with_tokens) = &plan.tokens;
-        if *with_tokens {
+        if *with_tokens && tokens.exists() {
             let inside = tokens.strip_prefix(&plan.store).ok().and_then(Path::to_str);
             self.file(&inside.map_or(TOKENS.into(), |inside| format!("{DATA}/{inside}")), tokens, true)?;
         }
@@ -223,6 +226,11 @@ impl Writer {
 
     /// A file; one that is gone is counted.
     fn file(&mut self, name: &str, path: &Path, private: bool) -> Result<(), ArchiveError> {
+        // A pipe would be waited for, and a link could lead to the secret that was not asked for.
+        let leads = || fs::canonicalize(path).ok().is_some_and(|leads| self.secret.as_ref() == Some(&leads));
+        if fs::metadata(path).is_ok_and(|found| !found.is_file()) || !private && leads() {
+            return Ok(());
+        }
         let mut file = match File::open(path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 self.gone += 1;
@@ -231,9 +239,6 @@ impl Writer {
             opened => opened.map_err(at(path))?,
         };
         let found = file.metadata().map_err(at(path))?;
-        if !found.is_file() {
-            return Ok(()); // a socket, a pipe
-        }
         if found.len() > AT_ONCE {
             return self.add(name, &mut file, found.len(), private);
         }

@@ -228,6 +228,12 @@ impl Store {
         let has_record = chain::tail(&mut transaction).await?.is_some();
         let has_key = folder.join(SECRET).exists();
         let signer = if has_record || has_key { signer::Signer::open(folder) } else { signer::Signer::make(folder) }?;
+        let any = sqlx::query_scalar::<_, bool>("SELECT EXISTS (SELECT 1 FROM verdicts)");
+        if !has_record && has_key && any.fetch_one(&mut *transaction).await? {
+            let why = "there are verdicts and a key, but no record: it was removed. (Only if the very first start broke off \
+                       here: move record.key and record.pub away, and a record begins over what is there.)";
+            return Err(StoreError::Record(why.into()));
+        }
         chain::begin_or_check(&mut transaction, &signer).await?;
         rows::adopt(&mut transaction, &signer).await?;
         tallies::adopt(&mut transaction).await?;

@@ -331,6 +331,9 @@ impl Store {
                 break;
             }
             for file in &going {
+                if self.unlabeled_picture(&file.key, state).await?.is_none() {
+                    continue;
+                }
                 self.remove_frame(&file.key).await?;
                 (pictures, removed.pictures) = (pictures - file.bytes, removed.pictures + 1);
             }
@@ -647,8 +650,19 @@ mod tests {
             store.put_frame(&key, jpeg).await.unwrap();
             store.insert(&[Verdict { time, frame: Some(key), ..verdict(Action::Reject) }]).await.unwrap();
         }
-        // Who would have pictures of rejects go as early as those of accepted items.
+        // Who would have a picture go first: an earlier verdict names it, too.
+        let newest = store.verdict(2).await.unwrap().unwrap().frame.unwrap();
         sqlx::query("DROP TRIGGER verdicts_stay").execute(&store.writer).await.unwrap();
+        let named = format!("UPDATE verdicts SET body = json_replace(body, '$.frame', '{newest}') WHERE id = 1");
+        let before = store.verdict(1).await.unwrap().unwrap().frame.unwrap();
+        sqlx::query(sqlx::AssertSqlSafe(named.clone())).execute(&store.writer).await.unwrap();
+        let rules = Retention { pictures_bytes: 10, ..Retention::default() };
+        let mut state = RetentionState::default();
+        assert_eq!(store.retain(&rules, now, false, &mut state).await.unwrap(), Removed::default());
+        assert!(state.held[&HeldBack::Changed][0].contains("verdict 1 about it"), "{:?}", state.held);
+        assert!(store.has_frame(&newest).await.unwrap());
+        sqlx::query(sqlx::AssertSqlSafe(named.replace(&newest, &before))).execute(&store.writer).await.unwrap();
+        // Who would have pictures of rejects go as early as those of accepted items.
         let forged = "UPDATE verdicts SET body = json_replace(body, '$.action', 'accept') WHERE id = 1";
         sqlx::query(forged).execute(&store.writer).await.unwrap();
         let rules = Retention { accepted_pictures: DAY * 30, other_pictures: DAY * 365, ..Retention::default() };

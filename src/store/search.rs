@@ -105,7 +105,7 @@ impl Store {
                 .fetch_one(&self.database)
                 .await?;
         let (Some(from), Some(to)) = blocks else { return Ok(None) };
-        Ok(Some((first.max(from * BLOCK), last.min(to * BLOCK + BLOCK - 1))))
+        Ok(Some((first.max(from.saturating_mul(BLOCK)), last.min(to.saturating_mul(BLOCK).saturating_add(BLOCK - 1)))))
     }
 }
 

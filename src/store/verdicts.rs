@@ -90,7 +90,9 @@ impl Store {
     pub async fn insert_after(&self, events: &[Event], verdicts: &[Verdict]) -> Result<Vec<i64>, StoreError> {
         let mut transaction = self.begin().await?;
         let tail = chain::tail(&mut transaction).await?.ok_or_else(chain::no_head)?;
-        let ids: Vec<i64> = (tail.last_verdict + 1..).take(verdicts.len()).collect();
+        let last = tail.last_verdict.checked_add(verdicts.len() as i64);
+        let last = last.ok_or_else(|| StoreError::Record(format!("no id comes after {}", tail.last_verdict)))?;
+        let ids: Vec<i64> = (tail.last_verdict + 1..=last).collect();
         let documents: Vec<String> = verdicts
             .iter()
             .map(serde_json::to_string)

@@ -49,6 +49,11 @@ impl HeldTable {
         }
     }
 
+    /// Whether a row, once written, stays as it is.
+    pub(in crate::store) fn only_grows(self) -> bool {
+        self != Self::FramesGone
+    }
+
     /// What is hashed, in this order.
     pub(in crate::store) fn columns(self) -> &'static str {
         match self {

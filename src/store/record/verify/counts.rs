@@ -7,7 +7,7 @@ use sqlx::SqliteConnection;
 use super::{Finding, finding};
 use crate::store::{
     labels::counts::COUNTED,
-    tallies::{Alike, Counted, removed_by_lot},
+    tallies::{Alike, BLOCK, Counted, removed_by_lot},
 };
 
 /// What the tables of counts say, read in one state with the head.
@@ -21,6 +21,10 @@ pub(super) struct ToldCounts {
     /// Items by labeler, and as counting finds them.
     labeled: BTreeMap<String, i64>,
     labeled_as_counted: BTreeMap<String, i64>,
+    /// Rows that say nothing, which the program never leaves, or the same as another.
+    idle: i64,
+    /// Of the newest verdict.
+    newest_block: i64,
 }
 
 impl ToldCounts {
@@ -39,7 +43,16 @@ impl ToldCounts {
         let labeled: Vec<(String, i64)> =
             sqlx::query_as("SELECT labeler, items FROM label_counts").fetch_all(&mut *state).await?;
         let labeled_as_counted: Vec<(String, i64)> = sqlx::query_as(COUNTED).fetch_all(&mut *state).await?;
+        let idle = "SELECT (SELECT count(*) FROM tallies WHERE verdicts < 1) + (SELECT count(*) FROM counts WHERE verdicts < 0)
+                 + (SELECT count(*) FROM lots_removed WHERE verdicts < 1) + (SELECT count(*) FROM label_counts WHERE items < 0)
+                 + (SELECT count(*) FROM tallies)
+                 - (SELECT count(*) FROM (SELECT DISTINCT lot, action, class, model, thresholds FROM tallies))";
+        let newest =
+            "SELECT coalesce((SELECT verdict FROM record WHERE verdict IS NOT NULL ORDER BY seq DESC LIMIT 1), 0)";
+        let newest: i64 = sqlx::query_scalar(newest).fetch_one(&mut *state).await?;
         Ok(Some(Self {
+            newest_block: newest / BLOCK,
+            idle: sqlx::query_scalar(idle).fetch_one(&mut *state).await?,
             labeled: labeled.into_iter().collect(),
             labeled_as_counted: labeled_as_counted.into_iter().collect(),
             counted: Counted::told(&mut *state).await?,
@@ -53,6 +66,12 @@ impl ToldCounts {
     /// has removed after the counts were read; each may have been counted or not.
     pub(super) fn compare(&self, there: &Counted, since: &BTreeMap<i64, i64>) -> Vec<Finding> {
         let mut findings = Vec::new();
+        if self.idle > 0 {
+            findings.push(finding(0, format!("{} rows of the counts count nothing or are there twice", self.idle)));
+        }
+        if self.counted.spans.keys().any(|block| !(0..=self.newest_block).contains(block)) {
+            findings.push(finding(0, "the times of verdicts are told that there can't be"));
+        }
         let (told, found) = (self.counted.by_lot(), there.by_lot());
         for lot in told.keys().chain(found.keys()).collect::<BTreeSet<_>>() {
             let of = |lots: &BTreeMap<i64, i64>| lots.get(lot).copied().unwrap_or(0);

@@ -192,9 +192,24 @@ async fn connect(folder: &Path) -> Result<SqlitePool, StoreError> {
 /// When the folder can't be read.
 pub fn verify_pictures(folder: &Path) -> std::io::Result<(usize, Vec<Finding>)> {
     let (mut pictures, mut findings) = (0, Vec::new());
-    for day in std::fs::read_dir(folder.join("frames"))? {
-        for file in std::fs::read_dir(day?.path())? {
+    let frames = folder.join("frames");
+    let strange = |path: &Path, findings: &mut Vec<Finding>| {
+        if findings.len() < TOLD {
+            findings.push(finding(0, format!("{} is no picture and does not belong there", path.display())));
+        }
+    };
+    for day in std::fs::read_dir(frames)? {
+        let day = day?.path();
+        if !day.is_dir() {
+            strange(&day, &mut findings);
+            continue;
+        }
+        for file in std::fs::read_dir(day)? {
             let path = file?.path();
+            if !std::fs::symlink_metadata(&path)?.is_file() {
+                strange(&path, &mut findings); // a pipe would be waited for
+                continue;
+            }
             pictures += 1;
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let hash = sha256(&std::fs::read(&path)?);

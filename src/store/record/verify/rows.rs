@@ -25,19 +25,32 @@ pub(super) async fn verify_rows(pool: &SqlitePool) -> Result<Vec<Finding>, sqlx:
         for table in HeldTable::ALL {
             findings.extend(unlike(pool, table).await?);
             findings.extend(gone(pool, table).await?);
+            if table.only_grows() {
+                findings.extend(held_again(pool, table).await?);
+            }
         }
     }
     Ok(findings)
 }
 
+/// Each row of the table: its key, what is hashed of it, and the hash in its newest entry. Bind the table's name.
+pub(super) fn query(table: HeldTable) -> String {
+    let (name, key, columns) = (table.name(), table.key(), table.columns());
+    // SQLite's JSON takes a BLOB for the value that it stands for: two rows with one hash, that are not read alike.
+    let blobs: Vec<String> = columns.split(", ").map(|column| format!("typeof({column}) = 'blob'")).collect();
+    let blobs = blobs.join(" OR ");
+    // `+seq`: else the newest events are gone through instead of the row's own, quadratic in their number.
+    format!(
+        "SELECT CAST({key} AS TEXT), CASE WHEN {blobs} THEN NULL ELSE json_array({columns}) END,
+             (SELECT json_extract(body, '$.sha256') {HELD} AND {HELD_ROW} = CAST(t.{key} AS TEXT)
+              ORDER BY +seq DESC LIMIT 1) FROM {name} AS t"
+    )
+}
+
 /// Rows that are not as their newest entry has them, or have none.
 async fn unlike(pool: &SqlitePool, table: HeldTable) -> Result<Vec<Finding>, sqlx::Error> {
-    let (name, key, columns) = (table.name(), table.key(), table.columns());
-    let query = format!(
-        "SELECT CAST({key} AS TEXT), json_array({columns}),
-             (SELECT json_extract(body, '$.sha256') {HELD} AND {HELD_ROW} = CAST(t.{key} AS TEXT)
-              ORDER BY seq DESC LIMIT 1) FROM {name} AS t"
-    );
+    let name = table.name();
+    let query = query(table);
     let mut rows = sqlx::query(AssertSqlSafe(query)).bind(name).fetch(pool);
     let mut findings = Vec::new();
     while let Some(row) = rows.next().await {
@@ -74,4 +87,12 @@ async fn gone(pool: &SqlitePool, table: HeldTable) -> Result<Vec<Finding>, sqlx:
     );
     let rows: Vec<(i64, String)> = sqlx::query_as(AssertSqlSafe(query)).bind(name).fetch_all(pool).await?;
     Ok(rows.into_iter().map(|(seq, row)| finding(seq, format!("row {row} of {name} is gone"))).collect())
+}
+
+/// Rows that are never changed, and have a second entry all the same: the key's holder can write one behind the anchor.
+async fn held_again(pool: &SqlitePool, table: HeldTable) -> Result<Vec<Finding>, sqlx::Error> {
+    let name = table.name();
+    let query = format!("SELECT max(seq), {HELD_ROW} {HELD} GROUP BY 2 HAVING count(*) > 1 LIMIT {TOLD}");
+    let rows: Vec<(i64, String)> = sqlx::query_as(AssertSqlSafe(query)).bind(name).fetch_all(pool).await?;
+    Ok(rows.into_iter().map(|(seq, row)| finding(seq, format!("row {row} of {name} is held a second time"))).collect())
 }

@@ -16,6 +16,7 @@ use crate::{
         forger::{edit, forge, run},
         record::{
             chain::{CHECKPOINT, link},
+            rows::HeldTable,
             signer::hex,
         },
     },
@@ -409,4 +410,173 @@ async fn a_changed_picture_is_found() {
     let picture = std::fs::read_dir(day).unwrap().next().unwrap().unwrap().path();
     std::fs::write(picture, "another").unwrap();
     assert_eq!(verify_pictures(folder.path()).unwrap().1.len(), 1);
+}
+
+#[tokio::test]
+async fn what_no_entry_holds_and_a_value_under_another_kind_are_found() {
+    let folder = filled().await;
+    assert_eq!(found(folder.path()).await, "");
+    // Each is undone again: what was found must be found for this alone.
+    for (forgery, back, told) in [
+        ("UPDATE labels SET verdict = CAST(x'33' || CAST(verdict AS TEXT) AS BLOB) WHERE id = 1", "", "labels"),
+        ("UPDATE labels SET withdraws = x'00' WHERE id = 2", "", "labels"),
+        ("UPDATE audit SET status = CAST(x'33323030' AS BLOB) WHERE id = 1", "", "audit"),
+        ("UPDATE head SET one = 0", "UPDATE head SET one = 1", "the head does not stand where it belongs"),
+        ("UPDATE head SET one = 2", "UPDATE head SET one = 1", "the head does not stand where it belongs"),
+        (
+            "UPDATE sqlite_sequence SET seq = 9223372036854775806 WHERE name = 'verdicts'",
+            "UPDATE sqlite_sequence SET seq = 1100 WHERE name = 'verdicts'",
+            "the next of verdicts",
+        ),
+        (
+            "UPDATE sqlite_sequence SET seq = 9223372036854775807 WHERE name = 'audit'",
+            "UPDATE sqlite_sequence SET seq = 2 WHERE name = 'audit'",
+            "the next of audit",
+        ),
+        (
+            "INSERT INTO tallies VALUES (0, 'accept', 'whale', 'evil@0', 't', 0)",
+            "DELETE FROM tallies WHERE class = 'whale'",
+            "count nothing",
+        ),
+        (
+            "INSERT INTO tallies VALUES (9, 'reject', NULL, 'm', 't', 7); INSERT INTO tallies VALUES (9, 'reject', NULL, 'm', 't', -7)",
+            "DELETE FROM tallies WHERE lot = 9",
+            "count nothing",
+        ),
+        ("INSERT INTO lots_removed VALUES (9, 0)", "DELETE FROM lots_removed", "count nothing"),
+        ("INSERT INTO spans VALUES (9223372036854775807, 0, 1)", "DELETE FROM spans WHERE block > 9", "can't be"),
+        (
+            "UPDATE _sqlx_migrations SET checksum = x'00' WHERE version = 3",
+            "",
+            "the list of migrations says what was not run",
+        ),
+    ] {
+        let copy = if back.is_empty() { Some(copied(folder.path())) } else { None };
+        let at = copy.as_ref().map_or(folder.path(), |copy| copy.path());
+        assert!(edit(at, forgery).await > 0, "{forgery}");
+        let found_now = found(at).await;
+        assert!(found_now.contains(told), "{forgery}: {found_now:?}");
+        if !back.is_empty() {
+            edit(at, back).await;
+            assert_eq!(found(at).await, "", "{back}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_trigger_under_a_name_of_sqlites_own_is_found_and_keeps_the_store_shut() {
+    let folder = filled().await;
+    let database = folder.path().join("verdicts.sqlite");
+    let sql = "PRAGMA writable_schema = ON;
+        INSERT INTO sqlite_schema VALUES ('trigger', 'sqlite_stat_a', 'audit', 0,
+            'CREATE TRIGGER sqlite_stat_a BEFORE INSERT ON audit BEGIN SELECT RAISE(IGNORE); END')";
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(database);
+    let mut connection = sqlx::ConnectOptions::connect(&options).await.unwrap();
+    sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
+    sqlx::Connection::close(connection).await.unwrap();
+    assert!(found(folder.path()).await.contains("the trigger sqlite_stat_a does not belong to it"));
+    let Err(why) = Store::open(folder.path()).await else { panic!("it was opened") };
+    assert!(why.to_string().contains("sqlite_stat_a"), "{why}");
+}
+
+#[tokio::test]
+async fn a_record_is_not_begun_anew_over_verdicts_beside_its_key() {
+    let folder = filled().await;
+    let gone = "DELETE FROM record; DELETE FROM head; DELETE FROM checkpoints; DELETE FROM audit; DELETE FROM labels;
+        DELETE FROM tallies; DELETE FROM counts; DELETE FROM label_counts";
+    assert!(edit(folder.path(), gone).await > 0);
+    let Err(why) = Store::open(folder.path()).await else { panic!("it was opened") };
+    assert!(why.to_string().contains("no record: it was removed"), "{why}");
+    // A store that was begun and broke off before its first verdict goes on.
+    let new = tempfile::tempdir().unwrap();
+    Store::open(new.path()).await.unwrap().close().await;
+    edit(new.path(), "DELETE FROM record; DELETE FROM head").await;
+    Store::open(new.path()).await.unwrap().close().await;
+}
+
+#[tokio::test]
+async fn ids_that_are_used_up_are_an_error_and_no_panic() {
+    let folder = filled().await;
+    edit(folder.path(), "UPDATE sqlite_sequence SET seq = 9223372036854775806 WHERE name = 'verdicts'").await;
+    let store = Store::open(folder.path()).await.unwrap();
+    let Err(why) = store.insert(&vec![verdict(Action::Accept); 2]).await else { panic!("they were written") };
+    assert!(why.to_string().contains("no id comes after"), "{why}");
+    store.close().await;
+}
+
+#[tokio::test]
+async fn what_the_keys_holder_adds_to_what_is_written_once_is_found() {
+    let folder = filled().await;
+    let store = Store::open(folder.path()).await.unwrap();
+    let again = Event::RowHeld { table: "labels".into(), row: "1".into(), sha256: "0".repeat(64) };
+    store.append(again).await.unwrap();
+    let missed: Event = serde_json::from_value(serde_json::json!({
+        "kind": "challenge_result", "challenge": 7, "lot": null, "camera": "belt", "found": false, "items": 0
+    }))
+    .unwrap();
+    store.append(missed.clone()).await.unwrap();
+    store.append(missed).await.unwrap();
+    store.close().await;
+    let found = found(folder.path()).await;
+    assert!(found.contains("row 1 of labels is held a second time"), "{found}");
+    assert!(found.contains("challenge test 7 is decided twice"), "{found}");
+}
+
+#[tokio::test]
+async fn a_rows_entry_is_found_by_the_row_and_not_among_the_newest_events() {
+    let folder = filled().await;
+    let store = Store::open(folder.path()).await.unwrap();
+    let query = rows::query(HeldTable::Audit);
+    let steps: Vec<(i64, i64, i64, String)> =
+        sqlx::query_as(sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {query}")))
+            .bind("audit")
+            .fetch_all(&store.database)
+            .await
+            .unwrap();
+    let steps: Vec<String> = steps.into_iter().map(|step| step.3).collect();
+    assert!(steps.iter().any(|step| step.contains("record_rows")), "{steps:?}");
+    assert!(!steps.iter().any(|step| step.contains("record_events_by_kind")), "{steps:?}");
+    store.close().await;
+}
+
+#[tokio::test]
+async fn what_a_forged_index_hides_for_a_while_is_never_found() {
+    let folder = filled().await;
+    let rewrite = async |sql: &str| {
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(folder.path().join("verdicts.sqlite"));
+        let mut connection = sqlx::ConnectOptions::connect(&options).await.unwrap();
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned())).execute(&mut connection).await.unwrap();
+        sqlx::Connection::close(connection).await.unwrap();
+    };
+    let set = |end: &str| {
+        format!(
+            "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = replace(sql, 'verdict IS NULL{}',
+             'verdict IS NULL{end}') WHERE name = 'record_events_by_kind'; PRAGMA writable_schema = RESET",
+            if end.is_empty() { " AND kind <> ''gap''" } else { "" }
+        )
+    };
+    rewrite(&set(" AND kind <> ''gap''")).await;
+    rewrite("REINDEX record_events_by_kind").await;
+    rewrite(&set("")).await;
+    let store = Store::open(folder.path()).await.unwrap();
+    assert_eq!(store.events(&["gap"], None).await.unwrap(), []);
+    assert_ne!(found(folder.path()).await, "", "while it lasts it is found");
+    store.close().await;
+    rewrite("REINDEX").await;
+    assert_eq!(found(folder.path()).await, "");
+}
+
+/// What verifying finds, in one line; empty for nothing.
+async fn found(folder: &Path) -> String {
+    let findings = verify(folder, None, None).await.unwrap().findings;
+    findings.into_iter().map(|finding| finding.what).collect::<Vec<_>>().join("; ")
+}
+
+/// A copy of a closed store.
+fn copied(folder: &Path) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for file in ["verdicts.sqlite", PUBLIC, SECRET] {
+        std::fs::copy(folder.join(file), copy.path().join(file)).unwrap();
+    }
+    copy
 }

@@ -64,7 +64,7 @@ pub(super) async fn verify_whole(pool: &SqlitePool, key: &VerifyingKey) -> Resul
     findings.extend(found.findings);
     findings.extend(schema_findings(pool).await?);
     findings.extend(pages?);
-    findings.extend(verify_next_id(pool).await?);
+    findings.extend(verify_own_rows(pool).await?);
     findings.extend(verify_rows(pool).await?);
     if findings.is_empty() && found.removed != removal.verdicts {
         let what = format!("{} verdicts are gone, but retention removed {}", found.removed, removal.verdicts);
@@ -125,15 +125,50 @@ async fn verify_pages(pool: &SqlitePool) -> Result<Vec<Finding>, sqlx::Error> {
         .collect())
 }
 
-/// Ids are given once: one that a removed verdict had would name two.
-async fn verify_next_id(pool: &SqlitePool) -> Result<Option<Finding>, sqlx::Error> {
-    let (last, highest): (i64, i64) = sqlx::query_as(
-        "SELECT coalesce((SELECT verdict FROM record WHERE verdict IS NOT NULL ORDER BY seq DESC LIMIT 1), 0),
-             CAST(coalesce((SELECT max(seq) FROM sqlite_sequence WHERE name = 'verdicts'), 0) AS INTEGER)",
+/// What the program alone reads, and no entry holds: the head's own key, and which ids come next. An id that a removed row had
+/// would name two; one beyond all reach would be the last.
+async fn verify_own_rows(pool: &SqlitePool) -> Result<Vec<Finding>, sqlx::Error> {
+    let head: bool =
+        sqlx::query_scalar("SELECT NOT EXISTS (SELECT 1 FROM head WHERE one IS NOT 1)").fetch_one(pool).await?;
+    let mut findings = Vec::new();
+    if !head {
+        findings.push(finding(0, "the head does not stand where it belongs"));
+    }
+    // One row of the record's first entry says whether it began with the store: else ids may have been given before.
+    let with_store: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM record WHERE seq = 1 AND verdict IS NULL AND json_extract(body, '$.rows'))",
     )
     .fetch_one(pool)
     .await?;
-    Ok((highest < last).then(|| finding(0, format!("the next verdict would get an id up to {last} that one has had"))))
+    let given = "SELECT name, count(*), CAST(max(seq) AS INTEGER), CASE name
+            WHEN 'verdicts' THEN (SELECT verdict FROM record WHERE verdict IS NOT NULL ORDER BY seq DESC LIMIT 1)
+            WHEN 'labels' THEN (SELECT max(id) FROM labels)
+            WHEN 'audit' THEN (SELECT max(id) FROM audit)
+            ELSE max(seq) END
+         FROM sqlite_sequence GROUP BY name";
+    let mut verdicts = 0;
+    let rows: Vec<(String, i64, i64, Option<i64>)> = sqlx::query_as(given).fetch_all(pool).await?;
+    for (table, rows, next, last) in rows {
+        let last = last.unwrap_or(0);
+        let exact = with_store || table != "verdicts";
+        if rows != 1 || next < last || exact && next != last {
+            findings.push(finding(0, format!("the next of {table} would get an id after {next}, not after {last}")));
+        }
+        verdicts += i64::from(table == "verdicts");
+    }
+    let any: bool =
+        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM record WHERE verdict IS NOT NULL)").fetch_one(pool).await?;
+    if any && verdicts == 0 {
+        findings.push(finding(0, "the next verdict would get an id that one has had"));
+    }
+    let twice: Vec<(i64, i64)> = sqlx::query_as(
+        "SELECT max(seq), json_extract(body, '$.challenge') FROM record
+         WHERE verdict IS NULL AND kind = 'challenge_result' GROUP BY 2 HAVING count(*) > 1 LIMIT 20",
+    )
+    .fetch_all(pool)
+    .await?;
+    findings.extend(twice.iter().map(|(seq, test)| finding(*seq, format!("challenge test {test} is decided twice"))));
+    Ok(findings)
 }
 
 impl Totals {
