@@ -123,6 +123,8 @@ async fn a_lot_is_opened_counted_closed_reviewed_and_exported() {
     let first = post(&server, "/lots", json!({ "name": "K-17 <Lachs>", "by": "Ada" }), 201).await["lot"].clone();
     judge(5).await;
     post(&server, &format!("/lots/{first}/sign-off"), json!({ "name": "Bo" }), 409).await;
+    let twice = post(&server, "/lots", json!({ "name": "K-17 <Lachs>" }), 409).await;
+    assert_eq!(twice["detail"], format!("lot K-17 <Lachs> is open already, under the number {first}"));
     let second = post(&server, "/lots", json!({ "name": "=K-18" }), 201).await["lot"].clone();
     judge(3).await;
     assert_eq!(post(&server, "/lots/close", json!({ "by": "Ada" }), 200).await["lot"], second);
@@ -268,8 +270,8 @@ async fn a_lots_page_is_had_however_long_it_takes() {
 }
 
 /// Announces a piece on the camera `belt`, and has it taken off.
-async fn find_the_piece(server: &Server) {
-    let (camera, piece, by) = ("belt".into(), "trout dummy".into(), "Ada".into());
+async fn find_the_piece(server: &Server, piece: &str) {
+    let (camera, piece, by) = ("belt".into(), piece.into(), "Ada".into());
     let said = Announcement { camera, piece, class: None, within_s: 60.0, by };
     server.store.challenge(said).await.unwrap();
     let asked = server.store.challenges(None).await.unwrap().pop().unwrap();
@@ -300,10 +302,17 @@ async fn a_challenge_is_announced_and_a_corrective_action_closed_by_name() {
     post(&server, "/challenges", json!({ "camera": "belt", "piece": "shoe", "within_s": 0 }), 400).await;
     let nowhere = post(&server, "/challenges", json!({ "camera": "bell", "piece": "shoe" }), 400).await;
     assert_eq!(nowhere["detail"], "there is no camera `bell`; there are: belt");
+    let unknown = json!({ "camera": "belt", "piece": "shoe", "class": "unicorn" });
+    let unknown = post(&server, "/challenges", unknown, 400).await;
+    assert_eq!(unknown["detail"], "the student knows no class `unicorn`; it knows: salmon, cod, bass");
+    post(&server, "/challenges", json!({ "camera": "belt", "piece": "shoe", "class": "salmon" }), 400).await;
+    let planned = json!({ "camera": "belt", "piece": "trout dummy", "within_s": 0.01, "by": "Ada" });
+    post(&server, "/challenges", planned, 201).await;
+    assert_eq!(server.get("/challenges").await[0]["class"], "cod", "as the plan says");
     let announced = json!({ "camera": "belt", "piece": "shoe", "within_s": 0.01, "by": "Ada" });
     let number = post(&server, "/challenges", announced, 201).await["challenge"].clone();
     assert_eq!(server.get("/challenges").await[0]["found"], serde_json::Value::Null, "not decided yet");
-    let asked = &server.store.challenges(None).await.unwrap()[0];
+    let asked = &server.store.challenges(None).await.unwrap().pop().unwrap();
     let later = asked.announced + Duration::from_secs(3);
     assert_eq!(server.store.decide_challenge(asked, later, |_| GateResult::NoGate).await.unwrap(), Some(false));
     let action = server.get("/corrective-actions").await[0].clone();
@@ -312,7 +321,9 @@ async fn a_challenge_is_announced_and_a_corrective_action_closed_by_name() {
     post(&server, &path, json!({ "done": "cleaned the lens" }), 400).await;
     let refused = post(&server, &path, json!({ "done": "cleaned the lens", "by": "Ada" }), 409).await;
     assert!(refused["detail"].as_str().unwrap().contains("needs a re-test"), "{refused}");
-    find_the_piece(&server).await;
+    find_the_piece(&server, "trout dummy").await;
+    post(&server, &path, json!({ "done": "cleaned the lens", "by": "Ada" }), 409).await; // another piece proves nothing
+    find_the_piece(&server, "shoe").await;
     post(&server, &path, json!({ "done": "cleaned the lens", "by": "Ada" }), 204).await;
     post(&server, &path, json!({ "done": "again", "by": "Ada" }), 409).await;
     assert_eq!(server.get("/corrective-actions").await[0]["done"], "cleaned the lens");
@@ -416,7 +427,7 @@ async fn the_page_of_lots_opens_closes_and_signs_off_and_shows_what_waits() {
     page.until("document.querySelectorAll('#waiting .challenge').length === 1");
     let ordered = server.store.challenges(None).await.unwrap().pop().unwrap();
     assert_eq!((ordered.piece.as_str(), ordered.by.as_str()), ("trout dummy", "Ada"));
-    find_the_piece(&server).await;
+    find_the_piece(&server, "trout dummy").await;
     page.until("document.querySelectorAll('#waiting .action form').length === 1");
 
     close_the_action(&page, &server).await;

@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use crate::{
     archive::{self, RestoreReport},
+    domain::time::rfc3339,
     store::SECRET,
 };
 
@@ -27,7 +28,11 @@ pub fn run(args: &RestoreArgs) -> Result<ExitCode> {
     let report = tokio::runtime::Runtime::new()?.block_on(archive::restore(&args.archive, &args.to))?;
     let RestoreReport { head, files, bytes, verification } = &report;
     let to = |path: &str| args.to.join(path).display().to_string();
-    println!("{files} files, {bytes} bytes, as they were archived at {} by beltsight {}", head.made, head.version);
+    println!(
+        "{files} files, {bytes} bytes, as they were archived at {} by beltsight {}",
+        rfc3339(head.made),
+        head.version
+    );
     print!("{verification}");
     println!("The store was {} and is {} now.", head.store.display(), to("data"));
     match &head.models {

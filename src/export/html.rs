@@ -203,7 +203,7 @@ fn challenges(html: &mut String, challenges: &[Challenge]) -> std::fmt::Result {
     if challenges.is_empty() {
         return writeln!(html, "<p class=muted>No known wrong piece was sent through in this lot.</p>");
     }
-    table(html, &["announced", "piece", "camera", "by", "result", "#items seen", "#verdict"])?;
+    table(html, &["announced", "piece", "to be taken for", "camera", "by", "result", "#items seen", "#verdict"])?;
     for c in challenges {
         let result = match (c.found, c.acknowledged, c.confirmed) {
             (Some(true), None, _) => {
@@ -217,9 +217,10 @@ fn challenges(html: &mut String, challenges: &[Challenge]) -> std::fmt::Result {
         let number = |n: Option<i64>| n.map_or(String::new(), |n| n.to_string());
         writeln!(
             html,
-            "<tr><td class=time>{}<td>{}<td>{}<td>{}<td>{result}<td class=n>{}<td class=n>{}",
+            "<tr><td class=time>{}<td>{}<td>{}<td>{}<td>{}<td>{result}<td class=n>{}<td class=n>{}",
             moment(c.announced),
             escape(&c.piece),
+            escape(c.class.as_deref().unwrap_or("anything that may not pass")),
             escape(&c.camera),
             escape(&c.by),
             number(c.items),

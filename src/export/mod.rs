@@ -13,15 +13,24 @@ pub use self::{
     html::{opening, page},
 };
 use crate::{
-    domain::{Action, Thresholds, Verdict},
+    domain::{Action, Thresholds, Verdict, time::rfc3339},
     store::{Challenge, CorrectiveAction, Counts, Entry, Event, Lot, LotTally, RemovedOf, Store, StoreError},
 };
 
 /// Rejected and diverted items listed on the page; the CSV has all.
 pub const LISTED: usize = 1000;
 /// Kinds of events that begin and end outages.
-const OUTAGES: [&str; 8] =
-    ["started", "camera_began", "camera_lost", "camera_back", "camera_ended", "degraded", "recovered", "gap"];
+const OUTAGES: [&str; 9] = [
+    "restored",
+    "started",
+    "camera_began",
+    "camera_lost",
+    "camera_back",
+    "camera_ended",
+    "degraded",
+    "recovered",
+    "gap",
+];
 /// Further kinds that tell of what passed unjudged or was not taken off.
 const LOSSES: [&str; 4] = ["eject_late", "reject_missed", "passed_unjudged", "encoder_lost"];
 
@@ -235,7 +244,7 @@ fn models(announced: &[Entry], tallies: &[LotTally]) -> Vec<LotModel> {
 /// Intervals out of the entries that begin and end them.
 fn outages(events: &[Entry]) -> Vec<Outage> {
     let mut outages: Vec<Outage> = Vec::new();
-    let mut started = None;
+    let (mut started, mut restored) = (None, None);
     for Entry { time, event, .. } in events {
         let begin = |of: &str, what: String| Outage { of: of.into(), what, from: *time, to: None };
         let end = |outages: &mut Vec<Outage>, of: &str, start: &str| {
@@ -244,6 +253,7 @@ fn outages(events: &[Entry]) -> Vec<Outage> {
             }
         };
         match event {
+            Event::Restored { archived, .. } => restored = Some(*archived),
             Event::Started { after_stop, down_since, .. } => {
                 started = Some(*time);
                 // A new service finds out for itself what is broken.
@@ -251,8 +261,14 @@ fn outages(events: &[Entry]) -> Vec<Outage> {
                     outage.to = Some(*time);
                 }
                 if let Some(from) = down_since {
-                    let what = if *after_stop { "stopped" } else { "interrupted (crash, kill or power)" };
-                    outages.push(Outage { of: "service".into(), what: what.into(), from: *from, to: Some(*time) });
+                    let what = match restored.take() {
+                        Some(archived) => {
+                            format!("restored from an archive of {}: what came after it is lost", rfc3339(archived))
+                        }
+                        None if *after_stop => "stopped".into(),
+                        None => "interrupted (crash, kill or power)".into(),
+                    };
+                    outages.push(Outage { of: "service".into(), what, from: *from, to: Some(*time) });
                 }
             }
             Event::CameraBegan { camera } => {
@@ -336,6 +352,26 @@ mod tests {
             exports.push((losses, report.told_later.len(), marked));
         }
         assert_eq!(exports, [(vec![false, true, true], 3, 3), (vec![false], 0, 0)]);
+    }
+
+    #[tokio::test]
+    async fn what_a_restored_box_does_not_know_is_an_outage_of_the_open_lot() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).await.unwrap();
+        store.append(store.starting("1").await.unwrap()).await.unwrap();
+        let lot = store.begin_lot("A", "").await.unwrap();
+        store.close().await;
+        let archived = OffsetDateTime::now_utc() - time::Duration::hours(7);
+        crate::store::mark_restored(folder.path(), archived, "3:00").unwrap();
+        let store = Store::open(folder.path()).await.unwrap();
+        store.append(store.starting("1").await.unwrap()).await.unwrap();
+        let report = LotReport::read(&store, store.lot(lot).await.unwrap().unwrap()).await.unwrap();
+        let outage = report.outages.last().unwrap();
+        assert_eq!((outage.from, outage.of.as_str()), (archived, "service"));
+        assert!(outage.what.starts_with("restored from an archive of "), "{}", outage.what);
+        store.append(Event::Stopped).await.unwrap();
+        let next = store.starting("1").await.unwrap();
+        assert!(matches!(next, Event::Started { after_stop: true, .. }), "told once: {next:?}");
     }
 
     #[test]

@@ -65,7 +65,7 @@ pub(super) async fn start(config: Config) -> Result<RunningService> {
     let (rounds, learning) = keeper::start(rounds, stop.clone());
     let (ready, ready_reader) = watch::channel(true);
     metrics.ready.set(1);
-    let kept = KeptRecord::start(&config, store, &line, &metrics, &stop);
+    let kept = KeptRecord::start(&config, &infer.card().classes, store, &line, &metrics, &stop);
     let following = tokio::spawn(tasks::registry::follow(notes, swapper.clone(), stop.clone()));
 
     let parts = api::ApiDependencies {
@@ -123,7 +123,20 @@ struct KeptRecord {
 }
 
 impl KeptRecord {
-    fn start(config: &Config, store: &Store, line: &RunningLine, metrics: &Metrics, stop: &CancellationToken) -> Self {
+    fn start(
+        config: &Config,
+        classes: &[String],
+        store: &Store,
+        line: &RunningLine,
+        metrics: &Metrics,
+        stop: &CancellationToken,
+    ) -> Self {
+        for (camera, planned) in config.planned_challenges() {
+            if let Some(class) = planned.class.filter(|class| !classes.contains(class)) {
+                let piece = planned.piece;
+                tracing::warn!("the student knows no class `{class}`: challenge `{piece}` on {camera} will be missed");
+            }
+        }
         for camera in &config.camera {
             metrics.store.challenge_overdue.with_label_values(&[camera.name()]).set(0);
         }

@@ -11,6 +11,7 @@ use std::{
 };
 
 use time::OffsetDateTime;
+use tokio::sync::Notify;
 
 use super::{Store, StoreError, record::event::Event};
 
@@ -22,6 +23,7 @@ pub struct Clock {
     synchronised: Box<dyn Fn() -> bool + Send + Sync>,
     /// When an admin confirmed it, by it and by the clock that nobody sets.
     confirmed: Mutex<Option<(OffsetDateTime, Instant)>>,
+    news: Notify,
 }
 
 impl Clock {
@@ -32,7 +34,12 @@ impl Clock {
 
     /// `synchronised` says so.
     pub fn asking(synchronised: impl Fn() -> bool + Send + Sync + 'static) -> Self {
-        Self { synchronised: Box::new(synchronised), confirmed: Mutex::default() }
+        Self { synchronised: Box::new(synchronised), confirmed: Mutex::default(), news: Notify::new() }
+    }
+
+    /// Until an admin confirms it.
+    pub async fn news(&self) {
+        self.news.notified().await;
     }
 
     /// Whether somebody vouches for it now.
@@ -58,6 +65,7 @@ impl Store {
         self.append(Event::ClockConfirmed { by: by.into() }).await?;
         let now = (OffsetDateTime::now_utc(), Instant::now());
         *clock.confirmed.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+        clock.news.notify_one();
         Ok(())
     }
 }

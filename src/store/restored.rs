@@ -63,3 +63,22 @@ pub(super) async fn tell(
 pub(super) fn unmark(folder: &Path) {
     let _ = fs::remove_file(folder.join(RESTORED));
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::store::{Store, verify};
+
+    #[tokio::test]
+    async fn a_mark_that_somebody_wrote_by_hand_is_told_as_a_restore() {
+        let folder = tempfile::tempdir().unwrap();
+        Store::open(folder.path()).await.unwrap().close().await;
+        let mark = r#"{"archived":"2026-11-29T06:00:00Z","record":"9999:00","restored":"2026-11-29T07:00:00Z"}"#;
+        fs::write(folder.path().join(RESTORED), mark).unwrap();
+        let store = Store::open(folder.path()).await.unwrap();
+        assert_eq!(store.events(&["restored"], None).await.unwrap().len(), 1);
+        assert_eq!(verify(folder.path(), None, None).await.unwrap().findings, []);
+        store.close().await;
+    }
+}

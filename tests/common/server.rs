@@ -137,7 +137,7 @@ pub async fn start_with(settings: ApiSettings) -> Server {
 
 /// The known wrong piece of the camera.
 fn planned() -> PlannedChallenge {
-    PlannedChallenge { piece: "trout dummy".into(), class: None, every: Duration::from_secs(3600) }
+    PlannedChallenge { piece: "trout dummy".into(), class: Some("cod".into()), every: Duration::from_secs(3600) }
 }
 
 /// Starts a service that bears with its clients only so far.

@@ -214,7 +214,7 @@ function testRow(one) {
   const item = element("li", undefined, "test");
   const proof = one.acknowledged === null ? "by the verdict alone: no gate" : one.confirmed ? "gate and sensor" : "gate acknowledged";
   const result = one.found ? `found (${proof})` : `missed: ${one.why || "it was not taken off"}`;
-  item.append(element("p", `${when(one.announced)}, ${one.camera}: ${one.piece}: ${result}`, one.found ? "soft" : "flaw"));
+  item.append(element("p", `${when(one.announced)}, ${one.camera}: ${one.piece}${one.class ? `, to be taken for ${one.class}` : ""}: ${result}`, one.found ? "soft" : "flaw"));
   return item;
 }
 

@@ -32,7 +32,8 @@ pub struct NewChallenge {
     camera: String,
     /// What it is, in words.
     piece: String,
-    /// Only an item that is taken for this class counts as found; absent: any item that is rejected or diverted.
+    /// Only an item that is taken for this class counts as found. Absent: the class that the plan says of this piece, or else
+    /// any item that is rejected or diverted.
     class: Option<String>,
     /// It passes within this many seconds, at most 600; 30 if absent.
     within_s: Option<f64>,
@@ -78,13 +79,20 @@ pub(in crate::api) async fn announce(
         let known: Vec<_> = api.cameras.iter().map(|view| &*view.camera).collect();
         return Err(ApiError::Malformed(format!("there is no camera `{camera}`; there are: {}", known.join(", "))));
     }
-    let said = Announcement {
-        camera,
-        piece: text("piece", &new.piece, TEXT)?,
-        class: new.class,
-        within_s,
-        by: caller.attribute(&new.by),
-    };
+    let piece = text("piece", &new.piece, TEXT)?;
+    let planned = api.challenges.iter().find(|(of, planned)| *of == camera && planned.piece == piece);
+    let class = new.class.or_else(|| planned?.1.class.clone());
+    let card = api.infer.card();
+    if let Some(class) = &class {
+        if !card.classes.contains(class) {
+            let known = card.classes.join(", ");
+            return Err(ApiError::Malformed(format!("the student knows no class `{class}`; it knows: {known}")));
+        }
+        if card.thresholds.accept.contains(class) {
+            return Err(ApiError::Malformed(format!("`{class}` is what may pass: no piece is taken off for it")));
+        }
+    }
+    let said = Announcement { camera, piece, class, within_s, by: caller.attribute(&new.by) };
     let challenge = api.store.challenge(said).await?;
     Ok((StatusCode::CREATED, Json(ChallengeNumber { challenge })))
 }

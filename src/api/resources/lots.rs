@@ -68,16 +68,23 @@ pub struct LotNumber {
     lot: i64,
 }
 
-/// Opens a lot; the open one before it is closed in the same step.
+/// Opens a lot; the open one before it is closed in the same step. Refused while the open one has this name.
 #[utoipa::path(post, path = "/lots", tag = "record", request_body = NewLot,
-    responses((status = 201, body = LotNumber), (status = 400, body = Problem), (status = 503, body = Problem)))]
+    responses((status = 201, body = LotNumber), (status = 400, body = Problem), (status = 409, body = Problem),
+        (status = 503, body = Problem)))]
 pub(in crate::api) async fn open(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<(StatusCode, Json<LotNumber>), ApiError> {
     let new: NewLot = body::json(&api, request).await?;
-    let lot = api.store.begin_lot(&text("name", &new.name, NAME)?, &caller.attribute(&new.by)).await?;
+    let name = text("name", &new.name, NAME)?;
+    if let Some(lot) = api.store.open_lot()
+        && api.store.lot(lot).await?.is_some_and(|open| open.name == name)
+    {
+        return Err(StoreError::Refused(format!("lot {name} is open already, under the number {lot}")).into());
+    }
+    let lot = api.store.begin_lot(&name, &caller.attribute(&new.by)).await?;
     Ok((StatusCode::CREATED, Json(LotNumber { lot })))
 }
 

@@ -77,6 +77,9 @@ pub(in crate::api) async fn list(
     let VerdictQuery { before, after, limit, action, source, lot, lot_name, class, camera, from, to } = query(asked)?;
     let limit = page_size(limit, 50)?;
     let (from, to) = (moment("from", from)?, moment("to", to)?);
+    if from.zip(to).is_some_and(|(from, to)| from > to) {
+        return Err(ApiError::Malformed("`from` must not be later than `to`".into()));
+    }
     let page = Page { before, after, limit, action, source, lot, lot_name, class, camera, from, to };
     let Found { verdicts, next } = api.store.find(&page).await?;
     Ok(Json(Verdicts { verdicts, next }))
@@ -124,7 +127,11 @@ pub(in crate::api) async fn one(
 /// A time in a query.
 fn moment(key: &str, text: Option<String>) -> Result<Option<OffsetDateTime>, ApiError> {
     let parse = |text: String| {
-        let refuse = |_| ApiError::Malformed(format!("`{key}` must be a time as 2026-11-29T06:00:00Z, not {text:?}"));
+        let refuse = |_| {
+            ApiError::Malformed(format!(
+                "`{key}` must be a time as 2026-11-29T06:00:00Z, a + in it written as %2B, not {text:?}"
+            ))
+        };
         OffsetDateTime::parse(&text, &Rfc3339).map_err(refuse)
     };
     text.map(parse).transpose()
@@ -155,7 +162,7 @@ pub(in crate::api) async fn stream(
             Err(BroadcastStreamRecvError::Lagged(n)) => Some(skipped(n)),
         })),
         Some(last) => {
-            let last = last.to_str().ok().and_then(|id| id.parse::<i64>().ok());
+            let last = last.to_str().ok().and_then(|id| id.parse::<i64>().ok()).filter(|id| *id >= 0);
             let last = last.ok_or_else(|| ApiError::Malformed("`Last-Event-ID` must be a verdict's id".into()))?;
             let (events, resumed) = mpsc::channel(1);
             // A higher one than there is comes from another store.

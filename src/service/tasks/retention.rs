@@ -47,6 +47,7 @@ pub async fn retain(
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(TICK) => {}
+            () = clock.news() => {} // what waited for it can go
         }
     }
 }
@@ -67,4 +68,33 @@ async fn pass(
     let removed = store.retain(rules, OffsetDateTime::now_utc(), clock.vouched_for(), state).await?;
     tracing::info!("retention: {removed:?}");
     Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::domain::{Action, Verdict, testing::verdict};
+
+    #[tokio::test]
+    async fn what_waits_for_the_clock_goes_as_soon_as_an_admin_confirms_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).await.unwrap();
+        let time = OffsetDateTime::now_utc() - Duration::from_secs(90 * 86_400);
+        store.insert(&[Verdict { time, ..verdict(Action::Accept) }]).await.unwrap();
+        let rules = Retention { verdicts: Duration::from_secs(86_400), ..Retention::default() };
+        let (clock, stop) = (Arc::new(Clock::asking(|| false)), CancellationToken::new());
+        let (told, mut held) = watch::channel(Vec::new());
+        let metrics = Metrics::new().unwrap();
+        let retaining = tokio::spawn(retain(store.clone(), rules, clock.clone(), told, metrics, stop.clone()));
+        let soon = Duration::from_secs(20);
+        let is = async |held: &mut watch::Receiver<Vec<String>>, empty: bool| {
+            tokio::time::timeout(soon, held.wait_for(|why| why.is_empty() == empty)).await.unwrap().map(drop).unwrap();
+        };
+        is(&mut held, false).await;
+        store.confirm_clock(&clock, "Ada").await.unwrap();
+        is(&mut held, true).await;
+        stop.cancel();
+        retaining.await.unwrap();
+    }
 }

@@ -83,6 +83,26 @@ async fn a_record_rewritten_and_signed_again_with_the_key_is_found_by_the_anchor
 }
 
 #[tokio::test]
+async fn heads_from_before_a_box_was_restored_say_so_and_later_ones_that_differ_do_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut lines = work(folder.path()).await;
+    let archived = copy(folder.path());
+    lines += &work(folder.path()).await;
+    crate::store::mark_restored(archived.path(), time::OffsetDateTime::now_utc(), "44:00").unwrap();
+    let after = work(archived.path()).await;
+    work(archived.path()).await;
+    let found = anchored(archived.path(), &(lines + &after)).await;
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(
+        found[0].starts_with("87: ") && found[0].contains("entry 45 says that the record was restored"),
+        "{found:?}"
+    );
+    let wrong = AnchoredHead { hash: "0".repeat(64), ..AnchoredHead::read(after.trim()).unwrap() };
+    let found = anchored(archived.path(), &(wrong.line() + "\n")).await;
+    assert!(found[0].contains("rewritten"), "{found:?}");
+}
+
+#[tokio::test]
 async fn a_record_begun_anew_with_the_key_is_found_by_the_anchor_alone() {
     let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let lines = work(folder.path()).await;

@@ -253,8 +253,12 @@ impl Store {
     /// [`StoreError::Database`], [`StoreError::Record`].
     pub async fn starting(&self, version: &str) -> Result<Event, StoreError> {
         let mut connection = self.database.acquire().await?;
-        let last = last_of(&mut connection, &["started", "stopped"]).await?;
+        let last = last_of(&mut connection, &["started", "stopped", "restored"]).await?;
         let signed: String = sqlx::query_scalar("SELECT time FROM head").fetch_one(&mut *connection).await?;
+        if let Some(Entry { event: Event::Restored { archived, .. }, .. }) = last {
+            // Nobody knows how the box ended that the archive was made of.
+            return Ok(Event::Started { version: version.into(), after_stop: false, down_since: Some(archived) });
+        }
         Ok(Event::Started {
             version: version.into(),
             after_stop: last.as_ref().is_none_or(|entry| entry.event == Event::Stopped),

@@ -236,7 +236,7 @@ impl Store {
         for action in &mut actions {
             let missed = challenges.iter().find(|c| c.challenge == action.challenge);
             action.camera = missed.map(|c| c.camera.clone()).unwrap_or_default();
-            let on_it = |c: &&Challenge| missed.is_none() || c.camera == action.camera;
+            let on_it = |c: &&Challenge| missed.is_none_or(|missed| c.proves_again(missed));
             let after = challenges.iter().filter(|c| c.challenge > action.action && c.found == Some(true));
             action.retest = after.filter(on_it).map(|c| c.challenge).next();
         }
@@ -260,8 +260,8 @@ impl Store {
         let CorrectiveAction { lot, lots, camera, retest, .. } = found;
         if retest.is_none() {
             return Err(StoreError::Refused(format!(
-                "corrective action {action} needs a re-test: send a known wrong piece through on camera {camera}; it can be \
-                 closed after that challenge test was found"
+                "corrective action {action} needs a re-test: send the piece that was missed through again on camera {camera}; \
+                 it can be closed after that challenge test was found"
             )));
         }
         let closed = [chain::event(Event::CorrectiveClosed { action, lot, lots, done: done.into(), by: by.into() })?];
@@ -288,7 +288,13 @@ impl Store {
             let it = item.action != "accept" && (asked.class.is_none() || *class == asked.class);
             it.then(|| (item, became(item)))
         });
-        let taken_off: Vec<_> = taken_off.collect();
+        let mut taken_off: Vec<_> = taken_off.collect();
+        if !taken_off.is_empty() {
+            // An item is the piece of one test.
+            let others = self.challenges(None).await?;
+            let others: Vec<i64> = others.iter().filter(|c| c.found == Some(true)).filter_map(|c| c.verdict).collect();
+            taken_off.retain(|(item, _)| !others.contains(&item.verdict));
+        }
         let good = |result: &GateResult| matches!(result, GateResult::NoGate | GateResult::Moved { .. });
         let moved = taken_off.iter().find(|(_, result)| good(result));
         let over = now >= asked.announced + time::Duration::seconds_f64(asked.within_s) + GRACE;
@@ -386,8 +392,10 @@ impl Store {
         let challenges = self.challenges(None).await?;
         let of = |(camera, planned): &(String, PlannedChallenge)| {
             let PlannedChallenge { piece, class, every } = planned.clone();
-            let it =
-                |c: &&Challenge| c.found == Some(true) && c.camera == *camera && (piece.is_empty() || c.piece == piece);
+            let it = |c: &&Challenge| {
+                let right = (piece.is_empty() || c.piece == piece) && (class.is_none() || c.class == class);
+                right && c.found == Some(true) && c.camera == *camera
+            };
             let last_found = challenges.iter().rev().find(it).map(|c| c.announced);
             let due = last_found.unwrap_or(began) + every;
             let (every_s, overdue) = (every.as_secs_f64(), due < now);
@@ -411,6 +419,14 @@ fn why_missed(items: usize, taken_off: Option<&(&TakenOff, GateResult)>) -> Stri
             format!("verdict {} has it, but the gate did not answer: {why}", item.verdict)
         }
         Some((item, _)) => format!("verdict {} has it, but nobody knows what the gate did", item.verdict),
+    }
+}
+
+impl Challenge {
+    /// Whether it tries what `missed` tried: the same piece or the same class, on the same camera.
+    fn proves_again(&self, missed: &Self) -> bool {
+        let alike = self.piece == missed.piece || (missed.class.is_some() && self.class == missed.class);
+        alike && self.camera == missed.camera
     }
 }
 
@@ -544,6 +560,26 @@ mod tests {
         let kinds: Vec<String> =
             store.lot_entries(&closed, 0, i64::MAX, 99).await.unwrap().into_iter().map(|e| e.kind).collect();
         assert_eq!(kinds, ["lot_opened", "lot_closed", "corrective_opened", "corrective_closed"]);
+    }
+
+    #[tokio::test]
+    async fn an_item_is_the_piece_of_one_test_and_a_plan_wants_its_class() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).await.unwrap();
+        let (one, two) = (announce(&store, None).await, announce(&store, Some("trout")).await);
+        let far = two.announced + time::Duration::seconds(60);
+        item(&store, Action::Reject, "trout", two.announced).await;
+        assert_eq!(store.decide_challenge(&one, far, no_gate).await.unwrap(), Some(true));
+        let every = Duration::from_secs(3600);
+        let piece = "trout on a stick".to_owned();
+        let plan = [("belt".to_owned(), PlannedChallenge { piece, class: Some("trout".into()), every })];
+        let due = store.challenges_due(&plan, far).await.unwrap();
+        assert_eq!(due[0].last_found, None, "whatever it was taken for");
+        assert_eq!(store.decide_challenge(&two, far, no_gate).await.unwrap(), Some(false));
+        let again = announce(&store, Some("trout")).await;
+        item(&store, Action::Reject, "trout", again.announced).await;
+        assert_eq!(store.decide_challenge(&again, far, no_gate).await.unwrap(), Some(true));
+        assert!(store.challenges_due(&plan, far).await.unwrap()[0].last_found.is_some());
     }
 
     #[tokio::test]

@@ -8,9 +8,12 @@ use sqlx::{Row, sqlite::SqlitePool};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{Finding, TOLD, connect, finding, parts::signed_head};
-use crate::store::{
-    AnchoredHead, StoreError, anchor,
-    record::signer::{Mark, PUBLIC, hex, public_key, unhex},
+use crate::{
+    domain::time::rfc3339,
+    store::{
+        AnchoredHead, Entry, Event, StoreError, anchor,
+        record::signer::{Mark, PUBLIC, hex, public_key, unhex},
+    },
 };
 
 /// So far an authority's clock and ours may be apart.
@@ -51,6 +54,7 @@ pub async fn verify_anchor(
     let pool = connect(folder).await?;
     let first = hash_of(&pool, 1).await.map_err(refuse)?.unwrap_or_default();
     let end = signed_head(&pool, &key).await.map_err(refuse)?.map_or(0, |head| head.seq);
+    let restored = restored(&pool).await.map_err(refuse)?;
     let mut found = AnchorVerification::default();
     for line in lines.split(b'\n') {
         let line = line.map_err(|e| refuse(e.into()))?;
@@ -63,6 +67,7 @@ pub async fn verify_anchor(
         found.last = found.last.max(head.entry);
         let now = hash_of(&pool, head.entry).await.map_err(refuse)?;
         if let Some(what) = unlike(&head, &first, now.as_deref(), end) {
+            let what = restored.iter().find_map(|one| one.explains(&head)).unwrap_or(what);
             let doubt = if signed(&head, &key) { "" } else { "; this key did not sign what was left" };
             found.findings.push(finding(head.entry, format!("{what}{doubt}")));
         }
@@ -87,6 +92,41 @@ pub async fn verify_anchor(
     found.findings.dedup();
     found.findings.truncate(TOLD);
     Ok(found)
+}
+
+/// An entry that tells that the record came out of an archive.
+struct Restored {
+    entry: i64,
+    time: OffsetDateTime,
+    archived: OffsetDateTime,
+}
+
+impl Restored {
+    /// What became of a head that was left elsewhere before, and whose place the restored record used anew.
+    fn explains(&self, head: &AnchoredHead) -> Option<String> {
+        let left = OffsetDateTime::parse(&head.time, &Rfc3339).ok()?;
+        let Self { entry, archived, .. } = self;
+        (head.entry >= *entry && left < self.time).then(|| {
+            format!(
+                "was left elsewhere at {} and is gone: entry {entry} says that the record was restored from an archive of {}",
+                head.time,
+                rfc3339(*archived)
+            )
+        })
+    }
+}
+
+async fn restored(pool: &SqlitePool) -> Result<Vec<Restored>, sqlx::Error> {
+    let rows: Vec<(i64, String)> = sqlx::query_as(
+        "SELECT seq, CAST(body AS TEXT) FROM record WHERE kind = 'restored' AND verdict IS NULL ORDER BY seq",
+    )
+    .fetch_all(pool)
+    .await?;
+    let read = |(entry, body): (i64, String)| match serde_json::from_str(&body).ok()? {
+        Entry { time, event: Event::Restored { archived, .. }, .. } => Some(Restored { entry, time, archived }),
+        _ => None,
+    };
+    Ok(rows.into_iter().filter_map(read).collect())
 }
 
 /// What is wrong with a record that begins with `first`, ends at `end` and has the hash `now` at the head's place.
