@@ -1,7 +1,12 @@
 //! Which parts of the record hold a lot, and whether they are whole.
 
+use std::collections::HashMap;
+
 use ed25519_dalek::VerifyingKey;
-use sqlx::sqlite::SqlitePool;
+use sqlx::{
+    Row, SqliteConnection,
+    sqlite::{SqlitePool, SqliteRow},
+};
 
 use super::{
     Finding, LotVerification, TOLD, finding,
@@ -11,6 +16,7 @@ use super::{
 use crate::store::{
     Lot,
     record::{chain::CHECKPOINT, lots::NAMED, signer::hex},
+    tallies::Alike,
 };
 
 pub(super) async fn verify_around(
@@ -42,6 +48,7 @@ pub(super) async fn verify_around(
     )
     .fetch_optional(&mut *state)
     .await?;
+    let told = told(&mut state, lot.lot).await?;
     state.rollback().await?;
 
     let (removal, removed_to) = removal.unzip();
@@ -51,9 +58,33 @@ pub(super) async fn verify_around(
     let parts = between_checkpoints(spans, head.seq);
     let found = verify_parts(pool, key, &parts, head, removed_to.unwrap_or(0)).await?;
     findings.extend(found.findings);
+    if findings.is_empty() {
+        let counted = Some(found.counted.alike.into_iter().filter(|(alike, _)| alike.lot == lot.lot).collect());
+        // Retention may have gone on meanwhile: then the counts are read again.
+        if told.is_some() && told != counted && self::told(&mut *pool.acquire().await?, lot.lot).await? != counted {
+            findings.push(finding(lot.lot, "its verdicts are counted otherwise than they are"));
+        }
+    }
     findings.sort();
     findings.truncate(TOLD);
     Ok(LotVerification { parts, removed: found.removed, public_key: hex(key.as_bytes()), findings })
+}
+
+/// What the counts say of a lot; `None` in a store of a version that did not count.
+async fn told(connection: &mut SqliteConnection, lot: i64) -> Result<Option<HashMap<Alike, i64>>, sqlx::Error> {
+    let counts = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'tallies')";
+    if !sqlx::query_scalar::<_, bool>(counts).fetch_one(&mut *connection).await? {
+        return Ok(None);
+    }
+    let rows = sqlx::query("SELECT action, class, model, thresholds, verdicts FROM tallies WHERE lot = ?")
+        .bind(lot)
+        .fetch_all(connection)
+        .await?;
+    let alike = |row: &SqliteRow| {
+        let (action, class) = (row.try_get(0)?, row.try_get(1)?);
+        Ok((Alike { lot, action, class, model: row.try_get(2)?, thresholds: row.try_get(3)? }, row.try_get(4)?))
+    };
+    rows.iter().map(alike).collect::<Result<_, _>>().map(Some)
 }
 
 /// What is wrong with the parts of the record that hold `spans`.

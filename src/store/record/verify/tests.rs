@@ -464,6 +464,22 @@ async fn what_no_entry_holds_and_a_value_under_another_kind_are_found() {
 }
 
 #[tokio::test]
+async fn a_lots_page_vouches_for_no_forged_count() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).await.unwrap();
+    let lot = store.begin_lot("A", "Ada").await.unwrap();
+    let of_it = |action| crate::domain::Verdict { lot: Some(lot), ..verdict(action) };
+    store.insert(&[of_it(Action::Accept), of_it(Action::Reject)]).await.unwrap();
+    let told = store.lot(lot).await.unwrap().unwrap();
+    assert_eq!(verify_lot(folder.path(), &told).await.unwrap().findings, [], "also while it is open");
+    store.close().await;
+    let forged = "UPDATE tallies SET action = 'accept', class = 'x' WHERE action = 'reject'";
+    assert_eq!(edit(folder.path(), forged).await, 1);
+    let findings = verify_lot(folder.path(), &told).await.unwrap().findings;
+    assert!(findings.len() == 1 && findings[0].what.contains("counted otherwise"), "{findings:?}");
+}
+
+#[tokio::test]
 async fn a_trigger_under_a_name_of_sqlites_own_is_found_and_keeps_the_store_shut() {
     let folder = filled().await;
     let database = folder.path().join("verdicts.sqlite");
