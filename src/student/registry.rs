@@ -174,6 +174,7 @@ pub fn verify(folder: &Path) -> Result<(), ModelError> {
     for precision in manifest.files.keys() {
         manifest.onnx(folder, precision)?;
     }
+    manifest.read_reference(folder)?;
     Ok(())
 }
 

@@ -88,12 +88,13 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         let retaining = tokio::spawn(retain(store.clone(), rules, clock.clone(), told, metrics, stop.clone()));
         let soon = Duration::from_secs(20);
-        let is = async |held: &mut watch::Receiver<Vec<String>>, empty: bool| {
-            tokio::time::timeout(soon, held.wait_for(|why| why.is_empty() == empty)).await.unwrap().map(drop).unwrap();
+        let waits = async |held: &mut watch::Receiver<Vec<String>>, for_it: bool| {
+            let told = held.wait_for(|why| why.iter().any(|why| why.contains("vouches")) == for_it);
+            tokio::time::timeout(soon, told).await.unwrap().map(drop).unwrap();
         };
-        is(&mut held, false).await;
+        waits(&mut held, true).await;
         store.confirm_clock(&clock, "Ada").await.unwrap();
-        is(&mut held, true).await;
+        waits(&mut held, false).await;
         stop.cancel();
         retaining.await.unwrap();
     }

@@ -47,8 +47,7 @@ impl ToldCounts {
                  + (SELECT count(*) FROM lots_removed WHERE verdicts < 1) + (SELECT count(*) FROM label_counts WHERE items < 0)
                  + (SELECT count(*) FROM tallies)
                  - (SELECT count(*) FROM (SELECT DISTINCT lot, action, class, model, thresholds FROM tallies))";
-        let newest =
-            "SELECT coalesce((SELECT verdict FROM record WHERE verdict IS NOT NULL ORDER BY seq DESC LIMIT 1), 0)";
+        let newest = "SELECT CAST(coalesce((SELECT verdict FROM record WHERE verdict IS NOT NULL ORDER BY seq DESC LIMIT 1), 0) AS INTEGER)";
         let newest: i64 = sqlx::query_scalar(newest).fetch_one(&mut *state).await?;
         Ok(Some(Self {
             newest_block: newest / BLOCK,

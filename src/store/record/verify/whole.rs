@@ -64,7 +64,8 @@ pub(super) async fn verify_whole(pool: &SqlitePool, key: &VerifyingKey) -> Resul
     findings.extend(found.findings);
     findings.extend(schema_findings(pool).await?);
     findings.extend(pages?);
-    findings.extend(verify_own_rows(pool).await?);
+    let own = verify_own_rows(pool).await;
+    findings.extend(own.unwrap_or_else(|e| vec![finding(0, format!("what no entry holds can't be read: {e}"))]));
     findings.extend(verify_rows(pool).await?);
     if findings.is_empty() && found.removed != removal.verdicts {
         let what = format!("{} verdicts are gone, but retention removed {}", found.removed, removal.verdicts);
@@ -140,16 +141,16 @@ async fn verify_own_rows(pool: &SqlitePool) -> Result<Vec<Finding>, sqlx::Error>
     )
     .fetch_one(pool)
     .await?;
-    let given = "SELECT name, count(*), CAST(max(seq) AS INTEGER), CASE name
+    let given = "SELECT coalesce(CAST(name AS TEXT), ''), count(*), CAST(max(seq) AS INTEGER), CAST(CASE name
             WHEN 'verdicts' THEN (SELECT verdict FROM record WHERE verdict IS NOT NULL ORDER BY seq DESC LIMIT 1)
             WHEN 'labels' THEN (SELECT max(id) FROM labels)
             WHEN 'audit' THEN (SELECT max(id) FROM audit)
-            ELSE max(seq) END
+            ELSE max(seq) END AS INTEGER)
          FROM sqlite_sequence GROUP BY name";
     let mut verdicts = 0;
-    let rows: Vec<(String, i64, i64, Option<i64>)> = sqlx::query_as(given).fetch_all(pool).await?;
+    let rows: Vec<(String, i64, Option<i64>, Option<i64>)> = sqlx::query_as(given).fetch_all(pool).await?;
     for (table, rows, next, last) in rows {
-        let last = last.unwrap_or(0);
+        let (next, last) = (next.unwrap_or(0), last.unwrap_or(0));
         let exact = with_store || table != "verdicts";
         if rows != 1 || next < last || exact && next != last {
             findings.push(finding(0, format!("the next of {table} would get an id after {next}, not after {last}")));
@@ -162,7 +163,7 @@ async fn verify_own_rows(pool: &SqlitePool) -> Result<Vec<Finding>, sqlx::Error>
         findings.push(finding(0, "the next verdict would get an id that one has had"));
     }
     let twice: Vec<(i64, i64)> = sqlx::query_as(
-        "SELECT max(seq), json_extract(body, '$.challenge') FROM record
+        "SELECT max(seq), CAST(json_extract(body, '$.challenge') AS INTEGER) FROM record
          WHERE verdict IS NULL AND kind = 'challenge_result' GROUP BY 2 HAVING count(*) > 1 LIMIT 20",
     )
     .fetch_all(pool)
