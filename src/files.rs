@@ -19,6 +19,8 @@ use std::{
 
 use tempfile::NamedTempFile;
 
+pub mod heartbeat;
+
 /// Mode of a file that everybody may read, before the process's umask.
 const PUBLIC: u32 = 0o666;
 /// Mode of a file that only its owner may read.

@@ -210,6 +210,7 @@ fn examined(
     let folder = RoundFolder::new(store, number);
     let plan = RoundPlan {
         number,
+        version: String::new(), // as older programs wrote it
         trigger: trigger.into(),
         started: format!("2026-11-{day}T08:12:00Z"),
         labels: 120 * number as usize,
@@ -227,7 +228,7 @@ fn examined(
     folder.write("plan.json", &plan).unwrap();
     folder.write("ruling.json", ruling).unwrap();
     let version = folder.version();
-    student(&folder.candidate(), &version, &format!("2026-11-{day}T08:40:00Z"), |past| {
+    student(&folder.candidate(), version, &format!("2026-11-{day}T08:40:00Z"), |past| {
         past.method = "distill".into();
         past.labeled = 84 * number as usize;
         past.seed = number.into();

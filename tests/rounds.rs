@@ -176,7 +176,8 @@ async fn labels_become_a_better_student_that_a_person_lets_serve_and_an_equal_on
     let checks = round["checks"].as_array().unwrap();
     assert!(checks.len() == 8 && checks.iter().all(|check| check["passed"] == true), "{round}");
     let models = service.get("/models").await;
-    assert_eq!((&models["serving"], &models["history"][0]["by"]), (&json!("round-0001"), &json!("Bea")));
+    let first = models["serving"].as_str().unwrap();
+    assert!(first.starts_with("round-0001-") && models["history"][0]["by"] == "Bea", "{models}");
     let after = service.accuracy().await;
     assert!(after > 0.9, "{after} after, {before} before");
     all_whole(&service.root);
@@ -187,7 +188,7 @@ async fn labels_become_a_better_student_that_a_person_lets_serve_and_an_equal_on
     let round = service.ended(2, |_| ()).await;
     assert_eq!(round["end"], "held", "{round}");
     assert!(round["why"].as_str().unwrap().contains("better: "), "{round}");
-    assert_eq!(service.get("/models").await["serving"], "round-0001");
+    assert_eq!(service.get("/models").await["serving"], first);
 }
 
 #[tokio::test(flavor = "multi_thread")]

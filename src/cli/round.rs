@@ -20,7 +20,7 @@ pub struct RoundArgs {
 pub fn run(RoundArgs { folder }: &RoundArgs) -> Result<ExitCode> {
     let number = folder.file_name().and_then(|name| name.to_str()?.parse().ok());
     let number = number.with_context(|| format!("{} is not a round's folder", folder.display()))?;
-    let done = rounds::run::run(&rounds::RoundFolder { path: std::path::absolute(folder)?, number });
+    let done = rounds::run::run(&rounds::RoundFolder::at(std::path::absolute(folder)?, number));
     if let Err(e) = &done
         && e.is::<rounds::run::Killed>()
     {

@@ -9,6 +9,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::{
     domain::{Action, Card, Scores, ms},
+    files::heartbeat,
     line::decide::decide,
     picture::{
         corrupt::{CORRUPTIONS, corrupt},
@@ -94,6 +95,7 @@ fn open(folder: &Path, data: &Dataset, step: usize) -> Result<Examinee, ExamErro
         for corruption in CORRUPTIONS {
             // The same draw for both students.
             let mut rng = ChaCha8Rng::seed_from_u64(n as u64);
+            heartbeat::beat();
             damaged.push(corrupt(picture, card.side as usize, corruption, STRENGTH, &mut rng)?);
         }
     }
@@ -122,7 +124,11 @@ fn open(folder: &Path, data: &Dataset, step: usize) -> Result<Examinee, ExamErro
 }
 
 fn probabilities(engine: &mut Engine, card: &Card, pictures: &[Vec<u8>]) -> Result<Vec<Vec<f32>>, EngineError> {
-    let outputs = engine.run_all(pictures, 8)?;
-    let rows = outputs.logits.rows().into_iter();
-    Ok(rows.map(|row| softmax(&row.to_vec(), card.thresholds.temperature)).collect())
+    let mut rows = Vec::new();
+    for chunk in pictures.chunks(64) {
+        heartbeat::beat();
+        let outputs = engine.run_all(chunk, 8)?;
+        rows.extend(outputs.logits.rows().into_iter().map(|row| softmax(&row.to_vec(), card.thresholds.temperature)));
+    }
+    Ok(rows)
 }

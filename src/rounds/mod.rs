@@ -6,8 +6,9 @@
 //! |---|---|---|
 //! | `plan.json` | the service, first | everything the round depends on |
 //! | `snapshot/` | its process | the data, frozen; `train/` and `held_out/` list its labeled pictures |
-//! | `round-<number>-teacher/`, `round-<number>/` | `beltsight-learn` | its runs: checkpoints, metrics, report, `model/` |
-//! | `ruling.json` | its process, last | the promotion gate's ruling on the candidate `round-<number>/model` |
+//! | `<version>-teacher/`, `<version>/` | `beltsight-learn` | its runs: checkpoints, metrics, report, `model/` |
+//! | `ruling.json` | its process, last | the promotion gate's ruling on the candidate `<version>/model` |
+//! | `heartbeat`, in it and in its runs | its process | a number that rises while it gets on |
 //! | `outcome.json` | the service | how it ended |
 //!
 //! Invariant: a file or folder under its final name is whole, so a round that was killed goes on by being run again.
@@ -71,9 +72,13 @@ pub struct RoundSettings {
     /// Longest time a round may take; then it is ended.
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
-    /// A round in which nothing is written for this long is ended and goes on in a new process.
+    /// A round whose process does not get on for this long is ended and goes on in a new one.
     #[serde(with = "humantime_serde")]
     pub stall: Duration,
+    /// Rounds that are over and keep their pictures, runs and candidates; of older ones the files that tell of them stay.
+    pub keep: usize,
+    /// Bytes that rounds which are over may take; the oldest give way first.
+    pub keep_bytes: u64,
     /// How long a round waits after it endangered the line's deadline.
     #[serde(with = "humantime_serde")]
     pub pause: Duration,
@@ -105,6 +110,8 @@ impl Default for RoundSettings {
             spare_cores: 1,
             timeout: Duration::from_secs(6 * 3600),
             stall: Duration::from_secs(1200),
+            keep: 10,
+            keep_bytes: 20 << 30,
             pause: Duration::from_secs(300),
             automatic: true,
             probation: Duration::from_secs(600),
@@ -122,6 +129,9 @@ impl RoundSettings {
         if !(0.05..=0.95).contains(&self.held_out_share) {
             return Err("rounds.held_out_share must lie between 0.05 and 0.95".into());
         }
+        if self.keep == 0 {
+            return Err("rounds.keep must be at least 1: the newest round always stays".into());
+        }
         if self.train.is_empty() {
             return Err("rounds.train must name a method".into());
         }
@@ -134,6 +144,9 @@ impl RoundSettings {
 pub struct RoundPlan {
     /// Counts from 1.
     pub number: u32,
+    /// Its candidate's version name, unlike that of any other store's round; empty in plans of older programs.
+    #[serde(default)]
+    pub version: String,
     /// What started it: `schedule`, `labels`, `drift`, or a person's name.
     pub trigger: String,
     /// When (RFC 3339).
@@ -273,12 +286,32 @@ pub struct RoundFolder {
     pub path: PathBuf,
     /// Its number.
     pub number: u32,
+    /// The version name of its candidate.
+    version: String,
 }
 
 impl RoundFolder {
     /// The folder of round `number` of the store in `store`; need not exist.
     pub fn new(store: &Path, number: u32) -> Self {
-        Self { path: store.join("rounds").join(format!("{number:04}")), number }
+        Self::at(store.join("rounds").join(format!("{number:04}")), number)
+    }
+
+    /// The folder `path` of round `number`.
+    pub fn at(path: PathBuf, number: u32) -> Self {
+        let mut folder = Self { path, number, version: format!("round-{number:04}") };
+        if let Some(plan) = folder.read::<RoundPlan>("plan.json").filter(|plan| !plan.version.is_empty()) {
+            folder.version = plan.version;
+        }
+        folder
+    }
+
+    /// The folder of a new round, with its plan in it.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn begin(store: &Path, plan: &RoundPlan) -> io::Result<Self> {
+        Self::new(store, plan.number).write("plan.json", plan)?;
+        Ok(Self::new(store, plan.number))
     }
 
     /// All rounds of the store in `store`, the oldest first.
@@ -299,18 +332,18 @@ impl RoundFolder {
     }
 
     /// The version name of its candidate.
-    pub fn version(&self) -> String {
-        format!("round-{:04}", self.number)
+    pub fn version(&self) -> &str {
+        &self.version
     }
 
     /// The candidate's model folder.
     pub fn candidate(&self) -> PathBuf {
-        self.path.join(self.version()).join("model")
+        self.path.join(&self.version).join("model")
     }
 
     /// The run that trains the teacher, where there is one.
     pub fn teacher(&self) -> PathBuf {
-        self.path.join(format!("{}-teacher", self.version()))
+        self.path.join(format!("{}-teacher", self.version))
     }
 
     /// A file of it as JSON; `None` when it is not there yet or can't be read.
@@ -327,14 +360,6 @@ impl RoundFolder {
         files::write(&self.path.join(file), &serde_json::to_vec_pretty(content)?)
     }
 
-    /// How long ago something in it was written; 0 when that can't be told.
-    pub fn still_for(&self) -> Duration {
-        let runs = [self.path.clone(), self.teacher(), self.path.join(self.version())];
-        let entries = runs.iter().filter_map(|run| fs::read_dir(run).ok()).flatten().flatten();
-        let ages = entries.filter_map(|file| file.metadata().ok()?.modified().ok()?.elapsed().ok());
-        ages.min().unwrap_or_default()
-    }
-
     /// What its process does at present, by what it has finished, and how far that is: 0 to 1, where it can be told.
     pub fn stage(&self) -> (RoundStage, Option<f64>) {
         if self.path.join("outcome.json").is_file() {
@@ -349,9 +374,9 @@ impl RoundFolder {
         } else if !self.path.join("held_out").is_dir() {
             (RoundStage::Snapshot, None)
         } else if plan.distill.is_empty() {
-            (RoundStage::Train, steps(&self.path.join(self.version())))
+            (RoundStage::Train, steps(&self.path.join(&self.version)))
         } else if self.teacher().join("model").is_dir() {
-            (RoundStage::Distill, steps(&self.path.join(self.version())))
+            (RoundStage::Distill, steps(&self.path.join(&self.version)))
         } else {
             (RoundStage::Train, steps(&self.teacher()))
         }

@@ -33,11 +33,15 @@ pub(super) struct ProbationTerms {
     pub before: f64,
     /// Share of items on which the shadow run differed.
     pub expected: f64,
+    /// Whether the watch ended and it stayed.
+    #[serde(default)]
+    pub passed: bool,
 }
 
 /// A new student under watch.
 pub(super) struct Probation {
     pub version: String,
+    folder: RoundFolder,
     terms: ProbationTerms,
     until: Instant,
     tests: ProbationTests,
@@ -51,22 +55,22 @@ impl Probation {
         if let Err(e) = folder.write(TERMS, &terms) {
             tracing::warn!("after a restart {} will not be watched: {e}", folder.version());
         }
-        Self::new(folder.version(), terms, span)
+        Self::new(folder, terms, span)
     }
 
-    /// Goes on with the watch over the student `serving`, if it came from one of `rounds` and took over less than
-    /// `span` before `now`.
+    /// Goes on with the watch over the student `serving`, if it came from one of `rounds` and has not passed it yet; of
+    /// the time `span` what is left at `now`.
     pub fn resume(rounds: &[RoundFolder], serving: &str, span: Duration, now: OffsetDateTime) -> Option<Self> {
         let folder = rounds.iter().rev().find(|round| round.version() == serving)?;
         let terms: ProbationTerms = folder.read(TERMS)?;
         let gone = Duration::try_from(now - terms.began).unwrap_or_default(); // negative: the clock was set back
-        let left = span.checked_sub(gone)?;
-        Some(Self::new(folder.version(), terms, left))
+        (!terms.passed).then(|| Self::new(folder, terms, span.saturating_sub(gone)))
     }
 
-    fn new(version: String, terms: ProbationTerms, left: Duration) -> Self {
+    fn new(folder: &RoundFolder, terms: ProbationTerms, left: Duration) -> Self {
         let (tests, belt) = (ProbationTests::default(), BeltWindow::default());
-        Self { version, terms, until: Instant::now() + left, tests, belt, items: 0 }
+        let (version, folder) = (folder.version().to_string(), folder.clone());
+        Self { version, folder, terms, until: Instant::now() + left, tests, belt, items: 0 }
     }
 
     /// Takes a verdict into account, if it is about a belt item and the student's own.
@@ -95,9 +99,18 @@ impl Probation {
         self.tests.missed.clone().or_else(|| troubled(self.items, &self.terms, rejects, faults))
     }
 
-    /// Whether the time is over and nothing is undecided.
+    /// Whether the time is over, enough items were judged to tell, and nothing is undecided: a belt that stands proves
+    /// nothing.
     pub fn over(&self) -> bool {
-        Instant::now() >= self.until && !self.tests.undecided
+        Instant::now() >= self.until && self.items >= ITEMS && !self.tests.undecided
+    }
+
+    /// Ends the watch: the student stays, after a restart too.
+    pub fn pass(self) {
+        let terms = ProbationTerms { passed: true, ..self.terms };
+        if let Err(e) = self.folder.write(TERMS, &terms) {
+            tracing::warn!("after a restart {} will be watched again: {e}", self.version);
+        }
     }
 }
 
@@ -148,7 +161,7 @@ mod tests {
     use super::*;
 
     fn terms(before: f64, expected: f64) -> ProbationTerms {
-        ProbationTerms { began: OffsetDateTime::UNIX_EPOCH, before, expected }
+        ProbationTerms { began: OffsetDateTime::UNIX_EPOCH, before, expected, passed: false }
     }
 
     #[test]
@@ -158,6 +171,15 @@ mod tests {
         assert_eq!(troubled(100, &terms(0.1, 0.2), 0.4, 0.0), None, "the shadow run foretold it");
         assert!(troubled(100, &terms(0.1, 0.05), 0.4, 0.0).is_some_and(|why| why.contains("40.0 %")));
         assert!(troubled(100, &terms(0.5, 0.05), 0.1, 0.0).is_some(), "suddenly everything passes");
+    }
+
+    #[test]
+    fn a_belt_that_stands_proves_nothing() {
+        let store = tempfile::tempdir().unwrap();
+        let mut watch = Probation::begin(&RoundFolder::new(store.path(), 1), terms(0.1, 0.05), Duration::ZERO);
+        assert!(!watch.over(), "the time is over, yet nothing came");
+        watch.items = ITEMS;
+        assert!(watch.over());
     }
 
     #[test]
@@ -175,9 +197,11 @@ mod tests {
             Some(watch.until.saturating_duration_since(Instant::now()).as_secs())
         };
         assert!(left("round-0003", 60).is_some_and(|left| (530..=540).contains(&left)));
-        assert_eq!(left("round-0003", 601), None, "it is over");
+        assert_eq!(left("round-0003", 601), Some(0), "the time is over, but no item proved anything");
         assert!(left("round-0003", -60).is_some_and(|left| left >= 590), "the clock was set back");
         assert_eq!(left("round-0004", 60), None, "never watched");
         assert_eq!(left("first", 60), None, "it was rolled back, or a person put another in its place");
+        Probation::resume(&rounds, "round-0003", span, began).unwrap().pass();
+        assert_eq!(left("round-0003", 60), None, "it has passed");
     }
 }

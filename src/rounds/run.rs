@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::{RoundFolder, RoundPlan};
 use crate::{
     domain::hash::sha256,
-    files::FolderDraft,
+    files::{FolderDraft, heartbeat},
     picture::dataset::{self, Dataset, Sample},
     rounds::{
         exam, gate, learner,
@@ -39,6 +39,7 @@ pub fn run(folder: &RoundFolder) -> Result<()> {
     if folder.path.join("ruling.json").is_file() {
         return Ok(());
     }
+    heartbeat::begin(&folder.path);
     let incumbent = Manifest::read(&plan.incumbent)?;
     if !folder.path.join("held_out").is_dir() {
         freeze(folder, &plan)?;

@@ -12,7 +12,7 @@ use tokio::task::spawn_blocking;
 
 use crate::{
     domain::{Verdict, hash::sha256},
-    files::FolderDraft,
+    files::{FolderDraft, heartbeat},
     picture::{
         dataset::{self, DataError, Sample},
         pixels::{self, PixelError},
@@ -181,6 +181,7 @@ struct Still {
 
 /// `None` when the frame is gone or can't be decoded.
 async fn still(store: &Store, verdict: &Verdict) -> Result<Option<Still>, SnapshotError> {
+    heartbeat::beat();
     let Some(key) = &verdict.frame else { return Ok(None) };
     let Some(jpeg) = store.frame(key).await? else { return Ok(None) };
     let region = verdict.region;

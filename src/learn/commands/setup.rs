@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf};
 
 use anyhow::{Context, bail, ensure};
-use beltsight::{domain::hash::sha256, network as architectures};
+use beltsight::{domain::hash::sha256, files::heartbeat, network as architectures};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -203,7 +203,11 @@ impl TrainingOptions {
         let all: Vec<usize> = training.iter().copied().chain(data.files.len()..data.pictures.len()).collect();
         let step = all.len().div_ceil(ADAPT_PICTURES);
         let chosen: Vec<&[u8]> = all.iter().step_by(step).map(|&i| data.pictures[i].as_slice()).collect();
-        setup.start.adapt(&chosen, || !interrupt::requested());
+        let go_on = || {
+            heartbeat::beat();
+            !interrupt::requested()
+        };
+        setup.start.adapt(&chosen, go_on);
         if interrupt::requested() { Err(TrainError::Stopped(self.out.clone()).into()) } else { Ok(()) }
     }
 
@@ -292,6 +296,7 @@ impl TrainingOptions {
         }
         let tick = |n: usize| {
             bar.inc(n as u64);
+            heartbeat::beat();
             !interrupt::requested()
         };
         let views = ViewSource::cached(model, cut, &augmenter, (kinds, self.views), tick)?;

@@ -7,7 +7,7 @@ use std::{fs, time::Instant};
 use anyhow::{Context, ensure};
 use beltsight::{
     domain::Thresholds,
-    files,
+    files::{self, heartbeat},
     student::{manifest::Lineage, scorecard::Scorecard},
 };
 use clap::{ArgMatches, Args, FromArgMatches, Subcommand, error::ErrorKind};
@@ -28,7 +28,7 @@ use crate::{
         fit::FitContext,
         log,
         method_plan::MethodPlan,
-        model_folder,
+        model_folder::{self, HeldOut},
         plan::{PicturePools, TrainingPlan},
         teacher::{PictureFolders, Teacher, TeacherAnswers},
     },
@@ -111,6 +111,8 @@ pub fn run(
 ) -> anyhow::Result<()> {
     let began = Instant::now();
     let mut setup = options.open()?;
+    fs::create_dir_all(&options.out).with_context(|| options.out.display().to_string())?;
+    heartbeat::begin(&options.out);
     let fold_of = data::folds(&setup.data.labels, &setup.data.groups, splits.folds.unwrap_or(5), options.seed)
         .map_err(anyhow::Error::msg)?;
     ensure!(
@@ -127,7 +129,6 @@ pub fn run(
     );
     let (labeled, _) = split_pool(&setup, splits, options.seed, &first_training)?;
     let plan = options.plan(&setup, method, labeled.len());
-    fs::create_dir_all(&options.out).with_context(|| options.out.display().to_string())?;
     let config = serde_json::json!({ "options": options, "splits": splits, "recipe": method, "plan": plan,
         "accept": accept, "started_from": setup.started_from, "version": env!("CARGO_PKG_VERSION") });
     files::write(&options.out.join("config.json"), serde_json::to_string_pretty(&config)?.as_bytes())?;
@@ -138,8 +139,8 @@ pub fn run(
     let labels = setup.data.known();
     let training =
         TrainingRun { options, splits, method, setup: &setup, views, labels, teacher: teacher.as_ref(), began };
-    let (student, validation) = training.run(&fold_of, &accept)?;
-    training.write_results(&student, &validation, &config)
+    let (student, validation, held_out) = training.run(&fold_of, &accept)?;
+    training.write_results(&student, &validation, &held_out, &config)
 }
 
 /// Everything that is settled before the first step.
@@ -172,8 +173,8 @@ struct HeldOutLogits {
 
 impl TrainingRun<'_> {
     /// Trains one student per fold, validates, writes `cv.json` and gives the final student: with `--folds` one more, which
-    /// trained on everything.
-    fn run(&self, fold_of: &[usize], accept: &[String]) -> anyhow::Result<(TrainedStudent, Validation)> {
+    /// trained on everything. The pictures are those that the final student did not train on.
+    fn run(&self, fold_of: &[usize], accept: &[String]) -> anyhow::Result<(TrainedStudent, Validation, Vec<HeldOut>)> {
         let (options, data) = (self.options, &self.setup.data);
         let folds = self.splits.folds.unwrap_or(1);
         let mut held_out: Vec<HeldOutLogits> = Vec::new();
@@ -211,7 +212,9 @@ impl TrainingRun<'_> {
             },
             scorecard: validation.pooled.clone(),
         };
-        Ok((student, validation))
+        let unseen = |row: &HeldOutLogits| HeldOut { picture: row.picture, truth: data.labels[row.picture] };
+        let unseen = if self.splits.folds.is_some() { Vec::new() } else { held_out.iter().map(unseen).collect() };
+        Ok((student, validation, unseen))
     }
 
     /// Trains the student `name` on the pictures `training` and asks it about those of `validation`.
@@ -243,14 +246,18 @@ impl TrainingRun<'_> {
     }
 
     /// Writes weights, model folder and report, and prints the figures.
-    fn write_results(&self, student: &TrainedStudent, validation: &Validation, config: &Value) -> anyhow::Result<()> {
+    fn write_results(
+        &self,
+        student: &TrainedStudent,
+        validation: &Validation,
+        held_out: &[HeldOut],
+        config: &Value,
+    ) -> anyhow::Result<()> {
         let (out, data) = (&self.options.out, &self.setup.data);
-        let sample: Vec<&[u8]> =
-            data.pictures.iter().step_by(data.pictures.len().div_ceil(16)).map(Vec::as_slice).collect();
-        export::write_weights(student, &sample, out)?;
+        export::write_weights(student, out)?;
         let pictures: Vec<&[u8]> = data.pictures.iter().map(Vec::as_slice).collect();
         let version = out.file_name().map_or("student".into(), |name| name.to_string_lossy());
-        let manifest = model_folder::write(student, &pictures, &version, out)?;
+        let manifest = model_folder::write(student, &pictures, held_out, &version, out)?;
         let gain = self.teacher.map(|teacher| teacher.gain(&manifest, out, data, validation)).transpose()?;
         let page = report::render(student, validation, data, &log::read(out)?, config, gain.as_ref())?;
         files::write(&out.join("report.html"), page.as_bytes())?;

@@ -120,6 +120,18 @@ impl Model {
         Self { net: self.net.clone(), params }
     }
 
+    /// The same network in double precision, on the CPU: what float32 computes only up to its rounding.
+    pub fn double(&self) -> Self {
+        let double = |value: &Tensor| value.to_device(Device::Cpu).to_kind(Kind::Double);
+        let params = self.params.iter().map(|(name, value)| (name.clone(), double(value))).collect();
+        Self { net: self.net.clone(), params }
+    }
+
+    /// The number format of its weights, in which it computes.
+    fn kind(&self) -> Kind {
+        self.params["head.weight"].kind()
+    }
+
     /// The same weights under another handle.
     pub fn shallow_clone(&self) -> Self {
         let params = self.params.iter().map(|(name, value)| (name.clone(), value.shallow_clone())).collect();
@@ -166,7 +178,7 @@ impl Model {
             }
         }
         let last = blocks.end == self.net.blocks.len() && !blocks.is_empty();
-        if last { x.mean_dim([2i64, 3].as_slice(), false, Kind::Float) } else { x }
+        if last { x.mean_dim([2i64, 3].as_slice(), false, self.kind()) } else { x }
     }
 
     /// Embedding `[n, features]` → logits `[n, classes]`.
@@ -216,15 +228,26 @@ impl Model {
             .collect()
     }
 
+    /// Logits of pictures of `input * input * 3` bytes, before any temperature.
+    pub fn logits(&self, pictures: &[&[u8]]) -> Vec<Vec<f64>> {
+        let of_chunk = |chunk: &[&[u8]]| {
+            let logits = no_grad(|| self.forward(&to_batch(chunk, self.net.input), 0, None).1);
+            let (rows, classes) = (logits.size()[0], logits.size()[1]);
+            let row = |at: i64| (0..classes).map(|class| logits.double_value(&[at, class])).collect();
+            (0..rows).map(row).collect::<Vec<_>>()
+        };
+        pictures.chunks(32).flat_map(of_chunk).collect()
+    }
+
     /// uint8 `[n, h, w, 3]` → float `[n, 3, h, w]`; stays in channels-last memory, which libtorch's convolutions keep.
     fn normalise(&self, x: &Tensor) -> Tensor {
-        let mean = Tensor::from_slice(&self.net.mean).to_device(x.device());
-        let std = Tensor::from_slice(&self.net.std).to_device(x.device());
-        ((x.to_kind(Kind::Float) / 255.0 - mean) / std).permute([0, 3, 1, 2])
+        let three = |values: &[f32]| Tensor::from_slice(values).to_device(x.device()).to_kind(self.kind());
+        let (mean, std) = (three(&self.net.mean), three(&self.net.std));
+        ((x.to_kind(self.kind()) / 255.0 - mean) / std).permute([0, 3, 1, 2])
     }
 
     fn conv(&self, x: &Tensor, conv: &Conv, training: bool) -> Tensor {
-        let kind = if training && x.device().is_cuda() { Kind::BFloat16 } else { Kind::Float };
+        let kind = if training && x.device().is_cuda() { Kind::BFloat16 } else { self.kind() };
         let x = x.to_kind(kind);
         let kernel = &self.params[&format!("{}.weight", conv.name)].to_kind(kind);
         let bias = (conv.norm == Norm::Bias).then(|| self.params[&format!("{}.bias", conv.name)].to_kind(kind));

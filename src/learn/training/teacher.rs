@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use beltsight::{
     domain::hash::sha256,
+    files::heartbeat,
     picture::dataset,
     student::{
         engine::{Classifier, Device, Engine},
@@ -106,6 +107,7 @@ impl Teacher {
         let began = Instant::now();
         let mut logits = Vec::new();
         for chunk in pictures.chunks(8) {
+            heartbeat::beat();
             let rows = self.classifier.run(chunk)?;
             ensure!(
                 rows.ncols() == classes.len(),

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use beltsight::student::scorecard::argmax;
+use beltsight::{files::heartbeat, student::scorecard::argmax};
 use indicatif::{ProgressBar, ProgressStyle};
 use tch::{Tensor, no_grad};
 
@@ -63,6 +63,7 @@ pub fn train(
             let lr = take_step(&mut state, plan, data, method, &batch, &mut statistics)?;
             let done = state.steps_done;
             bar.set_position(done as u64);
+            heartbeat::beat();
             if done.is_multiple_of(plan.pass) || done == plan.steps {
                 let validation = validate(&state.averaged(), plan.cut, data);
                 let step_statistics = std::mem::take(&mut statistics);

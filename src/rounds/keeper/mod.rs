@@ -10,6 +10,7 @@
 
 mod due;
 mod process;
+mod prune;
 mod status;
 mod succession;
 
@@ -30,12 +31,11 @@ use tokio_util::sync::CancellationToken;
 use self::{
     due::IdleTime,
     process::{ProcessState, RoundProcess},
-    succession::TakeOverError,
 };
 use super::{
     RoundEnd, RoundFolder, RoundOutcome, RoundPlan, RoundSettings,
     gate::{self, PromotionGateRuling, ShadowRun},
-    probation::{Probation, ProbationTerms},
+    probation::Probation,
     window::BeltWindow,
 };
 use crate::{
@@ -161,7 +161,7 @@ enum RoundState {
     /// Its process learns and examines.
     Process { folder: RoundFolder, process: RoundProcess },
     /// It rests, because the line was late.
-    Paused { folder: RoundFolder, until: Instant, tries: u32 },
+    Paused { folder: RoundFolder, until: Instant, failures: u32 },
     /// Its candidate scores live items beside the incumbent.
     Shadow { folder: RoundFolder, ruling: PromotionGateRuling, shadow: Shadow },
     /// Its candidate waits for a person.
@@ -269,7 +269,7 @@ impl RoundKeeper {
         match mem::replace(&mut self.state, RoundState::Idle) {
             RoundState::Idle => self.begin_if_due(),
             RoundState::Process { folder, process } => self.watch_process(folder, process).await,
-            RoundState::Paused { folder, until, tries } if Instant::now() >= until => self.spawn(folder, tries),
+            RoundState::Paused { folder, until, failures } if Instant::now() >= until => self.spawn(folder, failures),
             RoundState::Shadow { folder, ruling, shadow } => self.watch_shadow(folder, ruling, shadow).await,
             waiting => self.state = waiting,
         }
@@ -330,6 +330,7 @@ impl RoundKeeper {
         let absolute = |path: &PathBuf| std::path::absolute(path);
         let plan = RoundPlan {
             number: last + 1,
+            version: format!("round-{:04}-{:08x}", last + 1, rand::random::<u32>()),
             trigger: trigger.into(),
             started: rfc3339_now(),
             labels: self.labels,
@@ -344,16 +345,15 @@ impl RoundKeeper {
             memory: settings.memory,
             gate: settings.gate.clone(),
         };
-        let folder = RoundFolder::new(folder, plan.number);
-        folder.write("plan.json", &plan)?;
+        let folder = RoundFolder::begin(folder, &plan)?;
         tracing::info!(round = plan.number, trigger, labels = plan.labels, "a round begins");
         self.labels_before = plan.labels;
         self.spawn(folder, 0);
         Ok(())
     }
 
-    fn spawn(&mut self, folder: RoundFolder, tries: u32) {
-        match RoundProcess::spawn(&folder, &self.parts.settings, tries) {
+    fn spawn(&mut self, folder: RoundFolder, failures: u32) {
+        match RoundProcess::spawn(&folder, &self.parts.settings, failures) {
             Ok(process) => self.state = RoundState::Process { folder, process },
             Err(e) => self.end(&folder, RoundEnd::Failed, format!("its process can't be started: {e}"), None),
         }
@@ -364,7 +364,7 @@ impl RoundKeeper {
         let state = match process.state(&folder) {
             ProcessState::Runs if self.belt.full() && late > LATE => {
                 process.kill().await;
-                return self.pause(folder, late, process.tries);
+                return self.pause(folder, late, process.failures);
             }
             ProcessState::Runs => process.end_if_overdue(&folder, &self.parts.settings).await,
             ended => ended,
@@ -374,17 +374,17 @@ impl RoundKeeper {
             ProcessState::Done => self.examined(folder).await,
             ProcessState::Interrupted(why) => {
                 tracing::warn!(round = folder.number, "{why}: it goes on in a new process");
-                self.spawn(folder, process.tries);
+                self.spawn(folder, process.failures + 1);
             }
             ProcessState::Failed(why) => self.end(&folder, RoundEnd::Failed, why, None),
         }
     }
 
-    fn pause(&mut self, folder: RoundFolder, late: f64, tries: u32) {
+    fn pause(&mut self, folder: RoundFolder, late: f64, failures: u32) {
         tracing::warn!(round = folder.number, "{:.1} % of the belt items are late: learning rests", late * 100.0);
         self.belt = BeltWindow::default();
         self.parts.metrics.rounds.paused.inc();
-        self.state = RoundState::Paused { folder, until: Instant::now() + self.parts.settings.pause, tries };
+        self.state = RoundState::Paused { folder, until: Instant::now() + self.parts.settings.pause, failures };
     }
 
     /// Its process is done: the ruling says whether the shadow run begins.
@@ -396,12 +396,15 @@ impl RoundKeeper {
         for (who, accuracy) in ["incumbent", "candidate"].into_iter().zip(ruling.accuracy) {
             metrics.rounds.held_out_accuracy.with_label_values(&[who]).set(accuracy);
         }
-        if !ruling.promote {
-            return self.hold(&folder, ruling);
-        }
         if self.parts.swapper.infer.card().version == folder.version() {
             let why = "it had taken over when the service stopped".into();
             return self.end(&folder, RoundEnd::Promoted, why, Some(ruling));
+        }
+        if !self.incumbent_serves(&folder) {
+            return self.examine_again(folder);
+        }
+        if !ruling.promote {
+            return self.hold(&folder, ruling);
         }
         let (candidate, infer) = (folder.candidate(), self.parts.swapper.infer.clone());
         match spawn_blocking(move || Shadow::start(&candidate, &infer)).await {
@@ -412,6 +415,10 @@ impl RoundKeeper {
     }
 
     async fn watch_shadow(&mut self, folder: RoundFolder, ruling: PromotionGateRuling, shadow: Shadow) {
+        if !self.incumbent_serves(&folder) {
+            let _ = spawn_blocking(move || drop(shadow)).await;
+            return self.examine_again(folder);
+        }
         let tally = shadow.tally();
         let limits = &self.parts.settings.gate;
         self.parts.metrics.rounds.shadow_items.set(tally.items as i64);
@@ -439,51 +446,6 @@ impl RoundKeeper {
         self.end(folder, RoundEnd::Held, ruling.reasons(), Some(ruling));
     }
 
-    /// Lets the candidate serve and watches it from then on.
-    async fn take_over(&mut self, folder: RoundFolder, ruling: PromotionGateRuling, by: &str) {
-        let better = ruling.checks.iter().find(|check| check.name == "better");
-        let why = better.map_or_else(String::new, |check| check.found.clone());
-        let (registry, swapper) = (self.parts.registry.clone(), self.parts.swapper.clone());
-        let (of, by, reason) = (folder.clone(), by.to_string(), why.clone());
-        let taken = spawn_blocking(move || succession::take_over(&of, &registry, &swapper, &by, &reason));
-        match taken.await.unwrap_or_else(|e| Err(TakeOverError::Files(io::Error::other(e)))) {
-            Ok(()) => {
-                let shadow = ruling.shadow.map_or(0.0, |run| run.apart as f64 / run.items.max(1) as f64);
-                let terms = ProbationTerms {
-                    began: OffsetDateTime::now_utc(),
-                    before: self.belt.share(|item| !item.passed),
-                    expected: ruling.disagreement.max(shadow),
-                };
-                self.probation = Some(Probation::begin(&folder, terms, self.parts.settings.probation));
-                self.end(&folder, RoundEnd::Promoted, why, Some(ruling));
-            }
-            Err(e) => self.end(&folder, RoundEnd::Failed, format!("it could not take over: {e}"), Some(ruling)),
-        }
-    }
-
-    async fn watch_probation(&mut self) {
-        let Some(mut probation) = self.probation.take() else { return };
-        if self.parts.swapper.infer.card().version != probation.version {
-            return; // somebody changed it meanwhile
-        }
-        if let Err(e) = probation.read_tests(&self.parts.store).await {
-            tracing::warn!("challenge tests can't be looked at: {e}"); // the next look may succeed
-        }
-        if let Some(why) = probation.trouble() {
-            tracing::error!("{} is taken back: {why}", probation.version);
-            let (registry, swapper) = (self.parts.registry.clone(), self.parts.swapper.clone());
-            match spawn_blocking(move || succession::take_back(&registry, &swapper, &why)).await {
-                Ok(Ok(())) => self.parts.metrics.rounds.rollbacks.inc(),
-                Ok(Err(e)) => tracing::error!("it could not be taken back: {e}"),
-                Err(e) => tracing::error!("{e}"),
-            }
-        } else if probation.over() {
-            tracing::info!("{} has passed its probation", probation.version);
-        } else {
-            self.probation = Some(probation);
-        }
-    }
-
     fn end(&mut self, folder: &RoundFolder, end: RoundEnd, why: String, ruling: Option<PromotionGateRuling>) {
         tracing::info!(round = folder.number, end = end.name(), "the round is over: {why}");
         self.parts.metrics.rounds.ended.with_label_values(&[end.name()]).inc();
@@ -492,6 +454,12 @@ impl RoundKeeper {
             tracing::error!("round {} can't be closed now: {e}", folder.number); // a restart would go on with it
             self.unwritten.push((folder.clone(), outcome));
         }
+        let (store, keep, bytes) =
+            (self.parts.folder.clone(), self.parts.settings.keep, self.parts.settings.keep_bytes);
+        drop(spawn_blocking(move || {
+            prune::prune(&store, keep, bytes)
+                .unwrap_or_else(|e| tracing::warn!("old rounds can't be cleared away: {e}"));
+        }));
         self.idle = IdleTime::default();
         self.state = RoundState::Idle;
     }

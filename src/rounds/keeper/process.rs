@@ -8,17 +8,21 @@ use std::{
 
 use tokio::process::Child;
 
-use crate::rounds::{AGAIN, RoundFolder, RoundSettings, run};
+use crate::{
+    files::heartbeat::Pulse,
+    rounds::{AGAIN, RoundFolder, RoundSettings, run},
+};
 
-/// Times a round's process may die before the round is given up.
-const TRIES: u32 = 5;
+/// Times a round's process may die or stand still before the round is given up.
+const FAILURES: u32 = 5;
 
 /// The process of a round.
 pub(super) struct RoundProcess {
     child: Child,
     pub(super) began: Instant,
-    /// Which of the round's processes it is, from 1.
-    pub(super) tries: u32,
+    /// Processes of the round that died or stood still before; one that was told to rest did neither.
+    pub(super) failures: u32,
+    pulse: Pulse,
 }
 
 /// How a round's process does.
@@ -34,8 +38,8 @@ pub(super) enum ProcessState {
 }
 
 impl RoundProcess {
-    /// Starts or goes on with the round in `folder`, of which `tries` processes ended before.
-    pub(super) fn spawn(folder: &RoundFolder, settings: &RoundSettings, tries: u32) -> io::Result<Self> {
+    /// Starts or goes on with the round in `folder`, of which `failures` processes failed before.
+    pub(super) fn spawn(folder: &RoundFolder, settings: &RoundSettings, failures: u32) -> io::Result<Self> {
         let log = fs::File::options().create(true).append(true).open(folder.path.join("round.log"))?;
         let mut own = Command::new("taskset");
         own.arg("--cpu-list").arg(run::cpus(settings.spare_cores)?);
@@ -43,7 +47,7 @@ impl RoundProcess {
         let mut command = run::capped(&own, settings.memory);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = tokio::process::Command::from(command).kill_on_drop(true).spawn()?;
-        Ok(Self { child, began: Instant::now(), tries: tries + 1 })
+        Ok(Self { child, began: Instant::now(), failures, pulse: Pulse::new() })
     }
 
     /// Ends it; the round can go on in another one.
@@ -72,7 +76,7 @@ impl RoundProcess {
 
     /// Killed, or ended by itself to be run again.
     fn may_go_on(&self, status: ExitStatus) -> bool {
-        status.code().is_none_or(|code| code == i32::from(AGAIN)) && self.tries < TRIES
+        status.code().is_none_or(|code| code == i32::from(AGAIN)) && self.failures + 1 < FAILURES
     }
 
     /// Ends it if it runs for too long or stands still.
@@ -81,12 +85,13 @@ impl RoundProcess {
             self.kill().await;
             return ProcessState::Failed(format!("it took longer than {:?}", settings.timeout));
         }
-        if self.began.elapsed() <= settings.stall || folder.still_for() <= settings.stall {
+        let folders = [folder.path.clone(), folder.teacher(), folder.path.join(folder.version())];
+        if self.pulse.still_for(&folders) <= settings.stall {
             return ProcessState::Runs;
         }
         // A program that finds no memory for a thread of its own may wait for that thread for ever.
         self.kill().await;
         let why = format!("nothing happened for {:?}", settings.stall);
-        if self.tries < TRIES { ProcessState::Interrupted(why) } else { ProcessState::Failed(why) }
+        if self.failures + 1 < FAILURES { ProcessState::Interrupted(why) } else { ProcessState::Failed(why) }
     }
 }
