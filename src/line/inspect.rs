@@ -27,7 +27,6 @@ use crate::{
         area::SearchArea,
         eject::Ejector,
         eject::output::alive::LineAlive,
-        flow::Flow,
         geometry::{Direction, Rotation},
         handover::Handover,
         infer::Infer,
@@ -100,7 +99,6 @@ pub fn run(line: &Line, view: &Arc<View>, frames: &Handover, outage: &CameraOuta
     priority::set(priority::BELT);
     let Sight { rotation, direction, mut area } = line.sight.clone();
     let mut locator = Locator::new(line.locate.clone()).before(area.clone(), direction);
-    let mut flow = Flow::default();
     let judged = JudgedItems::default();
     // Where the further looks at an item go, by its track.
     let mut open: BTreeMap<u64, mpsc::Sender<Look>> = BTreeMap::new();
@@ -146,7 +144,7 @@ pub fn run(line: &Line, view: &Arc<View>, frames: &Handover, outage: &CameraOuta
         if let Some(ejector) = &line.ejector {
             ejector.seen(camera, locator.travel(), frame.captured);
         }
-        let speed = flow.speed(frame.captured);
+        let speed = locator.speed(frame.captured);
         let inspected = InspectedFrame { frame: &frame, picture: &picture, speed, decode_ms, located };
         for item in items {
             let item = Item { region: part.whole(item.region), ..item };
@@ -164,7 +162,6 @@ pub fn run(line: &Line, view: &Arc<View>, frames: &Handover, outage: &CameraOuta
         line.metrics.line.items_unjudged.with_label_values(&[camera]).inc_by(unjudged);
         outage.passed(unjudged);
         open.retain(|track, _| locator.looks_again(*track)); // the others wait for no further look
-        flow.look(&part.picture, frame.captured); // for the next picture: no item waits for it
         line.metrics.camera.belt_seen.with_label_values(&[camera]).set(speed.map_or(f64::NAN, f64::from));
         let pause = LIVE_PAUSE[usize::from(view.frame.receiver_count() == 0)];
         if last_live.is_none_or(|last: Instant| last.elapsed() >= pause) {

@@ -1,10 +1,9 @@
-//! The hot path, in flow order: camera → locate (and flow, the belt's speed) → infer → decide → eject and record.
+//! The hot path, in flow order: camera → locate (items, and the belt's speed) → infer → decide → eject and record.
 //!
 //! Invariant: no item waits for disk, network or learning.
 
 pub mod area;
 pub mod camera;
-pub mod flow;
 pub mod geometry;
 pub mod handover;
 pub mod locate;

@@ -19,6 +19,7 @@ use std::time::Instant;
 
 mod blob;
 mod cells;
+mod pace;
 mod sharpen;
 mod track;
 mod travel;
@@ -26,6 +27,7 @@ mod way;
 
 use blob::{Blob, Outlines, blobs, gather};
 use cells::{Cells, Mark};
+use pace::Pace;
 use sharpen::sharpen;
 use track::{Track, covered, cut, holds, leaves, moved, whole};
 use travel::Travel;
@@ -156,6 +158,7 @@ pub struct Locator {
     /// Pixels of the picture in a cell's side.
     scale: f32,
     travel: Travel,
+    pace: Pace,
     way: Way,
     /// The belt's travel at the last picture, in cells, and whether that picture told it.
     position: f64,
@@ -183,6 +186,7 @@ impl Locator {
             across: 0,
             scale: 1.0,
             travel: Travel::default(),
+            pace: Pace::default(),
             way: Way::default(),
             position: 0.0,
             known: false,
@@ -250,6 +254,12 @@ impl Locator {
         self.known.then(|| self.travel.position())
     }
 
+    /// The belt's speed at `now` in pixels per second, below 0 towards smaller x; `None` where the pictures of the last two seconds
+    /// do not tell it: of a belt that stands, creeps, or shows nothing.
+    pub fn speed(&self, now: Instant) -> Option<f32> {
+        self.pace.speed(now, self.size.0.into())
+    }
+
     /// What was followed and went without having been returned, since the last call.
     pub fn take_unjudged(&mut self) -> u64 {
         std::mem::take(&mut self.unjudged)
@@ -285,6 +295,7 @@ impl Locator {
             self.interval = if self.interval == 0.0 { seconds } else { self.interval * 0.9 + seconds * 0.1 };
         }
         self.known = self.travel.look(picture, captured);
+        self.pace.went_to(self.travel(), captured);
         self.position = self.travel.position() / f64::from(self.scale);
         self.way.went_to(self.position, self.across);
     }
