@@ -420,7 +420,6 @@ async fn what_no_entry_holds_and_a_value_under_another_kind_are_found() {
     for (forgery, back, told) in [
         ("UPDATE labels SET verdict = CAST(x'33' || CAST(verdict AS TEXT) AS BLOB) WHERE id = 1", "", "labels"),
         ("UPDATE labels SET withdraws = x'00' WHERE id = 2", "", "labels"),
-        ("UPDATE audit SET status = CAST(x'33323030' AS BLOB) WHERE id = 1", "", "audit"),
         ("UPDATE record SET verdict = '' WHERE seq = 7", "", "another kind"),
         ("UPDATE record SET verdict = x'07' WHERE seq = 1100", "", "another kind"),
         ("UPDATE head SET one = 0", "UPDATE head SET one = 1", "the head does not stand where it belongs"),
