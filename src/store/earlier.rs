@@ -165,7 +165,8 @@ async fn write_record(
             sign(transaction, &signer, "checkpoint", seq, &hash).await?;
         }
     }
-    sign(transaction, &signer, "head", seq, &hash).await
+    sign(transaction, &signer, "head", seq, &hash).await?;
+    Ok(Signer::keep(folder)?)
 }
 
 async fn sign(

@@ -230,8 +230,7 @@ impl Store {
         let signer = if has_record || has_key { signer::Signer::open(folder) } else { signer::Signer::make(folder) }?;
         let any = sqlx::query_scalar::<_, bool>("SELECT EXISTS (SELECT 1 FROM verdicts)");
         if !has_record && has_key && any.fetch_one(&mut *transaction).await? {
-            let why = "there are verdicts and a key, but no record: it was removed. (Only if the very first start broke off \
-                       here: move record.key and record.pub away, and a record begins over what is there.)";
+            let why = "there are verdicts and a key, but no record: somebody took it away";
             return Err(StoreError::Record(why.into()));
         }
         chain::begin_or_check(&mut transaction, &signer).await?;
@@ -243,6 +242,9 @@ impl Store {
         let lot = lot.filter(|entry| matches!(entry.event, Event::LotOpened { .. })).map_or(0, |entry| entry.seq);
         let identity = StoreIdentity::read(&mut transaction).await?;
         transaction.commit().await?;
+        if !has_key {
+            signer::Signer::keep(folder)?;
+        }
         restored::unmark(folder);
         Ok(Self {
             folder: folder.into(),

@@ -1,9 +1,10 @@
 //! The key that signs the record: `record.key` (secret, mode 0600) and `record.pub` beside the database.
 //!
-//! Invariant: a key is made only together with a record; a record whose key is gone is never continued with another.
+//! Invariant: a key is made only together with a record, and gets its name when that is committed: where a key is and no record,
+//! somebody took the record away. A record whose key is gone is never continued with another.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -13,6 +14,8 @@ use crate::files;
 
 /// Name of the secret key's file in the store's folder: 64 hexadecimal digits.
 pub const SECRET: &str = "record.key";
+/// Name of the secret key's file until the record that it begins is committed.
+const DRAFT: &str = ".record.key.new";
 /// Name of the public key's file in the store's folder: 64 hexadecimal digits.
 pub const PUBLIC: &str = "record.pub";
 
@@ -49,16 +52,33 @@ impl Mark<'_> {
 pub(in crate::store) struct Signer(SigningKey);
 
 impl Signer {
-    /// Makes both files.
+    /// Makes a key for a record that is about to begin; [`Signer::keep`] gives it its name.
     pub(in crate::store) fn make(folder: &Path) -> Result<Self, KeyError> {
+        let draft = folder.join(DRAFT);
+        let refuse = |e: io::Error| KeyError { path: draft.clone(), why: e.to_string() };
+        match fs::remove_file(&draft) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(refuse(e)),
+            _ => {} // of a start that broke off
+        }
         let key = SigningKey::from_bytes(&rand::random());
-        write(&folder.join(SECRET), true, key.as_bytes())?;
-        Self::open(folder)
+        write(&draft, true, key.as_bytes())?;
+        Ok(Self(key))
+    }
+
+    /// Gives the key its name, after its record was committed, and writes the public file.
+    pub(in crate::store) fn keep(folder: &Path) -> Result<(), KeyError> {
+        let secret = folder.join(SECRET);
+        let named = fs::rename(folder.join(DRAFT), &secret).and_then(|()| files::sync_folder_of(&secret));
+        named.map_err(|e| KeyError { path: secret, why: e.to_string() })?;
+        Self::open(folder).map(drop)
     }
 
     /// Reads the secret key, and makes the public file again if it is missing.
     pub(in crate::store) fn open(folder: &Path) -> Result<Self, KeyError> {
-        let secret = folder.join(SECRET);
+        let (secret, draft) = (folder.join(SECRET), folder.join(DRAFT));
+        if !secret.exists() && draft.exists() {
+            return Ok(Self(SigningKey::from_bytes(&read(&draft)?))); // the start broke off before it had its name
+        }
         if !secret.exists() {
             let why = "it is not there: put it back from where it is kept; without it the record can be read and verified, \
                        never continued";

@@ -503,12 +503,32 @@ async fn a_record_is_not_begun_anew_over_verdicts_beside_its_key() {
         DELETE FROM tallies; DELETE FROM counts; DELETE FROM label_counts";
     assert!(edit(folder.path(), gone).await > 0);
     let Err(why) = Store::open(folder.path()).await else { panic!("it was opened") };
-    assert!(why.to_string().contains("no record: it was removed"), "{why}");
+    assert!(why.to_string().contains("no record: somebody took it away"), "{why}");
     // A store that was begun and broke off before its first verdict goes on.
     let new = tempfile::tempdir().unwrap();
     Store::open(new.path()).await.unwrap().close().await;
     edit(new.path(), "DELETE FROM record; DELETE FROM head").await;
     Store::open(new.path()).await.unwrap().close().await;
+}
+
+#[tokio::test]
+async fn a_start_that_breaks_off_before_or_after_the_record_is_begun_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let draft = folder.path().join(".record.key.new");
+    std::fs::write(&draft, "half a ke").unwrap(); // before: nothing was signed by it
+    let store = Store::open(folder.path()).await.unwrap();
+    store.insert(&[verdict(Action::Accept)]).await.unwrap();
+    store.close().await;
+    assert!(!draft.exists());
+    std::fs::rename(folder.path().join(SECRET), &draft).unwrap(); // after: the key had no name yet
+    std::fs::remove_file(folder.path().join(PUBLIC)).unwrap();
+    Store::open(folder.path()).await.unwrap().close().await;
+    assert!(folder.path().join(SECRET).exists() && !draft.exists());
+    assert_eq!(found(folder.path()).await, "");
+    // A strange draft is no key.
+    std::fs::remove_file(folder.path().join(SECRET)).unwrap();
+    std::fs::write(&draft, "0".repeat(64)).unwrap();
+    assert!(Store::open(folder.path()).await.is_err());
 }
 
 #[tokio::test]
