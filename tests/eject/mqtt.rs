@@ -126,6 +126,7 @@ fn a_broker_passes_on_what_sensor_and_encoder_say() {
     thread::sleep(Duration::from_millis(100));
     ejector.act(&verdict(2, Action::Reject), Instant::now(), None);
     until("it is missed at once", Duration::from_secs(2), || count("missed") == 1);
+    all_ended(&metrics, "mqtt", 2); // the sensor's word comes before the command's
     assert_eq!(metrics.eject.commands.with_label_values(&["mqtt", "no_moment"]).get(), 1);
     running.close();
 }

@@ -96,12 +96,13 @@ impl EjectOutcomes {
             lot: subject.lot,
             passed: Some(subject.captured),
         });
-        self.metrics.eject.commands.with_label_values(&[&**name, why.name()]).inc();
         self.metrics.eject.late_actions.with_label_values(&[on_late.name()]).inc();
         if let Some(action) = on_late.asks() {
             let Subject { gate, camera, track, .. } = &**subject;
             self.ask(action, format!("{} at gate {gate}: {camera} {track}", why.name()));
         }
+        // Last: whoever reads that the command has ended finds all that it led to.
+        self.metrics.eject.commands.with_label_values(&[&**name, why.name()]).inc();
     }
 
     /// Nobody looks at the belt before `camera`'s gates: every output's `on_late`, once each.
