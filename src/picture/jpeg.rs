@@ -25,6 +25,7 @@ const EOI: u8 = 0xd9;
 const SOS: u8 = 0xda;
 const DHT: u8 = 0xc4;
 const DRI: u8 = 0xdd;
+const APP1: u8 = 0xe1;
 const RST0: u8 = 0xd0;
 /// Progressive Huffman; 0xc0 and 0xc1 are sequential.
 const SOF2: u8 = 0xc2;
@@ -40,6 +41,26 @@ pub fn end(bytes: &[u8]) -> Option<usize> {
             code if stands_alone(code) => marker.end,
             _ => marker.end + segment(bytes, marker.end)?.len() + 2,
         };
+    }
+}
+
+/// What the camera said of the picture (Exif 2.32, 4.7.2): a TIFF file in the first segment of that name before the pixels.
+pub(super) fn exif(bytes: &[u8]) -> Option<&[u8]> {
+    let mut at = after_start(bytes)?;
+    loop {
+        let marker = Marker::next(bytes, at)?;
+        if matches!(marker.code, SOI | EOI | SOS) {
+            return None;
+        }
+        if stands_alone(marker.code) {
+            at = marker.end;
+            continue;
+        }
+        let content = segment(bytes, marker.end)?;
+        match content.strip_prefix(b"Exif\0\0") {
+            Some(exif) if marker.code == APP1 => return Some(exif),
+            _ => at = marker.end + 2 + content.len(),
+        }
     }
 }
 

@@ -9,10 +9,15 @@ use fast_image_resize::{
     images::{TypedImage, TypedImageRef},
     pixels::U8x3,
 };
-use image::{ImageDecoder, ImageFormat, ImageReader};
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage, metadata::Orientation};
 
 use super::jpeg;
 use crate::domain::{Optics, Picture, Region};
+
+/// A JPEG of more scans is refused: each may cost a walk over all pixels. Cameras write one, progressive pictures ten or so.
+const MOST_SCANS: u32 = 100;
+/// What shows through where a picture is transparent: white, as on a page. Colours hidden under it are nobody's look.
+const GROUND: u8 = 255;
 
 /// Largest picture that is decoded.
 #[derive(Clone, Copy, Debug)]
@@ -73,14 +78,19 @@ impl PixelError {
 
 /// Decodes JPEG (turbojpeg, which refuses cut and mixed files), PNG or WebP (`image`) into 8-bit RGB.
 ///
-/// 16-bit PNGs are scaled to 8 bits, alpha is dropped, gray becomes RGB; CMYK JPEGs are refused with the reason, because
-/// without their colour profile the colours would be guesses. Bytes in a JPEG that do not belong to it are passed over, see
-/// [`jpeg`].
+/// The picture stands as its Exif orientation says, so that it is seen as people see it. 16-bit PNGs are scaled to 8 bits,
+/// transparent pixels lie on white, gray becomes RGB; CMYK JPEGs are refused with the reason, because without their colour
+/// profile the colours would be guesses. Bytes in a JPEG that do not belong to it are passed over, see [`jpeg`].
 ///
 /// # Errors
 /// See [`PixelError`].
 pub fn decode(bytes: &[u8], limits: PixelLimits) -> Result<Picture, PixelError> {
     decode_counted(bytes, limits).map(|(picture, _)| picture)
+}
+
+/// Whether bytes begin as those of a picture that [`decode`] reads.
+pub fn is_picture(bytes: &[u8]) -> bool {
+    bytes.starts_with(&[0xff, 0xd8]) || matches!(image::guess_format(bytes), Ok(ImageFormat::Png | ImageFormat::WebP))
 }
 
 /// As [`decode`], and how many stray bytes were passed over.
@@ -113,7 +123,12 @@ fn decode_clean(bytes: &[u8], limits: PixelLimits) -> Result<Picture, PixelError
     // A new decoder for each picture: one that is used again answers a JPEG without a frame header with the size and
     // colour space of the picture before.
     let mut decoder = turbojpeg::Decompressor::new().map_err(damaged)?;
-    let header = decoder.read_header(bytes).map_err(damaged)?;
+    decoder.set_scan_limit(MOST_SCANS).map_err(damaged)?;
+    let header = decoder.read_header(bytes).map_err(|e| match e {
+        // The decoder's word for a header that it did not find.
+        turbojpeg::Error::IntegerOverflow(_) => PixelError::Damaged("it has no header that tells its size".into()),
+        e => damaged(e),
+    })?;
     check(header.width as u64, header.height as u64, limits)?;
     if matches!(header.colorspace, turbojpeg::Colorspace::CMYK | turbojpeg::Colorspace::YCCK) {
         return Err(PixelError::Unsupported("CMYK JPEGs are not accepted: convert the picture to RGB first".into()));
@@ -127,7 +142,34 @@ fn decode_clean(bytes: &[u8], limits: PixelLimits) -> Result<Picture, PixelError
         format: turbojpeg::PixelFormat::RGB,
     };
     decoder.decompress(bytes, image).map_err(damaged)?;
-    Ok(Picture { width: header.width as u32, height: header.height as u32, rgb })
+    let picture = Picture { width: header.width as u32, height: header.height as u32, rgb };
+    let orientation = jpeg::exif(bytes).and_then(Orientation::from_exif_chunk);
+    Ok(upright(picture, orientation.unwrap_or(Orientation::NoTransforms)))
+}
+
+/// The picture as it is to be looked at.
+fn upright(picture: Picture, orientation: Orientation) -> Picture {
+    if orientation == Orientation::NoTransforms {
+        return picture;
+    }
+    let Picture { width, height, rgb } = picture;
+    let mut turned = DynamicImage::ImageRgb8(RgbImage::from_raw(width, height, rgb).unwrap_or_default());
+    turned.apply_orientation(orientation);
+    let turned = turned.into_rgb8();
+    Picture { width: turned.width(), height: turned.height(), rgb: turned.into_raw() }
+}
+
+/// The colours of a picture that may be transparent, on [`GROUND`].
+fn opaque(picture: DynamicImage) -> RgbImage {
+    if !picture.color().has_alpha() {
+        return picture.into_rgb8();
+    }
+    let picture = picture.into_rgba8();
+    RgbImage::from_fn(picture.width(), picture.height(), |x, y| {
+        let [red, green, blue, alpha] = picture.get_pixel(x, y).0.map(u32::from);
+        let over = |colour| ((colour * alpha + u32::from(GROUND) * (255 - alpha) + 127) / 255) as u8;
+        image::Rgb([red, green, blue].map(over))
+    })
 }
 
 fn decode_other(bytes: &[u8], limits: PixelLimits) -> Result<Picture, PixelError> {
@@ -142,11 +184,12 @@ fn decode_other(bytes: &[u8], limits: PixelLimits) -> Result<Picture, PixelError
     allowed.max_image_height = None;
     allowed.max_alloc = Some(limits.max_pixels * 8); // 16-bit RGBA
     reader.limits(allowed);
-    let decoder = reader.into_decoder().map_err(damaged)?;
+    let mut decoder = reader.into_decoder().map_err(damaged)?;
     let (width, height) = decoder.dimensions();
     check(width.into(), height.into(), limits)?;
-    let picture = image::DynamicImage::from_decoder(decoder).map_err(damaged)?.into_rgb8();
-    Ok(Picture { width, height, rgb: picture.into_raw() })
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms); // what can't be read turns nothing
+    let picture = opaque(DynamicImage::from_decoder(decoder).map_err(damaged)?);
+    Ok(upright(Picture { width, height, rgb: picture.into_raw() }, orientation))
 }
 
 fn check(width: u64, height: u64, limits: PixelLimits) -> Result<(), PixelError> {
@@ -299,6 +342,85 @@ mod tests {
             let refused = decode(bytes, PixelLimits::default());
             assert!(matches!(refused, Err(PixelError::Damaged(_))), "{refused:?}");
         }
+    }
+
+    /// A JPEG with an Exif segment of this orientation, in this order of bytes.
+    fn with_orientation(jpeg: &[u8], orientation: u8, big: bool) -> Vec<u8> {
+        let exif: &[u8] = if big {
+            &[b'M', b'M', 0, 42, 0, 0, 0, 8, 0, 1, 1, 0x12, 0, 3, 0, 0, 0, 1, 0, orientation, 0, 0, 0, 0, 0, 0]
+        } else {
+            &[b'I', b'I', 42, 0, 8, 0, 0, 0, 1, 0, 0x12, 1, 3, 0, 1, 0, 0, 0, orientation, 0, 0, 0, 0, 0, 0, 0]
+        };
+        let other = [0xff, 0xe1, 0, 8, b'h', b't', b't', b'p', b':', 0]; // another segment of the same marker
+        let head = [&[0xff, 0xe1, 0, 34][..], b"Exif\0\0", exif].concat();
+        [&jpeg[..2], &other, &head, &jpeg[2..]].concat()
+    }
+
+    #[test]
+    fn a_picture_stands_as_its_orientation_says() {
+        let (width, height) = (48, 32);
+        let jpeg = encode_jpeg(&gradient(width, height), 95).unwrap();
+        let plain = decode(&jpeg, PixelLimits::default()).unwrap();
+        let pixel =
+            |picture: &Picture, x: u32, y: u32| picture.rgb[((y * picture.width + x) * 3) as usize..][..3].to_vec();
+        for orientation in 1..=8 {
+            let turned =
+                decode(&with_orientation(&jpeg, orientation, orientation % 2 == 0), PixelLimits::default()).unwrap();
+            let swapped = orientation > 4;
+            assert_eq!((turned.width, turned.height), if swapped { (height, width) } else { (width, height) });
+            for (x, y) in [(0, 0), (5, 9), (turned.width - 1, 0), (0, turned.height - 1), (20, 30)] {
+                let (right, down) = (width - 1, height - 1);
+                // Where the standard says that the pixel was stored (Exif 2.32, table 6).
+                let (from_x, from_y) = match orientation {
+                    1 => (x, y),
+                    2 => (right - x, y),
+                    3 => (right - x, down - y),
+                    4 => (x, down - y),
+                    5 => (y, x),
+                    6 => (y, down - x),
+                    7 => (right - y, down - x),
+                    _ => (right - y, x),
+                };
+                assert_eq!(pixel(&turned, x, y), pixel(&plain, from_x, from_y), "{orientation} at {x}, {y}");
+            }
+        }
+        for nonsense in [0, 9, 255] {
+            assert_eq!(decode(&with_orientation(&jpeg, nonsense, true), PixelLimits::default()).unwrap(), plain);
+        }
+    }
+
+    #[test]
+    fn what_is_transparent_lies_on_white() {
+        let rgba = [10, 20, 30, 0, 10, 20, 30, 255, 10, 20, 30, 51, 255, 255, 255, 128];
+        let mut png = Vec::new();
+        let encoder = image::codecs::png::PngEncoder::new(&mut png);
+        image::ImageEncoder::write_image(encoder, &rgba, 2, 2, image::ExtendedColorType::Rgba8).unwrap();
+        let picture = decode(&png, PixelLimits::default()).unwrap();
+        assert_eq!(picture.rgb, [255, 255, 255, 10, 20, 30, 206, 208, 210, 255, 255, 255]);
+    }
+
+    #[test]
+    fn a_jpeg_of_more_scans_than_anybody_writes_is_refused_at_once() {
+        let picture = gradient(512, 512);
+        let mut compressor = turbojpeg::Compressor::new().unwrap();
+        let image = turbojpeg::Image {
+            pixels: picture.rgb.as_slice(),
+            width: 512,
+            pitch: 512 * 3,
+            height: 512,
+            format: turbojpeg::PixelFormat::RGB,
+        };
+        compressor.set_progressive(true).unwrap();
+        let jpeg = compressor.compress_to_vec(image).unwrap();
+        decode(&jpeg, PixelLimits::default()).unwrap();
+        // A scan that refines nothing, again and again, before the end: every block is gone over each time.
+        let [ff, d9] = jpeg[jpeg.len() - 2..] else { panic!() };
+        assert_eq!((ff, d9), (0xff, 0xd9));
+        let last = jpeg.windows(2).rposition(|at| at == [0xff, 0xda]).unwrap();
+        let scan = &jpeg[last..jpeg.len() - 2];
+        let many = [&jpeg[..jpeg.len() - 2], &scan.repeat(900), &jpeg[jpeg.len() - 2..]].concat();
+        let refused = decode(&many, PixelLimits::default());
+        assert!(matches!(&refused, Err(PixelError::Damaged(why)) if why.contains("scans")), "{refused:?}");
     }
 
     #[test]
