@@ -58,7 +58,13 @@ pub enum ApiError {
     /// There is no such thing.
     #[error("{0}")]
     NotFound(String),
-    /// The path exists, but not for this method.
+    /// The request's head is larger than the limit.
+    #[error("the request's head is larger than {limit} bytes")]
+    HeadTooLarge {
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// The path exists, but not for this method; `Allow` says for which.
     #[error("this path does not answer that method")]
     Method,
     /// A model was refused; the one that serves goes on serving.
@@ -172,6 +178,9 @@ impl ApiError {
                 (S::SERVICE_UNAVAILABLE, fault.name(), "The service can't answer now")
             }
             Self::NotFound(_) => (S::NOT_FOUND, "not_found", "Not found"),
+            Self::HeadTooLarge { .. } => {
+                (S::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", "The request's head is too large")
+            }
             Self::Method => (S::METHOD_NOT_ALLOWED, "method", "Method not allowed"),
             Self::Model(_) => (S::UNPROCESSABLE_ENTITY, "model", "The model was refused"),
             Self::Loading => (S::CONFLICT, "loading", "A model is being loaded"),

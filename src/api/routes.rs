@@ -9,7 +9,7 @@
 use axum::{
     Router,
     extract::{DefaultBodyLimit, MatchedPath, Request},
-    http::Method,
+    http::{HeaderValue, Method, StatusCode, header},
     middleware::{Next, from_fn, from_fn_with_state},
     response::Response,
     routing::MethodRouter,
@@ -170,12 +170,23 @@ pub(super) fn description() -> OpenApi {
     openapi::describe(TABLE.iter().map(|route| (route.described)()))
 }
 
-/// Puts the rule of the route into the request, for the door and the deadline; none where no line answers.
+/// Puts the rule of the route into the request, for the door and the deadline; none where no line answers. An answer that
+/// the method is not the path's says which are.
 async fn attach_rule(mut request: Request, next: Next) -> Response {
     if let Some(rule) = find(&request) {
         request.extensions_mut().insert(rule);
     }
-    next.run(request).await
+    let path = request.extensions().get::<MatchedPath>().cloned();
+    let mut response = next.run(request).await;
+    if let Some(path) = path.filter(|_| response.status() == StatusCode::METHOD_NOT_ALLOWED) {
+        let answered = TABLE.iter().filter(|route| route.path == path.as_str());
+        let methods =
+            answered.map(|route| if route.method == "get" { "GET, HEAD".into() } else { route.method.to_uppercase() });
+        if let Ok(methods) = HeaderValue::try_from(methods.collect::<Vec<_>>().join(", ")) {
+            response.headers_mut().insert(header::ALLOW, methods);
+        }
+    }
+    response
 }
 
 fn find(request: &Request) -> Option<Rule> {

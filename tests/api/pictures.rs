@@ -31,7 +31,7 @@ async fn every_bad_picture_is_refused_in_words_and_counted() {
     let server = start().await;
     let whole = jpeg(64, 1);
     let cmyk: Vec<u8> = (0..CMYK.len()).step_by(2).map(|i| u8::from_str_radix(&CMYK[i..i + 2], 16).unwrap()).collect();
-    let cases: [(&str, Vec<u8>, u16, &str); 8] = [
+    let cases: [(&str, Vec<u8>, u16, &str); 9] = [
         ("empty", vec![], 400, "empty"),
         ("damaged", whole[..whole.len() / 2].to_vec(), 422, "damaged"),
         ("too_large", without_pixels(60_000, 60_000), 413, "60000x60000"),
@@ -40,6 +40,7 @@ async fn every_bad_picture_is_refused_in_words_and_counted() {
         ("damaged", without_pixels(4, 4), 422, "damaged"),
         ("unsupported", cmyk, 422, "CMYK"),
         ("damaged", vec![0xff, 0xd8], 422, "damaged"),
+        ("damaged", [&[0xff, 0xd8][..], b"and then words"].concat(), 422, "no header that tells its size"),
     ];
     for (kind, body, status, words) in cases {
         let before = server.bad(kind);
@@ -97,10 +98,37 @@ async fn png_webp_sixteen_bit_and_forms_are_taken() {
         let answer: Value = server.post("/classify", body).await.json().await.unwrap();
         answers.push(answer["verdicts"][0]["scores"].clone());
     }
+    let sent = png8.clone();
     let part = reqwest::multipart::Part::bytes(png8).file_name("fish.png");
     let form = reqwest::multipart::Form::new().text("note", "first").part("picture", part);
     let form = server.client.post(format!("{}/classify?locate=false", server.url)).multipart(form);
     let answer: Value = form.send().await.unwrap().json().await.unwrap();
     answers.push(answer["verdicts"][0]["scores"].clone());
+    // Forms as clients write them: a part without a file's name, names in UTF-8, capitals, a field behind the file.
+    let send = async |kind: &str, heads: &[&str]| {
+        let mut body = Vec::new();
+        for head in heads {
+            body.extend(format!("--edge\r\n{head}\r\n\r\n").bytes());
+            body.extend(if head.contains("note") { &b"words"[..] } else { &sent[..] });
+            body.extend(b"\r\n");
+        }
+        body.extend(b"--edge--\r\n");
+        let request = server.client.post(format!("{}/classify", server.url)).header("content-type", kind);
+        request.body(body).send().await.unwrap()
+    };
+    let plain = "multipart/form-data; boundary=edge";
+    let file = "Content-Disposition: form-data; name=\"file\"";
+    let note = "Content-Disposition: form-data; name=\"note\"";
+    for (kind, heads) in [
+        (plain, &[file][..]),
+        ("Multipart/Form-Data; Boundary=edge", &[note, file]),
+        (plain, &["content-disposition: form-data; name=file; filename*=UTF-8''f%C3%AF.png", note]),
+        (plain, &["Content-Disposition: form-data; name=\"file\"\r\nContent-Type: application/octet-stream"]),
+    ] {
+        let answer: Value = send(kind, heads).await.json().await.unwrap();
+        answers.push(answer["verdicts"][0]["scores"].clone());
+    }
+    let several = problem(send(plain, &[file, file]).await, 400, "malformed").await;
+    assert!(several.contains("more than one file"), "{several}");
     assert!(answers.iter().all(|a| a == &answers[0] && a.as_array().unwrap().len() == 3), "{answers:?}");
 }

@@ -84,7 +84,12 @@ async fn health_metrics_and_errors_keep_their_shape() {
     let none = server.ask("/nothing/here").await;
     problem(none, 404, "not_found").await;
     let method = server.ask("/classify").await;
+    assert_eq!(method.headers()["allow"], "POST");
     problem(method, 405, "method").await;
+    let lots = server.client.put(format!("{}/lots", server.url)).send().await.unwrap();
+    assert_eq!((lots.status().as_u16(), &lots.headers()["allow"]), (405, &"GET, HEAD, POST".parse().unwrap()));
+    let long = server.client.get(format!("{}/healthz", server.url)).header("x-long", "a".repeat(100_000));
+    problem(long.send().await.unwrap(), 431, "head_too_large").await;
     let frame = server.ask("/frames/..%2F..%2Fmodels").await;
     problem(frame, 404, "not_found").await;
     let text = server.ask("/metrics").await.text().await.unwrap();

@@ -14,7 +14,7 @@ use tokio_stream::StreamExt;
 
 use crate::{
     api::{Api, error::ApiError},
-    picture::pixels::PixelError,
+    picture::pixels::{self, PixelError},
 };
 
 /// Most bytes of an order, a label and the like.
@@ -65,10 +65,11 @@ pub(in crate::api) async fn json<T: serde::de::DeserializeOwned>(api: &Api, requ
     serde_json::from_slice(&bytes).map_err(|e| ApiError::Malformed(format!("the body is not what is wanted: {e}")))
 }
 
-/// A picture: the body itself, or the first file of a `multipart/form-data` body.
+/// A picture: the body itself, or the one file of a `multipart/form-data` body.
 pub(in crate::api) async fn picture(api: &Api, request: Request) -> Result<Bytes, ApiError> {
+    const FORM: &str = "multipart/form-data";
     let kind = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    if !kind.starts_with("multipart/form-data") {
+    if !kind.get(..FORM.len()).is_some_and(|kind| kind.eq_ignore_ascii_case(FORM)) {
         return whole(api, request).await;
     }
     let limit = api.0.settings.max_body;
@@ -78,12 +79,21 @@ pub(in crate::api) async fn picture(api: &Api, request: Request) -> Result<Bytes
         if e.status().as_u16() == 413 { ApiError::BodyTooLarge { limit } } else { ApiError::Malformed(e.body_text()) }
     };
     let mut parts = Multipart::from_request(request, &()).await.map_err(|e| ApiError::Malformed(e.body_text()))?;
+    let mut picture = None;
     while let Some(part) = parts.next_field().await.map_err(refuse)? {
-        if part.file_name().is_some() {
-            return part.bytes().await.map_err(refuse);
+        // Some clients give a file no name; then its kind tells it, or its first bytes.
+        let told = part.file_name().is_some()
+            || part.content_type().is_some_and(|kind| kind.starts_with("image/") || kind.ends_with("/octet-stream"));
+        let bytes = part.bytes().await.map_err(refuse)?;
+        if !told && !pixels::is_picture(&bytes) {
+            continue;
+        }
+        // Judging one of them would let the others pass for judged.
+        if picture.replace(bytes).is_some() {
+            return Err(ApiError::Malformed("the form holds more than one file: send each picture by itself".into()));
         }
     }
-    Err(PixelError::Empty.into())
+    picture.ok_or_else(|| PixelError::Empty.into())
 }
 
 fn check_length(request: &Request, limit: usize) -> Result<(), ApiError> {

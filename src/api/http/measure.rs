@@ -16,11 +16,23 @@ use crate::api::{
     error::{AccessDenied, ApiError, BadInput, NoRoom},
 };
 
+/// Most bytes of a request's head. The connection's buffer alone lets a larger one through where it comes in one piece.
+const MOST_HEAD: usize = 64 << 10;
+
+/// Bytes of a request's first line and headers, about.
+fn head(request: &Request) -> usize {
+    let uri = request.uri().path().len() + request.uri().query().map_or(0, str::len);
+    let lines = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len());
+    uri + lines.sum::<usize>()
+}
+
 pub(in crate::api) async fn measure(State(api): State<Api>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let matched = request.extensions().get::<MatchedPath>().cloned();
     let route = matched.as_ref().map_or("other", MatchedPath::as_str);
-    let response = if request.extensions().get::<Rule>().is_some_and(|rule| !rule.has_deadline) {
+    let response = if head(&request) > MOST_HEAD {
+        ApiError::HeadTooLarge { limit: MOST_HEAD }.into_response()
+    } else if request.extensions().get::<Rule>().is_some_and(|rule| !rule.has_deadline) {
         next.run(request).await
     } else {
         match tokio::time::timeout(api.0.settings.deadline, next.run(request)).await {

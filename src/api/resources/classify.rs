@@ -77,7 +77,7 @@ struct PreparedPicture {
 /// Judges the items of a picture.
 #[utoipa::path(post, path = "/classify", params(ClassifyQuery), tag = "classify",
     request_body(content((Vec<u8> = "image/jpeg"), (Vec<u8> = "image/png"), (Vec<u8> = "image/webp"),
-        (Vec<u8> = "multipart/form-data")), description = "A picture, or a form whose first file is one"),
+        (Vec<u8> = "multipart/form-data")), description = "A picture, or a form with one"),
     responses((status = 200, body = Classification), (status = 400, body = Problem), (status = 413, body = Problem),
         (status = 415, body = Problem), (status = 422, body = Problem), (status = 429, body = Problem),
         (status = 503, body = Problem)))]
