@@ -177,6 +177,7 @@ async fn a_box_is_archived_while_it_runs_and_an_empty_machine_goes_on_with_its_r
     let here = |name: &str| folder.path().join(name);
     let (settings, out, new) = (here("beltsight.toml"), here("box.tar.zst"), here("new"));
     config(&server, &settings);
+    fs::set_permissions(&settings, Permissions::from_mode(0o600)).unwrap(); // as one that holds passwords
     let said = succeeds(&mut archive(&settings, &out, &["--with", "key"]));
     assert!(said.contains("read back and compared") && said.contains("whole and unchanged"), "{said}");
     assert_eq!(fs::metadata(&out).unwrap().mode() & 0o777, 0o600, "nobody else reads the key in it");
@@ -193,6 +194,7 @@ async fn a_box_is_archived_while_it_runs_and_an_empty_machine_goes_on_with_its_r
     assert_eq!(fs::metadata(new.join("data/record.key")).unwrap().mode() & 0o777, 0o600);
     assert_eq!(contents(&new.join("models")).len(), contents(&server.models).len());
     assert_eq!(fs::read(new.join("beltsight.toml")).unwrap(), fs::read(&settings).unwrap());
+    assert_eq!(fs::metadata(new.join("beltsight.toml")).unwrap().mode() & 0o777, 0o600);
     let data = new.join("data");
     let before = verify(&data, None, None).await.unwrap();
     let mark = fs::read(data.join("restored.json")).unwrap();

@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io::{self, BufWriter, Read, Seek, Write},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -239,6 +240,7 @@ impl Writer {
             opened => opened.map_err(at(path))?,
         };
         let found = file.metadata().map_err(at(path))?;
+        let private = private || found.permissions().mode() & 0o077 == 0; // a configuration may hold passwords
         if found.len() > AT_ONCE {
             return self.add(name, &mut file, found.len(), private);
         }
