@@ -135,6 +135,11 @@ fn model(done: i64) -> String {
     format!("belt-small-{}@0123456789ab", done / 1_000_000)
 }
 
+/// When the picture of the item number `id` was taken.
+pub(super) fn taken(id: i64) -> OffsetDateTime {
+    OffsetDateTime::UNIX_EPOCH + time::Duration::seconds(1_760_000_000) + time::Duration::milliseconds(id * 997)
+}
+
 /// The verdict that becomes number `id`.
 pub fn verdict(id: i64, lot: Option<i64>) -> Verdict {
     let draw = |salt| hash_share(id, salt);
@@ -144,8 +149,7 @@ pub fn verdict(id: i64, lot: Option<i64>) -> Verdict {
         x if x < 0.98 => (Action::Reject, Reason::WrongClass),
         _ => (Action::Divert, Reason::Unsure),
     };
-    let time =
-        OffsetDateTime::UNIX_EPOCH + time::Duration::seconds(1_760_000_000) + time::Duration::milliseconds(id * 997);
+    let time = taken(id);
     let kept = action != Action::Accept || draw(4) < 0.03;
     let day = time.date();
     let key = |id: i64| {

@@ -14,7 +14,7 @@ use anyhow::{Result, ensure};
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::fill::{CAMERAS, CLASSES, LOT, PEOPLE, SHIFT};
+use super::fill::{CAMERAS, CLASSES, LOT, PEOPLE, SHIFT, taken};
 use crate::{
     bench::{machine, quantile},
     domain::{Action, Source},
@@ -113,13 +113,29 @@ impl Pages<'_> {
         // A place in the store, another for each run.
         let place = move |n: usize| (hash_share(n as i64, 7) * verdicts as f64) as i64 + 1;
         let page = move |n: usize| Page { before: Some(place(n)), limit: 50, ..Page::default() };
-        self.time("verdicts, newest", |_| store.verdicts(Page { before: None, ..page(0) })).await?;
-        self.time("verdicts, anywhere", |n| store.verdicts(page(n))).await?;
+        let find = async |page: Page| store.find(&page).await;
+        self.time("verdicts, newest", |_| find(Page { before: None, ..page(0) })).await?;
+        self.time("verdicts, anywhere", |n| find(page(n))).await?;
         let reject = move |n| Page { action: Some(Action::Reject), ..page(n) };
-        self.time("verdicts of an action", |n| store.verdicts(reject(n))).await?;
-        self.time("verdicts of a source", |n| store.verdicts(Page { source: Some(Source::Http), ..page(n) })).await?;
-        self.time("verdicts of an action and source", |n| {
-            store.verdicts(Page { source: Some(Source::Http), ..reject(n) })
+        let http = Some(Source::Http);
+        self.time("verdicts of an action", |n| find(reject(n))).await?;
+        self.time("verdicts of a source", |n| find(Page { source: http, ..page(n) })).await?;
+        self.time("verdicts of an action and source", |n| find(Page { source: http, ..reject(n) })).await?;
+        let class = move |n: usize| Some(CLASSES[n % CLASSES.len()].to_owned());
+        let camera = move |n: usize| Some(CAMERAS[n % CAMERAS.len()].to_owned());
+        self.time("verdicts of a class", |n| find(Page { class: class(n), ..page(n) })).await?;
+        self.time("verdicts of a camera", |n| find(Page { camera: camera(n), ..page(n) })).await?;
+        self.time("verdicts of class, camera, action and source", |n| {
+            find(Page { class: class(n), camera: camera(n), source: http, ..reject(n) })
+        })
+        .await?;
+        let hour = move |n: usize, page: Page| {
+            let from = Some(taken(place(n)));
+            Page { before: None, from, to: from.map(|from| from + time::Duration::HOUR), ..page }
+        };
+        self.time("verdicts of an hour", |n| find(hour(n, page(n)))).await?;
+        self.time("verdicts of an hour, class and camera", |n| {
+            find(hour(n, Page { class: class(n), camera: camera(n), ..page(n) }))
         })
         .await?;
         self.time("verdict", |n| store.verdict(place(n))).await?;
@@ -135,9 +151,13 @@ impl Pages<'_> {
             lots.iter().find(|lot| lot.name == format!("2026-{:05}", SHIFT.0 / LOT)).unwrap_or(&lots[0]).clone();
         ensure!(verdicts > 0, "the store is empty");
         let page = |lot: &Lot| Page { lot: Some(lot.lot), limit: 50, ..Page::default() };
-        self.time("verdicts of a lot", |n| store.verdicts(page(&lot(n)))).await?;
-        self.time("verdicts of a lot and an action", |n| {
-            store.verdicts(Page { action: Some(Action::Divert), ..page(&lot(n)) })
+        let find = async |page: Page| store.find(&page).await;
+        self.time("verdicts of a lot", |n| find(page(&lot(n)))).await?;
+        self.time("verdicts of a lot and an action", |n| find(Page { action: Some(Action::Divert), ..page(&lot(n)) }))
+            .await?;
+        self.time("verdicts of a lot's name and a class", |n| {
+            let class = Some(CLASSES[n % CLASSES.len()].to_owned());
+            find(Page { lot_name: Some(lot(n).name), class, limit: 50, ..Page::default() })
         })
         .await?;
         self.time("lots, newest", |_| store.lots(500)).await?;

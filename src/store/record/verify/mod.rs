@@ -33,10 +33,12 @@ use crate::{
     store::{Lot, StoreError, reading},
 };
 
-/// Connections that read side by side.
+/// Connections that read side by side: as many again as a small box has cores, for each waits for the other's thread.
 const READERS: u32 = 4;
 /// Rows that SQLite's thread may be ahead of ours: with few, the two threads wake each other for every one.
-const ROW_BUFFER: usize = 1024;
+const ROW_BUFFER: usize = 256;
+/// KiB of pages that a connection keeps: each is read once, or once more for the next row on it.
+const CACHE: &str = "-1024";
 /// Findings told at most; the first ones by place.
 const TOLD: usize = 20;
 
@@ -180,7 +182,7 @@ pub(in crate::store) async fn verify_span(
 }
 
 async fn connect(folder: &Path) -> Result<SqlitePool, StoreError> {
-    let options = reading::options(folder).await?.row_buffer_size(ROW_BUFFER);
+    let options = reading::options(folder).await?.row_buffer_size(ROW_BUFFER).pragma("cache_size", CACHE);
     let refuse = |e: sqlx::Error| StoreError::Open { path: folder.into(), why: e.to_string() };
     SqlitePoolOptions::new().max_connections(READERS).connect_with(options).await.map_err(refuse)
 }
