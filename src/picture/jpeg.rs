@@ -44,6 +44,25 @@ pub fn end(bytes: &[u8]) -> Option<usize> {
     }
 }
 
+/// Whether the byte at `at` lies in the content of a segment before the pixels, where anything may stand: one that another
+/// marker follows. `None` where more bytes are needed to tell.
+pub fn hides(bytes: &[u8], at: usize) -> Option<bool> {
+    let Some(mut next) = after_start(bytes) else { return Some(false) };
+    while next < at {
+        let &[0xff, code, ref rest @ ..] = &bytes[next..] else { return Some(false) };
+        next += match (code, rest) {
+            (0 | SOI | EOI | SOS, _) => return Some(false),
+            (code, _) if code == 0xff || stands_alone(code) => 1 + usize::from(code != 0xff),
+            (_, [high, low, ..]) => 2 + usize::from(u16::from_be_bytes([*high, *low])),
+            _ => return None,
+        };
+        if next > at {
+            return bytes.get(next).map(|byte| *byte == 0xff);
+        }
+    }
+    Some(false)
+}
+
 /// What the camera said of the picture (Exif 2.32, 4.7.2): a TIFF file in the first segment of that name before the pixels.
 pub(super) fn exif(bytes: &[u8]) -> Option<&[u8]> {
     let mut at = after_start(bytes)?;

@@ -5,7 +5,8 @@
 //! [`ArrivalClock`]. What passes in the camera and on the wire always belongs into the camera's `geometry.latency`.
 //!
 //! The parser is ours because streams of real cameras break the rules that libraries for multipart insist on: dashes
-//! and quotes around the boundary, lengths that are absent or wrong, lines that end in LF alone.
+//! and quotes around the boundary, more or fewer than announced or none, no line end behind it, another one than
+//! announced, lengths that are absent or wrong, lines that end in LF alone, a status line or text between the pictures.
 //!
 //! Invariant: a camera holds at most [`MOST`] bytes and some, whatever it sends; one that sends no whole picture for
 //! `timeout` is lost and reopened.
@@ -30,10 +31,20 @@ use crate::{domain::Raw, picture::jpeg};
 const MOST: usize = 16 << 20;
 /// Bytes of a part's head.
 const MOST_HEAD: usize = 8 << 10;
+/// What may stand behind a delimiter that no head follows: two dashes and a line's end.
+const LONGEST_END: usize = 4;
+/// Bytes of a stream's beginning that are told where no picture is found in it.
+const BEGINNING: usize = 60;
 
 pub(super) fn run(address: &Address, timeout: Duration, sink: &FrameSink<'_>) {
     let opened = address.parse("http").and_then(|url| {
-        let client = Client::builder().no_proxy().build().map_err(|error| error.to_string())?;
+        // Heads of cameras: `Content-Type :`, a line without a name, the status line twice.
+        let client = Client::builder()
+            .no_proxy()
+            .http1_allow_spaces_after_header_name_in_responses(true)
+            .http1_allow_obsolete_multiline_headers_in_responses(true)
+            .http1_ignore_invalid_headers_in_responses(true);
+        let client = client.build().map_err(|error| error.to_string())?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         Ok((url, client, runtime.map_err(|error| error.to_string())?))
     });
@@ -75,7 +86,9 @@ async fn watch(client: &Client, url: &Url, timeout: Duration, sequence: &mut u64
                 }
                 return WatchEnd::Lost(ended.err().map_or_else(|| "the camera hung up".into(), words));
             }
-            Err(WaitEnd::Silent) => return WatchEnd::Lost(format!("no whole picture within {timeout:?}")),
+            Err(WaitEnd::Silent) => {
+                return WatchEnd::Lost(format!("no whole picture within {timeout:?}{}", splitter.why()));
+            }
             Err(WaitEnd::Stopped) => return WatchEnd::Stopped,
         };
         splitter.push(&chunk, Instant::now());
@@ -115,7 +128,7 @@ fn words(error: reqwest::Error) -> String {
     words
 }
 
-/// The boundary that the answer announces.
+/// The boundary that the answer announces; empty for none.
 fn boundary(answer: &Response) -> Result<String, String> {
     let text = |name| answer.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if answer.status() == StatusCode::UNAUTHORIZED {
@@ -132,7 +145,7 @@ fn boundary(answer: &Response) -> Result<String, String> {
             "the camera sends {kind:?} instead of multipart/x-mixed-replace: is this the stream's URL?"
         ));
     }
-    boundary_of(kind).ok_or_else(|| format!("the camera announces no boundary: {kind:?}"))
+    Ok(boundary_of(kind).unwrap_or_default())
 }
 
 /// The boundary without dashes before it: some cameras count the two dashes of a delimiter in, some do not.
@@ -158,25 +171,34 @@ enum StreamPlace {
 
 /// Cuts a stream of bytes into JPEGs.
 struct JpegSplitter {
-    delimiter: Finder<'static>,
+    /// What the camera announced, without dashes.
+    boundary: String,
+    /// As the stream has it, from the first part on.
+    delimiter: Option<Finder<'static>>,
     buffer: BytesMut,
     place: StreamPlace,
     /// Bytes of the body in which no delimiter begins.
     searched: usize,
     /// When the camera says that the part's picture was taken, in seconds.
     stamp: Option<f64>,
+    /// Whether the part says that it is text.
+    text: bool,
+    /// How the stream began.
+    began: Vec<u8>,
     now: Instant,
 }
 
 impl JpegSplitter {
     fn new(boundary: &str) -> Self {
-        let delimiter = Finder::new(&format!("--{boundary}")).into_owned();
         Self {
-            delimiter,
+            boundary: boundary.into(),
+            delimiter: None,
             buffer: BytesMut::new(),
             place: StreamPlace::Between,
             searched: 0,
             stamp: None,
+            text: false,
+            began: Vec::new(),
             now: Instant::now(),
         }
     }
@@ -184,7 +206,21 @@ impl JpegSplitter {
     /// Takes what came at `now`; [`JpegSplitter::next`] is to be called until it has nothing more.
     fn push(&mut self, bytes: &[u8], now: Instant) {
         self.buffer.extend_from_slice(bytes);
+        let more = BEGINNING.saturating_sub(self.began.len()).min(bytes.len());
+        self.began.extend_from_slice(&bytes[..more]);
         self.now = now;
+    }
+
+    /// Why no picture may have come.
+    fn why(&self) -> String {
+        let began = self.began.escape_ascii();
+        match &self.delimiter {
+            _ if self.began.is_empty() => ": nothing came".into(),
+            None => {
+                format!(": the boundary {:?} is not found in what came, which begins with \"{began}\"", self.boundary)
+            }
+            Some(_) => String::new(),
+        }
     }
 
     /// Whether a picture has begun and not ended.
@@ -202,21 +238,85 @@ impl JpegSplitter {
                         return Some(Err(why));
                     }
                 }
-                StreamPlace::Body { length, began } => return self.body(length, began),
+                StreamPlace::Body { length, began } => {
+                    let part = self.body(length, began)?;
+                    if part.is_ok() || !self.text {
+                        return Some(part);
+                    }
+                }
             }
         }
     }
 
     /// Skips to the next delimiter.
     fn between(&mut self) -> Option<()> {
-        let delimiter = self.delimiter.needle().len();
-        let Some(at) = self.delimiter.find(&self.buffer) else {
-            self.buffer.advance(self.buffer.len().saturating_sub(delimiter - 1));
+        if self.delimiter.is_none() {
+            self.learn()?;
+        }
+        let delimiter = self.delimiter.as_ref()?;
+        let length = delimiter.needle().len();
+        let Some(at) = delimiter.find(&self.buffer) else {
+            self.buffer.advance(self.buffer.len().saturating_sub(length - 1));
             return None;
         };
-        self.buffer.advance(at + delimiter);
+        self.buffer.advance(at + length);
         self.place = StreamPlace::Head { length: None, read: 0 };
         Some(())
+    }
+
+    /// How the stream writes its delimiter: with dashes, as a line without any, or otherwise than announced: then it is the
+    /// line with dashes before the first head.
+    fn learn(&mut self) -> Option<()> {
+        let boundary = self.boundary.as_bytes();
+        let dashed = [b"--", boundary].concat();
+        let with_dashes = Finder::new(&dashed).find(&self.buffer).filter(|_| !boundary.is_empty());
+        let mut starts = std::iter::once(0).chain(memchr::memchr_iter(b'\n', &self.buffer).map(|at| at + 1));
+        let bare = starts.find(|at| {
+            let line = &self.buffer[*at..];
+            let line = &line[..memchr(b'\n', line).unwrap_or(0)];
+            let rest = line.strip_prefix(boundary).filter(|_| !boundary.is_empty());
+            rest.is_some_and(|rest| rest.trim_ascii().is_empty() || rest.contains(&b':'))
+        });
+        let needle = match (with_dashes, bare) {
+            (Some(dashes), Some(line)) if line < dashes => [b"\n", boundary].concat(),
+            (Some(_), _) => dashed,
+            (None, Some(_)) => [b"\n", boundary].concat(),
+            (None, None) => {
+                // Another one than announced is believed when enough has come that the announced one should be in it.
+                let found =
+                    (boundary.is_empty() || self.buffer.len() > MOST_HEAD).then(|| self.unannounced()).flatten();
+                if found.is_none() && self.buffer.len() > MOST_HEAD {
+                    self.buffer.advance(self.buffer.len() - MOST_HEAD);
+                }
+                found?
+            }
+        };
+        if needle.first() == Some(&b'\n') && bare == Some(0) {
+            self.buffer = [&b"\n"[..], &self.buffer].concat()[..].into(); // the first one has no line before it
+        }
+        self.delimiter = Some(Finder::new(&needle).into_owned());
+        Some(())
+    }
+
+    /// A line that begins with dashes and is followed by one of a part's head.
+    fn unannounced(&self) -> Option<Vec<u8>> {
+        let mut lines = self.buffer.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
+        let mut before = lines.next()?.trim_ascii();
+        for line in lines {
+            if before.len() > 2 && before.starts_with(b"--") && header::<String>(line, "content-type").is_some() {
+                return Some(before.strip_suffix(b"--").unwrap_or(before).to_vec());
+            }
+            before = line.trim_ascii();
+        }
+        None
+    }
+
+    /// Whether a line of a head holds a delimiter.
+    fn delimits(&self, line: &[u8]) -> bool {
+        self.delimiter.as_ref().is_some_and(|delimiter| {
+            let needle = delimiter.needle();
+            delimiter.find(line).is_some() || needle.strip_prefix(b"\n").is_some_and(|bare| line.starts_with(bare))
+        })
     }
 
     /// Reads a line of the head; the first is the rest of the delimiter's. What is wrong with the part, if anything.
@@ -230,18 +330,23 @@ impl JpegSplitter {
         let line = self.buffer.split_to(end? + 1);
         let line = line.trim_ascii();
         let mut wrong = None;
-        self.place = if read == 0 {
-            self.stamp = None;
-            // Anything behind it means that the stream ends here, or that this was no delimiter.
-            if line.is_empty() { StreamPlace::Head { length, read: read_now } } else { StreamPlace::Between }
+        if read == 0 {
+            (self.stamp, self.text) = (None, false);
+        }
+        self.place = if read == 0 && (line.is_empty() || line == b"--") {
+            StreamPlace::Head { length, read: read_now }
         } else if line.is_empty() {
             self.searched = 0;
             StreamPlace::Body { length, began: None }
-        } else if self.delimiter.find(line).is_some() {
-            wrong = Some("a part ends in its head".into());
+        } else if self.delimits(line) {
+            // Behind a delimiter that ends a part, and is no head yet, comes the next one's.
+            wrong = (read > LONGEST_END).then(|| "a part ends in its head".into());
             StreamPlace::Head { length: None, read: 1 }
+        } else if read == 0 && !line.contains(&b':') {
+            StreamPlace::Between // this was no delimiter
         } else {
             self.stamp = header(line, "x-timestamp").or(self.stamp);
+            self.text |= header::<String>(line, "content-type").is_some_and(|kind| kind.starts_with("text/"));
             StreamPlace::Head { length: header(line, "content-length").or(length), read: read_now }
         };
         if let StreamPlace::Body { length: Some(length), .. } = self.place
@@ -256,7 +361,20 @@ impl JpegSplitter {
     fn body(&mut self, length: Option<usize>, began: Option<Instant>) -> Option<Result<JpegPart, String>> {
         let began = began.unwrap_or(self.now);
         let held = self.buffer.len();
-        let end = self.delimiter.find(&self.buffer[self.searched..]).map(|at| self.searched + at);
+        let delimiter = self.delimiter.as_ref()?;
+        let needle = delimiter.needle().len();
+        let (mut from, mut waits) = (self.searched, false);
+        let end = loop {
+            let Some(at) = delimiter.find(&self.buffer[from..]).map(|at| from + at) else { break None };
+            match jpeg::hides(&self.buffer, at) {
+                Some(true) => from = at + 1, // it stands in a comment of the picture
+                Some(false) => break Some(at),
+                None => {
+                    waits = true;
+                    break None;
+                }
+            }
+        };
         // A length is believed where it leads to the end of a JPEG, so that the picture need not wait for the delimiter,
         // which may come with the next one. Otherwise the delimiter counts.
         let reached = length.filter(|length| *length <= end.unwrap_or(held));
@@ -272,7 +390,7 @@ impl JpegSplitter {
         if let Some(end) = end {
             let part =
                 whole(&self.buffer[..end], b"\r\n\0-").map(|jpeg| (Bytes::copy_from_slice(jpeg), began, self.stamp));
-            self.buffer.advance(end + self.delimiter.needle().len());
+            self.buffer.advance(end + needle);
             self.place = StreamPlace::Head { length: None, read: 0 };
             return Some(part);
         }
@@ -281,7 +399,7 @@ impl JpegSplitter {
             self.place = StreamPlace::Between;
             return Some(Err(format!("a part of more than {MOST} bytes without an end")));
         }
-        self.searched = held.saturating_sub(self.delimiter.needle().len() - 1);
+        self.searched = if waits { from } else { held.saturating_sub(needle - 1).max(from) };
         self.place = StreamPlace::Body { length, began: (held > 0).then_some(began) };
         None
     }
@@ -320,8 +438,9 @@ mod tests {
 
     /// Everything that comes out of `stream`, pushed in pieces of `piece` bytes.
     fn parts(boundary: &str, stream: &[u8], piece: usize) -> Vec<Result<Vec<u8>, String>> {
-        let mut splitter =
-            JpegSplitter::new(&boundary_of(&format!("multipart/x-mixed-replace; boundary={boundary}")).unwrap());
+        let mut splitter = JpegSplitter::new(
+            &boundary_of(&format!("multipart/x-mixed-replace; boundary={boundary}")).unwrap_or_default(),
+        );
         let mut found = Vec::new();
         for bytes in stream.chunks(piece) {
             splitter.push(bytes, Instant::now());
@@ -351,7 +470,7 @@ mod tests {
     fn pictures_come_out_of_every_dialect_whatever_the_pieces() {
         let (a, b) = (jpeg(1, 300), jpeg(2, 500));
         type Dialect<'a> = (&'a str, &'a dyn Fn(&[u8]) -> Vec<u8>);
-        let dialects: [Dialect<'_>; 6] = [
+        let dialects: [Dialect<'_>; 12] = [
             ("frame", &|j| [format!("--frame\r\nContent-Length: {}\r\n\r\n", j.len()).as_bytes(), j, b"\r\n"].concat()),
             ("--frame", &|j| [b"--frame\nContent-Type: image/jpeg\n\n", j, b"\n"].concat()),
             ("--frame", &|j| [b"\r\n----frame\r\nContent-Type: image/jpeg\r\n\r\n", j, b"\r\n"].concat()),
@@ -359,9 +478,23 @@ mod tests {
             // Lengths that lie, either way.
             ("frame", &|j| [b"--frame\r\ncontent-length: 7\r\n\r\n", j, b"\r\n"].concat()),
             ("frame", &|j| [b"--frame\r\nCONTENT-LENGTH: 90000\r\n\r\n", j, b"\r\n"].concat()),
+            // Dashes behind the delimiter as well, or none at all.
+            ("frame", &|j| [b"--frame--\r\nContent-Type: image/jpeg\r\n\r\n", j, b"\r\n"].concat()),
+            ("frame", &|j| [b"\r\nframe\r\nContent-Type: image/jpeg\r\n\r\n", j, b"\r\n"].concat()),
+            ("--frame", &|j| [b"frame\nContent-Type : image/jpeg\n: nameless\n\n", j, b"\n"].concat()),
+            // No line end behind it, text between the pictures, none announced.
+            ("frame", &|j| [b"--frameContent-Type: image/jpeg\r\n\r\n", j, b"\r\n"].concat()),
+            ("frame", &|j| {
+                let text = b"--frame\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\nbusy\r\n";
+                [text, &b"--frame\r\nContent-Type: image/jpeg\r\n\r\n"[..], j, b"\r\n"].concat()
+            }),
+            ("", &|j| [b"--own\r\nContent-Type: image/jpeg\r\n\r\n", j, b"\r\n"].concat()),
         ];
         for (n, (boundary, part)) in dialects.iter().enumerate() {
-            let stream = [part(&a), part(&b), part(&a), b"--frame".to_vec()].concat();
+            let last = part(&a);
+            let begun = &last[..last.windows(2).position(|at| at == [0xff, 0xd8]).unwrap()];
+            let again = b"HTTP/1.0 200 OK\r\nServer: x\r\n\r\n"; // some send their head twice
+            let stream = [again, &part(&a)[..], &part(&b), &part(&a), begun].concat();
             for piece in [1, 2, 7, 100, 5000] {
                 let found = parts(boundary, &stream, piece);
                 let pictures: Vec<&Vec<u8>> = found.iter().map(|part| part.as_ref().unwrap()).collect();
@@ -375,6 +508,37 @@ mod tests {
         let picture = jpeg(1, 300);
         let stream = [format!("--f\r\nContent-Length: {}\r\n\r\n", picture.len()).as_bytes(), &picture].concat();
         assert_eq!(parts("f", &stream, 64), [Ok(picture)]);
+    }
+
+    #[test]
+    fn the_delimiters_text_in_a_picture_is_its_own() {
+        let comment = b"of a part:\r\n--f\r\nContent-Type: image/jpeg\r\n\r\n";
+        let length = u16::try_from(comment.len() + 2).unwrap().to_be_bytes();
+        let picture = [&[0xff, 0xd8, 0xff, 0xfe][..], &length, comment, &[0xff, 0xda, 0, 2, 7, 7, 0xff, 0xd9]].concat();
+        for head in [format!("Content-Length: {}\r\n", picture.len()), String::new()] {
+            let part = [b"--f\r\n", head.as_bytes(), b"\r\n", &picture, b"\r\n"].concat();
+            for piece in [1, 9, 500] {
+                let found = parts("f", &[&part[..], &part, b"--f"].concat(), piece);
+                assert_eq!(found, [Ok(picture.clone()), Ok(picture.clone())], "{head:?} by {piece}");
+            }
+        }
+    }
+
+    #[test]
+    fn another_boundary_than_announced_is_found_and_a_stream_without_any_says_why() {
+        let picture = jpeg(1, 6000);
+        let part = [b"--other\r\nContent-Type: image/jpeg\r\n\r\n", &picture[..], b"\r\n"].concat();
+        let found = parts("frame", &part.repeat(4), 700);
+        assert!(found.len() >= 2 && found.iter().all(|part| part.as_ref() == Ok(&picture)), "{}", found.len());
+        let mut splitter = JpegSplitter::new("frame");
+        assert_eq!(splitter.why(), ": nothing came");
+        splitter.push(b"<html>\n", Instant::now());
+        assert!(splitter.next().is_none());
+        assert!(
+            splitter.why().contains("\"frame\" is not found") && splitter.why().contains(r"<html>\n"),
+            "{}",
+            splitter.why()
+        );
     }
 
     #[test]
@@ -453,8 +617,8 @@ mod tests {
         fn garbage_is_survived(pieces in prop::collection::vec(piece(), 0..40), size in 1usize..200) {
             let good = jpeg(9, 50);
             let mut stream = pieces.concat();
-            // Two delimiters end whatever was begun, a head of the greatest length at worst.
-            stream.extend([vec![b'x'; MOST_HEAD], b"\n--f\r\n\r\n\r\n--f\r\n\r\n".to_vec(), good.clone(), b"\r\n--f".to_vec()].concat());
+            // Two delimiters end whatever was begun, a segment or a head of the greatest length at worst.
+            stream.extend([vec![b'x'; usize::from(u16::MAX) + MOST_HEAD], b"\n--f\r\n\r\n\r\n--f\r\n\r\n".to_vec(), good.clone(), b"\r\n--f".to_vec()].concat());
             let found = parts("f", &stream, size);
             for part in found.iter().flatten() {
                 prop_assert!(part.starts_with(&[0xff, 0xd8]));
