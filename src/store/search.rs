@@ -175,20 +175,19 @@ impl Along {
         query.push("id BETWEEN ").push_bind(first).push(" AND ").push_bind(last);
     }
 
-    /// The rest, without an index: so says the +.
+    /// The rest, by a look into the index that tells it: cheaper than to open the document of each.
     fn push_residual(self, query: &mut QueryBuilder<Sqlite>, page: &Page) {
-        if let Some(action) = page.action.filter(|_| self != Self::Action) {
-            query.push(" AND +action = ").push_bind(action.name());
-        }
-        if let Some(source) = page.source.filter(|_| self != Self::Source) {
-            query.push(" AND +source = ").push_bind(source.name());
-        }
-        if let Some(class) = page.class.clone().filter(|_| self != Self::Class) {
-            query.push(" AND +class = ").push_bind(class);
-        }
-        if let Some(camera) = page.camera.clone().filter(|_| self != Self::Camera) {
-            query.push(" AND +camera = ").push_bind(camera);
-        }
+        let mut look = |column: &str, value: Option<String>, told: Self| {
+            if let Some(value) = value.filter(|_| self != told) {
+                let index = format!("verdicts AS r INDEXED BY verdicts_by_{column}");
+                query.push(format!(" AND EXISTS (SELECT 1 FROM {index} WHERE r.{column} = ")).push_bind(value);
+                query.push(" AND r.id = verdicts.id)");
+            }
+        };
+        look("action", page.action.map(|action| action.name().into()), Self::Action);
+        look("source", page.source.map(|source| source.name().into()), Self::Source);
+        look("class", page.class.clone(), Self::Class);
+        look("camera", page.camera.clone(), Self::Camera);
         if let Some(from) = page.from {
             query.push(" AND unixepoch(time) >= ").push_bind(from.unix_timestamp() - 1);
         }

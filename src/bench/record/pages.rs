@@ -223,7 +223,7 @@ impl Pages<'_> {
         };
         let now = OffsetDateTime::now_utc();
         self.time("retention, nothing to remove", |_| async {
-            store.retain(&rules, now, true, &mut RetentionState::default()).await
+            store.retain(&rules, now, true, &mut RetentionState::starting(store).await?).await
         })
         .await
     }
