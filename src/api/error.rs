@@ -131,6 +131,8 @@ pub struct Problem {
     pub status: u16,
     /// This case in words.
     pub detail: String,
+    /// The same, where the Open Inference Protocol's clients look for it.
+    pub error: String,
 }
 
 /// The kind of a refused input, left in the response for the metrics.
@@ -216,7 +218,13 @@ impl IntoResponse for ApiError {
             }
             told => told.to_string(),
         };
-        let problem = Problem { kind: format!("urn:beltsight:problem:{kind}"), title, status: status.as_u16(), detail };
+        let problem = Problem {
+            kind: format!("urn:beltsight:problem:{kind}"),
+            title,
+            status: status.as_u16(),
+            error: detail.clone(),
+            detail,
+        };
         let mut response = (status, Json(problem)).into_response();
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {

@@ -14,7 +14,7 @@ use axum::{
     response::Response,
     routing::MethodRouter,
 };
-use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::{catch_panic::CatchPanicLayer, decompression::RequestDecompressionLayer};
 use utoipa::openapi::OpenApi;
 
 use super::{
@@ -146,6 +146,10 @@ pub static TABLE: &[Route] = table! {
     get    "/v2/models/{model}"                     needs(Viewer)     => v2::metadata;
     get    "/v2/models/{model}/ready"               needs(Viewer)     => v2::model_ready;
     post   "/v2/models/{model}/infer"               needs(Labeler)    => v2::infer;
+    get    "/v2/models/{model}/stats"               needs(Viewer)     => v2::statistics;
+    get    "/v2/models/{model}/versions/{version}"       needs(Viewer) => v2::version_metadata;
+    get    "/v2/models/{model}/versions/{version}/ready" needs(Viewer) => v2::version_ready;
+    post   "/v2/models/{model}/versions/{version}/infer" needs(Labeler) => v2::version_infer;
     post   "/v2/repository/index"                   needs(Viewer)     => models::index;
     post   "/v2/repository/models/{model}/load"     changes(Operator).without_deadline() => models::load;
 };
@@ -158,6 +162,7 @@ pub fn router(api: Api) -> Router {
         .fallback(async || ApiError::NotFound("there is nothing at this path; see /openapi.json".into()))
         .method_not_allowed_fallback(async || ApiError::Method)
         .layer(DefaultBodyLimit::max(api.0.settings.max_body))
+        .layer(RequestDecompressionLayer::new()) // the limit counts what comes out of it
         .layer(CatchPanicLayer::custom(error::panicked))
         .layer(from_fn_with_state(api.clone(), access::guard))
         .layer(from_fn_with_state(api.clone(), measure::measure))
@@ -167,7 +172,7 @@ pub fn router(api: Api) -> Router {
 
 /// The OpenAPI document of all routes.
 pub(super) fn description() -> OpenApi {
-    openapi::describe(TABLE.iter().map(|route| (route.described)()))
+    openapi::describe(TABLE.iter().map(|route| ((route.described)(), route.rule.least.is_some())))
 }
 
 /// Puts the rule of the route into the request, for the door and the deadline; none where no line answers. An answer that
@@ -198,7 +203,7 @@ fn find(request: &Request) -> Option<Rule> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
 
@@ -218,5 +223,36 @@ mod tests {
             assert_eq!(said, [format!("{method} {path}")]);
             assert!(lines.insert((method, path)), "{method} {path} stands twice");
         }
+    }
+
+    #[test]
+    fn generators_can_read_the_description() {
+        let mut schemas = BTreeMap::new();
+        for Route { path, described, .. } in TABLE {
+            let own = described().components.map(|components| components.schemas).unwrap_or_default();
+            for (name, schema) in own {
+                let schema = serde_json::to_value(schema).unwrap_or_default();
+                let first = schemas.entry(name.clone()).or_insert((path, schema.clone()));
+                assert_eq!(first.1, schema, "{name} of {path} is another one than that of {}", first.0);
+            }
+        }
+        let whole = serde_json::to_value(description()).unwrap_or_default();
+        let mut ids = BTreeSet::new();
+        for (path, methods) in whole["paths"].as_object().into_iter().flatten() {
+            for (method, operation) in methods.as_object().into_iter().flatten() {
+                let id = operation["operationId"].as_str().unwrap_or_default();
+                assert!(!id.is_empty() && ids.insert(id), "{method} {path}: {id:?}");
+                for (status, response) in operation["responses"].as_object().into_iter().flatten() {
+                    assert!(response["description"].as_str().is_some_and(|said| !said.is_empty()), "{path} {status}");
+                    let problem = response["content"].get("application/problem+json").is_some();
+                    let told =
+                        response["content"]["application/json"]["schema"]["$ref"] == "#/components/schemas/Problem";
+                    assert!(!told && (!problem || status.starts_with(['4', '5'])), "{path} {status}");
+                }
+            }
+        }
+        assert_eq!(ids.len(), TABLE.len());
+        assert_eq!(whole["paths"]["/verdicts"]["get"]["security"], serde_json::json!([{"token": []}, {"session": []}]));
+        assert!(whole["paths"]["/healthz"]["get"].get("security").is_none());
     }
 }

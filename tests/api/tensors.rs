@@ -1,5 +1,7 @@
 //! Tensors by the Open Inference Protocol.
 
+use std::io::Write;
+
 use image::ImageFormat;
 use serde_json::{Value, json};
 
@@ -58,4 +60,45 @@ async fn tensors_that_do_not_fit_are_refused_and_counted() {
         assert_eq!(server.bad(kind), before + 1, "{kind}");
     }
     problem(server.post("/v2/models/two/infer", "{}").await, 404, "not_found").await;
+    problem(server.post("/v2/models/one/versions/1/infer", "{}").await, 404, "not_found").await;
+    let refused: Value = server.post("/v2/models/one/infer", "{}").await.json().await.unwrap();
+    assert_eq!(refused["error"], refused["detail"], "where the protocol's clients look for it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn raw_tensors_come_and_go_behind_the_json_compressed_or_not() {
+    let server = start().await;
+    let pixels = picture(SIDE, 4).rgb;
+    let plain: Value = server.post("/v2/models/one/infer", tensor(&pixels, 1).to_string()).await.json().await.unwrap();
+    let version = server.get("/v2/models/one").await["versions"][0].as_str().unwrap().to_owned();
+    let path = format!("/v2/models/one/versions/{version}");
+    assert_eq!(server.get(&path).await["name"], "one");
+    assert_eq!(server.get(&format!("{path}/ready")).await, json!({"ready": true}));
+    let head = json!({
+        "inputs": [{"name": "image", "datatype": "UINT8", "shape": [1, SIDE, SIDE, 3],
+            "parameters": {"binary_data_size": pixels.len()}}],
+        "outputs": [{"name": "embedding"}, {"name": "probabilities", "parameters": {"binary_data": true}}],
+    });
+    let head = head.to_string();
+    let body = [head.as_bytes(), &pixels].concat();
+    let mut zipped = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    zipped.write_all(&body).unwrap();
+    for (body, coding) in [(body, "identity"), (zipped.finish().unwrap(), "gzip")] {
+        let request = server.client.post(format!("{}{path}/infer", server.url)).header("content-encoding", coding);
+        let request = request.header("inference-header-content-length", head.len());
+        let answer = request.body(body).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        let json: usize = answer.headers()["inference-header-content-length"].to_str().unwrap().parse().unwrap();
+        let bytes = answer.bytes().await.unwrap();
+        let said: Value = serde_json::from_slice(&bytes[..json]).unwrap();
+        assert_eq!(said["outputs"][1]["data"], plain["outputs"][1]["data"]);
+        assert_eq!(said["outputs"][0]["parameters"]["binary_data_size"], bytes.len() - json);
+        let raw: Vec<f64> =
+            bytes[json..].chunks_exact(4).map(|b| f64::from(f32::from_le_bytes(b.try_into().unwrap()))).collect();
+        let told = plain["outputs"][0]["data"].as_array().unwrap();
+        assert!(raw.len() == 3 && raw.iter().zip(told).all(|(a, b)| (a - b.as_f64().unwrap()).abs() < 1e-6));
+    }
+    let done = server.get("/v2/models/one/stats").await;
+    assert_eq!(done["model_stats"][0]["inference_stats"]["success"]["count"], 3, "{done}");
+    assert_eq!(done["model_stats"][0]["inference_count"], 3);
 }

@@ -116,7 +116,7 @@ impl From<Manifest> for StudentSummary {
 /// Who does it and why.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(as = Order)]
+#[schema(as = ModelOrder)]
 pub struct ModelOrder {
     /// Name of the person, 1 to 64 characters; the caller if absent. With a token it can be no other name than the token's.
     by: Option<String>,

@@ -1,4 +1,4 @@
-//! JSON tensors of the Open Inference Protocol → pictures for the network.
+//! Tensors of the Open Inference Protocol, as JSON or as raw bytes behind it → pictures for the network.
 //!
 //! Invariant: a picture leaves here only if every value is a whole number from 0 to 255 and the shape is the model's.
 
@@ -22,8 +22,17 @@ pub(in crate::api) struct InferRequest {
     #[serde(default)]
     pub id: Option<String>,
     inputs: Vec<InputTensor>,
-    #[serde(default)]
-    pub outputs: Vec<RequestedOutput>,
+    outputs: Option<Vec<RequestedOutput>>,
+    parameters: Option<RequestParameters>,
+    /// What follows the JSON: the tensors that are sent as raw bytes.
+    #[serde(skip)]
+    raw: Vec<u8>,
+}
+
+#[derive(Deserialize)]
+struct RequestParameters {
+    /// Whether outputs are wanted as raw bytes where they do not say so themselves.
+    binary_data_output: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -31,13 +40,26 @@ struct InputTensor {
     name: String,
     shape: Vec<usize>,
     datatype: String,
-    data: Numbers,
+    data: Option<Numbers>,
+    parameters: Option<InputParameters>,
 }
 
-/// An output that is asked for.
 #[derive(Deserialize)]
-pub(in crate::api) struct RequestedOutput {
-    pub name: String,
+struct InputParameters {
+    /// Bytes of the tensor behind the JSON.
+    binary_data_size: Option<usize>,
+}
+
+#[derive(Deserialize)]
+struct RequestedOutput {
+    name: String,
+    parameters: Option<OutputParameters>,
+}
+
+#[derive(Deserialize)]
+struct OutputParameters {
+    binary_data: Option<bool>,
+    classification: Option<serde_json::Value>,
 }
 
 /// Numbers of a flat or nested JSON array in row-major order; `null`, `"NaN"` and the like are kept as NaN.
@@ -100,12 +122,18 @@ impl<'de> Visitor<'de> for NumberCollector<'_> {
     }
 }
 
-/// Reads a request's body.
+/// Reads a request's body, of which the first `head` bytes are JSON; absent: all of it.
 ///
 /// # Errors
 /// [`ApiError::NotFinite`] where NaN or an infinity stands, though JSON has neither; [`ApiError::Malformed`].
-pub(in crate::api) fn parse(body: &[u8]) -> Result<InferRequest, ApiError> {
-    serde_json::from_slice(body).map_err(|e| {
+pub(in crate::api) fn parse(body: &[u8], head: Option<usize>) -> Result<InferRequest, ApiError> {
+    let head = head.unwrap_or(body.len());
+    let Some((body, raw)) = body.split_at_checked(head) else {
+        let words = format!("its JSON is said to have {head} bytes, the body has {}", body.len());
+        return Err(ApiError::Malformed(words));
+    };
+    let read: Result<InferRequest, _> = serde_json::from_slice(body);
+    read.map(|read| InferRequest { raw: raw.to_vec(), ..read }).map_err(|e| {
         // Python's json writes bare NaN and Infinity; say what is wrong rather than where the syntax broke.
         let bare = |word: &[u8]| body.windows(word.len()).any(|w| w == word);
         let huge = e.to_string().contains("number out of range");
@@ -118,6 +146,30 @@ pub(in crate::api) fn parse(body: &[u8]) -> Result<InferRequest, ApiError> {
 }
 
 impl InferRequest {
+    /// Which of `known` outputs are wanted, and whether as raw bytes; all where none is named.
+    ///
+    /// # Errors
+    /// [`ApiError::Shape`].
+    pub(in crate::api) fn wanted<const N: usize>(
+        &self,
+        known: [&'static str; N],
+    ) -> Result<[Option<bool>; N], ApiError> {
+        let raw = self.parameters.as_ref().and_then(|all| all.binary_data_output).unwrap_or(false);
+        let named = self.outputs.as_deref().unwrap_or_default();
+        if let Some(unknown) = named.iter().find(|output| !known.contains(&&*output.name)) {
+            return Err(ApiError::Shape(format!("the model has no output `{}`", unknown.name)));
+        }
+        let told = |output: &RequestedOutput| output.parameters.as_ref().and_then(|own| own.binary_data).unwrap_or(raw);
+        if named.iter().any(|output| output.parameters.as_ref().is_some_and(|own| own.classification.is_some())) {
+            return Err(ApiError::Shape(
+                "the parameter `classification` is not served: `classes` are in the metadata".into(),
+            ));
+        }
+        Ok(known.map(|name| {
+            if named.is_empty() { Some(raw) } else { named.iter().find(|output| output.name == name).map(told) }
+        }))
+    }
+
     /// The pictures, each `side * side * 3` bytes.
     ///
     /// # Errors
@@ -130,8 +182,8 @@ impl InferRequest {
         if input.name != INPUT {
             return shape(format!("the model's input is `{INPUT}`, not `{}`", input.name));
         }
-        let values = &input.data.0;
-        if !values.iter().all(|v| v.is_finite()) {
+        let finite = |numbers: &Numbers| numbers.0.iter().all(|v| v.is_finite());
+        if !input.data.as_ref().is_none_or(finite) {
             return Err(ApiError::NotFinite);
         }
         if input.datatype != DATATYPE {
@@ -147,6 +199,22 @@ impl InferRequest {
             return shape(format!("1 to {MAX_PICTURES} pictures are taken at once, not {n}"));
         }
         let size = side * side * 3;
+        let raw = input.parameters.as_ref().and_then(|own| own.binary_data_size);
+        if raw.unwrap_or(0) != self.raw.len() {
+            let (told, came) = (raw.unwrap_or(0), self.raw.len());
+            return shape(format!("`binary_data_size` tells {told} bytes behind the JSON, {came} came"));
+        }
+        let values = match (&input.data, raw) {
+            (Some(Numbers(values)), None) => values,
+            (None, Some(bytes)) if bytes == n * size => {
+                return Ok(self.raw.chunks(size).map(<[u8]>::to_vec).collect());
+            }
+            (None, Some(bytes)) => {
+                return shape(format!("shape {:?} needs {} bytes, {bytes} came", input.shape, n * size));
+            }
+            (None, None) => return shape(format!("`{INPUT}` has neither `data` nor `binary_data_size`")),
+            (Some(_), Some(_)) => return shape(format!("`{INPUT}` has both `data` and `binary_data_size`")),
+        };
         if values.len() != n * size {
             return shape(format!("shape {:?} needs {} values, `data` has {}", input.shape, n * size, values.len()));
         }
@@ -166,7 +234,45 @@ mod tests {
         let body = format!(
             r#"{{"inputs":[{{"name":"image","datatype":"{datatype}","shape":{shape},"data":{data},"parameters":{{}}}}]}}"#
         );
-        parse(body.as_bytes())?.pictures(1)
+        parse(body.as_bytes(), None)?.pictures(1)
+    }
+
+    #[test]
+    fn raw_bytes_are_the_same_pictures_and_their_number_must_fit() {
+        let read = |parameters: &str, head: fn(usize) -> usize, raw: &[u8]| {
+            let json = format!(
+                r#"{{"inputs":[{{"name":"image","datatype":"UINT8","shape":[2,1,1,3]{parameters}}}],"outputs":null}}"#
+            );
+            parse(&[json.as_bytes(), raw].concat(), Some(head(json.len())))?.pictures(1)
+        };
+        let size = r#","parameters":{"binary_data_size":6}"#;
+        assert_eq!(read(size, |n| n, &[0, 1, 2, 253, 254, 255]).unwrap(), [[0, 1, 2], [253, 254, 255]]);
+        let both = r#","data":[0,1,2,3,4,5],"parameters":{"binary_data_size":6}"#;
+        for (parameters, raw) in
+            [(size, 5), (size, 7), ("", 6), (both, 6), (r#","parameters":{"binary_data_size":3}"#, 3), ("", 0)]
+        {
+            let refused = read(parameters, |n| n, &vec![0; raw]);
+            assert!(matches!(refused, Err(ApiError::Shape(_))), "{parameters} {raw}: {refused:?}");
+        }
+        for head in [|n| n + 100, |n| n - 1] {
+            assert!(matches!(read(size, head, &[0; 6]), Err(ApiError::Malformed(_))));
+        }
+    }
+
+    #[test]
+    fn outputs_are_raw_where_they_or_the_request_say_so() {
+        let wanted = |more: &str| {
+            let body = format!(r#"{{"inputs":[]{more}}}"#);
+            parse(body.as_bytes(), None)?.wanted(["a", "b"])
+        };
+        assert_eq!(wanted("").unwrap(), [Some(false); 2]);
+        assert_eq!(wanted(r#","parameters":{"binary_data_output":true}"#).unwrap(), [Some(true); 2]);
+        assert_eq!(wanted(r#","outputs":[{"name":"b"}]"#).unwrap(), [None, Some(false)]);
+        let own = r#","outputs":[{"name":"b","parameters":{"binary_data":true}},{"name":"a"}]"#;
+        assert_eq!(wanted(own).unwrap(), [Some(false), Some(true)]);
+        assert!(matches!(wanted(r#","outputs":[{"name":"c"}]"#), Err(ApiError::Shape(_))));
+        let ranked = r#","outputs":[{"name":"a","parameters":{"classification":2}}]"#;
+        assert!(matches!(wanted(ranked), Err(ApiError::Shape(_))));
     }
 
     #[test]

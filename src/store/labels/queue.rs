@@ -28,7 +28,7 @@ const CLASS_STEP: f32 = 0.1;
 /// In which order a person is asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
-#[schema(as = Order)]
+#[schema(as = QueueOrder)]
 pub enum QueueOrder {
     /// What teaches most first.
     #[default]
