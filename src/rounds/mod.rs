@@ -17,6 +17,7 @@ pub mod exam;
 pub mod gate;
 pub mod keeper;
 pub mod learner;
+pub mod near_duplicates;
 mod probation;
 pub mod run;
 pub mod snapshot;
@@ -61,7 +62,7 @@ pub struct RoundSettings {
     pub held_out: Option<PathBuf>,
     /// Share of the labeled items, chosen once and for all by their hash, that training never sees.
     pub held_out_share: f64,
-    /// Most unlabeled pictures in a round; the newest are taken.
+    /// Most unlabeled pictures in a round, drawn evenly over the days of which there are any.
     pub unlabeled: usize,
     /// Bytes of memory (data segment) that each of its processes may take.
     pub memory: u64,
