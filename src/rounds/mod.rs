@@ -11,6 +11,8 @@
 //! | `heartbeat`, in it and in its runs | its process | a number that rises while it gets on |
 //! | `outcome.json` | the service | how it ended |
 //!
+//! Beside the rounds lies `features/`, at most 6 GiB of what frozen trunks gave: the next round goes on with it.
+//!
 //! Invariant: a file or folder under its final name is whole, so a round that was killed goes on by being run again.
 
 pub mod exam;
@@ -345,6 +347,11 @@ impl RoundFolder {
     /// The run that trains the teacher, where there is one.
     pub fn teacher(&self) -> PathBuf {
         self.path.join(format!("{}-teacher", self.version))
+    }
+
+    /// What frozen trunks gave, for this round and those after it: a folder beside all rounds.
+    pub fn features(&self) -> PathBuf {
+        self.path.with_file_name("features")
     }
 
     /// A file of it as JSON; `None` when it is not there yet or can't be read.
