@@ -224,16 +224,26 @@ impl Dataset {
     /// # Errors
     /// [`DataError`], naming the file.
     pub fn load(&self, side: u32) -> Result<Vec<Vec<u8>>, DataError> {
-        self.samples
-            .par_iter()
-            .map(|sample| {
-                let path = self.root.join(&sample.file);
-                let bytes = fs::read(&path).map_err(|e| DataError::Read { path: path.clone(), why: e.to_string() })?;
-                pixels::decode(&bytes, PixelLimits::default())
-                    .and_then(|picture| pixels::fit(&picture, None, side))
-                    .map_err(|source| DataError::Picture { path, source })
-            })
-            .collect()
+        (0..self.samples.len()).into_par_iter().map(|index| self.picture(index, side)).collect()
+    }
+
+    /// The picture of a sample as [`Dataset::load`] gives it.
+    ///
+    /// # Errors
+    /// [`DataError`], naming the file.
+    pub fn picture(&self, index: usize, side: u32) -> Result<Vec<u8>, DataError> {
+        let (path, bytes) = self.bytes(index)?;
+        pixels::decode(&bytes, PixelLimits::default())
+            .and_then(|picture| pixels::fit(&picture, None, side))
+            .map_err(|source| DataError::Picture { path, source })
+    }
+
+    fn bytes(&self, index: usize) -> Result<(PathBuf, Vec<u8>), DataError> {
+        let path = self.root.join(&self.samples[index].file);
+        match fs::read(&path) {
+            Ok(bytes) => Ok((path, bytes)),
+            Err(e) => Err(DataError::Read { path, why: e.to_string() }),
+        }
     }
 
     /// SHA-256 over the list (files, classes, groups) and every file's bytes: the data snapshot.
@@ -241,20 +251,26 @@ impl Dataset {
     /// # Errors
     /// [`DataError::Read`].
     pub fn hash(&self) -> Result<String, DataError> {
+        Ok(self.hash_of(&self.digests()?))
+    }
+
+    /// SHA-256 of every file's bytes, in the order of [`Dataset::samples`].
+    ///
+    /// # Errors
+    /// [`DataError::Read`].
+    pub fn digests(&self) -> Result<Vec<[u8; 32]>, DataError> {
+        let digest = |index| Ok(Sha256::digest(self.bytes(index)?.1).into());
+        (0..self.samples.len()).into_par_iter().map(digest).collect()
+    }
+
+    /// As [`Dataset::hash`], from what [`Dataset::digests`] gave.
+    pub fn hash_of(&self, digests: &[[u8; 32]]) -> String {
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         let mut all = Sha256::new();
-        for sample in &self.samples {
-            let path = self.root.join(&sample.file);
-            let bytes = fs::read(&path).map_err(|e| DataError::Read { path: path.clone(), why: e.to_string() })?;
-            let line = format!(
-                "{}\t{}\t{}\t{}\n",
-                sample.file,
-                sample.class,
-                sample.group,
-                crate::domain::hash::sha256(&bytes)
-            );
-            all.update(line);
+        for (sample, digest) in self.samples.iter().zip(digests) {
+            all.update(format!("{}\t{}\t{}\t{}\n", sample.file, sample.class, sample.group, hex(digest)));
         }
-        Ok(all.finalize().iter().map(|b| format!("{b:02x}")).collect())
+        hex(&all.finalize())
     }
 
     /// Index of each sample's class in `classes`; classes that are not listed get the indices after them.

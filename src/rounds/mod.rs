@@ -11,12 +11,15 @@
 //! | `heartbeat`, in it and in its runs | its process | a number that rises while it gets on |
 //! | `outcome.json` | the service | how it ended |
 //!
+//! Beside the rounds lies `features/`, at most 6 GiB of what frozen trunks gave: the next round goes on with it.
+//!
 //! Invariant: a file or folder under its final name is whole, so a round that was killed goes on by being run again.
 
 pub mod exam;
 pub mod gate;
 pub mod keeper;
 pub mod learner;
+pub mod near_duplicates;
 mod probation;
 pub mod run;
 pub mod snapshot;
@@ -61,7 +64,7 @@ pub struct RoundSettings {
     pub held_out: Option<PathBuf>,
     /// Share of the labeled items, chosen once and for all by their hash, that training never sees.
     pub held_out_share: f64,
-    /// Most unlabeled pictures in a round; the newest are taken.
+    /// Most unlabeled pictures in a round, drawn evenly over the days of which there are any.
     pub unlabeled: usize,
     /// Bytes of memory (data segment) that each of its processes may take.
     pub memory: u64,
@@ -344,6 +347,11 @@ impl RoundFolder {
     /// The run that trains the teacher, where there is one.
     pub fn teacher(&self) -> PathBuf {
         self.path.join(format!("{}-teacher", self.version))
+    }
+
+    /// What frozen trunks gave, for this round and those after it: a folder beside all rounds.
+    pub fn features(&self) -> PathBuf {
+        self.path.with_file_name("features")
     }
 
     /// A file of it as JSON; `None` when it is not there yet or can't be read.

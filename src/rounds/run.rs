@@ -126,7 +126,7 @@ fn learn(folder: &RoundFolder, plan: &RoundPlan, what: &str, words: &[String], a
     }
     let mut command = learner::command()?;
     command.arg(what).args(words).arg("--data").arg(folder.path.join("train")).arg("--out").arg(out);
-    command.args(["--accept", accept]);
+    command.args(["--accept", accept]).arg("--features").arg(folder.features());
     let unlabeled: PathBuf = folder.path.join("snapshot").join(snapshot::UNLABELED);
     if dataset::read_unlabeled(&unlabeled).is_ok() && words.first().is_none_or(|method| method != "supervised") {
         command.arg("--unlabeled").arg(unlabeled);

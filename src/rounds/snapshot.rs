@@ -4,6 +4,7 @@
 //! share a `split_group`, so they never stand on both sides of a split.
 
 use std::{
+    collections::HashMap,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -17,18 +18,19 @@ use crate::{
         dataset::{self, DataError, Sample},
         pixels::{self, PixelError},
     },
+    rounds::near_duplicates::{Thumbnail, ThumbnailIndex},
     store::{Consensus, ItemPage, LabeledItem, MAX_PAGE, Store, StoreError, consensus},
 };
 
 /// Folder of the unlabeled pictures inside a snapshot: what `beltsight train --unlabeled` is given.
 pub const UNLABELED: &str = "unlabeled";
 
-/// Most pictures of each kind; the newest are taken.
+/// Most pictures of each kind.
 #[derive(Clone, Copy, Debug)]
 pub struct SnapshotLimits {
-    /// Labeled ones.
+    /// Labeled ones; the newest are taken.
     pub labeled: usize,
-    /// Unlabeled ones.
+    /// Unlabeled ones; they are drawn evenly over the days of which there are any.
     pub unlabeled: usize,
 }
 
@@ -82,8 +84,8 @@ pub enum SnapshotError {
 ///
 /// Labeled is what a majority of its labelers agree on; unlabeled is what nobody labeled. Near-identical pictures (see
 /// [`Thumbnail::is_like`]) are taken once: among the labeled of one class, and among the unlabeled and all labeled. The
-/// newest come first, until a limit is reached. Pictures are worked on one at a time, so that at most one core is taken
-/// from the line.
+/// newest labeled ones come first; of the unlabeled ones every day gives one in its turn, until a limit is reached.
+/// Pictures are worked on one at a time, so that at most one core is taken from the line.
 ///
 /// # Errors
 /// [`SnapshotError`]; then `folder` is as it was.
@@ -99,67 +101,108 @@ pub async fn snapshot(store: &Store, folder: &Path, limits: SnapshotLimits) -> R
 }
 
 async fn write(store: &Store, folder: &Path, limits: SnapshotLimits) -> Result<Snapshot, SnapshotError> {
-    let mut thumbnails: Vec<(String, Thumbnail)> = Vec::new();
-    let mut samples = Vec::new();
-    let (mut duplicates, mut unsettled, mut missing) = (0, 0, 0);
-    let mut page = ItemPage { limit: MAX_PAGE, labeled: Some(true), ..ItemPage::default() };
-    while samples.len() < limits.labeled {
-        let items = store.items(&page).await?;
-        let Some(last) = items.last() else { break };
-        page.before = Some(last.verdict.id);
-        for LabeledItem { verdict, labels } in items {
-            if samples.len() == limits.labeled {
-                break;
-            }
-            let Some(Consensus::Class(class)) = consensus(&labels) else {
-                unsettled += 1;
-                continue;
-            };
-            let Some(still) = still(store, &verdict).await? else {
-                missing += 1;
-                continue;
-            };
-            if thumbnails.iter().any(|(of, thumbnail)| *of == class && thumbnail.is_like(&still.thumbnail)) {
-                duplicates += 1;
-                continue;
-            }
-            let file = keep(folder, "labeled", verdict.id, &still)?;
-            thumbnails.push((class.clone(), still.thumbnail));
-            samples.push(Sample { file, class, group: verdict.group() });
-        }
-    }
-    if samples.is_empty() {
-        return Err(SnapshotError::NoLabels);
-    }
-    samples.sort_by(|a, b| a.file.cmp(&b.file));
-    let labeled = samples.len();
-    dataset::write(folder, &samples)?;
-
-    let mut unlabeled = 0;
-    let mut page = ItemPage { limit: MAX_PAGE, labeled: Some(false), ..ItemPage::default() };
-    while unlabeled < limits.unlabeled {
-        let items = store.items(&page).await?;
-        let Some(last) = items.last() else { break };
-        page.before = Some(last.verdict.id);
-        for LabeledItem { verdict, .. } in items {
-            if unlabeled == limits.unlabeled {
-                break;
-            }
-            let Some(still) = still(store, &verdict).await? else {
-                missing += 1;
-                continue;
-            };
-            if thumbnails.iter().any(|(_, thumbnail)| thumbnail.is_like(&still.thumbnail)) {
-                duplicates += 1;
-                continue;
-            }
-            keep(folder, UNLABELED, verdict.id, &still)?;
-            thumbnails.push((String::new(), still.thumbnail));
-            unlabeled += 1;
-        }
-    }
+    let mut writing = SnapshotWriting { store, folder, seen: HashMap::new(), duplicates: 0, unsettled: 0, missing: 0 };
+    let labeled = writing.labeled(limits.labeled).await?;
+    let unlabeled = writing.unlabeled(limits.unlabeled).await?;
     let sha256 = hash(folder, unlabeled > 0)?;
+    let SnapshotWriting { duplicates, unsettled, missing, .. } = writing;
     Ok(Snapshot { labeled, unlabeled, sha256, duplicates, unsettled, missing })
+}
+
+/// A snapshot that is being written.
+struct SnapshotWriting<'a> {
+    store: &'a Store,
+    folder: &'a Path,
+    /// Thumbnails of what is in it: by class, and of the unlabeled under "".
+    seen: HashMap<String, ThumbnailIndex>,
+    duplicates: usize,
+    unsettled: usize,
+    missing: usize,
+}
+
+impl SnapshotWriting<'_> {
+    /// Writes at most `most` labeled pictures and their list; gives their number.
+    async fn labeled(&mut self, most: usize) -> Result<usize, SnapshotError> {
+        let mut samples = Vec::new();
+        let mut page = ItemPage { limit: MAX_PAGE, labeled: Some(true), ..ItemPage::default() };
+        while samples.len() < most {
+            let items = self.store.items(&page).await?;
+            let Some(last) = items.last() else { break };
+            page.before = Some(last.verdict.id);
+            for LabeledItem { verdict, labels } in items {
+                if samples.len() == most {
+                    break;
+                }
+                let Some(Consensus::Class(class)) = consensus(&labels) else {
+                    self.unsettled += 1;
+                    continue;
+                };
+                let Some(still) = still(self.store, &verdict).await? else {
+                    self.missing += 1;
+                    continue;
+                };
+                let of_class = self.seen.entry(class.clone()).or_default();
+                if of_class.has_like(&still.thumbnail) {
+                    self.duplicates += 1;
+                    continue;
+                }
+                let file = keep(self.folder, "labeled", verdict.id, &still)?;
+                of_class.add(still.thumbnail);
+                samples.push(Sample { file, class, group: verdict.group() });
+            }
+        }
+        if samples.is_empty() {
+            return Err(SnapshotError::NoLabels);
+        }
+        samples.sort_by(|a, b| a.file.cmp(&b.file));
+        dataset::write(self.folder, &samples)?;
+        Ok(samples.len())
+    }
+
+    /// Writes at most `most` unlabeled pictures, each day's in its turn; gives their number.
+    async fn unlabeled(&mut self, most: usize) -> Result<usize, SnapshotError> {
+        let of_days = self.store.unlabeled_by_day().await?;
+        let mut days: Vec<_> = of_days.into_values().map(|ids| spread(ids).into_iter()).collect();
+        let mut written = 0;
+        while written < most && !days.is_empty() {
+            let mut left = Vec::new();
+            for mut day in days {
+                if written < most && self.next_of(&mut day).await? {
+                    written += 1;
+                    left.push(day);
+                }
+            }
+            days = left;
+        }
+        Ok(written)
+    }
+
+    /// Writes the first of `items` that is there and like nothing written before; false: there is none.
+    async fn next_of(&mut self, items: &mut impl Iterator<Item = i64>) -> Result<bool, SnapshotError> {
+        for id in items {
+            let Some(verdict) = self.store.verdict(id).await? else { continue }; // removed meanwhile
+            let Some(still) = still(self.store, &verdict).await? else {
+                self.missing += 1;
+                continue;
+            };
+            if self.seen.values().any(|index| index.has_like(&still.thumbnail)) {
+                self.duplicates += 1;
+                continue;
+            }
+            keep(self.folder, UNLABELED, id, &still)?;
+            self.seen.entry(String::new()).or_default().add(still.thumbnail);
+            return Ok(true);
+        }
+        Ok(false)
+    }
+}
+
+/// The items of a day so that the first ones, however many are taken, lie about evenly over it: by the fractional part of
+/// id × golden ratio (Knuth, The Art of Computer Programming 3, §6.4, theorem S). A new item changes no other's place.
+fn spread(mut ids: Vec<i64>) -> Vec<i64> {
+    const GOLDEN: i64 = 0x9e37_79b9_7f4a_7c15_u64 as i64;
+    ids.sort_by_key(|id| id.wrapping_mul(GOLDEN) as u64);
+    ids
 }
 
 /// As training hashes what it reads.
@@ -212,42 +255,6 @@ fn at(path: &Path) -> impl Fn(io::Error) -> SnapshotError {
     move |error| SnapshotError::Write { path: path.into(), error }
 }
 
-/// A picture in 9 × 9 grays, to tell near-identical ones by.
-#[derive(Clone, Debug)]
-pub struct Thumbnail {
-    grays: Vec<u8>,
-    /// Difference hash: for 8 × 8 places, whether the right neighbour is brighter.
-    differences: u64,
-}
-
-impl Thumbnail {
-    /// Most of the 64 comparisons that may differ between near-identical pictures.
-    const BITS: u32 = 4;
-    /// Largest mean difference between the grays of near-identical pictures, of 255.
-    const GRAYS: f32 = 4.0;
-
-    /// # Errors
-    /// [`PixelError::Damaged`] for a picture without pixels.
-    pub fn of(picture: &crate::domain::Picture) -> Result<Self, PixelError> {
-        let small = pixels::fit(picture, None, 9)?;
-        let grays: Vec<u8> = small
-            .chunks_exact(3)
-            .map(|p| ((2 * u32::from(p[0]) + 5 * u32::from(p[1]) + u32::from(p[2])) / 8) as u8)
-            .collect();
-        let places = (0..8).flat_map(|y| (0..8).map(move |x| y * 9 + x));
-        let differences = places.fold(0, |hash, i| hash << 1 | u64::from(grays[i] < grays[i + 1]));
-        Ok(Self { grays, differences })
-    }
-
-    /// Whether two pictures are near-identical: at most 4 of 64 bits of their difference hashes differ, and their grays
-    /// by at most 4 of 255 in the mean (hashes alone would take two even pictures of any brightness for one). Of the
-    /// 79,800 pairs of 400 different fish on the simulated belt none is.
-    pub fn is_like(&self, other: &Self) -> bool {
-        let grays = self.grays.iter().zip(&other.grays).map(|(a, b)| f32::from(a.abs_diff(*b))).sum::<f32>() / 81.0;
-        (self.differences ^ other.differences).count_ones() <= Self::BITS && grays <= Self::GRAYS
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -270,7 +277,11 @@ mod tests {
     }
 
     async fn item(store: &Store, seed: u32, track: u64, region: Option<Region>) -> i64 {
-        let (jpeg, wall) = (frame(seed), OffsetDateTime::UNIX_EPOCH);
+        item_of(store, 0, seed, track, region).await
+    }
+
+    async fn item_of(store: &Store, day: i64, seed: u32, track: u64, region: Option<Region>) -> i64 {
+        let (jpeg, wall) = (frame(seed), OffsetDateTime::UNIX_EPOCH + time::Duration::days(day));
         let key = frame_key(&jpeg, wall);
         store.put_frame(&key, jpeg.into()).await.unwrap();
         let source = if region.is_some() { Source::Belt } else { Source::Http };
@@ -352,15 +363,34 @@ mod tests {
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1, "only the store is there");
     }
 
-    #[test]
-    fn near_identical_is_the_same_scene_a_moment_later_and_nothing_else() {
-        let thumbnail =
-            |seed| Thumbnail::of(&pixels::decode(&frame(seed), pixels::PixelLimits::default()).unwrap()).unwrap();
-        let mut brighter = pixels::decode(&frame(1), pixels::PixelLimits::default()).unwrap();
-        brighter.rgb.iter_mut().for_each(|v| *v = v.saturating_add(2));
-        assert!(thumbnail(1).is_like(&Thumbnail::of(&brighter).unwrap()));
-        assert!((2..60).all(|seed| !thumbnail(1).is_like(&thumbnail(seed))));
-        let even = |gray| Thumbnail::of(&Picture::filled(20, 20, [gray; 3])).unwrap();
-        assert!(even(90).is_like(&even(92)) && !even(90).is_like(&even(120)));
+    #[tokio::test]
+    async fn unlabeled_pictures_are_drawn_over_the_days_not_from_the_newest_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(&root.path().join("store")).await.unwrap();
+        let labeled = item(&store, 1, 0, None).await;
+        say(&store, labeled, Some("cod"), "anna").await;
+        let mut seed = 1;
+        let mut days = Vec::new();
+        for (day, count) in [(3, 12), (4, 2), (9, 20)] {
+            for _ in 0..count {
+                seed += 1;
+                item_of(&store, day, seed, 0, None).await;
+                days.push(day);
+            }
+        }
+        item_of(&store, 9, 2, 0, None).await; // the same as the first of day 3
+        for (most, wanted) in [(6, [2, 2, 2]), (10, [4, 2, 4]), (3, [1, 1, 1]), (100, [12, 2, 20])] {
+            let folder = root.path().join(most.to_string());
+            let found = snapshot(&store, &folder, SnapshotLimits { labeled: 9, unlabeled: most }).await.unwrap();
+            assert_eq!(found.unlabeled, wanted.iter().sum::<usize>());
+            let files = dataset::read_unlabeled(&folder.join(UNLABELED)).unwrap().samples;
+            let ids: Vec<usize> = files.iter().map(|sample| sample.file[..9].parse().unwrap()).collect();
+            let of_day = |day| ids.iter().filter(|id| days.get(*id - 2).unwrap_or(&9) == &day).count();
+            assert_eq!([of_day(3), of_day(4), of_day(9)], wanted, "{ids:?}");
+            if most == 10 {
+                let (first, last) = (ids[0], ids[3]);
+                assert!(last - first >= 6, "day 3 is 2 to 13, drawn are {ids:?}");
+            }
+        }
     }
 }

@@ -17,13 +17,13 @@ use crate::{
     pictures::{
         augment::WeakAugmentation,
         data::{self, Dataset},
-        views::{Augmenter, View, ViewSource},
+        views::{Augmenter, FrozenTrunk, View, ViewSource},
     },
     training::{TrainError, feed::steps_per_pass, interrupt, method_plan::MethodPlan, plan::TrainingPlan},
 };
 
-/// Largest cache of a frozen trunk's outputs in bytes.
-const LARGEST_CACHE: usize = 6 << 30;
+/// Most bytes on the disk of frozen trunks' outputs, in one folder.
+const LARGEST_CACHE: u64 = 6 << 30;
 
 /// More change the statistics too little to be worth the time.
 const ADAPT_PICTURES: usize = 512;
@@ -97,6 +97,11 @@ pub struct TrainingOptions {
     /// Views per picture and kind that are cached when the trunk is frozen.
     #[arg(long, default_value_t = 4)]
     pub views: usize,
+    /// Folder that keeps what a frozen trunk gave for the runs that follow, of at most 6 GiB [default: one in the output
+    /// folder, until the run is over].
+    #[arg(long)]
+    #[serde(skip)]
+    pub features: Option<PathBuf>,
     /// Seed of splits, order, views and dropout.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -155,9 +160,11 @@ impl TrainingOptions {
             .with_context(|| format!("network `{}` is unknown: use one of {:?}", self.net, architectures::NAMES))?;
         ensure!(net.input >= 32, "--input must be at least 32 pixels");
         ensure!(self.batch > 1 && self.views > 0, "--batch must be at least 2 and --views at least 1");
-        let mut data = data::read(&self.data, net.input as u32)?;
+        fs::create_dir_all(&self.out).with_context(|| self.out.display().to_string())?;
+        heartbeat::begin(&self.out);
+        let mut data = data::read(&self.data, net.input as u32, &self.out)?;
         if let Some(folder) = &self.unlabeled {
-            data.add_unlabeled(folder, net.input as u32)?;
+            data.add_unlabeled(folder)?;
         }
         println!(
             "{} labeled pictures of {} classes, {} unlabeled, data {}",
@@ -185,6 +192,9 @@ impl TrainingOptions {
                 net.name
             );
         }
+        if trainable == Trainable::All {
+            data.pictures.fit()?; // each is seen again and again; through a frozen trunk it goes once
+        }
         let started_from = path.map_or("random weights".into(), |path| path.display().to_string());
         println!("{} starts from {started_from}", net.name);
         Ok(TrainingSetup { data, start, started_from, start_sha256, trainable, pretrained })
@@ -202,7 +212,9 @@ impl TrainingOptions {
         let data = &setup.data;
         let all: Vec<usize> = training.iter().copied().chain(data.files.len()..data.pictures.len()).collect();
         let step = all.len().div_ceil(ADAPT_PICTURES);
-        let chosen: Vec<&[u8]> = all.iter().step_by(step).map(|&i| data.pictures[i].as_slice()).collect();
+        let chosen: Vec<usize> = all.into_iter().step_by(step).collect();
+        let chosen = data.pictures.some(&chosen)?;
+        let chosen: Vec<&[u8]> = chosen.iter().map(Vec::as_slice).collect();
         let go_on = || {
             heartbeat::beat();
             !interrupt::requested()
@@ -275,17 +287,17 @@ impl TrainingOptions {
     /// When the cache would not fit into memory; ONNX Runtime's; [`TrainError::Stopped`].
     pub fn views<'a>(&self, setup: &'a TrainingSetup, cut: usize, kinds: &[View]) -> anyhow::Result<ViewSource<'a>> {
         let (model, pictures) = (&setup.start, &setup.data.pictures);
-        let side = model.net.input;
-        let augmenter = Augmenter { pictures, side, weak: WeakAugmentation::for_side(side), seed: self.seed };
+        let augmenter = Augmenter { pictures, weak: WeakAugmentation::for_side(model.net.input), seed: self.seed };
         if cut == 0 {
             return Ok(ViewSource::Fresh(augmenter));
         }
-        let one = tch::no_grad(|| model.blocks(&to_batch(&[&pictures[0]], side), 0..cut, None));
+        let first = pictures.get(0)?;
+        let one = tch::no_grad(|| model.blocks(&to_batch(&[&first], model.net.input), 0..cut, None));
         let count = pictures.len() * (self.views * kinds.len() + 1);
-        let bytes = one.numel() * 4 * count;
+        let bytes = (one.numel() * 4 * count) as u64;
         ensure!(
             bytes <= LARGEST_CACHE,
-            "the frozen trunk's outputs would take {:.1} GB of memory: use fewer --views, --trainable head or all",
+            "the frozen trunk's outputs would take {:.1} GB of disk: use fewer --views, --trainable head or all",
             bytes as f64 / 1e9
         );
         let bar = ProgressBar::new(count as u64).with_prefix("trunk");
@@ -299,8 +311,24 @@ impl TrainingOptions {
             heartbeat::beat();
             !interrupt::requested()
         };
-        let views = ViewSource::cached(model, cut, &augmenter, (kinds, self.views), tick)?;
+        let cache = (self.feature_folder(), LARGEST_CACHE);
+        let trunk = FrozenTrunk::open(model, cut)?;
+        let views = ViewSource::cached(trunk, &augmenter, (kinds, self.views), (&cache.0, cache.1), tick)?;
         bar.finish();
         Ok(views.ok_or_else(|| TrainError::Stopped(self.out.clone()))?)
+    }
+    fn feature_folder(&self) -> PathBuf {
+        self.features.clone().unwrap_or_else(|| self.out.join("features"))
+    }
+
+    /// Removes what the frozen trunk gave, if it was kept for this run alone.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn forget_features(&self) -> std::io::Result<()> {
+        match self.features.is_none().then(|| fs::remove_dir_all(self.feature_folder())) {
+            Some(Err(e)) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
     }
 }

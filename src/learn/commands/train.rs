@@ -2,12 +2,12 @@
 //!
 //! Invariant: temperature, thresholds and scorecard come from pictures that the scored network did not train on.
 
-use std::{fs, time::Instant};
+use std::{collections::BTreeSet, time::Instant};
 
 use anyhow::{Context, ensure};
 use beltsight::{
     domain::Thresholds,
-    files::{self, heartbeat},
+    files,
     student::{manifest::Lineage, scorecard::Scorecard},
 };
 use clap::{ArgMatches, Args, FromArgMatches, Subcommand, error::ErrorKind};
@@ -33,6 +33,9 @@ use crate::{
         teacher::{PictureFolders, Teacher, TeacherAnswers},
     },
 };
+
+/// Most pictures beside those held out that a model folder is checked on and measures its reference from.
+const MOST_CHECKED: usize = 4096;
 
 /// `train <method>`: a method with its own settings, and the options that all of them share.
 pub struct TrainCommand {
@@ -111,8 +114,6 @@ pub fn run(
 ) -> anyhow::Result<()> {
     let began = Instant::now();
     let mut setup = options.open()?;
-    fs::create_dir_all(&options.out).with_context(|| options.out.display().to_string())?;
-    heartbeat::begin(&options.out);
     let fold_of = data::folds(&setup.data.labels, &setup.data.groups, splits.folds.unwrap_or(5), options.seed)
         .map_err(anyhow::Error::msg)?;
     ensure!(
@@ -255,12 +256,15 @@ impl TrainingRun<'_> {
     ) -> anyhow::Result<()> {
         let (out, data) = (&self.options.out, &self.setup.data);
         export::write_weights(student, out)?;
-        let pictures: Vec<&[u8]> = data.pictures.iter().map(Vec::as_slice).collect();
+        let (pictures, held_out) = checked_pictures(data.pictures.len(), held_out);
+        let pictures = data.pictures.some(&pictures)?;
+        let pictures: Vec<&[u8]> = pictures.iter().map(Vec::as_slice).collect();
         let version = out.file_name().map_or("student".into(), |name| name.to_string_lossy());
-        let manifest = model_folder::write(student, &pictures, held_out, &version, out)?;
+        let manifest = model_folder::write(student, &pictures, &held_out, &version, out)?;
         let gain = self.teacher.map(|teacher| teacher.gain(&manifest, out, data, validation)).transpose()?;
         let page = report::render(student, validation, data, &log::read(out)?, config, gain.as_ref())?;
         files::write(&out.join("report.html"), page.as_bytes())?;
+        self.options.forget_features()?;
         println!("\n{}", validation.pooled);
         let Thresholds { accept, accept_from, temperature, .. } = &student.thresholds;
         println!("accepts {} from {accept_from:.3}, temperature {temperature:.3}", accept.join(", "));
@@ -270,6 +274,17 @@ impl TrainingRun<'_> {
         println!("{} and model/ in {:.0} s", out.join("report.html").display(), self.began.elapsed().as_secs_f64());
         Ok(())
     }
+}
+
+/// The pictures that a model folder is written with, `count` at most and not all of very many: those held out, which get
+/// their new indices, and a spread of the others.
+fn checked_pictures(count: usize, held_out: &[HeldOut]) -> (Vec<usize>, Vec<HeldOut>) {
+    let mut chosen: BTreeSet<usize> = held_out.iter().map(|h| h.picture).collect();
+    chosen.extend((0..count).step_by(count.div_ceil(MOST_CHECKED).max(1)));
+    let chosen: Vec<usize> = chosen.into_iter().collect();
+    let place = |picture| chosen.partition_point(|&other| other < picture);
+    let held_out = held_out.iter().map(|h| HeldOut { picture: place(h.picture), ..*h }).collect();
+    (chosen, held_out)
 }
 
 /// Labeled and unlabeled pictures of a training share: all the labels, or a few per class.
@@ -319,5 +334,22 @@ fn validate(data: &Dataset, accept: &[String], held_out: &[HeldOutLogits], folds
                 probabilities,
             })
             .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_very_many_pictures_a_spread_and_all_that_are_held_out_check_the_model() {
+        let held = |picture| HeldOut { picture, truth: picture % 2 };
+        let (all, same) = checked_pictures(100, &[held(7), held(90)]);
+        assert_eq!((all, same[1].picture), ((0..100).collect(), 90));
+        let (some, held_out) = checked_pictures(100_000, &[held(99_999), held(3), held(25)]);
+        assert!(some.len() <= MOST_CHECKED + 3 && some.len() > MOST_CHECKED / 2, "{}", some.len());
+        let pictures: Vec<(usize, usize)> = held_out.iter().map(|h| (some[h.picture], h.truth)).collect();
+        assert_eq!(pictures, [(99_999, 1), (3, 1), (25, 1)]);
+        assert_eq!(checked_pictures(0, &[]).0, Vec::<usize>::new());
     }
 }

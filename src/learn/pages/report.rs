@@ -87,7 +87,7 @@ pub fn render(
     section(&mut page, "Worst mistakes, then the narrowest escapes", &mistakes(validation, data)?);
     section(&mut page, "Scorecard", &scorecard(validation));
     section(&mut page, "Speed", &speed(metrics));
-    page += &sheet::section(&data.pictures[0], student.model.net.input, lineage.seed)?;
+    page += &sheet::section(&data.pictures.get(0)?, student.model.net.input, lineage.seed)?;
     let settings = escape(&serde_json::to_string_pretty(config)?);
     section(&mut page, "Settings", &format!("<p><code>{}</code></p><pre>{settings}</pre>", escape(&lineage.command)));
     page += "</main></html>\n";
@@ -244,7 +244,7 @@ fn mistakes(validation: &Validation, data: &Dataset) -> anyhow::Result<String> {
             data.files.iter().position(|f| *f == prediction.file).context("a predicted file is not in the data")?;
         let predicted = argmax(&prediction.probabilities);
         let class = if wrong(prediction) { "wrong" } else { "right" };
-        let rgb = data.pictures[picture].clone();
+        let rgb = data.pictures.get(picture)?;
         let side = ((rgb.len() / 3) as f64).sqrt() as u32;
         let jpeg = pixels::encode_jpeg(&Picture { width: side, height: side, rgb }, 80)?;
         write!(

@@ -1,4 +1,4 @@
-//! Labeled pictures from a folder, kept in memory as bytes, and splits of them.
+//! Labeled pictures from a folder, and splits of them.
 //!
 //! Invariant: pictures of one group (one fish, one tile) never stand on both sides of a split.
 
@@ -9,7 +9,9 @@ use beltsight::picture::dataset;
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
-/// Labeled pictures, decoded.
+use crate::pictures::picture_set::PictureSet;
+
+/// Labeled pictures.
 #[derive(Debug)]
 pub struct Dataset {
     /// Class names, sorted.
@@ -23,17 +25,18 @@ pub struct Dataset {
     /// Group number per picture.
     pub groups: Vec<usize>,
     /// `side * side * 3` bytes per picture; after those of `files` may come unlabeled ones.
-    pub pictures: Vec<Vec<u8>>,
+    pub pictures: PictureSet,
     /// Hash of the data snapshot.
     pub sha256: String,
 }
 
-/// Reads a data set (see [`dataset::read`]), every picture fitted to `side` as serving does it.
+/// Reads a data set (see [`dataset::read`]), every picture fitted to `side` as serving does it; what is fitted lies in the
+/// folder `scratch`.
 ///
 /// # Errors
 /// One unreadable or unlabeled picture fails the whole, because a silent hole would change the figures; so does a
 /// single class.
-pub fn read(root: &Path, side: u32) -> anyhow::Result<Dataset> {
+pub fn read(root: &Path, side: u32, scratch: &Path) -> anyhow::Result<Dataset> {
     let list = dataset::read(root)?;
     let mut classes = list.classes.clone();
     ensure!(classes.len() > 1, "{}: at least two classes of pictures are needed", root.display());
@@ -46,26 +49,23 @@ pub fn read(root: &Path, side: u32) -> anyhow::Result<Dataset> {
             *numbers.entry(sample.group.as_str()).or_insert(next)
         })
         .collect();
-    Ok(Dataset {
-        labels: list.truth(&mut classes),
-        classes,
-        accept: list.good.clone(),
-        files: list.samples.iter().map(|s| s.file.clone()).collect(),
-        groups,
-        pictures: list.load(side)?,
-        sha256: list.hash()?,
-    })
+    let (labels, accept) = (list.truth(&mut classes), list.good.clone());
+    let files = list.samples.iter().map(|s| s.file.clone()).collect();
+    let mut pictures = PictureSet::new(side as usize, scratch)?;
+    let sha256 = pictures.add(list)?;
+    pictures.fit()?;
+    Ok(Dataset { labels, classes, accept, files, groups, pictures, sha256 })
 }
 
 impl Dataset {
-    /// Adds every picture below `root`, unlabeled. The hash then covers them too.
+    /// Adds every picture below `root`, unlabeled. The hash then covers them too. They are decoded when they are asked for,
+    /// or fitted by [`PictureSet::fit`].
     ///
     /// # Errors
     /// One unreadable picture fails the whole.
-    pub fn add_unlabeled(&mut self, root: &Path, side: u32) -> anyhow::Result<()> {
-        let list = dataset::read_unlabeled(root)?;
-        self.pictures.extend(list.load(side)?);
-        self.sha256 = beltsight::domain::hash::sha256(format!("{}\n{}\n", self.sha256, list.hash()?).as_bytes());
+    pub fn add_unlabeled(&mut self, root: &Path) -> anyhow::Result<()> {
+        let hash = self.pictures.add(dataset::read_unlabeled(root)?)?;
+        self.sha256 = beltsight::domain::hash::sha256(format!("{}\n{hash}\n", self.sha256).as_bytes());
         Ok(())
     }
 

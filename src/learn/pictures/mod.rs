@@ -2,4 +2,6 @@
 
 pub mod augment;
 pub mod data;
+pub mod feature_cache;
+pub mod picture_set;
 pub mod views;

@@ -2,6 +2,7 @@
 //!
 //! Invariant: a batch is a function of (seed, step), so a resumed run sees what an unbroken one would.
 
+use beltsight::picture::dataset::DataError;
 use rand::seq::SliceRandom;
 
 use crate::{
@@ -71,16 +72,19 @@ pub struct BatchFeed<'a> {
 
 impl BatchFeed<'_> {
     /// The batch of a step.
-    pub fn batch(&self, step: usize) -> Batch {
+    ///
+    /// # Errors
+    /// When a picture can't be read.
+    pub fn batch(&self, step: usize) -> Result<Batch, DataError> {
         let (labeled, unlabeled) = (self.labeled.batch_at(step), self.unlabeled.batch_at(step));
         let fresh_views = self.augmenter.map(|augmenter| {
-            let mut views = augmenter.draw_all(self.request.labeled, &labeled);
+            let mut views = augmenter.draw_all(self.request.labeled, &labeled)?;
             for &view in self.request.unlabeled {
-                views.extend(augmenter.draw_all(view, &unlabeled));
+                views.extend(augmenter.draw_all(view, &unlabeled)?);
             }
-            views
+            Ok(views)
         });
-        Batch { labeled, unlabeled, fresh_views }
+        Ok(Batch { labeled, unlabeled, fresh_views: fresh_views.transpose()? })
     }
 }
 

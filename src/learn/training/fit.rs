@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
+use beltsight::files::heartbeat;
 use tch::{Tensor, no_grad};
 
 use crate::{
     methods::{Method, supervised::Supervised},
     network::model::Model,
-    pictures::views::{ViewSource, through_trunk},
+    pictures::views::{FrozenTrunk, ViewSource},
     training::{
         TrainError, interrupt,
         plan::{PicturePools, RunContext, TrainingData, TrainingPlan},
@@ -81,10 +82,15 @@ impl FitContext<'_> {
     /// ONNX Runtime's.
     pub fn bulk_logits(&self, model: &Model, pictures: &[usize]) -> anyhow::Result<Tensor> {
         if let ViewSource::Fresh(augmenter) = self.views {
-            let chosen: Vec<Vec<u8>> = pictures.iter().map(|&i| augmenter.pictures[i].clone()).collect();
-            if let Some(embedding) = through_trunk(model, model.net.blocks.len(), &chosen, |_| true)? {
-                return Ok(no_grad(|| model.head(&embedding, None)));
+            let mut trunk = FrozenTrunk::open(model, model.net.blocks.len())?;
+            let mut logits = Vec::new();
+            for chunk in pictures.chunks(512) {
+                heartbeat::beat();
+                if let Some(embedding) = trunk.run(&augmenter.pictures.some(chunk)?, |_| true)? {
+                    logits.push(no_grad(|| model.head(&embedding, None)));
+                }
             }
+            return Ok(Tensor::cat(&logits, 0));
         }
         let logits = self.logits(model, pictures);
         Ok(Tensor::from_slice(&logits.concat()).view([pictures.len() as i64, -1]))

@@ -21,6 +21,8 @@ pub mod trainer;
 
 use std::{io, path::PathBuf};
 
+use beltsight::picture::dataset::DataError;
+
 use crate::network::weights::WeightsError;
 
 /// Why a run ended without a student.
@@ -43,6 +45,9 @@ pub enum TrainError {
     /// The checkpoint can't be read or written.
     #[error(transparent)]
     Weights(#[from] WeightsError),
+    /// A picture can't be read.
+    #[error(transparent)]
+    Picture(#[from] DataError),
     /// The run's log can't be written.
     #[error("metrics.jsonl: {0}")]
     Log(#[from] io::Error),

@@ -109,7 +109,7 @@ fn corrupt_all(
 ) -> anyhow::Result<Vec<Vec<u8>>> {
     let corrupted = validation.par_iter().map(|&i| {
         let mut rng = generator(corruption as u64, 0, i as u64);
-        corrupt(&data.pictures[i], side, corruption, strength, &mut rng)
+        Ok(corrupt(&data.pictures.get(i)?, side, corruption, strength, &mut rng)?)
     });
-    Ok(corrupted.collect::<Result<_, _>>()?)
+    corrupted.collect()
 }

@@ -19,6 +19,7 @@ use beltsight::{
         scorecard::argmax,
     },
 };
+use rayon::prelude::*;
 use serde::Serialize;
 use tch::Tensor;
 
@@ -100,25 +101,31 @@ impl Teacher {
             eprintln!("note: {doubt}");
         }
         let side = self.classifier.side() as u32;
-        let mut pictures = dataset::read(folders.labeled)?.load(side)?;
+        let mut lists = vec![dataset::read(folders.labeled)?];
         if let Some(folder) = folders.unlabeled {
-            pictures.extend(dataset::read_unlabeled(folder)?.load(side)?);
+            lists.push(dataset::read_unlabeled(folder)?);
         }
         let began = Instant::now();
         let mut logits = Vec::new();
-        for chunk in pictures.chunks(8) {
-            heartbeat::beat();
-            let rows = self.classifier.run(chunk)?;
-            ensure!(
-                rows.ncols() == classes.len(),
-                "the teacher gives {} logits, the data has {} classes",
-                rows.ncols(),
-                classes.len()
-            );
-            logits.extend(rows);
+        for list in &lists {
+            for first in (0..list.samples.len()).step_by(8) {
+                heartbeat::beat();
+                let chunk = first..list.samples.len().min(first + 8);
+                let pictures = chunk.into_par_iter().map(|i| list.picture(i, side)).collect::<Result<Vec<_>, _>>()?;
+                let rows = self.classifier.run(&pictures)?;
+                ensure!(
+                    rows.ncols() == classes.len(),
+                    "the teacher gives {} logits, the data has {} classes",
+                    rows.ncols(),
+                    classes.len()
+                );
+                logits.extend(rows);
+            }
         }
-        println!("teacher {} labeled {} pictures in {:.1} s", self.name, pictures.len(), began.elapsed().as_secs_f64());
-        let milliseconds = median_ms(|| self.classifier.run(&pictures[..1]).map(|_| ()))?;
+        let count = logits.len() / classes.len();
+        println!("teacher {} labeled {count} pictures in {:.1} s", self.name, began.elapsed().as_secs_f64());
+        let one = [lists[0].picture(0, side)?];
+        let milliseconds = median_ms(|| self.classifier.run(&one).map(|_| ()))?;
         let logits = Tensor::from_slice(&logits).view([-1, classes.len() as i64]);
         Ok(TeacherAnswers {
             name: self.name.clone(),
@@ -196,11 +203,11 @@ impl TeacherAnswers {
         let mut table = vec![teacher];
         for (precision, file) in &student.files {
             let mut engine = Engine::open(&student.onnx(&out.join("model"), precision)?, Device::Cpu, 0)?;
-            let picture = std::slice::from_ref(&data.pictures[0]);
+            let picture = [data.pictures.get(0)?];
             table.push(NetworkCost {
                 name: format!("student, {precision}"),
                 bytes: file.bytes,
-                milliseconds: median_ms(|| engine.run_all(picture, 1).map(|_| ()))?,
+                milliseconds: median_ms(|| engine.run_all(&picture, 1).map(|_| ()))?,
                 accuracy: (precision == "float32").then_some(held_out.pooled.accuracy),
             });
         }

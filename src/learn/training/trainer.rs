@@ -59,6 +59,7 @@ pub fn train(
         while state.steps_done < plan.steps {
             let waiting_began = Instant::now();
             let Ok(batch) = batches.recv() else { break }; // only when drawing panicked; the scope passes that on
+            let batch = batch?;
             statistics.waiting += waiting_began.elapsed();
             let lr = take_step(&mut state, plan, data, method, &batch, &mut statistics)?;
             let done = state.steps_done;
@@ -138,7 +139,7 @@ fn loss_of_batch(
 ) -> Loss {
     let request = method.view_request();
     let inputs = match (&batch.fresh_views, data.views) {
-        (Some(views), ViewSource::Fresh(augmenter)) => to_tensor(views, augmenter.side),
+        (Some(views), ViewSource::Fresh(augmenter)) => to_tensor(views, augmenter.pictures.side()),
         _ => {
             let labeled = data.views.batch(request.labeled, &batch.labeled);
             let unlabeled = request.unlabeled.iter().map(|&view| data.views.batch(view, &batch.unlabeled));
@@ -219,7 +220,7 @@ mod tests {
     use super::*;
     use crate::{
         methods::fixmatch::FixMatch,
-        pictures::{augment::WeakAugmentation, views::Augmenter},
+        pictures::{augment::WeakAugmentation, picture_set::PictureSet, views::Augmenter},
         training::{optim::Schedule, plan::PicturePools},
     };
 
@@ -229,8 +230,8 @@ mod tests {
         let pictures: Vec<Vec<u8>> =
             (0..12).map(|p| (0..32 * 32 * 3).map(|i| (i * (p % 2 * 6 + 7) % 256) as u8).collect()).collect();
         let labels: Vec<Option<usize>> = (0..12).map(|p| Some(p % 2)).collect();
-        let views =
-            ViewSource::Fresh(Augmenter { pictures: &pictures, side: 32, weak: WeakAugmentation::PHOTO, seed: 4 });
+        let pictures = PictureSet::of(&pictures, 32);
+        let views = ViewSource::Fresh(Augmenter { pictures: &pictures, weak: WeakAugmentation::PHOTO, seed: 4 });
         let all: Vec<usize> = (0..12).collect();
         let pools = PicturePools { labeled: &all[..3], unlabeled: &all[3..10], validation: &all[10..] };
         let data = TrainingData { views: &views, labels: &labels, pools };

@@ -3,10 +3,11 @@
 //! Invariant: what a page costs does not grow with the store: it goes along one index and looks at [`SCAN`] rows of it at
 //! most; what it has not looked at yet it leaves to the next page.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use serde::Serialize;
 use sqlx::{QueryBuilder, Sqlite};
+use tokio_stream::StreamExt;
 
 use super::{Label, PICTURE_IS_THERE};
 use crate::{
@@ -99,6 +100,24 @@ impl Store {
             items.push(LabeledItem { verdict, labels });
         }
         Ok(FoundItems { items, next })
+    }
+
+    /// Ids of the items with a kept picture that nobody has labeled, by the day (UTC) of their picture as its key begins,
+    /// `20261125`: eight bytes for each.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub async fn unlabeled_by_day(&self) -> Result<BTreeMap<String, Vec<i64>>, StoreError> {
+        let query = format!(
+            "SELECT substr(v.frame, 1, 8), v.id FROM verdicts AS v \
+             WHERE v.frame IS NOT NULL AND NOT {LABELED}){PICTURE_IS_THERE} ORDER BY v.id"
+        );
+        let mut rows = sqlx::query_as::<_, (String, i64)>(sqlx::AssertSqlSafe(query)).fetch(&self.database);
+        let mut days: BTreeMap<String, Vec<i64>> = BTreeMap::new();
+        while let Some((day, id)) = rows.try_next().await? {
+            days.entry(day).or_default().push(id);
+        }
+        Ok(days)
     }
 
     /// Id and document of items along one index, newest first, and down to which id they are all; `labels`: along what

@@ -129,7 +129,6 @@ pub fn run(command: &CompareCommand) -> anyhow::Result<()> {
     let began = Instant::now();
     let mut setup = options.open()?;
     ensure!(options.unlabeled.is_none(), "compare takes its unlabeled pictures from --data, whose truth it can check");
-    fs::create_dir_all(&options.out).with_context(|| options.out.display().to_string())?;
     let file = options.out.join("results.json");
     let fold_of = data::folds(&setup.data.labels, &setup.data.groups, 5, options.seed).map_err(anyhow::Error::msg)?;
     let (training, validation) = data::split(&fold_of, 0);
@@ -220,6 +219,7 @@ fn prepare<'a>(
 fn finish(comparison: &Comparison, options: &TrainingOptions, began: Instant) -> anyhow::Result<()> {
     let html = page::render(comparison)?;
     files::write(&options.out.join("comparison.html"), html.as_bytes())?;
+    options.forget_features()?;
     println!("{}", page::table(comparison));
     println!("{} in {:.0} s", options.out.join("comparison.html").display(), began.elapsed().as_secs_f64());
     Ok(())
