@@ -11,8 +11,9 @@ use std::{
 };
 
 use beltsight::{
-    bench::stills,
-    student::{engine::Device, manifest::Manifest, open::Student},
+    bench::{copy_model, stills},
+    rounds::{RoundSettings, start::with_incumbent},
+    student::{engine::Device, evaluate::evaluate, manifest::Manifest, open::Student, scorecard::Scorecard},
 };
 use common::process::{self, beltsight};
 use serde_json::Value;
@@ -111,7 +112,7 @@ fn unlabeled_pictures_come_from_a_folder_and_are_part_of_the_snapshot() {
 fn a_teacher_of_another_size_is_distilled_and_one_of_other_classes_refused() {
     let (folder, data) = drawn(60);
     let (teacher, out) = (folder.path().join("teacher"), folder.path().join("student"));
-    let options = ["train", "supervised", "--net", "small_wide", "--input", "48", "--steps", "6"];
+    let options = ["train", "supervised", "--net", "small_wide", "--input", "48", "--steps", "6", "--folds", "1"];
     succeeds(&options, &data, &teacher);
     let name = teacher.display().to_string();
     let said = succeeds(&[&["distill", "--teacher", &name][..], &SMALL].concat(), &data, &out);
@@ -233,4 +234,131 @@ fn the_experiments_on_digits_run() {
     let run = &result["result"]["errors"][0];
     let errors = |name: &str| run[name].as_u64().unwrap();
     assert!(errors("distilled") < 9000 && errors("of_which_threes") > errors("of_which_threes_with_bias"), "{run}");
+}
+
+/// Pictures of `classes`, of each as many as said, in `to`: a folder a class.
+fn some_of(data: &Path, to: &Path, classes: &[(&str, &str, usize)]) {
+    for (class, name, count) in classes {
+        fs::create_dir_all(to.join(name)).unwrap();
+        for (i, file) in walk(&data.join("photos").join(class)).iter().take(*count).enumerate() {
+            fs::copy(file, to.join(name).join(format!("{i}.jpg"))).unwrap();
+        }
+    }
+}
+
+#[test]
+fn few_labels_are_all_learned_and_every_picture_is_judged_by_a_student_that_did_not_see_it() {
+    let (folder, data) = drawn(60);
+    let (few, out) = (folder.path().join("few"), folder.path().join("out"));
+    some_of(&data, &few, &[("salmon", "salmon", 8), ("herring", "herring", 7), ("mackerel", "mackerel", 1)]);
+    let options = [&["train", "supervised", "--accept", "salmon"][..], &SMALL].concat();
+    succeeds(&options, &few, &out);
+    let manifest = Manifest::read(&out.join("model")).unwrap();
+    assert_eq!((manifest.lineage.labeled, manifest.lineage.folds), (16, Some(3)), "no label is given away");
+    let cv: Value = serde_json::from_slice(&fs::read(out.join("cv.json")).unwrap()).unwrap();
+    let mut judged: Vec<&str> =
+        cv["pictures"].as_array().unwrap().iter().map(|picture| picture["file"].as_str().unwrap()).collect();
+    judged.sort_unstable();
+    judged.dedup();
+    assert_eq!(judged.len(), 15, "each once, but for the only mackerel, which every student learns");
+    let runs: Vec<Value> = metrics(&out).into_iter().map(|line| line["run"].clone()).collect();
+    assert!(["fold 1", "fold 2", "fold 3", "final"].iter().all(|run| runs.contains(&Value::from(*run))), "{runs:?}");
+
+    let held_out = folder.path().join("held-out");
+    succeeds(&[&options[..], &["--folds", "1"]].concat(), &few, &held_out);
+    let lineage = Manifest::read(&held_out.join("model")).unwrap().lineage;
+    assert!(lineage.folds.is_none() && lineage.labeled < 16, "{lineage:?}");
+}
+
+#[test]
+fn a_training_goes_on_from_a_student_keeps_its_classes_and_learns_a_new_one() {
+    let (folder, data) = drawn(60);
+    let model = shipped().display().to_string();
+    let (new, out) = (folder.path().join("new"), folder.path().join("out"));
+    some_of(&data, &new, &[("salmon", "salmon", 6), ("herring", "herring", 6), ("sea_bass", "trout", 6)]);
+    let from = ["train", "distillation", "--from", &model, "--steps", "60"];
+    let said = succeeds(&from, &new, &out);
+    assert!(said.contains("small starts from belt-small"), "{said}");
+    let manifest = Manifest::read(&out.join("model")).unwrap();
+    assert_eq!(manifest.classes, ["flounder", "herring", "mackerel", "salmon", "sea_bass", "trout"]);
+    assert_eq!(manifest.thresholds.accept, ["salmon"], "as with the student that it goes on from");
+    assert_eq!(manifest.lineage.from.as_deref(), Some("belt-small"));
+    assert_eq!(manifest.read_learned(&out.join("model")).unwrap().unwrap().len(), 18);
+    let accuracy = |model: &Path| evaluate(model, Some("float32"), &data).unwrap();
+    let (before, after) = (accuracy(&shipped()), accuracy(&out.join("model")));
+    for class in ["flounder", "mackerel"] {
+        let recall = |card: &Scorecard| card.recall_per_class[card.classes.iter().position(|c| c == class).unwrap()];
+        assert!(recall(&after) > recall(&before) - 0.1, "{class}, which it saw no picture of: {after}");
+    }
+
+    // Again from the new one, on the same pictures: it knows the answers, and so can't be judged by them.
+    let strict = folder.path().join("strict");
+    copy_model(&out.join("model"), &strict).unwrap();
+    let mut manifest = Manifest::read(&strict).unwrap();
+    manifest.thresholds.accept_from = 0.995;
+    manifest.thresholds.temperature = 9.0;
+    manifest.write(&strict).unwrap();
+    let (again, strict) = (folder.path().join("again"), strict.display().to_string());
+    succeeds(&["train", "distillation", "--from", &strict, "--steps", "8"], &new, &again);
+    let thresholds = Manifest::read(&again.join("model")).unwrap().thresholds;
+    assert_eq!((thresholds.accept_from, thresholds.temperature), (0.995, 9.0), "no milder than before");
+}
+
+#[test]
+fn what_a_training_cannot_go_on_from_is_refused_in_words() {
+    let (folder, data) = drawn(30);
+    let (out, model) = (folder.path().join("out"), shipped().display().to_string());
+    let said = refused(&["train", "distillation", "--from", &model, "--net", "small"], &data, &out);
+    assert!(said.contains("cannot be used with"), "{said}");
+    let nowhere = folder.path().display().to_string();
+    let said = refused(&["train", "supervised", "--from", &nowhere], &data, &out);
+    assert!(said.contains("--from") && said.contains("manifest.toml"), "{said}");
+    let said = refused(&[&["train", "distillation"][..], &SMALL].concat(), &data, &out);
+    assert!(said.contains("there is no teacher to distil: give --from"), "{said}");
+    let other = folder.path().join("other");
+    copy_model(&shipped(), &other).unwrap();
+    let mut manifest = Manifest::read(&other).unwrap();
+    manifest.lineage.net = "small_wide".into();
+    manifest.write(&other).unwrap();
+    let said = refused(&["train", "supervised", "--from", &other.display().to_string()], &data, &out);
+    assert!(said.contains("small_wide") && said.contains("has shape"), "{said}");
+}
+
+/// The shipped student.
+fn shipped() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/belt-small")
+}
+
+#[test]
+fn the_default_round_goes_on_from_the_shipped_student() {
+    let (words, why) = with_incumbent(&RoundSettings::default().train, &shipped());
+    assert_eq!(why, None);
+    let from = words.iter().position(|word| word == "--from").unwrap();
+    assert_eq!(words[from + 1], shipped().to_str().unwrap());
+}
+
+#[test]
+fn what_cannot_be_read_back_is_not_gone_on_from_and_the_reason_is_told() {
+    let copy = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(shipped()).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+    }
+    let trial = |change: fn(&mut Manifest)| {
+        let mut manifest = Manifest::read(&shipped()).unwrap();
+        change(&mut manifest);
+        manifest.write(copy.path()).unwrap();
+        let (words, why) = with_incumbent(&RoundSettings::default().train, copy.path());
+        assert_eq!(words, ["pseudo-label", "--net", "small"], "{why:?}");
+        why.unwrap()
+    };
+    assert!(trial(|m| m.lineage.net = "resnet".into()).contains("its network `resnet` is none of"));
+    let other = trial(|m| m.lineage.net = "small_wide".into());
+    assert!(other.contains("has shape"), "{other}");
+    assert!(trial(|m| drop(m.files.remove("float32"))).contains("no float32 file"));
+
+    let fixmatch = ["fixmatch", "--from", "incumbent", "--steps", "9"].map(String::from);
+    assert_eq!(with_incumbent(&fixmatch, copy.path()).0, ["fixmatch", "--steps", "9"]);
+    let plain = ["supervised", "--net", "small"].map(String::from);
+    assert_eq!(with_incumbent(&plain, copy.path()), (plain.to_vec(), None));
 }

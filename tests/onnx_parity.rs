@@ -213,6 +213,36 @@ fn a_trunk_and_the_rest_make_the_whole() {
 }
 
 #[test]
+fn a_graph_that_is_read_back_computes_the_same() {
+    for (net, seed) in [(network::small(32), 3), (network::efficientnet_lite0(32), 4), (network::wrn_28_2(32), 5)] {
+        let pictures = pictures(4, 32, seed);
+        let graph = onnx::export(&net, &random_weights(&net, seed), CLASSES).unwrap();
+        let (weights, classes) = onnx::read(&net, &graph).unwrap();
+        assert_eq!(classes, CLASSES);
+        let names = random_weights(&net, seed);
+        assert_eq!(weights.keys().collect::<Vec<_>>(), names.keys().collect::<Vec<_>>(), "{}", net.name);
+        let (before, after) =
+            (run(&graph, &pictures, 4), run(&onnx::export(&net, &weights, CLASSES).unwrap(), &pictures, 4));
+        let (before, after) = (before.logits.as_slice().unwrap(), after.logits.as_slice().unwrap());
+        let largest = before.iter().fold(0f32, |most, logit| most.max(logit.abs()));
+        // One more rounding for every weight of some dozen layers.
+        assert!(largest_difference(before, after) < 1e-5 * largest.max(1.0), "{}", net.name);
+    }
+}
+
+#[test]
+fn a_graph_of_another_network_is_not_read_back() {
+    let graph = onnx::export(&network::small(32), &random_weights(&network::small(32), 1), CLASSES).unwrap();
+    let refused = |net: &Net, bytes: &[u8]| onnx::read(net, bytes).unwrap_err().to_string();
+    assert!(refused(&network::small_wide(32), &graph).contains("the network wants"));
+    assert!(refused(&network::efficientnet_lite0(32), &graph).contains("is missing"));
+    assert!(refused(&network::small(32), &graph[..graph.len() / 2]).contains("no ONNX file of ours"));
+    let int8 =
+        onnx::quantize(&network::small(32), &random_weights(&network::small(32), 1), CLASSES, &pictures(2, 32, 1));
+    assert!(refused(&network::small(32), &int8.unwrap()).contains("is missing"));
+}
+
+#[test]
 fn every_batch_size_gives_the_same_rows() {
     let net = network::small(32);
     let weights = random_weights(&net, 1);

@@ -15,6 +15,7 @@ pub mod precision;
 pub mod profiles;
 pub mod record;
 pub mod recovery;
+pub mod round;
 pub mod service;
 pub mod stills;
 pub mod story;

@@ -1,9 +1,12 @@
 //! `beltsight bench`: each measurement's arguments beside the plan made of them.
 
+mod round;
+
 use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result, bail};
 
+use self::round::RoundBenchArgs;
 use crate::{
     bench::{self, belt, classify, forge, kills, load, photos, precision, profiles, record, recovery, story},
     picture::dataset,
@@ -27,6 +30,8 @@ pub enum BenchCommand {
     Photos(PhotosBenchArgs),
     /// The whole story on the simulated belt: the scene changes, a round learns it beside the line.
     Story(StoryBenchArgs),
+    /// One round by its settings on the simulated belt: the candidate beside the incumbent on fresh items.
+    Round(RoundBenchArgs),
     /// Many requests; memory must stay flat.
     Soak(SoakBenchArgs),
     /// The record: verdicts written and verified per second; every page's queries as it grows.
@@ -55,6 +60,7 @@ pub fn run(command: BenchCommand) -> Result<ExitCode> {
             BenchCommand::Swaps(args) => args.run().await,
             BenchCommand::Photos(args) => args.run().await,
             BenchCommand::Story(args) => args.run().await,
+            BenchCommand::Round(args) => args.run().await,
             BenchCommand::Soak(args) => args.run().await,
             BenchCommand::Record(args) => args.run().await,
             BenchCommand::Profiles(args) => args.run(),

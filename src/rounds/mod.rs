@@ -23,9 +23,11 @@ pub mod near_duplicates;
 mod probation;
 pub mod run;
 pub mod snapshot;
+pub mod start;
 mod window;
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
     time::Duration,
@@ -54,7 +56,9 @@ pub struct RoundSettings {
     pub drift: f32,
     /// Fewest labels a round needs.
     pub min_labels: usize,
-    /// What `beltsight train` is told: method and options, without data and output.
+    /// What `beltsight train` is told: method and options, without data and output. `--from incumbent` goes on from what
+    /// serves when the round begins; where that can't be read back, both words are left out, and `distillation`, which
+    /// needs it, becomes `pseudo-label --net small`.
     pub train: Vec<String>,
     /// What `beltsight distill` is told to make the serving student from the trained one; empty: the trained one serves.
     pub distill: Vec<String>,
@@ -103,7 +107,7 @@ impl Default for RoundSettings {
             new_labels: 0,
             drift: 0.0,
             min_labels: 20,
-            train: words("pseudo-label --net small"),
+            train: words("distillation --from incumbent"),
             distill: Vec::new(),
             base: None,
             held_out: None,
@@ -391,11 +395,14 @@ impl RoundFolder {
     }
 }
 
-/// Share of its steps that a training in `folder` has logged.
+/// Share of its steps that a training in `folder` has logged; with cross-validation, of all its folds and the last student.
 fn steps(folder: &Path) -> Option<f64> {
     let config: serde_json::Value = serde_json::from_slice(&fs::read(folder.join("config.json")).ok()?).ok()?;
     let all = config["plan"]["steps"].as_f64()?;
     let text = fs::read_to_string(folder.join("metrics.jsonl")).ok()?;
-    let line: serde_json::Value = serde_json::from_str(text.lines().next_back()?).ok()?;
-    Some((line["step"].as_f64()? / all).clamp(0.0, 1.0))
+    let lines: Vec<serde_json::Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let runs: BTreeSet<&str> = lines.iter().filter_map(|line| line["run"].as_str()).collect();
+    let planned = config["folds"].as_f64().map_or(1.0, |folds| folds + 1.0);
+    let of_run = (lines.last()?["step"].as_f64()? / all).clamp(0.0, 1.0);
+    Some(((runs.len() as f64 - 1.0 + of_run) / planned).clamp(0.0, 1.0))
 }

@@ -20,6 +20,7 @@ use crate::{
     rounds::{
         exam, gate, learner,
         snapshot::{self, SnapshotLimits, snapshot},
+        start,
     },
     store::Store,
     student::manifest::Manifest,
@@ -124,8 +125,16 @@ fn learn(folder: &RoundFolder, plan: &RoundPlan, what: &str, words: &[String], a
     if out.join("model").is_dir() {
         return Ok(());
     }
+    let (words, why_not) = start::with_incumbent(words, &plan.incumbent);
+    if let Some(why) = why_not {
+        println!(
+            "the round can't go on from {}: {why}; it begins with: {what} {}",
+            plan.incumbent.display(),
+            words.join(" ")
+        );
+    }
     let mut command = learner::command()?;
-    command.arg(what).args(words).arg("--data").arg(folder.path.join("train")).arg("--out").arg(out);
+    command.arg(what).args(&words).arg("--data").arg(folder.path.join("train")).arg("--out").arg(out);
     command.args(["--accept", accept]).arg("--features").arg(folder.features());
     let unlabeled: PathBuf = folder.path.join("snapshot").join(snapshot::UNLABELED);
     if dataset::read_unlabeled(&unlabeled).is_ok() && words.first().is_none_or(|method| method != "supervised") {

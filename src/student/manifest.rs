@@ -3,7 +3,7 @@
 //! Invariant: nothing is opened for serving before its bytes matched the manifest's hash.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     sync::Arc,
@@ -43,6 +43,10 @@ pub struct Manifest {
     /// What it was trained on, to tell what is new to it; absent where that was not measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reference: Option<Named>,
+    /// The pictures whose labels it learned, itself or before, as hashes one a line: what may not calibrate a student that
+    /// goes on from it; absent where nobody noted them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub learned: Option<Named>,
     /// Measured on data that training never saw; absent until it was evaluated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scorecard: Option<Scorecard>,
@@ -101,6 +105,9 @@ pub struct Lineage {
     /// The teacher's version, if it was distilled.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub teacher: Option<String>,
+    /// The version whose weights the training began from, if it went on from a student.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
     /// Folds of cross-validation, if there were any: the network itself then learned from every picture.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub folds: Option<usize>,
@@ -217,6 +224,17 @@ impl Manifest {
         let bytes = verified(folder, name, sha256)?;
         let read = serde_json::from_slice(&bytes);
         read.map(|r| Some(Arc::new(r))).map_err(|e| ModelError::Read { path: folder.join(name), why: e.to_string() })
+    }
+
+    /// Hashes of the pictures whose labels it learned, checked against the manifest's hash; `None` when the manifest names
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`ModelError::Read`], [`ModelError::Hash`].
+    pub fn read_learned(&self, folder: &Path) -> Result<Option<BTreeSet<String>>, ModelError> {
+        let Some(Named { name, sha256 }) = &self.learned else { return Ok(None) };
+        let bytes = verified(folder, name, sha256)?;
+        Ok(Some(String::from_utf8_lossy(&bytes).lines().map(String::from).collect()))
     }
 
     /// The part that scoring and deciding need, for the file of `precision`; without its reference, which is a file.

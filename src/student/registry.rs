@@ -175,6 +175,7 @@ pub fn verify(folder: &Path) -> Result<(), ModelError> {
         manifest.onnx(folder, precision)?;
     }
     manifest.read_reference(folder)?;
+    manifest.read_learned(folder)?;
     Ok(())
 }
 
@@ -219,6 +220,7 @@ pub(crate) mod tests {
             },
             lineage: Lineage::default(),
             reference: None,
+            learned: None,
             scorecard: None,
         }
         .write(&folder)

@@ -93,6 +93,7 @@ pub fn test_model_folder(root: &Path, version: &str, seed: u64) -> PathBuf {
         thresholds: Thresholds { accept: vec!["salmon".into()], accept_from: 0.9, unsure_from: 0.2, temperature: 1.0 },
         lineage: Lineage { net: "small".into(), seed, ..Lineage::default() },
         reference: None,
+        learned: None,
         scorecard: None,
     };
     manifest.write(&folder).unwrap();

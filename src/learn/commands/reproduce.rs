@@ -28,7 +28,10 @@ use crate::{
         supervised::Supervised,
     },
     network::{device, model::Model},
-    pictures::{data, views::ViewSource},
+    pictures::{
+        data,
+        views::{View, ViewSource},
+    },
     random::generator,
     training::{
         comparison::mean_sd,
@@ -229,8 +232,7 @@ fn lee(setting: &ExperimentSettings, mnist: &Mnist) -> anyhow::Result<serde_json
         for seed in 1..=setting.seeds {
             let (labeled, unlabeled) = data::few(&mnist.labels, &groups, &mnist.training, count.div_ceil(10), seed)
                 .map_err(anyhow::Error::msg)?;
-            let classes: Vec<usize> = labeled.iter().map(|&i| mnist.labels[i]).collect();
-            let dropout = Supervised::balanced(0.0, &classes, 10);
+            let dropout = Supervised { smoothing: 0.0, view: View::Weak };
             let pseudo = PseudoLabel { alpha: 3.0, ramp_begins: 0.1, ramp_ends: 0.6, mu: 8 };
             let methods: [(&str, &dyn Method, &mut Vec<f64>); 2] =
                 [("dropout", &dropout, &mut alone), ("pseudo-label", &pseudo, &mut with)];
@@ -290,8 +292,7 @@ fn hinton(setting: &ExperimentSettings, mnist: &Mnist) -> anyhow::Result<serde_j
             lr,
             seed,
         };
-        let classes: Vec<usize> = training.iter().map(|&i| mnist.labels[i]).collect();
-        let labels = Supervised::balanced(0.0, &classes, 10);
+        let labels = Supervised { smoothing: 0.0, view: View::Weak };
         let teacher = DigitTraining {
             steps: setting.teacher_steps.unwrap_or(setting.steps),
             ..lesson("teacher", &large, &jittered, training, 0.1)
@@ -300,7 +301,8 @@ fn hinton(setting: &ExperimentSettings, mnist: &Mnist) -> anyhow::Result<serde_j
         let alone = lesson("alone", &small, &plain, training, 0.1).run(setting, mnist, &labels)?;
         let everyone: Vec<usize> = (0..mnist.labels.len()).collect();
         let answers = Tensor::from_slice(&logits(&teacher, &plain, &everyone).concat()).view([-1, 10]);
-        let distillation = Distillation { teacher: answers, settings };
+        let digits: Vec<usize> = (0..10).collect();
+        let distillation = Distillation::new(answers, &digits, settings);
         let distilled = lesson("distilled", &small, &plain, training, 0.1).run(setting, mnist, &distillation)?;
         let blind = lesson("without-3", &small, &plain, &without, 0.1).run(setting, mnist, &distillation)?;
 

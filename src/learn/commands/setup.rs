@@ -19,7 +19,9 @@ use crate::{
         data::{self, Dataset},
         views::{Augmenter, FrozenTrunk, View, ViewSource},
     },
-    training::{TrainError, feed::steps_per_pass, interrupt, method_plan::MethodPlan, plan::TrainingPlan},
+    training::{
+        TrainError, feed::steps_per_pass, interrupt, method_plan::MethodPlan, plan::TrainingPlan, start::StartStudent,
+    },
 };
 
 /// Most bytes on the disk of frozen trunks' outputs, in one folder.
@@ -27,6 +29,9 @@ const LARGEST_CACHE: u64 = 6 << 30;
 
 /// More change the statistics too little to be worth the time.
 const ADAPT_PICTURES: usize = 512;
+
+/// Pictures whose statistics a folded BatchNorm gets back; they go through a layer at once.
+const UNFOLD_PICTURES: usize = 64;
 
 /// Which part of the network is trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -69,6 +74,10 @@ pub struct TrainingOptions {
     /// Side of the square input in pixels [default: the network's own, 224, 64 or 32].
     #[arg(long)]
     pub input: Option<usize>,
+    /// Model folder of a student to go on from: its network, its weights with their head, its classes and what may pass.
+    #[arg(long, conflicts_with_all = ["net", "input", "weights", "adapt"])]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<PathBuf>,
     /// Weights to start from [default: .vendor/weights/<net>.safetensors where there is one].
     #[arg(long)]
     pub weights: Option<PathBuf>,
@@ -123,12 +132,22 @@ pub struct TrainingOptions {
     pub resume: bool,
 }
 
+/// At most `most` of `indices`, evenly spread.
+fn spread(indices: Vec<usize>, most: usize) -> Vec<usize> {
+    let step = indices.len().div_ceil(most).max(1);
+    indices.into_iter().step_by(step).collect()
+}
+
 /// Data and the network to start from.
 pub struct TrainingSetup {
     /// Pictures and labels.
     pub data: Dataset,
-    /// The network, with a head of zeros.
+    /// The network, with a head of zeros, or with that of the student that it goes on from.
     pub start: Model,
+    /// That student.
+    pub from: Option<StartStudent>,
+    /// Its classes among those of the data.
+    pub known: Vec<usize>,
     /// Where its weights come from.
     pub started_from: String,
     /// Hash of their file; none for random ones.
@@ -156,13 +175,18 @@ impl TrainingOptions {
     /// # Errors
     /// What is wrong, for the user.
     pub fn read(&self) -> anyhow::Result<TrainingSetup> {
-        let net = architectures::by_name(&self.net, self.input)
-            .with_context(|| format!("network `{}` is unknown: use one of {:?}", self.net, architectures::NAMES))?;
+        let from = self.from.as_deref().map(StartStudent::read).transpose().context("--from")?;
+        let named = || {
+            architectures::by_name(&self.net, self.input)
+                .with_context(|| format!("network `{}` is unknown: use one of {:?}", self.net, architectures::NAMES))
+        };
+        let net = from.as_ref().map_or_else(named, |from| Ok(from.net.clone()))?;
         ensure!(net.input >= 32, "--input must be at least 32 pixels");
         ensure!(self.batch > 1 && self.views > 0, "--batch must be at least 2 and --views at least 1");
         fs::create_dir_all(&self.out).with_context(|| self.out.display().to_string())?;
         heartbeat::begin(&self.out);
-        let mut data = data::read(&self.data, net.input as u32, &self.out)?;
+        let known = from.as_ref().map_or(&[][..], |from| &from.classes);
+        let mut data = data::read(&self.data, net.input as u32, known, &self.out)?;
         if let Some(folder) = &self.unlabeled {
             data.add_unlabeled(folder)?;
         }
@@ -173,15 +197,19 @@ impl TrainingOptions {
             data.pictures.len() - data.files.len(),
             &data.sha256[..12]
         );
-        let path = self.weights.clone().or_else(|| weights::pretrained(&self.net));
-        let start = match &path {
-            Some(path) => Model::pretrained(&net, data.classes.len(), &weights::read(path)?.0)
+        let path = self.weights.clone().or_else(|| weights::pretrained(&self.net)).filter(|_| from.is_none());
+        let start = match (&from, &path) {
+            (Some(from), _) => from.model(&data.classes).map_err(anyhow::Error::msg)?,
+            (None, Some(path)) => Model::pretrained(&net, data.classes.len(), &weights::read(path)?.0)
                 .map_err(|why| anyhow::anyhow!("{}: {why}", path.display()))?,
-            None => Model::random(&net, data.classes.len(), self.seed),
+            (None, None) => Model::random(&net, data.classes.len(), self.seed),
         };
-        let start = start.on(device::open(&self.device)?);
-        let pretrained = path.is_some();
-        let start_sha256 = path.as_ref().map(fs::read).transpose()?.map(|bytes| sha256(&bytes));
+        let mut start = start.on(device::open(&self.device)?);
+        let pretrained = from.is_some() || path.is_some();
+        let start_sha256 = match &from {
+            Some(from) => Some(from.sha256.clone()),
+            None => path.as_ref().map(fs::read).transpose()?.map(|bytes| sha256(&bytes)),
+        };
         // Where a file should be and is not, whole training from noise would be hours for a bad student.
         let meant_for_head = pretrained || net.name == weights::PUBLISHED;
         let trainable = self.trainable.unwrap_or(if meant_for_head { Trainable::Head } else { Trainable::All });
@@ -195,9 +223,17 @@ impl TrainingOptions {
         if trainable == Trainable::All {
             data.pictures.fit()?; // each is seen again and again; through a frozen trunk it goes once
         }
-        let started_from = path.map_or("random weights".into(), |path| path.display().to_string());
+        if from.is_some() && trainable != Trainable::Head {
+            let chosen = data.pictures.some(&spread((0..data.pictures.len()).collect(), UNFOLD_PICTURES))?;
+            start.unfold_norms(&chosen.iter().map(Vec::as_slice).collect::<Vec<_>>());
+        }
+        let started_from = match (&from, path) {
+            (Some(from), _) => from.version.clone(),
+            (None, path) => path.map_or("random weights".into(), |path| path.display().to_string()),
+        };
         println!("{} starts from {started_from}", net.name);
-        Ok(TrainingSetup { data, start, started_from, start_sha256, trainable, pretrained })
+        let known = from.as_ref().map_or(Vec::new(), |from| from.known(&data.classes));
+        Ok(TrainingSetup { data, start, from, known, started_from, start_sha256, trainable, pretrained })
     }
 
     /// With `--adapt`: fits the trunk's statistics to at most [`ADAPT_PICTURES`] of `training` and of the unlabeled
@@ -211,9 +247,7 @@ impl TrainingOptions {
         }
         let data = &setup.data;
         let all: Vec<usize> = training.iter().copied().chain(data.files.len()..data.pictures.len()).collect();
-        let step = all.len().div_ceil(ADAPT_PICTURES);
-        let chosen: Vec<usize> = all.into_iter().step_by(step).collect();
-        let chosen = data.pictures.some(&chosen)?;
+        let chosen = data.pictures.some(&spread(all, ADAPT_PICTURES))?;
         let chosen: Vec<&[u8]> = chosen.iter().map(Vec::as_slice).collect();
         let go_on = || {
             heartbeat::beat();
@@ -223,15 +257,18 @@ impl TrainingOptions {
         if interrupt::requested() { Err(TrainError::Stopped(self.out.clone()).into()) } else { Ok(()) }
     }
 
-    /// The classes that may pass.
+    /// The classes that may pass: as ordered, else by the table, else as with the student that it goes on from.
     ///
     /// # Errors
     /// When there are none, or all are.
-    pub fn accepted(&self, data: &Dataset) -> anyhow::Result<Vec<String>> {
+    pub fn accepted(&self, setup: &TrainingSetup) -> anyhow::Result<Vec<String>> {
+        let data = &setup.data;
         if let Some(unknown) = self.accept.iter().find(|class| !data.classes.contains(class)) {
             bail!("--accept names {unknown}; the classes are {}", data.classes.join(", "));
         }
-        let accept = if self.accept.is_empty() { data.accept.clone() } else { self.accept.clone() };
+        let of_table =
+            if data.accept.is_empty() { setup.from.as_ref().map(|from| &from.thresholds.accept) } else { None };
+        let accept = if self.accept.is_empty() { of_table.unwrap_or(&data.accept) } else { &self.accept }.clone();
         ensure!(!accept.is_empty(), "say which classes may pass: --accept with some of {}", data.classes.join(", "));
         ensure!(accept.len() < data.classes.len(), "all classes are accepted: there would be nothing to reject");
         Ok(accept)
@@ -247,8 +284,8 @@ impl TrainingOptions {
             (Trainable::All, false) => (0, 60, 3000, 0.05, 5e-4),
         };
         // A head that learns from unlabeled pictures too needs less restraint: measured on NEU-DET, 4 labels per class, 0.1
-        // cost FixMatch half a point and Noisy Student 2.6.
-        let weight_decay = if method.uses_unlabeled() { 5e-4 } else { weight_decay };
+        // cost FixMatch half a point and Noisy Student 2.6. One that goes on from a student is not to decay to nothing.
+        let weight_decay = if method.uses_unlabeled() || setup.from.is_some() { 5e-4 } else { weight_decay };
         let per_pass = steps_per_pass(labeled, self.batch);
         let by_passes = |passes: usize| (passes * per_pass, per_pass);
         let (steps, pass) = match (self.steps, self.epochs) {

@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    commands::setup::{TrainingOptions, TrainingSetup},
+    commands::setup::{Trainable, TrainingOptions, TrainingSetup},
     network::model::Model,
     pages::report,
     pictures::{
@@ -30,6 +30,7 @@ use crate::{
         method_plan::MethodPlan,
         model_folder::{self, HeldOut},
         plan::{PicturePools, TrainingPlan},
+        start::picture_hash,
         teacher::{PictureFolders, Teacher, TeacherAnswers},
     },
 };
@@ -54,12 +55,47 @@ struct SharedArgs {
 /// How the labeled pictures are divided.
 #[derive(Args, Clone, Debug, Serialize)]
 pub struct Splits {
-    /// Cross-validate over this many folds, then train on everything [default: hold every fifth picture out].
+    /// Cross-validate over this many folds, then train on everything; 1 holds every fifth picture out instead [default:
+    /// with few labels 5 where the trunk is frozen, else 3; otherwise 1].
     #[arg(long)]
     pub folds: Option<usize>,
     /// Use the labels of this many pictures per class only; the others count as unlabeled.
     #[arg(long)]
     pub labels: Option<usize>,
+}
+
+/// Fewer groups of a class than this are few labels: a fifth of them would be under ten pictures, too few to spare and to
+/// judge by.
+const FEW: usize = 50;
+/// With more labeled pictures than this a fifth is held out all the same: every fold is one more training.
+const MANY: usize = 5000;
+/// Fewest pictures that calibrate a student where the one before learned the others.
+const ENOUGH: usize = 10;
+
+impl Splits {
+    /// Folds of cross-validation; none: every fifth picture is held out, and never learned.
+    ///
+    /// With few labels ([`FEW`], [`MANY`]) every label is learned: temperature and thresholds are fitted to what the students
+    /// of the folds say of the pictures that they did not see (cross-fitting, Platt 1999), and one more student learns
+    /// all. Under a frozen trunk a fold trains a head on cached activations, which takes seconds; a whole network is trained
+    /// anew in every fold, so there are three of them, and the run takes four times as long.
+    ///
+    /// # Errors
+    /// When `--adapt` would let pictures that a fold holds out shape the trunk that all folds share.
+    fn folds(&self, options: &TrainingOptions, setup: &TrainingSetup) -> anyhow::Result<Option<usize>> {
+        let data = &setup.data;
+        if let Some(folds) = self.folds {
+            ensure!(
+                !(options.adapt && folds > 1),
+                "--adapt with --folds would let held-out pictures shape the trunk that all folds share"
+            );
+            return Ok((folds > 1).then_some(folds));
+        }
+        let few = data::fewest_groups(&data.labels, &data.groups) < FEW && data.files.len() <= MANY;
+        let adapts_to_labeled = options.adapt && data.pictures.len() == data.files.len();
+        let folds = if setup.trainable == Trainable::All { 3 } else { 5 };
+        Ok((few && self.labels.is_none() && !adapts_to_labeled).then_some(folds))
+    }
 }
 
 impl Subcommand for TrainCommand {
@@ -114,23 +150,25 @@ pub fn run(
 ) -> anyhow::Result<()> {
     let began = Instant::now();
     let mut setup = options.open()?;
-    let fold_of = data::folds(&setup.data.labels, &setup.data.groups, splits.folds.unwrap_or(5), options.seed)
+    let folds = splits.folds(options, &setup)?;
+    let fold_of = data::folds(&setup.data.labels, &setup.data.groups, folds.unwrap_or(5), options.seed)
         .map_err(anyhow::Error::msg)?;
+    let (first_training, first_validation) = data::split(&fold_of, 0);
     ensure!(
-        !(options.adapt && splits.folds.is_some()),
-        "--adapt with --folds would let held-out pictures shape the trunk that all folds share"
+        !first_validation.is_empty(),
+        "label two items of one class at least: thresholds need one that is held out"
     );
-    let (first_training, _) = data::split(&fold_of, 0);
-    options.adapt(&mut setup, &first_training)?;
-    let accept = options.accepted(&setup.data)?;
+    // Of several folds every labeled picture is held out once.
+    options.adapt(&mut setup, if folds.is_some() { &[] } else { &first_training })?;
+    let accept = options.accepted(&setup)?;
     ensure!(
-        !method.uses_unlabeled() || options.unlabeled.is_some() || splits.labels.is_some() || teacher.is_some(),
+        !method.needs_unlabeled() || options.unlabeled.is_some() || splits.labels.is_some(),
         "{} learns from unlabeled pictures: give --unlabeled, or --labels to use only some of the labels",
         method.name()
     );
     let (labeled, _) = split_pool(&setup, splits, options.seed, &first_training)?;
     let plan = options.plan(&setup, method, labeled.len());
-    let config = serde_json::json!({ "options": options, "splits": splits, "recipe": method, "plan": plan,
+    let config = serde_json::json!({ "options": options, "splits": splits, "recipe": method, "plan": plan, "folds": folds,
         "accept": accept, "started_from": setup.started_from, "version": env!("CARGO_PKG_VERSION") });
     files::write(&options.out.join("config.json"), serde_json::to_string_pretty(&config)?.as_bytes())?;
 
@@ -139,7 +177,7 @@ pub fn run(
     let views = options.views(&setup, plan.cut, method.views())?;
     let labels = setup.data.known();
     let training =
-        TrainingRun { options, splits, method, setup: &setup, views, labels, teacher: teacher.as_ref(), began };
+        TrainingRun { options, splits, folds, method, setup: &setup, views, labels, teacher: teacher.as_ref(), began };
     let (student, validation, held_out) = training.run(&fold_of, &accept)?;
     training.write_results(&student, &validation, &held_out, &config)
 }
@@ -148,6 +186,8 @@ pub fn run(
 struct TrainingRun<'a> {
     options: &'a TrainingOptions,
     splits: &'a Splits,
+    /// Folds of cross-validation; none where one share is held out.
+    folds: Option<usize>,
     method: &'a MethodPlan,
     setup: &'a TrainingSetup,
     views: ViewSource<'a>,
@@ -159,8 +199,8 @@ struct TrainingRun<'a> {
 /// A student of one split.
 struct FoldStudent {
     model: Model,
-    /// Number of labeled pictures that it learned from.
-    labeled: usize,
+    /// Labeled pictures that it learned from.
+    labeled: Vec<usize>,
     /// Its logits of the validation pictures.
     logits: Vec<Vec<f32>>,
 }
@@ -173,31 +213,42 @@ struct HeldOutLogits {
 }
 
 impl TrainingRun<'_> {
-    /// Trains one student per fold, validates, writes `cv.json` and gives the final student: with `--folds` one more, which
-    /// trained on everything. The pictures are those that the final student did not train on.
+    /// Trains one student per fold, validates, writes `cv.json` and gives the final student: after several folds one more,
+    /// which trained on everything. The pictures are those that the final student did not train on.
     fn run(&self, fold_of: &[usize], accept: &[String]) -> anyhow::Result<(TrainedStudent, Validation, Vec<HeldOut>)> {
         let (options, data) = (self.options, &self.setup.data);
-        let folds = self.splits.folds.unwrap_or(1);
+        let folds = self.folds.unwrap_or(1);
         let mut held_out: Vec<HeldOutLogits> = Vec::new();
         let mut last = None;
         for fold in 0..folds {
             let (training, validation) = data::split(fold_of, fold);
-            let name = if self.splits.folds.is_some() { format!("fold {}", fold + 1) } else { "final".into() };
+            if validation.is_empty() {
+                continue; // of few pictures not every fold has one
+            }
+            let name = if self.folds.is_some() { format!("fold {}", fold + 1) } else { "final".into() };
             let mut student = self.train(&name, &training, &validation)?;
             let logits = std::mem::take(&mut student.logits);
             let rows = validation.into_iter().zip(logits);
             held_out.extend(rows.map(|(picture, logits)| HeldOutLogits { picture, fold, logits }));
             last = Some(student);
         }
-        let validation = validate(data, accept, &held_out, folds, self.began);
+        let (held_out, unseen) = self.unseen(held_out, accept)?;
+        let mut validation = validate(data, accept, &held_out, folds, self.began);
+        if let Some(from) = self.setup.from.as_ref().filter(|_| !unseen) {
+            validation.thresholds = stricter(&validation.thresholds, &from.thresholds);
+        }
         files::write(&options.out.join("cv.json"), serde_json::to_string_pretty(&validation)?.as_bytes())?;
-        if self.splits.folds.is_some() {
+        if self.folds.is_some() {
             let all: Vec<usize> = (0..data.files.len()).collect();
             last = Some(self.train("final", &all, &[])?);
         }
         let FoldStudent { model, labeled, .. } = last.context("no fold was trained")?;
         let net = model.net.name.to_string();
+        let before = self.setup.from.iter().flat_map(|from| from.learned.iter().flatten().cloned());
+        let own = labeled.iter().map(|&i| Ok(picture_hash(&data.pictures.get(i)?)));
+        let learned = before.map(Ok).chain(own).collect::<anyhow::Result<_>>()?;
         let student = TrainedStudent {
+            learned,
             model: model.on(tch::Device::Cpu), // what serves is checked against float32
             classes: data.classes.clone(),
             thresholds: validation.thresholds.clone(),
@@ -205,17 +256,43 @@ impl TrainingRun<'_> {
                 method: self.method.name().into(),
                 net,
                 data_sha256: data.sha256.clone(),
-                labeled,
+                labeled: labeled.len(),
                 seed: options.seed,
                 command: std::env::args().collect::<Vec<_>>().join(" "),
                 teacher: self.teacher.map(|teacher| teacher.name.clone()),
-                folds: self.splits.folds,
+                from: self.setup.from.as_ref().map(|from| from.version.clone()),
+                folds: self.folds,
             },
             scorecard: validation.pooled.clone(),
         };
-        let unseen = |row: &HeldOutLogits| HeldOut { picture: row.picture, truth: data.labels[row.picture] };
-        let unseen = if self.splits.folds.is_some() { Vec::new() } else { held_out.iter().map(unseen).collect() };
-        Ok((student, validation, unseen))
+        let row = |row: &HeldOutLogits| HeldOut { picture: row.picture, truth: data.labels[row.picture] };
+        let judges = self.folds.is_none() && unseen;
+        Ok((student, validation, if judges { held_out.iter().map(row).collect() } else { Vec::new() }))
+    }
+
+    /// Those of `held_out` whose label the student that the training goes on from did not learn either: of the others it
+    /// knows the answer. Where too few are left to calibrate by, all, and false.
+    fn unseen(&self, held_out: Vec<HeldOutLogits>, accept: &[String]) -> anyhow::Result<(Vec<HeldOutLogits>, bool)> {
+        let (data, Some(from)) = (&self.setup.data, &self.setup.from) else { return Ok((held_out, true)) };
+        if from.learned.is_none() {
+            eprintln!("note: nobody noted what {} learned from: the scorecard may flatter.", from.version);
+        }
+        let (mut known, mut unseen) = (Vec::new(), Vec::new());
+        for row in held_out {
+            let learned = from.learned(&data.pictures.get(row.picture)?);
+            if learned { known.push(row) } else { unseen.push(row) }
+        }
+        let good = unseen.iter().filter(|row| accept.contains(&data.classes[data.labels[row.picture]])).count();
+        if known.is_empty() || (unseen.len() >= ENOUGH && good > 0 && good < unseen.len()) {
+            return Ok((unseen, true));
+        }
+        eprintln!(
+            "note: of the held-out pictures {} learned all but {}: the scorecard may flatter, and thresholds are no \
+             milder than its own.",
+            from.version,
+            unseen.len()
+        );
+        Ok((known.into_iter().chain(unseen).collect(), false))
     }
 
     /// Trains the student `name` on the pictures `training` and asks it about those of `validation`.
@@ -230,13 +307,14 @@ impl TrainingRun<'_> {
             plan: self.plan(labeled.len()),
             label_smoothing: options.label_smoothing,
             teacher: self.teacher.map(|teacher| &teacher.logits),
+            known: &setup.known,
             out: &options.out,
             resume: options.resume,
         };
         let pools = PicturePools { labeled: &labeled, unlabeled: &unlabeled, validation };
         let model = self.method.fit(&context, name, &pools)?;
         let logits = context.logits(&model, validation);
-        Ok(FoldStudent { model, labeled: labeled.len(), logits })
+        Ok(FoldStudent { model, labeled, logits })
     }
 
     /// The trainer's settings: passes are counted over what is labeled, and another teacher makes another run.
@@ -305,12 +383,21 @@ fn split_pool(
     Ok((labeled, unlabeled))
 }
 
+/// The thresholds of `fitted` that doubt more than those of `before`, and these otherwise.
+fn stricter(fitted: &Thresholds, before: &Thresholds) -> Thresholds {
+    let accept_from = fitted.accept_from.max(before.accept_from);
+    let unsure_from = fitted.unsure_from.min(before.unsure_from);
+    let temperature = fitted.temperature.max(before.temperature);
+    Thresholds { accept: fitted.accept.clone(), accept_from, unsure_from, temperature }
+}
+
 /// Calibrates temperature and thresholds on the held-out logits, and scores them.
 fn validate(data: &Dataset, accept: &[String], held_out: &[HeldOutLogits], folds: usize, began: Instant) -> Validation {
     let truth: Vec<usize> = held_out.iter().map(|row| data.labels[row.picture]).collect();
     let logits: Vec<Vec<f32>> = held_out.iter().map(|row| row.logits.clone()).collect();
     let temperature = evaluate::temperature(&logits, &truth);
     let probabilities = evaluate::softmax(&logits, temperature);
+    let folds_held: BTreeSet<usize> = held_out.iter().map(|row| row.fold).collect();
     let measure = |fold: Option<usize>, table: &[Vec<f32>]| {
         let chosen = || held_out.iter().zip(table).filter(|(row, _)| fold.is_none_or(|fold| fold == row.fold));
         let rows: Vec<Vec<f32>> = chosen().map(|(_, probabilities)| probabilities.clone()).collect();
@@ -320,7 +407,7 @@ fn validate(data: &Dataset, accept: &[String], held_out: &[HeldOutLogits], folds
     Validation {
         folds,
         pooled: measure(None, &probabilities),
-        per_fold: (0..folds).map(|fold| measure(Some(fold), &probabilities)).collect(),
+        per_fold: folds_held.into_iter().map(|fold| measure(Some(fold), &probabilities)).collect(),
         calibration_error_at_temperature_1: measure(None, &evaluate::softmax(&logits, 1.0)).calibration_error,
         thresholds: evaluate::thresholds(&probabilities, &truth, &data.classes, accept, temperature),
         seconds: began.elapsed().as_secs_f64(),

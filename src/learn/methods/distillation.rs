@@ -4,7 +4,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use super::{Loss, Method, StepOutputs, ViewRequest, cross_entropy, mean, rows_of};
+use super::{Loss, Method, StepOutputs, ViewRequest, mean, rows_of};
 use crate::pictures::views::View;
 
 /// How much of the teacher, and how soft.
@@ -25,17 +25,27 @@ pub struct DistillationSettings {
 #[derive(Debug)]
 pub struct Distillation {
     /// The teacher's logits `[pictures, classes]` for every plain picture.
-    pub teacher: Tensor,
+    teacher: Tensor,
+    /// Classes that the teacher knows, int64.
+    known: Tensor,
     /// Temperature and weights.
-    pub settings: DistillationSettings,
+    settings: DistillationSettings,
 }
 
 impl Distillation {
+    /// From `teacher`, logits `[pictures, classes]` of which the columns `known` count: of the other classes it has never
+    /// heard, and says nothing (as in Learning without Forgetting, Li & Hoiem 2016, arXiv:1606.09282, eq. 2 and 3).
+    pub fn new(teacher: Tensor, known: &[usize], settings: DistillationSettings) -> Self {
+        let known = Tensor::from_slice(&known.iter().map(|&class| class as i64).collect::<Vec<_>>());
+        Self { teacher, known, settings }
+    }
+
     /// `T² · KL(p_teacher(T) ‖ p_student(T))` per picture `[n]`; T² keeps the gradient's size as T changes (§2.1).
     fn divergence(&self, student: &Tensor, teacher: &Tensor) -> Tensor {
         let t = self.settings.temperature;
-        let teacher_log_p = (teacher / t).log_softmax(1, Kind::Float);
-        let student_log_p = (student / t).log_softmax(1, Kind::Float);
+        let known = self.known.to_device(student.device());
+        let log_p = |logits: &Tensor| (logits.index_select(1, &known) / t).log_softmax(1, Kind::Float);
+        let (teacher_log_p, student_log_p) = (log_p(teacher), log_p(student));
         (teacher_log_p.exp() * (&teacher_log_p - student_log_p)).sum_dim_intlist(1i64, false, Kind::Float) * (t * t)
     }
 }
@@ -50,7 +60,7 @@ impl Method for Distillation {
         let all = Tensor::cat(&[&outputs.labeled_logits, &outputs.unlabeled_logits[0]], 0);
         let pictures = [outputs.labeled, outputs.unlabeled].concat();
         let teacher = mean(&self.divergence(&all, &rows_of(&self.teacher, &pictures, &all)));
-        let labeled = mean(&cross_entropy(&outputs.labeled_logits, &outputs.targets));
+        let labeled = outputs.labeled_loss();
         Loss {
             total: &teacher * self.settings.soft + &labeled * (1.0 - self.settings.soft),
             parts: vec![("teacher", teacher), ("labeled", labeled)],
@@ -67,7 +77,7 @@ mod tests {
 
     fn method(teacher: &[f32], temperature: f64, soft: f64) -> Distillation {
         let settings = DistillationSettings { temperature, soft, mu: 1 };
-        Distillation { teacher: Tensor::from_slice(teacher).view([-1, 2]), settings }
+        Distillation::new(Tensor::from_slice(teacher).view([-1, 2]), &[0, 1], settings)
     }
 
     #[test]
@@ -92,6 +102,17 @@ mod tests {
         for temperature in [5.0, 20.0, 100.0] {
             assert!((size(temperature) / limit - 1.0).abs() < 0.03, "T = {temperature}: {}", size(temperature) / limit);
         }
+    }
+
+    #[test]
+    fn of_a_class_that_the_teacher_does_not_know_it_says_nothing() {
+        let logits = |values: &[f32]| Tensor::from_slice(values).view([1, 3]);
+        let settings = DistillationSettings { temperature: 1.0, soft: 1.0, mu: 1 };
+        let method = Distillation::new(logits(&[1.0, 0.0, 0.0]), &[0, 2], settings);
+        let student = logits(&[0.5, 7.0, 0.2]).set_requires_grad(true);
+        method.divergence(&student, &method.teacher).sum(Kind::Float).backward();
+        let gradient = Vec::<f32>::try_from(student.grad().view(-1)).unwrap();
+        assert!(gradient[1] == 0.0 && gradient[0] < 0.0 && gradient[2] > 0.0, "{gradient:?}");
     }
 
     #[test]

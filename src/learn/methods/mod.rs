@@ -6,6 +6,7 @@
 //! Invariant: a method never sees the label of an unlabeled picture; the trainer compares its pseudo-labels with the
 //! truth (where an experiment knows it), for the log only.
 
+pub mod balance;
 pub mod distillation;
 pub mod fixmatch;
 pub mod noisy_student;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use tch::{Kind, Tensor};
 
+use self::balance::Balance;
 use crate::pictures::views::View;
 
 /// The views that a method asks for at every step.
@@ -42,6 +44,8 @@ pub struct StepOutputs<'a> {
     pub labeled: &'a [usize],
     /// Their classes, int64 `[labeled]`.
     pub targets: Tensor,
+    /// How frequent the classes are among all labels of the run.
+    pub balance: &'a Balance,
     /// Their logits `[labeled, classes]`.
     pub labeled_logits: Tensor,
     /// Unlabeled pictures, indices.
@@ -85,9 +89,18 @@ pub trait Method {
     }
 }
 
-/// Cross-entropy per picture `[n]` of logits `[n, classes]` with classes int64 `[n]`.
-fn cross_entropy(logits: &Tensor, classes: &Tensor) -> Tensor {
-    -logits.log_softmax(1, Kind::Float).gather(1, &classes.unsqueeze(1), false).squeeze_dim(1)
+impl StepOutputs<'_> {
+    /// Mean cross-entropy of the labeled pictures, balanced: the labeled part of every method's loss.
+    fn labeled_loss(&self) -> Tensor {
+        mean(&self.balance.cross_entropy(&self.labeled_logits, &self.targets))
+    }
+}
+
+/// Mean cross-entropy of logits `[n, classes]` with the step's own guesses, of which those count that are `kept`; balanced
+/// over the guesses that count. The mean is over all pictures.
+fn guess_loss(logits: &Tensor, guesses: &Tensor, kept: &Tensor) -> Tensor {
+    let balance = Balance::of_guesses(guesses, kept, logits.size()[1]);
+    mean(&(balance.cross_entropy(logits, guesses) * kept))
 }
 
 /// Cross-entropy per picture `[n]` of logits with target probabilities, both `[n, classes]`.
@@ -123,6 +136,7 @@ pub mod testing {
             steps: 1,
             labeled: &pictures[..labeled.len()],
             targets: Tensor::from_slice(targets),
+            balance: Box::leak(Box::new(Balance::of_labels(0..2, 2))), // a few bytes for a test
             labeled_logits: table(labeled),
             unlabeled: &pictures[labeled.len()..],
             eval_logits: None,

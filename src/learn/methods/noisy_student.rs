@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tch::Tensor;
 
-use super::{Loss, Method, PseudoTargets, StepOutputs, ViewRequest, cross_entropy, mean, rows_of, soft_cross_entropy};
+use super::{Loss, Method, PseudoTargets, StepOutputs, ViewRequest, mean, rows_of, soft_cross_entropy};
 use crate::pictures::views::View;
 
 /// The student's loss.
@@ -30,7 +30,7 @@ impl Method for NoisyStudent {
     /// `mean CE(y_l, student(noisy x_l)) + mean CE(teacher(x_u), student(noisy x_u))` (algorithm 1, step 3).
     fn loss(&self, outputs: &StepOutputs) -> Loss {
         let targets = rows_of(&self.teacher, outputs.unlabeled, &outputs.labeled_logits);
-        let labeled = mean(&cross_entropy(&outputs.labeled_logits, &outputs.targets));
+        let labeled = outputs.labeled_loss();
         let unlabeled = mean(&soft_cross_entropy(&outputs.unlabeled_logits[0], &targets));
         let classes = targets.argmax(1, false);
         Loss {

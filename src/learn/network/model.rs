@@ -217,6 +217,53 @@ impl Model {
         self.net.bn_momentum = momentum;
     }
 
+    /// Takes every BatchNorm's mean and variance from `pictures`, and changes its factor and shift so that the network
+    /// computes in evaluation mode what it did. One that was read back with its BatchNorm folded can be trained as a whole
+    /// only after that: a batch's own statistics would otherwise meet factors made for none.
+    pub fn unfold_norms(&mut self, pictures: &[&[u8]]) {
+        no_grad(|| {
+            let mut x = self.normalise(&to_batch(pictures, self.net.input));
+            for block in self.net.blocks.clone() {
+                let input = x.shallow_clone();
+                if let Some(pre_activation) = &block.pre_activation {
+                    self.take_statistics(&pre_activation.name, &x);
+                    x = activate(&self.batch_norm(&x, &pre_activation.name, false), pre_activation.activation);
+                }
+                for conv in &block.convs {
+                    x = self.unfold_conv(&x, conv);
+                }
+                if block.skip {
+                    x += match &block.shortcut {
+                        Some(conv) => self.unfold_conv(&input, conv),
+                        None => input,
+                    };
+                }
+            }
+        });
+    }
+
+    /// What `conv` gives, with statistics from it.
+    fn unfold_conv(&mut self, x: &Tensor, conv: &Conv) -> Tensor {
+        if conv.norm == Norm::Batch {
+            let raw = self.convolve(x, conv, false);
+            self.take_statistics(&conv.name, &raw);
+        }
+        self.conv(x, conv, false)
+    }
+
+    /// Makes μ and σ² of the BatchNorm `name` those of `x` `[n, c, h, w]`, with γ and β that keep γ/√(σ²+ε) and the shift.
+    fn take_statistics(&mut self, name: &str, x: &Tensor) {
+        let places = [0i64, 2, 3];
+        let (mean, variance) = (x.mean_dim(places.as_slice(), false, None), x.var_dim(places.as_slice(), false, false));
+        let part = |what: &str| &self.params[&format!("{name}.bn.{what}")];
+        let factor = part("weight") / (part("running_var") + self.net.bn_eps).sqrt();
+        let shift = part("bias") - part("running_mean") * &factor;
+        let weight = &factor * (&variance + self.net.bn_eps).sqrt();
+        let bias = shift + &mean * factor;
+        let parts = [("weight", weight), ("bias", bias), ("running_mean", mean), ("running_var", variance)];
+        self.params.extend(parts.map(|(what, value)| (format!("{name}.bn.{what}"), value)));
+    }
+
     /// Class probabilities at `temperature` of pictures of `input * input * 3` bytes, as the trained network sees them.
     pub fn probabilities(&self, pictures: &[&[u8]], temperature: f64) -> Vec<Vec<f32>> {
         pictures
@@ -246,13 +293,24 @@ impl Model {
         ((x.to_kind(self.kind()) / 255.0 - mean) / std).permute([0, 3, 1, 2])
     }
 
+    /// A convolution with its bias, BatchNorm and activation.
     fn conv(&self, x: &Tensor, conv: &Conv, training: bool) -> Tensor {
+        let x = self.convolve(x, conv, training);
+        let x = match conv.norm {
+            Norm::Bias | Norm::None => x,
+            Norm::Batch => self.batch_norm(&x, &conv.name, training),
+        };
+        activate(&x, conv.activation)
+    }
+
+    /// A convolution with its bias alone.
+    fn convolve(&self, x: &Tensor, conv: &Conv, training: bool) -> Tensor {
         let kind = if training && x.device().is_cuda() { Kind::BFloat16 } else { self.kind() };
         let x = x.to_kind(kind);
         let kernel = &self.params[&format!("{}.weight", conv.name)].to_kind(kind);
         let bias = (conv.norm == Norm::Bias).then(|| self.params[&format!("{}.bias", conv.name)].to_kind(kind));
         let covers = conv.groups == 1 && x.size()[2..] == [conv.kernel as i64; 2] && conv.padding == [0; 4];
-        let x = if covers {
+        if covers {
             // A fully connected layer: a matrix product is several times faster than a convolution over one place.
             x.flatten(1, 3).linear(&kernel.flatten(1, 3), bias.as_ref()).unsqueeze(2).unsqueeze(3)
         } else {
@@ -264,12 +322,7 @@ impl Model {
             };
             let stride = conv.stride as i64;
             x.conv2d(kernel, bias.as_ref(), [stride, stride], padding, [1, 1], conv.groups as i64)
-        };
-        let x = match conv.norm {
-            Norm::Bias | Norm::None => x,
-            Norm::Batch => self.batch_norm(&x, &conv.name, training),
-        };
-        activate(&x, conv.activation)
+        }
     }
 
     fn batch_norm(&self, x: &Tensor, name: &str, training: bool) -> Tensor {

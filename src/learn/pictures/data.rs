@@ -2,7 +2,10 @@
 //!
 //! Invariant: pictures of one group (one fish, one tile) never stand on both sides of a split.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use anyhow::ensure;
 use beltsight::picture::dataset;
@@ -31,14 +34,15 @@ pub struct Dataset {
 }
 
 /// Reads a data set (see [`dataset::read`]), every picture fitted to `side` as serving does it; what is fitted lies in the
-/// folder `scratch`.
+/// folder `scratch`. The classes `known` are among its own, with pictures or without.
 ///
 /// # Errors
 /// One unreadable or unlabeled picture fails the whole, because a silent hole would change the figures; so does a
 /// single class.
-pub fn read(root: &Path, side: u32, scratch: &Path) -> anyhow::Result<Dataset> {
+pub fn read(root: &Path, side: u32, known: &[String], scratch: &Path) -> anyhow::Result<Dataset> {
     let list = dataset::read(root)?;
-    let mut classes = list.classes.clone();
+    let classes: BTreeSet<&String> = list.classes.iter().chain(known).collect();
+    let mut classes: Vec<String> = classes.into_iter().cloned().collect();
     ensure!(classes.len() > 1, "{}: at least two classes of pictures are needed", root.display());
     let mut numbers = BTreeMap::new();
     let groups = list
@@ -114,7 +118,11 @@ pub fn few(
     Ok((chosen, rest))
 }
 
-/// Assigns every picture to one of `count` folds: groups stay whole, every class is spread as evenly as groups allow.
+/// Fold of a picture that no student is asked about: every one trains on it.
+pub const NEVER_HELD_OUT: usize = usize::MAX;
+
+/// Assigns every picture to one of `count` folds: groups stay whole, every class is spread as evenly as groups allow. The
+/// only group of a class is [`NEVER_HELD_OUT`]: a student that never saw the class says nothing of one that did.
 ///
 /// Greedy: groups from large to small (shuffled by `seed` within a size) go where their class is rarest, then where
 /// fewest pictures are.
@@ -134,9 +142,14 @@ pub fn folds(labels: &[usize], groups: &[usize], count: usize, seed: u64) -> Res
     members.sort_by_key(|pictures| std::cmp::Reverse(pictures.len()));
     let classes = labels.iter().max().map_or(0, |c| c + 1);
     let mut of_class = vec![vec![0; classes]; count];
-    let mut fold_of = vec![0; labels.len()];
+    let mut fold_of = vec![NEVER_HELD_OUT; labels.len()];
+    let mut groups_of = vec![0; classes];
+    members.iter().for_each(|pictures| groups_of[labels[pictures[0]]] += 1);
     for pictures in members {
         let class = labels[pictures[0]];
+        if groups_of[class] == 1 {
+            continue;
+        }
         let fold = (0..count).min_by_key(|&f| (of_class[f][class], of_class[f].iter().sum::<usize>())).unwrap_or(0);
         for picture in pictures {
             of_class[fold][labels[picture]] += 1;
@@ -144,6 +157,15 @@ pub fn folds(labels: &[usize], groups: &[usize], count: usize, seed: u64) -> Res
         }
     }
     Ok(fold_of)
+}
+
+/// Groups of the class that has fewest, of those that have any.
+pub fn fewest_groups(labels: &[usize], groups: &[usize]) -> usize {
+    let mut groups_of: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
+    for (&label, &group) in labels.iter().zip(groups) {
+        groups_of.entry(label).or_default().insert(group);
+    }
+    groups_of.values().map(BTreeSet::len).min().unwrap_or(0)
 }
 
 /// Indices outside and inside `fold`: training and validation.
@@ -188,5 +210,22 @@ mod tests {
         assert_eq!(fold_of, folds(&labels, &groups, 5, 3).unwrap());
         assert_ne!(fold_of, folds(&labels, &groups, 5, 4).unwrap());
         assert!(folds(&labels[..4], &groups[..4], 5, 3).is_err());
+    }
+
+    #[test]
+    fn the_only_one_of_its_class_is_learned_by_every_student() {
+        // 9 pictures of class 0, one of class 1, two of class 2.
+        let labels = [0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 2, 2];
+        let groups: Vec<usize> = (0..12).collect();
+        let fold_of = folds(&labels, &groups, 5, 3).unwrap();
+        assert_eq!(fold_of[4], NEVER_HELD_OUT);
+        for fold in 0..5 {
+            let (training, held_out) = split(&fold_of, fold);
+            assert!(training.contains(&4) && !held_out.contains(&4));
+            assert!(training.iter().any(|&i| labels[i] == 2), "fold {fold} knows class 2");
+        }
+        let held_out: usize = (0..5).map(|fold| split(&fold_of, fold).1.len()).sum();
+        assert_eq!(held_out, 11, "each of the others once");
+        assert_eq!((fewest_groups(&labels, &groups), fewest_groups(&[0, 2, 2, 0], &[1, 2, 2, 3])), (1, 1));
     }
 }

@@ -377,6 +377,17 @@ pub struct FeatureScaling {
 }
 
 impl FeatureScaling {
+    /// The reverse of [`FeatureScaling::fold_into`]: `W σ`, `b + W μ`.
+    pub fn take_out_of(&self, model: &mut Model) {
+        no_grad(|| {
+            let (mean, std) = (self.mean.to_device(model.device()), self.std.to_device(model.device()));
+            let weight = &model.params["head.weight"] * std;
+            let bias = &model.params["head.bias"] + model.params["head.weight"].matmul(&mean);
+            model.params.insert("head.weight".into(), weight);
+            model.params.insert("head.bias".into(), bias);
+        });
+    }
+
     /// Turns a head for scaled embeddings into the equal head for raw ones: `W/σ`, `b − (W/σ) μ`.
     pub fn fold_into(&self, model: &mut Model) {
         no_grad(|| {

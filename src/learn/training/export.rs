@@ -2,7 +2,10 @@
 //!
 //! Invariant: what is on disk was read back, and is the trained network's own weights.
 
-use std::{collections::HashMap, path::Path};
+use std::{
+    collections::{BTreeSet, HashMap},
+    path::Path,
+};
 
 use anyhow::ensure;
 use beltsight::{
@@ -21,6 +24,8 @@ pub struct TrainedStudent {
     pub classes: Vec<String>,
     /// Calibrated on pictures that training did not see.
     pub thresholds: Thresholds,
+    /// Hashes of the pictures whose labels it learned, itself or before.
+    pub learned: BTreeSet<String>,
     /// Where it comes from.
     pub lineage: Lineage,
     /// Measured on pictures that training did not see.

@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
+use anyhow::ensure;
 use beltsight::files::heartbeat;
 use tch::{Tensor, no_grad};
 
 use crate::{
     methods::{Method, supervised::Supervised},
     network::model::Model,
-    pictures::views::{FrozenTrunk, ViewSource},
+    pictures::views::{FrozenTrunk, View, ViewSource},
     training::{
         TrainError, interrupt,
         plan::{PicturePools, RunContext, TrainingData, TrainingPlan},
@@ -32,6 +33,8 @@ pub struct FitContext<'a> {
     pub label_smoothing: f64,
     /// A teacher's logits `[pictures, classes]`, for distillation.
     pub teacher: Option<&'a Tensor>,
+    /// Classes that the head of `start` knows already; none where it begins at zero.
+    pub known: &'a [usize],
     /// The run's folder.
     pub out: &'a Path,
     /// Go on from checkpoints.
@@ -58,17 +61,34 @@ impl FitContext<'_> {
         let data = TrainingData { views, labels: self.labels, pools: *pools };
         let stop = |_: usize| interrupt::requested();
         let run = RunContext { name, out: self.out, resume: self.resume, stop: &stop };
-        let mut model = trainer::train(start.shallow_clone(), plan, &data, method, &run)?;
+        let mut model = start.shallow_clone();
+        if let Some((_, scaling)) = &standardised {
+            scaling.take_out_of(&mut model);
+        }
+        let mut model = trainer::train(model, plan, &data, method, &run)?;
         if let Some((_, scaling)) = &standardised {
             scaling.fold_into(&mut model);
         }
         Ok(model)
     }
 
-    /// The supervised loss, balanced over the classes of the labeled pool.
-    pub fn supervised(&self, pools: &PicturePools) -> Supervised {
-        let classes: Vec<usize> = pools.labeled.iter().filter_map(|&i| self.labels[i]).collect();
-        Supervised::balanced(self.label_smoothing, &classes, self.classes)
+    /// The supervised loss.
+    pub fn supervised(&self) -> Supervised {
+        Supervised { smoothing: self.label_smoothing, view: View::Weak }
+    }
+
+    /// What distillation learns from: the teacher's logits `[pictures, classes]`, or what `start` itself says, and the
+    /// classes that count there.
+    ///
+    /// # Errors
+    /// When there is neither; ONNX Runtime's.
+    pub fn lesson(&self) -> anyhow::Result<(Tensor, Vec<usize>)> {
+        if let Some(teacher) = self.teacher {
+            return Ok((teacher.shallow_clone(), (0..self.classes).collect()));
+        }
+        ensure!(!self.known.is_empty(), "there is no teacher to distil: give --from, or use `distill --teacher`");
+        let all: Vec<usize> = (0..self.labels.len()).collect();
+        Ok((self.bulk_logits(self.start, &all)?, self.known.to_vec()))
     }
 
     /// Logits of plain pictures.

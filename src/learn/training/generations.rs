@@ -62,7 +62,7 @@ pub fn noisy_student(
     pools: &PicturePools,
 ) -> anyhow::Result<Model> {
     // The first teacher learns with noise too (algorithm 1, step 1).
-    let supervised = Supervised { view: View::Noisy, ..context.supervised(pools) };
+    let supervised = Supervised { view: View::Noisy, ..context.supervised() };
     let noised = TrainingPlan { dropout: settings.dropout, survival: settings.survival, ..context.plan.clone() };
     let mut teacher = context.train(&format!("{name} teacher"), context.start, &noised, &supervised, pools)?;
     for generation in 1..=settings.count {

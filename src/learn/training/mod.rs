@@ -15,6 +15,7 @@ pub mod model_folder;
 pub mod optim;
 pub mod plan;
 pub mod robustness;
+pub mod start;
 pub mod state;
 pub mod teacher;
 pub mod trainer;

@@ -1,4 +1,4 @@
-//! A trained student → the model folder that serves: `student.onnx`, `student.int8.onnx`, `manifest.toml`.
+//! A trained student → the model folder that serves: `student.onnx`, `student.int8.onnx`, `learned.txt`, `manifest.toml`.
 //!
 //! Invariant: the folder appears whole or not at all, only after ONNX Runtime gave the trained network's own logits on
 //! real pictures, and with thresholds of the graph that serves.
@@ -12,7 +12,7 @@ use beltsight::{
     network::onnx::{self, Tensor},
     student::{
         engine::{Device, Engine, softmax},
-        manifest::{File, Input, Manifest},
+        manifest::{File, Input, Manifest, Named},
         reference,
         scorecard::{Scorecard, argmax, ranked},
     },
@@ -29,6 +29,8 @@ const INT8_LOSS: f64 = 0.01;
 /// Pictures whose activations set the ranges of the int8 graph, and on which roundings are measured; more change nothing
 /// that can be measured.
 const CALIBRATION: usize = 128;
+/// File of the pictures that were learned.
+const LEARNED: &str = "learned.txt";
 
 /// A picture that the network did not train on: its index, and its class.
 #[derive(Clone, Copy, Debug)]
@@ -87,6 +89,8 @@ pub fn write(
         files.insert(precision.to_string(), file);
     }
     println!("{serve} serves");
+    let learned: String = student.learned.iter().map(|hash| format!("{hash}\n")).collect();
+    fs::write(draft.path().join(LEARNED), &learned)?;
     let manifest = Manifest {
         version: version.into(),
         created: rfc3339_now(),
@@ -97,6 +101,7 @@ pub fn write(
         thresholds,
         lineage: student.lineage.clone(),
         reference: None,
+        learned: Some(Named { name: LEARNED.into(), sha256: sha256(learned.as_bytes()) }),
         scorecard: Some(scorecard),
     };
     manifest.write(draft.path())?;
@@ -257,6 +262,7 @@ mod tests {
                 unsure_from: 0.25,
                 temperature: 0.05,
             },
+            learned: ["0123456789abcdef".to_string()].into(),
             lineage: Lineage::default(),
             model,
             classes,

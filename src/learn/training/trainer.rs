@@ -13,7 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tch::{Tensor, no_grad};
 
 use crate::{
-    methods::{Loss, Method, StepOutputs, ViewRequest},
+    methods::{Loss, Method, StepOutputs, ViewRequest, balance::Balance},
     network::model::{Model, Noise, rows},
     pictures::views::{ViewSource, to_tensor},
     random::generator,
@@ -47,6 +47,7 @@ pub fn train(
     log::truncate_after(run.out, run.name, state.steps_done)?;
 
     let feed = batch_feed(plan, data, method.view_request());
+    let balance = balance(data, &state.model);
     let bar = progress_bar(run.name, plan.steps, state.steps_done);
     let labeling = if state.steps_done == 0 { method.labeling() } else { Duration::ZERO };
     let mut statistics = StepStatistics::default();
@@ -61,7 +62,7 @@ pub fn train(
             let Ok(batch) = batches.recv() else { break }; // only when drawing panicked; the scope passes that on
             let batch = batch?;
             statistics.waiting += waiting_began.elapsed();
-            let lr = take_step(&mut state, plan, data, method, &batch, &mut statistics)?;
+            let lr = take_step(&mut state, plan, data, (method, &balance), &batch, &mut statistics)?;
             let done = state.steps_done;
             bar.set_position(done as u64);
             heartbeat::beat();
@@ -104,17 +105,23 @@ fn batch_feed<'a>(plan: &TrainingPlan, data: &TrainingData<'a>, request: ViewReq
     }
 }
 
+/// How frequent the classes are among the labels of the run.
+fn balance(data: &TrainingData, model: &Model) -> Balance {
+    let labels = data.pools.labeled.iter().filter_map(|&picture| data.labels[picture]);
+    Balance::of_labels(labels, model.params["head.bias"].numel())
+}
+
 /// Loss → gradient → step, counted in `statistics`; returns the step's learning rate.
 fn take_step(
     state: &mut TrainingState,
     plan: &TrainingPlan,
     data: &TrainingData,
-    method: &dyn Method,
+    (method, balance): (&dyn Method, &Balance),
     batch: &Batch,
     statistics: &mut StepStatistics,
 ) -> Result<f64, TrainError> {
     let step = state.steps_done;
-    let loss = loss_of_batch(&state.model, plan, data, method, (step, batch), &mut statistics.labeling);
+    let loss = loss_of_batch(&state.model, plan, data, (method, balance), (step, batch), &mut statistics.labeling);
     let backward_began = Instant::now();
     let gradient = state.gradient(&loss.total);
     statistics.backward += backward_began.elapsed();
@@ -133,7 +140,7 @@ fn loss_of_batch(
     model: &Model,
     plan: &TrainingPlan,
     data: &TrainingData,
-    method: &dyn Method,
+    (method, balance): (&dyn Method, &Balance),
     (step, batch): (usize, &Batch),
     labeling: &mut Duration,
 ) -> Loss {
@@ -166,6 +173,7 @@ fn loss_of_batch(
         steps: plan.steps,
         targets: targets(data.labels, &labeled).to_device(model.device()),
         labeled: &labeled,
+        balance,
         labeled_logits: logits.narrow(0, 0, labeled_rows),
         unlabeled: &unlabeled,
         eval_logits,

@@ -1,4 +1,4 @@
-//! Named weights → ONNX bytes, float32 and int8.
+//! Named weights → ONNX bytes, float32 and int8; and a float32 graph of ours → named weights.
 //!
 //! Invariant: this module knows no training framework and opens no file. What it writes takes `image` (uint8,
 //! `[batch, side, side, 3]`, any batch) and gives `embedding` (`[batch, features]`) and `logits` (`[batch, classes]`).
@@ -9,11 +9,13 @@ mod graph;
 mod proto;
 mod quantize;
 mod ranges;
+mod read;
 
 use std::collections::BTreeMap;
 
 pub use float::{export, export_trunk};
 pub use quantize::quantize;
+pub use read::read;
 
 /// A float tensor, row-major.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,6 +50,9 @@ pub enum OnnxError {
     /// A weight is infinite or not a number, or a running variance is negative.
     #[error("the weight `{0}` holds a value that is not a finite number (or a negative variance)")]
     NotFinite(String),
+    /// A file is no graph that was written here.
+    #[error("this is no ONNX file of ours: {0}")]
+    File(String),
     /// Ranges can't be measured without pictures.
     #[error("int8 needs calibration pictures to measure the ranges of activations; none were given")]
     NoPictures,

@@ -56,6 +56,7 @@ impl CellRunner<'_> {
             plan: TrainingPlan { seed, ..options.plan(self.setup, &method.plan, pools.labeled.len()) },
             label_smoothing: options.label_smoothing,
             teacher: None,
+            known: &self.setup.known,
             out: &options.out,
             resume: options.resume,
         };

@@ -34,6 +34,7 @@ impl DistillationStage {
             net: command.student.clone(),
             input: Some(command.student_input),
             weights: None,
+            from: None,
             trainable: Some(Trainable::All),
             adapt: false,
             steps: Some(command.student_steps),
@@ -74,6 +75,7 @@ impl DistillationStage {
             plan,
             label_smoothing: 0.0,
             teacher: Some(teacher),
+            known: &[],
             out: &command.options.out,
             resume: command.options.resume,
         };
