@@ -10,7 +10,6 @@ use rand_chacha::ChaCha8Rng;
 use crate::{
     domain::{Action, Card, Scores, ms},
     files::heartbeat,
-    line::decide::decide,
     picture::{
         corrupt::{CORRUPTIONS, corrupt},
         dataset::{DataError, Dataset},
@@ -18,6 +17,7 @@ use crate::{
     },
     rounds::gate::{ExamAnswers, HeldOutTruth},
     student::{
+        decide::{Look, decide},
         engine::{Device, Engine, EngineError, softmax},
         manifest::{Manifest, ModelError},
     },
@@ -87,7 +87,7 @@ pub fn sit(folders: [&Path; 2], data: &Dataset) -> Result<([ExamAnswers; 2], Hel
 
 fn open(folder: &Path, data: &Dataset, step: usize) -> Result<Examinee, ExamError> {
     let manifest = Manifest::read(folder)?;
-    let card = manifest.card(&manifest.serve);
+    let card = manifest.card(folder, &manifest.serve)?;
     let mut engine = Engine::open(&manifest.onnx(folder, &manifest.serve)?, Device::Cpu, 1)?;
     let pictures = data.load(card.side)?;
     let mut damaged = Vec::new();
@@ -99,17 +99,19 @@ fn open(folder: &Path, data: &Dataset, step: usize) -> Result<Examinee, ExamErro
             damaged.push(corrupt(picture, card.side as usize, corruption, STRENGTH, &mut rng)?);
         }
     }
-    let clean = probabilities(&mut engine, &card, &pictures)?;
-    let accepts = |row: &Vec<f32>| {
-        let scores = Scores { probabilities: row.clone(), embedding: Vec::new() };
-        decide(Some(&card), &Ok(scores)).action == Action::Accept
+    let clean = scores(&mut engine, &card, &pictures)?;
+    let accepts = |scores: &Scores| {
+        let scores = Ok(scores.clone());
+        decide(&scores, Look::whole(Some(&card), &scores)).action == Action::Accept
     };
     let accepted = clean.iter().map(accepts).collect();
-    let damaged = probabilities(&mut engine, &card, &damaged)?;
+    let damaged = scores(&mut engine, &card, &damaged)?;
     // In one order for both students, so that only classes that differ differ.
     let mut order: Vec<usize> = (0..card.classes.len()).collect();
     order.sort_by_key(|&c| &card.classes[c]);
-    let ordered = |rows: Vec<Vec<f32>>| rows.iter().map(|row| order.iter().map(|&c| row[c]).collect()).collect();
+    let ordered = |rows: Vec<Scores>| {
+        rows.iter().map(|row| order.iter().map(|&c| row.probabilities[c]).collect()).collect()
+    };
     let mut accept = card.thresholds.accept.clone();
     accept.sort();
     let exam = ExamAnswers {
@@ -123,12 +125,15 @@ fn open(folder: &Path, data: &Dataset, step: usize) -> Result<Examinee, ExamErro
     Ok(Examinee { engine, exam })
 }
 
-fn probabilities(engine: &mut Engine, card: &Card, pictures: &[Vec<u8>]) -> Result<Vec<Vec<f32>>, EngineError> {
+fn scores(engine: &mut Engine, card: &Card, pictures: &[Vec<u8>]) -> Result<Vec<Scores>, EngineError> {
     let mut rows = Vec::new();
     for chunk in pictures.chunks(64) {
         heartbeat::beat();
         let outputs = engine.run_all(chunk, 8)?;
-        rows.extend(outputs.logits.rows().into_iter().map(|row| softmax(&row.to_vec(), card.thresholds.temperature)));
+        rows.extend(outputs.logits.rows().into_iter().zip(outputs.embedding.rows()).map(|(logits, embedding)| Scores {
+            probabilities: softmax(&logits.to_vec(), card.thresholds.temperature),
+            embedding: embedding.to_vec(),
+        }));
     }
     Ok(rows)
 }

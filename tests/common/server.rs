@@ -90,7 +90,7 @@ pub fn test_model_folder(root: &Path, version: &str, seed: u64) -> PathBuf {
         classes: CLASSES.map(String::from).to_vec(),
         input: Input { side: SIDE, format: "uint8 RGB NHWC".into() },
         files: [("float32".to_owned(), file)].into(),
-        thresholds: Thresholds { accept: vec!["salmon".into()], accept_from: 0.9, unsure_from: 0.2, temperature: 1.0 },
+        thresholds: Thresholds { accept: vec!["salmon".into()], accept_from: 0.9, unsure_from: 0.2, temperature: 1.0, unknown_from: None },
         lineage: Lineage { net: "small".into(), seed, ..Lineage::default() },
         reference: None,
         scorecard: None,

@@ -28,7 +28,7 @@ use crate::{
         fit::FitContext,
         log,
         method_plan::MethodPlan,
-        model_folder::{self, HeldOut},
+        model_folder::{self, Labeled, LabeledPictures},
         plan::{PicturePools, TrainingPlan},
         teacher::{PictureFolders, Teacher, TeacherAnswers},
     },
@@ -139,8 +139,8 @@ pub fn run(
     let labels = setup.data.known();
     let training =
         TrainingRun { options, splits, method, setup: &setup, views, labels, teacher: teacher.as_ref(), began };
-    let (student, validation, held_out) = training.run(&fold_of, &accept)?;
-    training.write_results(&student, &validation, &held_out, &config)
+    let (student, validation, labeled) = training.run(&fold_of, &accept)?;
+    training.write_results(&student, &validation, &labeled, &config)
 }
 
 /// Everything that is settled before the first step.
@@ -158,8 +158,8 @@ struct TrainingRun<'a> {
 /// A student of one split.
 struct FoldStudent {
     model: Model,
-    /// Number of labeled pictures that it learned from.
-    labeled: usize,
+    /// The labeled pictures that it learned from.
+    labeled: Vec<usize>,
     /// Its logits of the validation pictures.
     logits: Vec<Vec<f32>>,
 }
@@ -173,8 +173,8 @@ struct HeldOutLogits {
 
 impl TrainingRun<'_> {
     /// Trains one student per fold, validates, writes `cv.json` and gives the final student: with `--folds` one more, which
-    /// trained on everything. The pictures are those that the final student did not train on.
-    fn run(&self, fold_of: &[usize], accept: &[String]) -> anyhow::Result<(TrainedStudent, Validation, Vec<HeldOut>)> {
+    /// trained on everything. 
+    fn run(&self, fold_of: &[usize], accept: &[String]) -> anyhow::Result<(TrainedStudent, Validation, LabeledPictures)> {
         let (options, data) = (self.options, &self.setup.data);
         let folds = self.splits.folds.unwrap_or(1);
         let mut held_out: Vec<HeldOutLogits> = Vec::new();
@@ -194,7 +194,7 @@ impl TrainingRun<'_> {
             let all: Vec<usize> = (0..data.files.len()).collect();
             last = Some(self.train("final", &all, &[])?);
         }
-        let FoldStudent { model, labeled, .. } = last.context("no fold was trained")?;
+        let FoldStudent { model, labeled: learned, .. } = last.context("no fold was trained")?;
         let net = model.net.name.to_string();
         let student = TrainedStudent {
             model: model.on(tch::Device::Cpu), // what serves is checked against float32
@@ -204,17 +204,19 @@ impl TrainingRun<'_> {
                 method: self.method.name().into(),
                 net,
                 data_sha256: data.sha256.clone(),
-                labeled,
+                labeled: learned.len(),
                 seed: options.seed,
                 command: std::env::args().collect::<Vec<_>>().join(" "),
                 teacher: self.teacher.map(|teacher| teacher.name.clone()),
                 folds: self.splits.folds,
             },
             scorecard: validation.pooled.clone(),
+            false_diverts: options.false_diverts,
         };
-        let unseen = |row: &HeldOutLogits| HeldOut { picture: row.picture, truth: data.labels[row.picture] };
-        let unseen = if self.splits.folds.is_some() { Vec::new() } else { held_out.iter().map(unseen).collect() };
-        Ok((student, validation, unseen))
+        let of = |picture: usize| Labeled { picture, truth: data.labels[picture] };
+        let held_out = held_out.iter().filter(|_| self.splits.folds.is_none()).map(|row| of(row.picture)).collect();
+        let labeled = LabeledPictures { learned: learned.into_iter().map(of).collect(), held_out };
+        Ok((student, validation, labeled))
     }
 
     /// Trains the student `name` on the pictures `training` and asks it about those of `validation`.
@@ -235,7 +237,7 @@ impl TrainingRun<'_> {
         let pools = PicturePools { labeled: &labeled, unlabeled: &unlabeled, validation };
         let model = self.method.fit(&context, name, &pools)?;
         let logits = context.logits(&model, validation);
-        Ok(FoldStudent { model, labeled: labeled.len(), logits })
+        Ok(FoldStudent { model, labeled, logits })
     }
 
     /// The trainer's settings: passes are counted over what is labeled, and another teacher makes another run.
@@ -250,14 +252,14 @@ impl TrainingRun<'_> {
         &self,
         student: &TrainedStudent,
         validation: &Validation,
-        held_out: &[HeldOut],
+        labeled: &LabeledPictures,
         config: &Value,
     ) -> anyhow::Result<()> {
         let (out, data) = (&self.options.out, &self.setup.data);
         export::write_weights(student, out)?;
         let pictures: Vec<&[u8]> = data.pictures.iter().map(Vec::as_slice).collect();
         let version = out.file_name().map_or("student".into(), |name| name.to_string_lossy());
-        let manifest = model_folder::write(student, &pictures, held_out, &version, out)?;
+        let manifest = model_folder::write(student, &pictures, labeled, &version, out)?;
         let gain = self.teacher.map(|teacher| teacher.gain(&manifest, out, data, validation)).transpose()?;
         let page = report::render(student, validation, data, &log::read(out)?, config, gain.as_ref())?;
         files::write(&out.join("report.html"), page.as_bytes())?;

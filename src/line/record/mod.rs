@@ -397,7 +397,7 @@ mod tests {
             recorder(RecordSettings { queue: 8, ..RecordSettings::default() }).await;
         let card = |accept_from| {
             let thresholds =
-                Thresholds { accept: vec!["salmon".into()], accept_from, unsure_from: 0.2, temperature: 1.0 };
+                Thresholds { accept: vec!["salmon".into()], accept_from, unsure_from: 0.2, temperature: 1.0, unknown_from: None };
             Arc::new(Card {
                 label: "test@0".into(),
                 sha256: String::new(),
