@@ -13,12 +13,14 @@
 //!
 //! Invariant: a file or folder under its final name is whole, so a round that was killed goes on by being run again.
 
+mod audit;
 pub mod exam;
 pub mod gate;
 pub mod keeper;
 pub mod learner;
 mod probation;
 pub mod run;
+mod sides;
 pub mod snapshot;
 mod window;
 
@@ -59,7 +61,8 @@ pub struct RoundSettings {
     pub base: Option<PathBuf>,
     /// Labeled pictures that every candidate is examined on in addition; training never sees them.
     pub held_out: Option<PathBuf>,
-    /// Share of the labeled items, chosen once and for all by their hash, that training never sees.
+    /// Largest share of the recorded items that the audit draws, see [`crate::line::record::RecordSettings::audit_per_day`];
+    /// training never sees them.
     pub held_out_share: f64,
     /// Most unlabeled pictures in a round; the newest are taken.
     pub unlabeled: usize,
@@ -173,6 +176,9 @@ pub struct RoundPlan {
     pub memory: u64,
     /// As in [`RoundSettings`].
     pub gate: PromotionGateLimits,
+    /// Candidates that the store's answers have judged before.
+    #[serde(default)]
+    pub tests_before: u32,
 }
 
 impl RoundPlan {

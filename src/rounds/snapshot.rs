@@ -102,12 +102,13 @@ async fn write(store: &Store, folder: &Path, limits: SnapshotLimits) -> Result<S
     let mut thumbnails: Vec<(String, Thumbnail)> = Vec::new();
     let mut samples = Vec::new();
     let (mut duplicates, mut unsettled, mut missing) = (0, 0, 0);
+    let drawn = store.drawn(0).await?; // the audit's: they judge, and never teach
     let mut page = ItemPage { limit: MAX_PAGE, labeled: Some(true), ..ItemPage::default() };
     while samples.len() < limits.labeled {
         let items = store.items(&page).await?;
         let Some(last) = items.last() else { break };
         page.before = Some(last.verdict.id);
-        for LabeledItem { verdict, labels } in items {
+        for LabeledItem { verdict, labels } in items.into_iter().filter(|item| !drawn.contains(&item.verdict.id)) {
             if samples.len() == limits.labeled {
                 break;
             }
@@ -141,7 +142,7 @@ async fn write(store: &Store, folder: &Path, limits: SnapshotLimits) -> Result<S
         let items = store.items(&page).await?;
         let Some(last) = items.last() else { break };
         page.before = Some(last.verdict.id);
-        for LabeledItem { verdict, .. } in items {
+        for LabeledItem { verdict, .. } in items.into_iter().filter(|item| !drawn.contains(&item.verdict.id)) {
             if unlabeled == limits.unlabeled {
                 break;
             }
@@ -173,14 +174,14 @@ fn hash(folder: &Path, unlabeled: bool) -> Result<String, DataError> {
 }
 
 /// An item's own picture, ready to be written.
-struct Still {
+pub(super) struct Still {
     bytes: Vec<u8>,
     kind: &'static str,
     thumbnail: Thumbnail,
 }
 
 /// `None` when the frame is gone or can't be decoded.
-async fn still(store: &Store, verdict: &Verdict) -> Result<Option<Still>, SnapshotError> {
+pub(super) async fn still(store: &Store, verdict: &Verdict) -> Result<Option<Still>, SnapshotError> {
     heartbeat::beat();
     let Some(key) = &verdict.frame else { return Ok(None) };
     let Some(jpeg) = store.frame(key).await? else { return Ok(None) };
@@ -199,7 +200,7 @@ async fn still(store: &Store, verdict: &Verdict) -> Result<Option<Still>, Snapsh
 }
 
 /// Writes the picture; returns its path inside `folder`.
-fn keep(folder: &Path, kind: &str, id: i64, still: &Still) -> Result<String, SnapshotError> {
+pub(super) fn keep(folder: &Path, kind: &str, id: i64, still: &Still) -> Result<String, SnapshotError> {
     let inside = folder.join(kind);
     fs::create_dir_all(&inside).map_err(at(&inside))?;
     let name = format!("{id:09}.{}", still.kind);

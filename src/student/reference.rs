@@ -107,9 +107,8 @@ mod tests {
     fn training_pictures_lie_within_the_edge_and_a_stranger_beyond() {
         // Two classes around (1, 0) and (0, 1), a little spread.
         let spread = |i: usize| i as f32 / 1000.0;
-        let embeddings: Vec<(Vec<f32>, usize)> = (0..200)
-            .map(|i| if i % 2 == 0 { (vec![3.0, spread(i)], 0) } else { (vec![spread(i), 5.0], 1) })
-            .collect();
+        let embeddings: Vec<(Vec<f32>, usize)> =
+            (0..200).map(|i| if i % 2 == 0 { (vec![3.0, spread(i)], 0) } else { (vec![spread(i), 5.0], 1) }).collect();
         let reference = measure(3, &embeddings);
         assert_eq!(reference.centres.len(), 2, "of the third class there is no picture");
         let novelty = |e: &[f32]| reference.novelty(e).unwrap_or(f32::NAN);

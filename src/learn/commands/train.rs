@@ -173,8 +173,12 @@ struct HeldOutLogits {
 
 impl TrainingRun<'_> {
     /// Trains one student per fold, validates, writes `cv.json` and gives the final student: with `--folds` one more, which
-    /// trained on everything. 
-    fn run(&self, fold_of: &[usize], accept: &[String]) -> anyhow::Result<(TrainedStudent, Validation, LabeledPictures)> {
+    /// trained on everything.
+    fn run(
+        &self,
+        fold_of: &[usize],
+        accept: &[String],
+    ) -> anyhow::Result<(TrainedStudent, Validation, LabeledPictures)> {
         let (options, data) = (self.options, &self.setup.data);
         let folds = self.splits.folds.unwrap_or(1);
         let mut held_out: Vec<HeldOutLogits> = Vec::new();
