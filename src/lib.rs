@@ -21,6 +21,7 @@
 //! | [`tokens`] | access tokens and roles, hashed in a file |
 //! | [`files`] | whole-or-nothing writes, fsync included |
 //! | [`metrics`] | every Prometheus metric: name, unit, labels, buckets |
+//! | [`statistics`] | bounds that promises and rulings rest on: pure functions of counts and draws |
 //! | [`domain`] | the words of the trade: `Frame → Item → Scored → Verdict`; no I/O |
 //!
 //! Training lives in the program `beltsight-learn` (`src/learn`), so that serving never loads libtorch.
@@ -40,6 +41,7 @@ pub mod network;
 pub mod picture;
 pub mod rounds;
 pub mod service;
+pub mod statistics;
 pub mod store;
 pub mod student;
 pub mod tokens;

@@ -57,6 +57,7 @@ const ROOMS: &[&str] = &[
     "line/eject/output",
     "metrics",
     "files",
+    "statistics",
     "domain",
 ];
 

@@ -224,6 +224,7 @@ fn examined(
         unlabeled: 5000,
         memory: 8 << 30,
         gate: PromotionGateLimits::default(),
+        tests_before: 0,
     };
     folder.write("plan.json", &plan).unwrap();
     folder.write("ruling.json", ruling).unwrap();

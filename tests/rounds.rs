@@ -42,11 +42,12 @@ fn serve(folder: &Path, rounds: &str) -> Service {
         }
     }
     let rest = format!(
-        "[record]\nkeep_share = 1.0\nkeep_per_hour = 100000\n\
+        "[record]\nkeep_share = 1.0\nkeep_per_hour = 100000\naudit_per_day = 100000000\n\
          [rounds]\nmin_labels = 20\nprobation = '1s'\nheld_out = '{}'\nheld_out_share = 0.2\n\
          train = ['thresholded-pseudo-label', '--net', 'small', '--input', '32', '--steps', '60', '--batch', '16', '--lr', '0.05']\n\
          {rounds}\n\
-         [rounds.gate]\nshadow_items = 20\ncalibration_error = 1.0\nslower = 4.0\n",
+         [rounds.gate]\nshadow_items = 20\ncalibration_error = 1.0\nslower = 4.0\n\
+         significance = 0.025\nescape_cost = 1.0\nmore_false_accepts = 0.3\nmore_false_rejects = 0.3\n",
         held_out.display(),
     );
     let config = configured(folder, &root, "", &rest);
@@ -174,7 +175,7 @@ async fn labels_become_a_better_student_that_a_person_lets_serve_and_an_equal_on
     let round = service.ended(1, |_| ()).await;
     assert_eq!((&round["end"], &round["trigger"]), (&json!("promoted"), &json!("Ann")), "{round}");
     let checks = round["checks"].as_array().unwrap();
-    assert!(checks.len() == 8 && checks.iter().all(|check| check["passed"] == true), "{round}");
+    assert!(checks.len() == 10 && checks.iter().all(|check| check["passed"] == true), "{round}");
     let models = service.get("/models").await;
     let first = models["serving"].as_str().unwrap();
     assert!(first.starts_with("round-0001-") && models["history"][0]["by"] == "Bea", "{models}");

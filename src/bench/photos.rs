@@ -163,10 +163,10 @@ pub async fn run(plan: PhotosPlan) -> Result<PhotosReport> {
     let _ = fs::remove_dir_all(&root);
     super::copy_model(&out.join("first/model"), &root.join("first"))?;
     let config = json!({
-        "record": { "keep_share": 1.0, "keep_per_hour": 100000 },
+        "record": { "keep_share": 1.0, "keep_per_hour": 100000, "audit_per_day": 100_000_000 },
         "rounds": {
             "min_labels": 1, "train": plan.train, "distill": plan.distill, "base": start, "probation": "1s",
-            // Of few labels a paired test needs many: half of them judge, half of them teach.
+            // The audit draws half of the items: of few labels half judge, half teach.
             "held_out_share": 0.5,
             "gate": { "shadow_items": 100, "shadow_disagreement": 1.0 },
         },

@@ -155,5 +155,6 @@ fn round_plan(plan: &RoundBenchPlan, store: &Path, train: &[String], settings: R
         unlabeled: settings.unlabeled,
         memory: settings.memory,
         gate: settings.gate,
+        tests_before: 0,
     })
 }

@@ -216,14 +216,14 @@ pub async fn tell(plan: StoryPlan) -> Result<Story> {
     let belt = scene(plan.seed, Some(change(first)));
     let rounds = json!({
         "min_labels": 10, "train": plan.train, "distill": plan.distill, "base": out.join("base"), "probation": "30s",
-        // Of few labels a paired test needs many: half of them judge, half of them teach.
+        // The audit draws half of the items: of few labels half judge, half teach.
         "held_out_share": 0.5,
         // Of 60 labels 30 are held out: one picture is a fifteenth of a class, and two may be chance.
         "gate": { "shadow_items": 100, "shadow_disagreement": 0.5, "class_loss": 0.15 },
     });
     let config = json!({
         "camera": [{ "name": "belt", "source": "simulated", "belt": belt }],
-        "record": { "keep_share": 1.0, "keep_per_hour": 100000 },
+        "record": { "keep_share": 1.0, "keep_per_hour": 100000, "audit_per_day": 100_000_000 },
         "rounds": rounds,
     });
     let service = MeasuredService::with_config(&root.join("first"), ON_CPU, &toml::to_string(&config)?)?;

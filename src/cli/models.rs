@@ -5,7 +5,7 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::DEFAULT_CONFIG;
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
         engine::Device,
         manifest::{self, Manifest},
         open::Student,
-        reference,
+        reference::{self, LabeledPicture},
         registry::Registry,
     },
 };
@@ -48,9 +48,15 @@ enum ModelsCommand {
     Reference {
         /// Version.
         version: String,
-        /// The pictures it was trained on: a data set's folder.
+        /// The labeled pictures it was trained on: a data set's folder.
         #[arg(long)]
         data: PathBuf,
+        /// Labeled pictures it was not trained on: a data set's folder. They set the limit to the unknown.
+        #[arg(long)]
+        held_out: Option<PathBuf>,
+        /// Share of the good items that may be diverted as unknown.
+        #[arg(long, default_value_t = 0.01)]
+        false_diverts: f64,
     },
     /// Print every change of the serving student.
     History,
@@ -93,7 +99,9 @@ pub fn run(ModelsArgs { command, root }: ModelsArgs) -> Result<ExitCode> {
         ModelsCommand::Show { version } => {
             println!("{}", toml::to_string_pretty(&Manifest::read(&root.join(version))?)?);
         }
-        ModelsCommand::Reference { version, data } => measure_reference(&root.join(version), &data)?,
+        ModelsCommand::Reference { version, data, held_out, false_diverts } => {
+            measure_reference(&root.join(version), &data, held_out.as_deref(), false_diverts)?
+        }
         ModelsCommand::History => print_history(root)?,
         ModelsCommand::Promote { version, change } => {
             registry(root, &change)?.promote(&version, &change.by, &change.why)?;
@@ -160,10 +168,24 @@ fn verify(root: &Path, version: Option<String>) -> Result<ExitCode> {
     Ok(if refused { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn measure_reference(folder: &Path, data: &Path) -> Result<()> {
-    let pictures = dataset::read(data)?.load(Manifest::read(folder)?.input.side)?;
-    let reference = reference::write(folder, &pictures)?;
-    println!("{} centres, edge {:.4}", reference.centres.len(), reference.edge);
+fn measure_reference(folder: &Path, data: &Path, held_out: Option<&Path>, false_diverts: f64) -> Result<()> {
+    ensure!(false_diverts > 0.0 && false_diverts < 1.0, "--false-diverts must lie between 0 and 1");
+    let manifest = Manifest::read(folder)?;
+    let load = |data: &Path| -> Result<Vec<LabeledPicture>> {
+        let data = dataset::read(data)?;
+        let mut classes = manifest.classes.clone();
+        let truth = data.truth(&mut classes);
+        let strange = &classes[manifest.classes.len()..];
+        ensure!(strange.is_empty(), "the student does not know {}", strange.join(", "));
+        Ok(data.load(manifest.input.side)?.into_iter().zip(truth).collect())
+    };
+    let held_out = held_out.map(load).transpose()?.unwrap_or_default();
+    let reference = reference::write(folder, &load(data)?, &held_out, false_diverts)?;
+    print!("{} centres, edge {:.4}", reference.centres.len(), reference.edge);
+    match Manifest::read(folder)?.thresholds.unknown_from {
+        Some(limit) => println!(", unknown from {limit:.4} edges"),
+        None => println!(", no limit to the unknown: that takes two good pictures in --held-out"),
+    }
     Ok(())
 }
 

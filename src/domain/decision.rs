@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// How scores become a decision; see `line::decide`.
+/// How scores become a decision; see `student::decide`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Thresholds {
@@ -14,6 +14,10 @@ pub struct Thresholds {
     pub unsure_from: f32,
     /// Temperature that calibrates the probabilities (Guo et al. 2017, arXiv:1706.04599); 1 changes nothing.
     pub temperature: f32,
+    /// Novelty from which on an item is unknown, see [`super::Card::novelty`]: of labeled good pictures that training did
+    /// not see, the share that the training was told lies beyond it. Absent: none was measured, and nothing is unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unknown_from: Option<f32>,
 }
 
 /// What happens to the item.
@@ -53,6 +57,8 @@ pub enum Reason {
     Several,
     /// It would have been accepted, but no picture showed it whole.
     Partial,
+    /// It would have been accepted, but is unlike all that the student was trained on.
+    Unknown,
     /// The probability was too low to accept, or not a number.
     LowScore,
     /// There were no scores at all.
@@ -68,6 +74,7 @@ impl Reason {
             Reason::Unsure => "unsure",
             Reason::Several => "several",
             Reason::Partial => "partial",
+            Reason::Unknown => "unknown",
             Reason::LowScore => "low_score",
             Reason::Fault => "fault",
         }

@@ -71,3 +71,19 @@ impl Source {
         }
     }
 }
+
+/// How an item came to be drawn for the audit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AuditDraw {
+    /// The chance with which it was drawn, above 0.
+    pub chance: f64,
+    /// The least chance that any item had at that moment, above 0 and at most `chance`.
+    pub least: f64,
+}
+
+impl AuditDraw {
+    /// How much the item counts beside others: one that was three times as likely as others to be drawn counts a third.
+    pub fn weight(self) -> f64 {
+        self.least / self.chance
+    }
+}

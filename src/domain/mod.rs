@@ -13,7 +13,7 @@ pub mod time;
 mod verdict;
 
 pub use decision::{Action, Decision, Reason, Thresholds};
-pub use item::{Item, Region, Source, Truth};
+pub use item::{AuditDraw, Item, Region, Source, Truth};
 pub use picture::{Frame, Optics, Picture, Raw};
 pub use scores::{Card, Fault, Reference, Scored, Scores, Spread, Timings, ms};
 pub use verdict::{ClassScore, Verdict, draw_uid};

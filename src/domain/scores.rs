@@ -38,6 +38,14 @@ pub struct Card {
     pub reference: Option<Arc<Reference>>,
 }
 
+impl Card {
+    /// How far what `scores` are about lies from what the student was trained on, see [`Reference::novelty`]; `None` where
+    /// that can't be told.
+    pub fn novelty(&self, scores: &Scores) -> Option<f32> {
+        self.reference.as_ref()?.novelty(&scores.embedding)
+    }
+}
+
 /// A quantity over the training pictures.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Spread {
@@ -48,7 +56,7 @@ pub struct Spread {
 }
 
 /// What a model was trained on, as its own embeddings show it; see `crate::student::reference`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Reference {
     /// A centre per class, of embeddings scaled to length 1.

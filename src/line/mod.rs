@@ -14,7 +14,6 @@ pub mod infer;
 pub mod shadow;
 pub mod swap;
 
-pub mod decide;
 pub mod eject;
 pub mod observe;
 pub mod verdict;

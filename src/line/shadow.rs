@@ -14,12 +14,12 @@ use std::{
 use crate::{
     domain::{Action, Card, Picture, Scores},
     line::{
-        decide::decide,
         infer::{Infer, ScoredLook},
         priority,
     },
     picture::pixels,
     student::{
+        decide::{Look, decide},
         engine::{Device, softmax},
         manifest::ModelError,
         open::Student,
@@ -94,8 +94,11 @@ fn compare(mut student: Student, looks: &Receiver<ScoredLook>, tally: &Mutex<Sha
             continue;
         };
         let probabilities = softmax(&outputs.logits.row(0).to_vec(), student.card.thresholds.temperature);
-        let own = Scores { probabilities, embedding: Vec::new() };
-        let passes = |card: &Card, scores: Scores| decide(Some(card), &Ok(scores)).action == Action::Accept;
+        let own = Scores { probabilities, embedding: outputs.embedding.row(0).to_vec() };
+        let passes = |card: &Card, scores: Scores| {
+            let scores = Ok(scores);
+            decide(&scores, Look::whole(Some(card), &scores)).action == Action::Accept
+        };
         tally.items += 1;
         tally.apart += usize::from(passes(&student.card, own) != passes(&card, scores));
     }

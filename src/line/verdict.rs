@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 
 use crate::{
     domain::{ClassScore, Fault, Optics, Region, Scored, Source, Timings, Verdict, draw_uid},
-    line::decide::{decide, unless_incomplete},
+    student::decide::{Look, decide},
 };
 
 /// Where an item came from and when.
@@ -63,6 +63,8 @@ pub fn mean(mut looks: Vec<Scored>) -> Scored {
 /// taken from `scored`.
 pub fn assemble(origin: Origin, scored: &Scored, timings: Timings) -> Verdict {
     let card = scored.model.as_deref();
+    let whole = Look::whole(card, &scored.scores);
+    let look = Look { several: origin.several, partial: origin.partial, ..whole };
     let probabilities = scored.scores.as_ref().map_or(&[][..], |s| &s.probabilities);
     let classes = card.map_or(&[][..], |c| &c.classes);
     let finite = |p: f32| if p.is_finite() { p } else { 0.0 };
@@ -80,7 +82,7 @@ pub fn assemble(origin: Origin, scored: &Scored, timings: Timings) -> Verdict {
         camera: origin.camera.to_string(),
         track: origin.track,
         region: origin.region,
-        decision: unless_incomplete(decide(card, &scored.scores), origin.partial, origin.several),
+        decision: decide(&scored.scores, look),
         scores,
         model: card.map_or_else(String::new, |c| c.label.clone()),
         thresholds: String::new(),
@@ -89,7 +91,7 @@ pub fn assemble(origin: Origin, scored: &Scored, timings: Timings) -> Verdict {
         timings: Timings { queue_ms: scored.timings.queue_ms, infer_ms: scored.timings.infer_ms, ..timings },
         frame: None,
         truth: origin.truth,
-        novelty: card.and_then(|c| c.reference.as_ref()?.novelty(&scored.scores.as_ref().ok()?.embedding)),
+        novelty: look.novelty,
         optics: origin.optics,
     }
 }
@@ -126,6 +128,7 @@ mod tests {
                 accept_from: 0.9,
                 unsure_from: 0.6,
                 temperature: 1.0,
+                unknown_from: None,
             },
             reference: None,
         })

@@ -105,7 +105,7 @@ impl LineMetrics {
     /// series never fires.
     fn begin_closed(&self) {
         for source in ["belt", "http"] {
-            for reason in ["accepted", "wrong_class", "unsure", "several", "partial", "low_score", "fault"] {
+            for reason in ["accepted", "wrong_class", "unsure", "several", "partial", "unknown", "low_score", "fault"] {
                 self.reasons.with_label_values(&[source, reason]);
             }
             for stage in ["decode", "locate", "queue", "infer"] {

@@ -44,12 +44,14 @@ impl RoundMetrics {
         for check in [
             "classes",
             "answers",
+            "escapes",
+            "false rejects",
             "better",
             "every class",
-            "false accepts",
             "calibrated",
             "robust",
             "fast enough",
+            "tests",
             "shadow",
         ] {
             metrics.gate_failures.with_label_values(&[check]);

@@ -62,7 +62,7 @@ impl StoreMetrics {
             kept: counters(
                 r,
                 "kept_frames_total",
-                "Items whose frame was chosen to be kept, by why: taken_off, doubtful, novel, random.",
+                "Items whose frame was chosen to be kept, by why: taken_off, doubtful, novel, audit, random.",
                 &["why"],
             )?,
             labels: counters(
@@ -96,7 +96,7 @@ impl StoreMetrics {
                 metrics.anchors.with_label_values(&[target, outcome]);
             }
         }
-        for why in ["taken_off", "doubtful", "novel", "random"] {
+        for why in ["taken_off", "doubtful", "novel", "audit", "random"] {
             metrics.kept.with_label_values(&[why]);
         }
         for kind in ["verdict", "frame", "event"] {

@@ -10,14 +10,17 @@ use rand_chacha::ChaCha8Rng;
 use crate::{
     domain::{Action, Card, Scores, ms},
     files::heartbeat,
-    line::decide::decide,
     picture::{
         corrupt::{CORRUPTIONS, corrupt},
         dataset::{DataError, Dataset},
         pixels::PixelError,
     },
-    rounds::gate::{ExamAnswers, HeldOutTruth},
+    rounds::{
+        audit::UNSETTLED,
+        gate::{ExamAnswers, HeldOutTruth},
+    },
     student::{
+        decide::{Look, decide},
         engine::{Device, Engine, EngineError, softmax},
         manifest::{Manifest, ModelError},
     },
@@ -52,22 +55,25 @@ struct Examinee {
     exam: ExamAnswers,
 }
 
-/// What the models in `folders` answer to `data`, and the truth.
+/// What the models in `folders` answer to `data`, and the truth; `weights` says how much each picture counts.
 ///
 /// # Errors
 /// [`ExamError`].
-pub fn sit(folders: [&Path; 2], data: &Dataset) -> Result<([ExamAnswers; 2], HeldOutTruth), ExamError> {
-    let classes: Vec<String> = data.samples.iter().map(|s| s.class.clone()).collect();
-    let step = classes.len().div_ceil(DAMAGED).max(1);
+pub fn sit(
+    folders: [&Path; 2],
+    data: &Dataset,
+    weights: Vec<f64>,
+) -> Result<([ExamAnswers; 2], HeldOutTruth), ExamError> {
+    let class = |class: &str| if class == UNSETTLED { String::new() } else { class.to_string() };
+    let classes: Vec<String> = data.samples.iter().map(|s| class(&s.class)).collect();
+    let settled: Vec<usize> = (0..classes.len()).filter(|&at| !classes[at].is_empty()).collect();
+    let damaged: Vec<usize> = settled.iter().copied().step_by(settled.len().div_ceil(DAMAGED).max(1)).collect();
     let truth = HeldOutTruth {
-        damaged: classes
-            .iter()
-            .step_by(step)
-            .flat_map(|class| std::iter::repeat_n(class.clone(), CORRUPTIONS.len()))
-            .collect(),
+        damaged: damaged.iter().flat_map(|&at| std::iter::repeat_n(classes[at].clone(), CORRUPTIONS.len())).collect(),
         clean: classes,
+        weights,
     };
-    let [mut a, mut b] = [open(folders[0], data, step)?, open(folders[1], data, step)?];
+    let [mut a, mut b] = [open(folders[0], data, &damaged)?, open(folders[1], data, &damaged)?];
     let mut times = [Vec::new(), Vec::new()];
     let blank = |engine: &Engine| vec![vec![128; engine.side() * engine.side() * 3]];
     for _ in 0..TIMED {
@@ -85,13 +91,13 @@ pub fn sit(folders: [&Path; 2], data: &Dataset) -> Result<([ExamAnswers; 2], Hel
     Ok(([a.exam, b.exam], truth))
 }
 
-fn open(folder: &Path, data: &Dataset, step: usize) -> Result<Examinee, ExamError> {
+fn open(folder: &Path, data: &Dataset, chosen: &[usize]) -> Result<Examinee, ExamError> {
     let manifest = Manifest::read(folder)?;
-    let card = manifest.card(&manifest.serve);
+    let card = manifest.card(folder, &manifest.serve)?;
     let mut engine = Engine::open(&manifest.onnx(folder, &manifest.serve)?, Device::Cpu, 1)?;
     let pictures = data.load(card.side)?;
     let mut damaged = Vec::new();
-    for (n, picture) in pictures.iter().step_by(step).enumerate() {
+    for (n, picture) in chosen.iter().map(|&at| &pictures[at]).enumerate() {
         for corruption in CORRUPTIONS {
             // The same draw for both students.
             let mut rng = ChaCha8Rng::seed_from_u64(n as u64);
@@ -99,17 +105,18 @@ fn open(folder: &Path, data: &Dataset, step: usize) -> Result<Examinee, ExamErro
             damaged.push(corrupt(picture, card.side as usize, corruption, STRENGTH, &mut rng)?);
         }
     }
-    let clean = probabilities(&mut engine, &card, &pictures)?;
-    let accepts = |row: &Vec<f32>| {
-        let scores = Scores { probabilities: row.clone(), embedding: Vec::new() };
-        decide(Some(&card), &Ok(scores)).action == Action::Accept
+    let clean = scores(&mut engine, &card, &pictures)?;
+    let accepts = |scores: &Scores| {
+        let scores = Ok(scores.clone());
+        decide(&scores, Look::whole(Some(&card), &scores)).action == Action::Accept
     };
     let accepted = clean.iter().map(accepts).collect();
-    let damaged = probabilities(&mut engine, &card, &damaged)?;
+    let damaged = scores(&mut engine, &card, &damaged)?;
     // In one order for both students, so that only classes that differ differ.
     let mut order: Vec<usize> = (0..card.classes.len()).collect();
     order.sort_by_key(|&c| &card.classes[c]);
-    let ordered = |rows: Vec<Vec<f32>>| rows.iter().map(|row| order.iter().map(|&c| row[c]).collect()).collect();
+    let ordered =
+        |rows: Vec<Scores>| rows.iter().map(|row| order.iter().map(|&c| row.probabilities[c]).collect()).collect();
     let mut accept = card.thresholds.accept.clone();
     accept.sort();
     let exam = ExamAnswers {
@@ -123,12 +130,17 @@ fn open(folder: &Path, data: &Dataset, step: usize) -> Result<Examinee, ExamErro
     Ok(Examinee { engine, exam })
 }
 
-fn probabilities(engine: &mut Engine, card: &Card, pictures: &[Vec<u8>]) -> Result<Vec<Vec<f32>>, EngineError> {
+fn scores(engine: &mut Engine, card: &Card, pictures: &[Vec<u8>]) -> Result<Vec<Scores>, EngineError> {
     let mut rows = Vec::new();
     for chunk in pictures.chunks(64) {
         heartbeat::beat();
         let outputs = engine.run_all(chunk, 8)?;
-        rows.extend(outputs.logits.rows().into_iter().map(|row| softmax(&row.to_vec(), card.thresholds.temperature)));
+        rows.extend(outputs.logits.rows().into_iter().zip(outputs.embedding.rows()).map(|(logits, embedding)| {
+            Scores {
+                probabilities: softmax(&logits.to_vec(), card.thresholds.temperature),
+                embedding: embedding.to_vec(),
+            }
+        }));
     }
     Ok(rows)
 }

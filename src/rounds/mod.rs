@@ -15,6 +15,7 @@
 //!
 //! Invariant: a file or folder under its final name is whole, so a round that was killed goes on by being run again.
 
+mod audit;
 pub mod exam;
 pub mod gate;
 pub mod keeper;
@@ -22,6 +23,7 @@ pub mod learner;
 pub mod near_duplicates;
 mod probation;
 pub mod run;
+mod sides;
 pub mod snapshot;
 pub mod start;
 mod window;
@@ -66,7 +68,8 @@ pub struct RoundSettings {
     pub base: Option<PathBuf>,
     /// Labeled pictures that every candidate is examined on in addition; training never sees them.
     pub held_out: Option<PathBuf>,
-    /// Share of the labeled items, chosen once and for all by their hash, that training never sees.
+    /// Largest share of the recorded items that the audit draws, see [`crate::line::record::RecordSettings::audit_per_day`];
+    /// training never sees them.
     pub held_out_share: f64,
     /// Most unlabeled pictures in a round, drawn evenly over the days of which there are any.
     pub unlabeled: usize,
@@ -180,6 +183,9 @@ pub struct RoundPlan {
     pub memory: u64,
     /// As in [`RoundSettings`].
     pub gate: PromotionGateLimits,
+    /// Candidates that the store's answers have judged before.
+    #[serde(default)]
+    pub tests_before: u32,
 }
 
 impl RoundPlan {

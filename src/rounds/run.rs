@@ -4,6 +4,7 @@
 //! from its checkpoint.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
     process::Command,
@@ -14,11 +15,10 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::{RoundFolder, RoundPlan};
 use crate::{
-    domain::hash::sha256,
     files::{FolderDraft, heartbeat},
     picture::dataset::{self, Dataset, Sample},
     rounds::{
-        exam, gate, learner,
+        audit, exam, gate, learner,
         snapshot::{self, SnapshotLimits, snapshot},
         start,
     },
@@ -29,6 +29,8 @@ use crate::{
 /// Times that a label of the store is listed beside the data set that training always sees: thirty among eight hundred
 /// would hardly count, so they are listed until both are about as many, but not so often that they are learned by heart.
 const MOST_LISTED: usize = 16;
+/// Beside the audit's pictures, how much each counts.
+const WEIGHTS: &str = "weights.json";
 
 /// Runs what is left of the round in `folder` and leaves its ruling there.
 ///
@@ -57,40 +59,68 @@ pub fn run(folder: &RoundFolder) -> Result<()> {
         learn(folder, &plan, "distill", &words, &accept, &candidate)?;
     }
     let held_out = dataset::read(&folder.path.join("held_out"))?;
-    let ([old, new], truth) = exam::sit([&plan.incumbent, &folder.candidate()], &held_out)?;
-    let ruling = gate::rule(&old, &new, &truth, &plan.gate);
+    let weights = weights(folder, &held_out);
+    let ([old, new], truth) = exam::sit([&plan.incumbent, &folder.candidate()], &held_out, weights)?;
+    let ruling = gate::within(gate::rule(&old, &new, &truth, &plan.gate), plan.tests_before, &plan.gate);
     folder.write("ruling.json", &ruling)?;
     println!("{}", serde_json::to_string_pretty(&ruling)?);
     Ok(())
 }
 
-/// Freezes the data: the snapshot, and the lists `train` and `held_out` of its labeled pictures.
+/// Freezes the data: the snapshot, the audit's answers, and the lists `train` and `held_out` of its labeled pictures.
 fn freeze(folder: &RoundFolder, plan: &RoundPlan) -> Result<()> {
     let frozen = folder.path.join("snapshot");
-    if !frozen.is_dir() {
-        let limits = SnapshotLimits { labeled: 100_000, unlabeled: plan.unlabeled };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async {
-            let store = Store::open_to_read(&plan.store).await?; // the service writes it
-            let taken = snapshot(&store, &frozen, limits).await;
-            store.close().await;
-            taken
-        })?;
-    }
-    let (mut train, mut held_out) = (Vec::new(), Vec::new());
-    for sample in absolute(&frozen, dataset::read(&frozen)?)? {
-        let share = if held_out_draw(&sample.group) < plan.held_out_share { &mut held_out } else { &mut train };
-        share.push(sample);
-    }
+    let answered = folder.path.join("audit");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let store = Store::open_to_read(&plan.store).await?; // the service writes it
+        let taken = freeze_store(&store, plan, &frozen, &answered).await;
+        store.close().await;
+        taken
+    })?;
+    let mut train = absolute(&frozen, dataset::read(&frozen)?.samples)?;
     if let Some(root) = &plan.base {
-        train = beside(train, absolute(root, dataset::read(root)?)?);
+        train = beside(train, absolute(root, dataset::read(root)?.samples)?);
+    }
+    let mut held_out = Vec::new();
+    if answered.join(dataset::PHOTOS).is_file() {
+        held_out = absolute(&answered, dataset::read(&answered)?.samples)?;
     }
     if let Some(root) = &plan.held_out {
-        held_out.extend(absolute(root, dataset::read(root)?)?);
+        held_out.extend(absolute(root, dataset::read(root)?.samples)?);
     }
-    ensure!(!held_out.is_empty(), "no labeled item fell into the share of {} that is held out", plan.held_out_share);
+    ensure!(!held_out.is_empty(), "{NOTHING_TO_JUDGE_BY}");
     list(&folder.path, "train", &train)?;
     list(&folder.path, "held_out", &held_out)
+}
+
+/// Why a round without held-out pictures ends.
+const NOTHING_TO_JUDGE_BY: &str = "nothing judges the candidate: nobody has answered yet about an item that the audit drew \
+    (record.audit_per_day), and rounds.held_out names no pictures";
+
+/// Freezes what is not frozen yet: what trains, and what judges.
+async fn freeze_store(store: &Store, plan: &RoundPlan, frozen: &Path, answered: &Path) -> Result<()> {
+    if !frozen.is_dir() {
+        snapshot(store, frozen, SnapshotLimits { labeled: 100_000, unlabeled: plan.unlabeled }).await?;
+    }
+    if !answered.is_dir() {
+        let draft = FolderDraft::begin(answered)?;
+        let (samples, weights) = audit::freeze(store, draft.path()).await?;
+        if !samples.is_empty() {
+            dataset::write(draft.path(), &samples)?;
+        }
+        fs::write(draft.path().join(WEIGHTS), serde_json::to_vec(&weights)?)?;
+        draft.publish()?;
+    }
+    Ok(())
+}
+
+/// How much each of `held_out` counts: as the audit drew it, and 1 where it is not the audit's.
+fn weights(folder: &RoundFolder, held_out: &Dataset) -> Vec<f64> {
+    let root = fs::canonicalize(folder.path.join("audit")).unwrap_or_default();
+    let drawn: BTreeMap<String, f64> = folder.read(&format!("audit/{WEIGHTS}")).unwrap_or_default();
+    let own = |file: &str| Path::new(file).strip_prefix(&root).ok().and_then(|file| drawn.get(file.to_str()?).copied());
+    held_out.samples.iter().map(|sample| own(&sample.file).unwrap_or(1.0)).collect()
 }
 
 /// `new` as often as [`MOST_LISTED`] says, and `base`.
@@ -99,16 +129,10 @@ fn beside(new: Vec<Sample>, base: Vec<Sample>) -> Vec<Sample> {
     std::iter::repeat_n(new, times).flatten().chain(base).collect()
 }
 
-/// Where an item falls, 0 to 1, by the hash of its group: for one item always the same.
-fn held_out_draw(group: &str) -> f64 {
-    let hash = u32::from_str_radix(&sha256(group.as_bytes())[..8], 16).unwrap_or(0); // eight hex digits always parse
-    f64::from(hash) / f64::from(u32::MAX)
-}
-
-fn absolute(root: &Path, data: Dataset) -> Result<Vec<Sample>> {
+fn absolute(root: &Path, samples: Vec<Sample>) -> Result<Vec<Sample>> {
     let root = fs::canonicalize(root).with_context(|| root.display().to_string())?;
     let place = |sample: Sample| Sample { file: root.join(&sample.file).to_string_lossy().into_owned(), ..sample };
-    Ok(data.samples.into_iter().map(place).collect())
+    Ok(samples.into_iter().map(place).collect())
 }
 
 /// Writes `folder/name/photos.csv`, whole or not at all.
@@ -192,8 +216,83 @@ pub fn capped(command: &Command, memory: u64) -> Command {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use time::OffsetDateTime;
+
     use super::*;
+    use crate::{
+        domain::{Action, AuditDraw, Picture, Verdict, testing::verdict},
+        picture::pixels,
+        rounds::RoundSettings,
+        store::frame_key,
+    };
+
+    /// A store of `items` items that somebody labeled in turn, of which every third was drawn.
+    async fn labeled(folder: &Path, items: usize) {
+        let store = Store::open(folder).await.unwrap();
+        let (mut verdicts, mut draws) = (Vec::new(), Vec::new());
+        for n in 0..items {
+            let mut picture = Picture::filled(64, 64, [0; 3]);
+            for (at, value) in picture.rgb.iter_mut().enumerate() {
+                *value = ((at / 96 * (n + 3) + n * 31) % 251) as u8;
+            }
+            let jpeg = pixels::encode_jpeg(&picture, 95).unwrap();
+            let key = frame_key(&jpeg, OffsetDateTime::UNIX_EPOCH);
+            store.put_frame(&key, jpeg.into()).await.unwrap();
+            verdicts.push(Verdict { frame: Some(key), ..verdict(Action::Reject) });
+            draws.push((n % 3 == 0).then_some(AuditDraw { chance: 0.3, least: 0.1 }));
+        }
+        let ids = store.insert_drawn(&[], &verdicts, &draws).await.unwrap();
+        for id in ids {
+            let class = [None, Some("cod"), Some("bass")][id as usize % 7 % 3];
+            store.add_label(id, class, "anna", OffsetDateTime::UNIX_EPOCH).await.unwrap();
+        }
+        store.close().await;
+    }
+
+    #[test]
+    fn only_what_the_audit_drew_judges_and_it_never_trains() {
+        let root = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(labeled(&root.path().join("store"), 30));
+        drop(runtime);
+        let settings = RoundSettings::default();
+        let plan = RoundPlan {
+            number: 1,
+            version: "round-0001-1a2b3c4d".into(),
+            trigger: "labels".into(),
+            started: "2026-11-29T08:00:00Z".into(),
+            labels: 30,
+            store: root.path().join("store"),
+            incumbent: "/models/a".into(),
+            train: settings.train,
+            distill: Vec::new(),
+            base: None,
+            held_out: None,
+            held_out_share: 0.3,
+            unlabeled: 10,
+            memory: 1,
+            gate: settings.gate,
+            tests_before: 0,
+        };
+        let folder = RoundFolder::begin(&plan.store, &plan).unwrap();
+        freeze(&folder, &plan).unwrap();
+        let listed = |name: &str| dataset::read(&folder.path.join(name)).unwrap();
+        let ids = |data: &Dataset| -> Vec<usize> {
+            let id = |s: &Sample| Path::new(&s.file).file_stem().unwrap().to_str().unwrap().parse().unwrap();
+            data.samples.iter().map(id).collect()
+        };
+        let held_out = listed("held_out");
+        assert_eq!(ids(&held_out), (1..=30).step_by(3).collect::<Vec<_>>());
+        assert!(ids(&listed("train")).iter().all(|id| id % 3 != 1));
+        assert!(
+            held_out.samples.iter().any(|sample| sample.class == audit::UNSETTLED),
+            "what nobody can tell counts too"
+        );
+        let weights = weights(&folder, &held_out);
+        assert!(weights.iter().all(|weight| (weight - 1.0 / 3.0).abs() < 1e-9), "{weights:?}");
+    }
 
     #[test]
     fn a_round_gets_the_last_of_the_allowed_cpus() {

@@ -4,7 +4,7 @@
 //! share a `split_group`, so they never stand on both sides of a split.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs, io,
     path::{Path, PathBuf},
 };
@@ -101,7 +101,9 @@ pub async fn snapshot(store: &Store, folder: &Path, limits: SnapshotLimits) -> R
 }
 
 async fn write(store: &Store, folder: &Path, limits: SnapshotLimits) -> Result<Snapshot, SnapshotError> {
-    let mut writing = SnapshotWriting { store, folder, seen: HashMap::new(), duplicates: 0, unsettled: 0, missing: 0 };
+    let drawn = store.drawn(0).await?;
+    let mut writing =
+        SnapshotWriting { store, folder, drawn, seen: HashMap::new(), duplicates: 0, unsettled: 0, missing: 0 };
     let labeled = writing.labeled(limits.labeled).await?;
     let unlabeled = writing.unlabeled(limits.unlabeled).await?;
     let sha256 = hash(folder, unlabeled > 0)?;
@@ -113,6 +115,8 @@ async fn write(store: &Store, folder: &Path, limits: SnapshotLimits) -> Result<S
 struct SnapshotWriting<'a> {
     store: &'a Store,
     folder: &'a Path,
+    /// What the audit drew: it judges, and never teaches.
+    drawn: HashSet<i64>,
     /// Thumbnails of what is in it: by class, and of the unlabeled under "".
     seen: HashMap<String, ThumbnailIndex>,
     duplicates: usize,
@@ -129,7 +133,9 @@ impl SnapshotWriting<'_> {
             let items = self.store.items(&page).await?;
             let Some(last) = items.last() else { break };
             page.before = Some(last.verdict.id);
-            for LabeledItem { verdict, labels } in items {
+            for LabeledItem { verdict, labels } in
+                items.into_iter().filter(|item| !self.drawn.contains(&item.verdict.id))
+            {
                 if samples.len() == most {
                     break;
                 }
@@ -179,7 +185,7 @@ impl SnapshotWriting<'_> {
 
     /// Writes the first of `items` that is there and like nothing written before; false: there is none.
     async fn next_of(&mut self, items: &mut impl Iterator<Item = i64>) -> Result<bool, SnapshotError> {
-        for id in items {
+        for id in items.filter(|id| !self.drawn.contains(id)) {
             let Some(verdict) = self.store.verdict(id).await? else { continue }; // removed meanwhile
             let Some(still) = still(self.store, &verdict).await? else {
                 self.missing += 1;
@@ -216,14 +222,14 @@ fn hash(folder: &Path, unlabeled: bool) -> Result<String, DataError> {
 }
 
 /// An item's own picture, ready to be written.
-struct Still {
+pub(super) struct Still {
     bytes: Vec<u8>,
     kind: &'static str,
     thumbnail: Thumbnail,
 }
 
 /// `None` when the frame is gone or can't be decoded.
-async fn still(store: &Store, verdict: &Verdict) -> Result<Option<Still>, SnapshotError> {
+pub(super) async fn still(store: &Store, verdict: &Verdict) -> Result<Option<Still>, SnapshotError> {
     heartbeat::beat();
     let Some(key) = &verdict.frame else { return Ok(None) };
     let Some(jpeg) = store.frame(key).await? else { return Ok(None) };
@@ -242,7 +248,7 @@ async fn still(store: &Store, verdict: &Verdict) -> Result<Option<Still>, Snapsh
 }
 
 /// Writes the picture; returns its path inside `folder`.
-fn keep(folder: &Path, kind: &str, id: i64, still: &Still) -> Result<String, SnapshotError> {
+pub(super) fn keep(folder: &Path, kind: &str, id: i64, still: &Still) -> Result<String, SnapshotError> {
     let inside = folder.join(kind);
     fs::create_dir_all(&inside).map_err(at(&inside))?;
     let name = format!("{id:09}.{}", still.kind);

@@ -46,8 +46,14 @@ impl OpenRecord {
         });
         log_head(&store).await;
         let stop_writer = CancellationToken::new();
-        let (recorder, writer) =
-            Recorder::start(store.clone(), &config.record, metrics.clone(), recorded, stop_writer.clone());
+        let (recorder, writer) = Recorder::start(
+            store.clone(),
+            &config.record,
+            config.rounds.held_out_share,
+            metrics.clone(),
+            recorded,
+            stop_writer.clone(),
+        );
         Ok((Self { store, stop_writer, writer, crashed }, recorder))
     }
 }

@@ -7,6 +7,7 @@
 pub mod anchor;
 mod audit;
 mod clock;
+mod draws;
 mod earlier;
 #[cfg(test)]
 mod forger;
@@ -52,6 +53,7 @@ use labels::queue;
 pub use labels::{
     Label, LabelPage,
     agreement::{Agreement, Consensus, consensus},
+    audit::AuditAnswer,
     items::{FoundItems, ItemPage, LabeledItem},
     queue::{Ask, Queue, QueueOrder, WINDOW, hash_share},
 };
@@ -90,7 +92,7 @@ const BUSY: Duration = Duration::from_secs(5);
 
 /// What makes the database, in order; each file runs once. Listed here, for sqlx's macro would build the half of it a
 /// second time, for the compiler.
-const MIGRATIONS: [(&str, &str); 10] = [
+const MIGRATIONS: [(&str, &str); 11] = [
     ("verdicts", include_str!("migrations/0001_verdicts.sql")),
     ("labels", include_str!("migrations/0002_labels.sql")),
     ("chain", include_str!("migrations/0003_chain.sql")),
@@ -101,6 +103,7 @@ const MIGRATIONS: [(&str, &str); 10] = [
     ("uids", include_str!("migrations/0008_uids.sql")),
     ("counts", include_str!("migrations/0009_counts.sql")),
     ("serving", include_str!("migrations/0010_serving.sql")),
+    ("draws", include_str!("migrations/0011_draws.sql")),
 ];
 
 fn migrations() -> Migrator {

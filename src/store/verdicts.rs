@@ -9,14 +9,14 @@ use sqlx::{QueryBuilder, Sqlite};
 use time::OffsetDateTime;
 
 use super::{
-    Store, StoreError,
+    Store, StoreError, draws,
     record::{
         chain::{self, Body},
         event::Event,
     },
     tallies::Counted,
 };
-use crate::domain::{Action, Source, Verdict};
+use crate::domain::{Action, AuditDraw, Source, Verdict};
 
 /// Most verdicts in one page.
 pub const MAX_PAGE: u32 = 500;
@@ -88,6 +88,19 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`]; then nothing was stored.
     pub async fn insert_after(&self, events: &[Event], verdicts: &[Verdict]) -> Result<Vec<i64>, StoreError> {
+        self.insert_drawn(events, verdicts, &[]).await
+    }
+
+    /// [`Store::insert_after`] with the audit's draws, one for each verdict; those that are missing were not drawn.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]; then nothing was stored.
+    pub async fn insert_drawn(
+        &self,
+        events: &[Event],
+        verdicts: &[Verdict],
+        drawn: &[Option<AuditDraw>],
+    ) -> Result<Vec<i64>, StoreError> {
         let mut transaction = self.begin().await?;
         let tail = chain::tail(&mut transaction).await?.ok_or_else(chain::no_head)?;
         let last = tail.last_verdict.checked_add(verdicts.len() as i64);
@@ -112,6 +125,7 @@ impl Store {
         ids.iter().zip(verdicts).for_each(|(id, verdict)| counted.add(*id, verdict));
         counted.write(&mut transaction).await?;
         chain::extend(&mut transaction, self.signer()?, tail, &bodies).await?;
+        draws::write(&mut transaction, self.signer()?, &ids, verdicts, drawn).await?;
         transaction.commit().await?;
         Ok(ids)
     }

@@ -168,7 +168,7 @@ impl Manifest {
     }
 
     fn check(&self) -> Result<(), String> {
-        let Thresholds { accept, accept_from, unsure_from, temperature } = &self.thresholds;
+        let Thresholds { accept, accept_from, unsure_from, temperature, unknown_from } = &self.thresholds;
         if self.classes.len() < 2 {
             return Err("`classes` must name at least two classes".into());
         }
@@ -184,6 +184,9 @@ impl Manifest {
         }
         if !(*temperature > 0.0 && temperature.is_finite()) {
             return Err("`thresholds.temperature` must be positive".into());
+        }
+        if unknown_from.is_some_and(|limit| !(limit > 0.0 && limit.is_finite() && self.reference.is_some())) {
+            return Err("`thresholds.unknown_from` must be positive and needs a `reference`".into());
         }
         match self.files.get(&self.serve) {
             None => Err(format!("`serve` is {}, but `files` has no such entry", self.serve)),
@@ -237,10 +240,13 @@ impl Manifest {
         Ok(Some(String::from_utf8_lossy(&bytes).lines().map(String::from).collect()))
     }
 
-    /// The part that scoring and deciding need, for the file of `precision`; without its reference, which is a file.
-    pub fn card(&self, precision: &str) -> Card {
+    /// The part that scoring and deciding need, for the file of `precision` of the model in `folder`.
+    ///
+    /// # Errors
+    /// As [`Manifest::read_reference`].
+    pub fn card(&self, folder: &Path, precision: &str) -> Result<Card, ModelError> {
         let sha256 = self.files.get(precision).map_or("", |f| f.sha256.as_str());
-        Card {
+        Ok(Card {
             label: format!("{}@{}", self.version, sha256.get(..12).unwrap_or(sha256)),
             sha256: sha256.into(),
             version: self.version.clone(),
@@ -248,8 +254,8 @@ impl Manifest {
             classes: self.classes.clone(),
             side: self.input.side,
             thresholds: self.thresholds.clone(),
-            reference: None,
-        }
+            reference: self.read_reference(folder)?,
+        })
     }
 }
 

@@ -3,6 +3,7 @@
 //!
 //! Invariant: nothing is opened for serving before its bytes matched the manifest's hash; only [`engine`] imports `ort`.
 
+pub mod decide;
 pub mod engine;
 pub mod evaluate;
 pub mod manifest;

@@ -84,7 +84,7 @@ impl Student {
                 lanes.push(lane);
             }
         }
-        let card = Card { reference: manifest.read_reference(folder)?, ..manifest.card(served) };
+        let card = manifest.card(folder, served)?;
         let known = stack(&[known_picture(engine.side())], engine.side()).and_then(|one| engine.run(one.view()));
         let known = softmax(&known.map_err(refuse)?.logits.row(0).to_vec(), card.thresholds.temperature);
         Ok(Self { engine, lanes, card: Arc::new(card), known })

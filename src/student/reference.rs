@@ -9,10 +9,10 @@ use crate::{
     domain::{Reference, Spread, hash::sha256},
     files,
     picture::pixels,
+    statistics::limit::exceeded_by,
     student::{
         engine::{Device, Engine},
         manifest::{Manifest, ModelError, Named},
-        scorecard::argmax,
     },
 };
 
@@ -21,30 +21,52 @@ const FILE: &str = "reference.json";
 /// Share of the training pictures that lie within the edge.
 const WITHIN: f64 = 0.95;
 
-/// Measures the serving graph of the model in `folder` on `pictures` (`side * side * 3` RGB bytes each), writes
-/// `reference.json` there and names it in the manifest.
+/// A labeled picture: `side * side * 3` RGB bytes, and the index of its class.
+pub type LabeledPicture = (Vec<u8>, usize);
+
+/// Measures the serving graph of the model in `folder` on what it learned from, `learned`, and on what it did not,
+/// `held_out`; writes `reference.json` there, and names it and the limit to the unknown in the manifest. Of good ones like
+/// those of `held_out` the share `false_diverts` lies beyond that limit; without two of them there is none.
+///
+/// Labeled pictures only: among those that nobody looked at, a foreign kind that is frequent would become a known one.
 ///
 /// # Errors
 /// [`ModelError`].
-pub fn write(folder: &Path, pictures: &[Vec<u8>]) -> Result<Reference, ModelError> {
+pub fn write(
+    folder: &Path,
+    learned: &[LabeledPicture],
+    held_out: &[LabeledPicture],
+    false_diverts: f64,
+) -> Result<Reference, ModelError> {
     let mut manifest = Manifest::read(folder)?;
     let onnx = manifest.onnx(folder, &manifest.serve)?;
     let path = folder.join(FILE);
     let refuse = |why: String| ModelError::Read { path: path.clone(), why };
-    let outputs = Engine::open(&onnx, Device::Cpu, 0)
-        .and_then(|mut engine| engine.run_all(pictures, 8))
-        .map_err(|source| ModelError::Engine { path: path.clone(), source })?;
-    let rows = |matrix: &ndarray::Array2<f32>| matrix.rows().into_iter().map(|row| row.to_vec()).collect::<Vec<_>>();
-    let measured = measure(&rows(&outputs.logits), &rows(&outputs.embedding));
-    let optics: Vec<_> = pictures.iter().map(|pixels| pixels::optics(pixels, manifest.input.side)).collect();
+    let engine = |source| ModelError::Engine { path: path.clone(), source };
+    let mut opened = Engine::open(&onnx, Device::Cpu, 0).map_err(engine)?;
+    let mut embeddings = |pictures: &[LabeledPicture]| -> Result<Vec<(Vec<f32>, usize)>, ModelError> {
+        let mut rows = Vec::new();
+        for some in pictures.chunks(64) {
+            let (pixels, classes): (Vec<_>, Vec<_>) = some.iter().cloned().unzip();
+            let outputs = opened.run_all(&pixels, 8).map_err(engine)?;
+            rows.extend(outputs.embedding.rows().into_iter().map(|row| row.to_vec()).zip(classes));
+        }
+        Ok(rows)
+    };
+    let measured = measure(manifest.classes.len(), &embeddings(learned)?);
+    let optics: Vec<_> = learned.iter().map(|(pixels, _)| pixels::optics(pixels, manifest.input.side)).collect();
     let reference = Reference {
         brightness: spread(optics.iter().map(|o| o.brightness)),
         sharpness: spread(optics.iter().map(|o| o.sharpness)),
         ..measured
     };
+    let good = |class: usize| manifest.thresholds.accept.contains(&manifest.classes[class]);
+    let strange = embeddings(held_out)?.into_iter().filter(|(_, class)| good(*class));
+    let strange: Vec<f32> = strange.filter_map(|(embedding, _)| reference.novelty(&embedding)).collect();
     let text = serde_json::to_vec(&reference).map_err(|e| refuse(e.to_string()))?;
     files::write(&path, &text).map_err(|e| refuse(e.to_string()))?;
     manifest.reference = Some(Named { name: FILE.into(), sha256: sha256(&text) });
+    manifest.thresholds.unknown_from = exceeded_by(&strange, false_diverts);
     manifest.write(folder)?;
     Ok(reference)
 }
@@ -57,14 +79,12 @@ fn spread(values: impl Iterator<Item = f32> + Clone) -> Option<Spread> {
     (variance > 0.0).then_some(Spread { mean: mean as f32, deviation: variance.sqrt() as f32 })
 }
 
-/// Centres by the class that the student itself names, in the order of the classes it names at all.
-fn measure(logits: &[Vec<f32>], embeddings: &[Vec<f32>]) -> Reference {
-    let classes = logits.first().map_or(0, Vec::len);
-    let said: Vec<usize> = logits.iter().map(|row| argmax(row)).collect();
-    let units: Vec<Vec<f32>> = embeddings.iter().map(|e| Reference::unit(e)).collect();
-    let mut reference = Reference { centres: Vec::new(), edge: 1.0, brightness: None, sharpness: None };
+/// A centre per class that has pictures, in the order of the classes, and the edge around them.
+fn measure(classes: usize, embeddings: &[(Vec<f32>, usize)]) -> Reference {
+    let units: Vec<(Vec<f32>, usize)> = embeddings.iter().map(|(e, class)| (Reference::unit(e), *class)).collect();
+    let mut reference = Reference { edge: 1.0, ..Reference::default() };
     for class in 0..classes {
-        let members: Vec<&Vec<f32>> = units.iter().zip(&said).filter(|(_, s)| **s == class).map(|(u, _)| u).collect();
+        let members: Vec<&Vec<f32>> = units.iter().filter(|(_, of)| *of == class).map(|(unit, _)| unit).collect();
         let Some(first) = members.first() else { continue };
         let mut centre = vec![0.0; first.len()];
         for member in &members {
@@ -72,7 +92,7 @@ fn measure(logits: &[Vec<f32>], embeddings: &[Vec<f32>]) -> Reference {
         }
         reference.centres.push(centre);
     }
-    let mut distances: Vec<f32> = embeddings.iter().filter_map(|e| reference.novelty(e)).collect();
+    let mut distances: Vec<f32> = embeddings.iter().filter_map(|(e, _)| reference.novelty(e)).collect();
     distances.sort_by(f32::total_cmp);
     let place = ((distances.len() as f64 * WITHIN) as usize).min(distances.len().saturating_sub(1));
     reference.edge = distances.get(place).copied().filter(|edge| *edge > 0.0).unwrap_or(1.0);
@@ -87,13 +107,12 @@ mod tests {
     fn training_pictures_lie_within_the_edge_and_a_stranger_beyond() {
         // Two classes around (1, 0) and (0, 1), a little spread.
         let spread = |i: usize| i as f32 / 1000.0;
-        let embeddings: Vec<Vec<f32>> =
-            (0..200).map(|i| if i % 2 == 0 { vec![3.0, spread(i)] } else { vec![spread(i), 5.0] }).collect();
-        let logits: Vec<Vec<f32>> = (0..200).map(|i| vec![(i % 2) as f32, 0.5, -9.0]).collect();
-        let reference = measure(&logits, &embeddings);
-        assert_eq!(reference.centres.len(), 2, "nothing was ever called the third class");
+        let embeddings: Vec<(Vec<f32>, usize)> =
+            (0..200).map(|i| if i % 2 == 0 { (vec![3.0, spread(i)], 0) } else { (vec![spread(i), 5.0], 1) }).collect();
+        let reference = measure(3, &embeddings);
+        assert_eq!(reference.centres.len(), 2, "of the third class there is no picture");
         let novelty = |e: &[f32]| reference.novelty(e).unwrap_or(f32::NAN);
-        let inside = embeddings.iter().filter(|e| novelty(e) <= 1.0).count();
+        let inside = embeddings.iter().filter(|(e, _)| novelty(e) <= 1.0).count();
         assert!((186..=194).contains(&inside), "{inside} of 200 lie within the 95 % edge");
         assert!(novelty(&[-1.0, -1.0]) > 10.0);
         assert_eq!(reference.novelty(&[1.0]), None, "an embedding of another width");

@@ -217,6 +217,7 @@ pub(crate) mod tests {
                 accept_from: 0.9,
                 unsure_from: 0.5,
                 temperature: 1.0,
+                unknown_from: None,
             },
             lineage: Lineage::default(),
             reference: None,

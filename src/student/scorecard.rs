@@ -30,6 +30,33 @@ pub struct Scorecard {
     pub recall_per_class: Vec<f64>,
     /// `confusion[truth][said]`, counts.
     pub confusion: Vec<Vec<usize>>,
+    /// What would happen to them on the line; absent where nothing was decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decided: Option<Decided>,
+}
+
+/// What the thresholds, and the limit to the unknown, make of labeled items.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Decided {
+    /// Items of an accepted class.
+    pub good: usize,
+    /// Of these, those that would not pass.
+    pub false_rejects: usize,
+    /// Items of other classes.
+    pub bad: usize,
+    /// Of these, those that would pass.
+    pub escapes: usize,
+}
+
+impl Decided {
+    /// Counts one item.
+    pub fn add(&mut self, good: bool, passes: bool) {
+        let (all, wrong) =
+            if good { (&mut self.good, &mut self.false_rejects) } else { (&mut self.bad, &mut self.escapes) };
+        *all += 1;
+        *wrong += usize::from(good != passes);
+    }
 }
 
 impl Scorecard {
@@ -54,12 +81,17 @@ impl Scorecard {
             recall_per_class: (0..classes.len()).map(|c| share(confusion[c][c], confusion[c].iter().sum())).collect(),
             classes: classes.to_vec(),
             confusion,
+            decided: None,
         }
     }
 }
 
 impl std::fmt::Display for Scorecard {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(Decided { good, false_rejects, bad, escapes }) = self.decided {
+            writeln!(f, "escapes                       {escapes:>8} of {bad} that must not pass")?;
+            writeln!(f, "false rejects                 {false_rejects:>8} of {good} that may pass")?;
+        }
         writeln!(f, "pictures                      {:>8}", self.pictures)?;
         writeln!(f, "accuracy (top-1)              {:>8.4}", self.accuracy)?;
         writeln!(f, "AUC                           {:>8.4}", self.auc)?;
@@ -135,17 +167,21 @@ fn recall_at(ranked: &[(f64, bool)], false_accepts: f64) -> f64 {
         .fold(0.0, f64::max)
 }
 
-/// Lowest threshold on the accept score at which at most `false_accepts` (a share) of the bad items pass, and the
-/// recall of good ones there. `(1.0, 0.0)` when no threshold achieves it.
-pub fn threshold_at(ranked: &[(f64, bool)], false_accepts: f64) -> (f64, f64) {
-    let good = ranked.iter().filter(|x| x.1).count();
-    let bad = ranked.len() - good;
-    cuts(ranked)
-        .into_iter()
-        .filter(|(_, passed_bad, _)| share(*passed_bad, bad) <= false_accepts)
-        .map(|(passed_good, _, score)| (score, share(passed_good, good)))
-        .next_back()
-        .unwrap_or((1.0, 0.0))
+/// Threshold on the accept score from which on at most `false_accepts` (a share) of the bad items pass: half-way between the
+/// lowest score that passes and the highest that does not, so that it does not hang on one picture's score. `None` without
+/// good or without bad items, and where no threshold achieves it.
+pub fn threshold_at(ranked: &[(f64, bool)], false_accepts: f64) -> Option<f64> {
+    let bad = ranked.iter().filter(|x| !x.1).count();
+    if bad == 0 || bad == ranked.len() {
+        return None;
+    }
+    let cuts = cuts(ranked);
+    let passing = cuts.iter().take_while(|(_, passed_bad, _)| share(*passed_bad, bad) <= false_accepts);
+    // Bad items alone may come last: what passes must end with a good one.
+    let last_good = passing.enumerate().filter(|(at, (good, ..))| *at == 0 || *good > cuts[at - 1].0).last()?.0;
+    let (good, _, lowest) = cuts[last_good];
+    let next = cuts.get(last_good + 1).map_or(0.0, |next| next.2);
+    (good > 0).then_some((lowest + next) / 2.0)
 }
 
 /// For every distinct score from high to low: good and bad items at or above it, and the score.
@@ -218,7 +254,9 @@ mod tests {
         ranked.extend([(0.9, true), (0.8, true), (0.494, true), (0.1, true)]);
         assert_eq!(recall_at(&ranked, 0.0), 0.5); // 0.495 is the best bad item
         assert_eq!(recall_at(&ranked, 0.01), 0.75);
-        assert_eq!(threshold_at(&ranked, 0.01), (0.494, 0.75));
+        assert_eq!(threshold_at(&ranked, 0.01), Some((0.494 + 0.49) / 2.0), "0.495 may pass, 0.490 may not");
+        assert_eq!(threshold_at(&[(0.9, false), (0.8, true)], 0.01), None);
+        assert_eq!(threshold_at(&[(0.9, true)], 0.01), None);
     }
 
     #[test]

@@ -90,7 +90,13 @@ pub fn test_model_folder(root: &Path, version: &str, seed: u64) -> PathBuf {
         classes: CLASSES.map(String::from).to_vec(),
         input: Input { side: SIDE, format: "uint8 RGB NHWC".into() },
         files: [("float32".to_owned(), file)].into(),
-        thresholds: Thresholds { accept: vec!["salmon".into()], accept_from: 0.9, unsure_from: 0.2, temperature: 1.0 },
+        thresholds: Thresholds {
+            accept: vec!["salmon".into()],
+            accept_from: 0.9,
+            unsure_from: 0.2,
+            temperature: 1.0,
+            unknown_from: None,
+        },
         lineage: Lineage { net: "small".into(), seed, ..Lineage::default() },
         reference: None,
         learned: None,
@@ -152,7 +158,8 @@ pub async fn start_within(settings: ApiSettings, limits: ConnectionLimits) -> Se
     let stop = CancellationToken::new();
     let recorded = broadcast::channel(64).0;
     let record = record::RecordSettings { keep_share: 1.0, ..record::RecordSettings::default() };
-    let (recorder, _task) = Recorder::start(store.clone(), &record, metrics.clone(), recorded.clone(), stop.clone());
+    let (recorder, _task) =
+        Recorder::start(store.clone(), &record, 0.5, metrics.clone(), recorded.clone(), stop.clone());
     let camera = Arc::new(View::new("belt"));
     let (ready, is_ready) = watch::channel(true);
     let tokens_file = folder.path().join("tokens.toml"); // none yet

@@ -97,8 +97,17 @@ fn said(document: &Value) -> Facts {
 }
 
 /// Fields that answers have gained beside those that they had.
-const SINCE: [&str; 8] =
-    [".uid", ".withdrawn[]", "].acknowledged", "].confirmed", "].why", "].retest", "].camera", ".told_later[]"];
+const SINCE: [&str; 9] = [
+    ".uid",
+    ".withdrawn[]",
+    "].acknowledged",
+    "].confirmed",
+    "].why",
+    "].retest",
+    "].camera",
+    ".told_later[]",
+    ".unknown_from",
+];
 
 #[track_caller]
 fn same(what: &str, expected: &str, found: &str) {

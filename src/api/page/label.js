@@ -80,7 +80,8 @@ function drawItem() {
   at("item").dataset.verdict = verdict.id;
   const time = new Date(verdict.time).toLocaleTimeString([], { hour12: false });
   const why = { unsure: "the student is unsure", wrong_class: "rejected", low_score: "the student doubts",
-                several: "several may touch", partial: "never seen whole", fault: "could not be judged", accepted: "let through" }[verdict.reason];
+                several: "several may touch", partial: "never seen whole",
+                unknown: "unlike all it has learned", fault: "could not be judged", accepted: "let through" }[verdict.reason];
   const novel = verdict.novelty > 1 ? " · unlike what it has learned" : "";
   at("why").textContent = `No. ${verdict.id} · ${time} · ${why}${novel}`;
   if (queue[1]) new Image().src = picture(queue[1].uid);   // so that the next one is there at once

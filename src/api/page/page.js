@@ -10,7 +10,8 @@ const MARKS = { accept: "✓", divert: "?", reject: "✕" };
 const NAMES = { accept: "Accept", divert: "Divert", reject: "Reject" };
 const REASONS = {
   accepted: "sure enough", wrong_class: "wrong kind", unsure: "unsure",
-  low_score: "too doubtful", several: "may be several that touch", partial: "was never seen whole", fault: "could not be judged",
+  low_score: "too doubtful", several: "may be several that touch", partial: "was never seen whole",
+  unknown: "unlike all it has learned", fault: "could not be judged",
 };
 const at = (id) => document.getElementById(id);
 const percent = (p) => `${Math.floor(p * 100)} %`;   // rounded down: 99.6 % is not 100 %
@@ -149,7 +150,8 @@ async function askReady() {
   try {
     const answer = await fetch("/readyz", { cache: "no-store" });
     const state = await answer.json();
-    at("model").textContent = `${state.model} · ${state.precision} on ${state.provider}`;
+    at("model").textContent = `${state.model} · ${state.precision} on ${state.provider}`
+      + (state.unknown_from == null ? " · accepts unknown things that look sure" : "");
     pill(state.ready ? "Ready" : "Not ready", state.ready ? "on" : "off");
     source("ready", true);
   } catch {

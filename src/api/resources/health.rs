@@ -20,6 +20,9 @@ pub struct Readiness {
     pub model: String,
     /// `float32` or `int8`.
     pub precision: String,
+    /// Novelty from which on the serving model's items are diverted as unknown; `null`: it has no limit to the unknown, and
+    /// accepts what its scores are sure of.
+    pub unknown_from: Option<f32>,
     /// ONNX Runtime's execution provider: `cpu`, `cuda` or `tensorrt`.
     pub provider: &'static str,
     /// CPU cores that the process may use.
@@ -63,6 +66,7 @@ pub(in crate::api) async fn readyz(State(api): State<Api>) -> (StatusCode, Json<
         ready,
         model: card.label.clone(),
         precision: card.precision.clone(),
+        unknown_from: card.thresholds.unknown_from,
         provider: api.infer.provider(),
         cores: std::thread::available_parallelism().map_or(1, usize::from),
         line_why_not: api.alive.why_not(),

@@ -71,7 +71,13 @@ impl Made {
 async fn fill(store: &Store) -> Result<()> {
     let now = OffsetDateTime::now_utc();
     let root = Path::new("/models").to_owned();
-    let thresholds = Thresholds { accept: vec!["cod".into()], accept_from: 0.9, unsure_from: 0.5, temperature: 1.0 };
+    let thresholds = Thresholds {
+        accept: vec!["cod".into()],
+        accept_from: 0.9,
+        unsure_from: 0.5,
+        temperature: 1.0,
+        unknown_from: None,
+    };
     let model = Some(Deciding { sha256: "0".repeat(64), thresholds: thresholds.clone() });
     let mut to_serve = ToServe { root, version: "a".into(), history: Vec::new(), model };
     store.note_serving(&to_serve, true).await?;

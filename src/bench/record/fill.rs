@@ -114,7 +114,8 @@ fn events(done: i64, lot: Option<i64>) -> Vec<Event> {
     events.extend((0..100).map(command));
     if done % (50 * BATCH) == 0 {
         let accept = vec![CLASSES[0].to_owned()];
-        let thresholds = Thresholds { accept, accept_from: 0.9, unsure_from: 0.5, temperature: 1.0 };
+        let thresholds =
+            Thresholds { accept, accept_from: 0.9, unsure_from: 0.5, temperature: 1.0, unknown_from: None };
         events.push(Event::Started { version: "1".into(), after_stop: true, down_since: None });
         let (model, sha256) = (model(done), sha256(b"model"));
         events.push(Event::Model { model, sha256, thresholds_hash: "0123456789ab".into(), thresholds });

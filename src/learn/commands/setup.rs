@@ -117,6 +117,9 @@ pub struct TrainingOptions {
     /// Measure BatchNorm's statistics of pretrained weights again on the training pictures, labels unused (AdaBN).
     #[arg(long)]
     pub adapt: bool,
+    /// Share of the good items that may be diverted as unknown.
+    #[arg(long, default_value_t = 0.01)]
+    pub false_diverts: f64,
     /// Classes that may pass [default: those that the table marks with salmonid = 1].
     #[arg(long, value_delimiter = ',')]
     pub accept: Vec<String>,

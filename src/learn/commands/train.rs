@@ -28,7 +28,7 @@ use crate::{
         fit::FitContext,
         log,
         method_plan::MethodPlan,
-        model_folder::{self, HeldOut},
+        model_folder::{self, Labeled, LabeledPictures},
         plan::{PicturePools, TrainingPlan},
         start::picture_hash,
         teacher::{PictureFolders, Teacher, TeacherAnswers},
@@ -178,8 +178,8 @@ pub fn run(
     let labels = setup.data.known();
     let training =
         TrainingRun { options, splits, folds, method, setup: &setup, views, labels, teacher: teacher.as_ref(), began };
-    let (student, validation, held_out) = training.run(&fold_of, &accept)?;
-    training.write_results(&student, &validation, &held_out, &config)
+    let (student, validation, labeled) = training.run(&fold_of, &accept)?;
+    training.write_results(&student, &validation, &labeled, &config)
 }
 
 /// Everything that is settled before the first step.
@@ -199,7 +199,7 @@ struct TrainingRun<'a> {
 /// A student of one split.
 struct FoldStudent {
     model: Model,
-    /// Labeled pictures that it learned from.
+    /// The labeled pictures that it learned from.
     labeled: Vec<usize>,
     /// Its logits of the validation pictures.
     logits: Vec<Vec<f32>>,
@@ -214,8 +214,12 @@ struct HeldOutLogits {
 
 impl TrainingRun<'_> {
     /// Trains one student per fold, validates, writes `cv.json` and gives the final student: after several folds one more,
-    /// which trained on everything. The pictures are those that the final student did not train on.
-    fn run(&self, fold_of: &[usize], accept: &[String]) -> anyhow::Result<(TrainedStudent, Validation, Vec<HeldOut>)> {
+    /// which trained on everything.
+    fn run(
+        &self,
+        fold_of: &[usize],
+        accept: &[String],
+    ) -> anyhow::Result<(TrainedStudent, Validation, LabeledPictures)> {
         let (options, data) = (self.options, &self.setup.data);
         let folds = self.folds.unwrap_or(1);
         let mut held_out: Vec<HeldOutLogits> = Vec::new();
@@ -242,10 +246,10 @@ impl TrainingRun<'_> {
             let all: Vec<usize> = (0..data.files.len()).collect();
             last = Some(self.train("final", &all, &[])?);
         }
-        let FoldStudent { model, labeled, .. } = last.context("no fold was trained")?;
+        let FoldStudent { model, labeled: taught, .. } = last.context("no fold was trained")?;
         let net = model.net.name.to_string();
         let before = self.setup.from.iter().flat_map(|from| from.learned.iter().flatten().cloned());
-        let own = labeled.iter().map(|&i| Ok(picture_hash(&data.pictures.get(i)?)));
+        let own = taught.iter().map(|&i| Ok(picture_hash(&data.pictures.get(i)?)));
         let learned = before.map(Ok).chain(own).collect::<anyhow::Result<_>>()?;
         let student = TrainedStudent {
             learned,
@@ -256,7 +260,7 @@ impl TrainingRun<'_> {
                 method: self.method.name().into(),
                 net,
                 data_sha256: data.sha256.clone(),
-                labeled: labeled.len(),
+                labeled: taught.len(),
                 seed: options.seed,
                 command: std::env::args().collect::<Vec<_>>().join(" "),
                 teacher: self.teacher.map(|teacher| teacher.name.clone()),
@@ -264,10 +268,13 @@ impl TrainingRun<'_> {
                 folds: self.folds,
             },
             scorecard: validation.pooled.clone(),
+            false_diverts: options.false_diverts,
         };
-        let row = |row: &HeldOutLogits| HeldOut { picture: row.picture, truth: data.labels[row.picture] };
+        let of = |picture: usize| Labeled { picture, truth: data.labels[picture] };
         let judges = self.folds.is_none() && unseen;
-        Ok((student, validation, if judges { held_out.iter().map(row).collect() } else { Vec::new() }))
+        let held_out = held_out.iter().filter(|_| judges).map(|row| of(row.picture)).collect();
+        let labeled = LabeledPictures { learned: taught.into_iter().map(of).collect(), held_out };
+        Ok((student, validation, labeled))
     }
 
     /// Those of `held_out` whose label the student that the training goes on from did not learn either: of the others it
@@ -329,16 +336,16 @@ impl TrainingRun<'_> {
         &self,
         student: &TrainedStudent,
         validation: &Validation,
-        held_out: &[HeldOut],
+        labeled: &LabeledPictures,
         config: &Value,
     ) -> anyhow::Result<()> {
         let (out, data) = (&self.options.out, &self.setup.data);
         export::write_weights(student, out)?;
-        let (pictures, held_out) = checked_pictures(data.pictures.len(), held_out);
+        let (pictures, labeled) = checked_pictures(data.pictures.len(), labeled);
         let pictures = data.pictures.some(&pictures)?;
         let pictures: Vec<&[u8]> = pictures.iter().map(Vec::as_slice).collect();
         let version = out.file_name().map_or("student".into(), |name| name.to_string_lossy());
-        let manifest = model_folder::write(student, &pictures, &held_out, &version, out)?;
+        let manifest = model_folder::write(student, &pictures, &labeled, &version, out)?;
         let gain = self.teacher.map(|teacher| teacher.gain(&manifest, out, data, validation)).transpose()?;
         let page = report::render(student, validation, data, &log::read(out)?, config, gain.as_ref())?;
         files::write(&out.join("report.html"), page.as_bytes())?;
@@ -354,15 +361,16 @@ impl TrainingRun<'_> {
     }
 }
 
-/// The pictures that a model folder is written with, `count` at most and not all of very many: those held out, which get
-/// their new indices, and a spread of the others.
-fn checked_pictures(count: usize, held_out: &[HeldOut]) -> (Vec<usize>, Vec<HeldOut>) {
-    let mut chosen: BTreeSet<usize> = held_out.iter().map(|h| h.picture).collect();
+/// The pictures that a model folder is written with: the labeled ones, which get their new indices, and a spread of the
+/// others, not all of very many.
+fn checked_pictures(count: usize, labeled: &LabeledPictures) -> (Vec<usize>, LabeledPictures) {
+    let LabeledPictures { learned, held_out } = labeled;
+    let mut chosen: BTreeSet<usize> = learned.iter().chain(held_out).map(|one| one.picture).collect();
     chosen.extend((0..count).step_by(count.div_ceil(MOST_CHECKED).max(1)));
     let chosen: Vec<usize> = chosen.into_iter().collect();
-    let place = |picture| chosen.partition_point(|&other| other < picture);
-    let held_out = held_out.iter().map(|h| HeldOut { picture: place(h.picture), ..*h }).collect();
-    (chosen, held_out)
+    let place = |one: &Labeled| Labeled { picture: chosen.partition_point(|&other| other < one.picture), ..*one };
+    let [learned, held_out] = [learned, held_out].map(|some| some.iter().map(place).collect());
+    (chosen, LabeledPictures { learned, held_out })
 }
 
 /// Labeled and unlabeled pictures of a training share: all the labels, or a few per class.
@@ -388,7 +396,7 @@ fn stricter(fitted: &Thresholds, before: &Thresholds) -> Thresholds {
     let accept_from = fitted.accept_from.max(before.accept_from);
     let unsure_from = fitted.unsure_from.min(before.unsure_from);
     let temperature = fitted.temperature.max(before.temperature);
-    Thresholds { accept: fitted.accept.clone(), accept_from, unsure_from, temperature }
+    Thresholds { accept_from, unsure_from, temperature, ..fitted.clone() } // what is unknown is measured when the folder is written
 }
 
 /// Calibrates temperature and thresholds on the held-out logits, and scores them.
@@ -429,14 +437,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_very_many_pictures_a_spread_and_all_that_are_held_out_check_the_model() {
-        let held = |picture| HeldOut { picture, truth: picture % 2 };
-        let (all, same) = checked_pictures(100, &[held(7), held(90)]);
-        assert_eq!((all, same[1].picture), ((0..100).collect(), 90));
-        let (some, held_out) = checked_pictures(100_000, &[held(99_999), held(3), held(25)]);
-        assert!(some.len() <= MOST_CHECKED + 3 && some.len() > MOST_CHECKED / 2, "{}", some.len());
-        let pictures: Vec<(usize, usize)> = held_out.iter().map(|h| (some[h.picture], h.truth)).collect();
-        assert_eq!(pictures, [(99_999, 1), (3, 1), (25, 1)]);
-        assert_eq!(checked_pictures(0, &[]).0, Vec::<usize>::new());
+    fn of_very_many_pictures_a_spread_and_all_that_are_labeled_check_the_model() {
+        let one = |picture| Labeled { picture, truth: picture % 2 };
+        let labeled = |learned: &[usize], held_out: &[usize]| {
+            let [learned, held_out] = [learned, held_out].map(|some| some.iter().copied().map(one).collect());
+            LabeledPictures { learned, held_out }
+        };
+        let (all, same) = checked_pictures(100, &labeled(&[], &[7, 90]));
+        assert_eq!((all, same.held_out[1].picture), ((0..100).collect(), 90));
+        let (some, found) = checked_pictures(100_000, &labeled(&[77_777], &[99_999, 3, 25]));
+        assert!(some.len() <= MOST_CHECKED + 4 && some.len() > MOST_CHECKED / 2, "{}", some.len());
+        let pictures = |of: &[Labeled]| of.iter().map(|h| (some[h.picture], h.truth)).collect::<Vec<_>>();
+        assert_eq!(pictures(&found.held_out), [(99_999, 1), (3, 1), (25, 1)]);
+        assert_eq!(pictures(&found.learned), [(77_777, 1)]);
+        assert_eq!(checked_pictures(0, &labeled(&[], &[])).0, Vec::<usize>::new());
     }
 }

@@ -75,9 +75,13 @@ fn log_softmax(row: &[f32], temperature: f64) -> Vec<f64> {
     scaled.iter().map(|x| x - top - sum.ln()).collect()
 }
 
-/// Accepts from the lowest score at which at most 1 % of the other items pass, but never below one half: an item that
-/// is more likely something else must not pass however clean the calibration pictures were. The unsure band reaches
-/// down to half of it.
+/// The accept probability at which passing an item pays where an escape costs as much as 20 false rejects: 20 / 21.
+const PAYS: f64 = 20.0 / 21.0;
+
+/// Accepts from half-way between the scores where at most 1 % of the other items pass, but never below one half: an item
+/// that is more likely something else must not pass however clean the calibration pictures were. Nor above [`PAYS`], where
+/// a calibrated score is proof enough: one picture with a wrong label would shut the gate for all. Without good or without
+/// bad pictures nothing was measured, and it is [`PAYS`]. The unsure band reaches down to half of it.
 pub fn thresholds(
     probabilities: &[Vec<f32>],
     truth: &[usize],
@@ -86,8 +90,14 @@ pub fn thresholds(
     temperature: f64,
 ) -> Thresholds {
     let ranked = scorecard::ranked(probabilities, truth, classes, accept);
-    let accept_from = scorecard::threshold_at(&ranked, 0.01).0.clamp(0.5, 1.0) as f32;
-    Thresholds { accept: accept.to_vec(), accept_from, unsure_from: accept_from / 2.0, temperature: temperature as f32 }
+    let accept_from = scorecard::threshold_at(&ranked, 0.01).unwrap_or(PAYS).clamp(0.5, PAYS) as f32;
+    Thresholds {
+        accept: accept.to_vec(),
+        accept_from,
+        unsure_from: accept_from / 2.0,
+        temperature: temperature as f32,
+        unknown_from: None,
+    }
 }
 
 #[cfg(test)]
@@ -119,6 +129,21 @@ mod tests {
         let found = thresholds(&rows, &[0, 0, 1], &classes, &classes[..1], 1.0);
         assert_eq!((found.accept_from, found.unsure_from), (0.5, 0.25));
         let strict = thresholds(&[vec![0.8f32, 0.2], vec![0.7, 0.3]], &[0, 1], &classes, &classes[..1], 1.0);
-        assert_eq!(strict.accept_from, 0.8);
+        assert_eq!(strict.accept_from, 0.55, "half-way between 0.8 and 0.3");
+    }
+
+    #[test]
+    fn one_wrong_label_or_an_empty_side_does_not_shut_the_gate() {
+        let classes = ["good".to_string(), "bad".to_string()];
+        let row = |p: f32| vec![p, 1.0 - p];
+        let found = |rows: &[f32], truth: &[usize]| {
+            let rows: Vec<Vec<f32>> = rows.iter().map(|p| row(*p)).collect();
+            thresholds(&rows, truth, &classes, &classes[..1], 1.0).accept_from
+        };
+        let pays = PAYS as f32;
+        assert_eq!(found(&[0.99, 0.98, 0.995, 0.02], &[0, 0, 1, 1]), pays, "0.995 is a good one that was labeled bad");
+        assert_eq!(found(&[0.99, 0.98], &[0, 0]), pays, "nothing bad was held out");
+        assert_eq!(found(&[0.01, 0.02], &[1, 1]), pays, "nothing good was held out");
+        assert_eq!(found(&[0.7, 0.9, 0.6, 0.1], &[0, 0, 1, 1]), 0.65, "not the lowest good score that was seen");
     }
 }

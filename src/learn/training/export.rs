@@ -30,6 +30,8 @@ pub struct TrainedStudent {
     pub lineage: Lineage,
     /// Measured on pictures that training did not see.
     pub scorecard: Scorecard,
+    /// Share of the good items that may be diverted as unknown.
+    pub false_diverts: f64,
 }
 
 /// Writes `weights.safetensors`, names as in `beltsight::network`; its metadata says what the network is.

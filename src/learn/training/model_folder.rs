@@ -32,30 +32,41 @@ const CALIBRATION: usize = 128;
 /// File of the pictures that were learned.
 const LEARNED: &str = "learned.txt";
 
-/// A picture that the network did not train on: its index, and its class.
+/// A labeled picture of a run: its index, and its class.
 #[derive(Clone, Copy, Debug)]
-pub struct HeldOut {
+pub struct Labeled {
     /// Among the run's pictures.
     pub picture: usize,
     /// Its true class.
     pub truth: usize,
 }
 
+/// The labeled pictures of a run.
+#[derive(Debug, Default)]
+pub struct LabeledPictures {
+    /// What the network was told the classes of.
+    pub learned: Vec<Labeled>,
+    /// What it did not train on; none after cross-validation, when the final network has learned from all.
+    pub held_out: Vec<Labeled>,
+}
+
 /// Writes `out/model`. Both graphs are run on `pictures`; a spread of [`CALIBRATION`] of them, labels unused, sets the
-/// int8 ranges. `held_out` admits the int8 graph and fits its thresholds; where it is empty (after cross-validation the
-/// network has learned from all) all pictures admit it, by float32's answers, and it serves with the student's thresholds.
+/// int8 ranges. Those held out admit the int8 graph and fit its thresholds; where there are none all
+/// pictures admit it, by float32's answers, and it serves with the student's thresholds. What is unknown to it is measured on
+/// labeled ones alone.
 ///
 /// # Errors
 /// When the float32 graph computes something else than the network (see [`check_rounding`]), or a file can't be written.
 pub fn write(
     student: &TrainedStudent,
     pictures: &[&[u8]],
-    held_out: &[HeldOut],
+    labeled: &LabeledPictures,
     version: &str,
     out: &Path,
 ) -> anyhow::Result<Manifest> {
     let net = &student.model.net;
     let classes = student.classes.len();
+    let held_out = &labeled.held_out;
     let weights: onnx::Weights =
         student.model.weights().into_iter().map(|(name, (shape, data))| (name, Tensor { shape, data })).collect();
     let step = pictures.len().div_ceil(CALIBRATION).max(1);
@@ -105,8 +116,8 @@ pub fn write(
         scorecard: Some(scorecard),
     };
     manifest.write(draft.path())?;
-    let pictures: Vec<Vec<u8>> = pictures.iter().map(|p| p.to_vec()).collect();
-    reference::write(draft.path(), &pictures)?;
+    let chosen = |of: &[Labeled]| of.iter().map(|one| (pictures[one.picture].to_vec(), one.truth)).collect::<Vec<_>>();
+    reference::write(draft.path(), &chosen(&labeled.learned), &chosen(held_out), student.false_diverts)?;
     let manifest = Manifest::read(draft.path())?;
     draft.replace().with_context(|| folder.display().to_string())?; // an earlier run's goes
     Ok(manifest)
@@ -148,7 +159,7 @@ fn check_rounding(student: &TrainedStudent, graph: &[u8], pictures: &[&[u8]]) ->
 /// Whether the int8 graph may serve instead of float32.
 struct Int8Trial<'a> {
     student: &'a TrainedStudent,
-    held_out: &'a [HeldOut],
+    held_out: &'a [Labeled],
     /// Logits of all pictures.
     float: &'a [Vec<f32>],
     int8: &'a [Vec<f32>],
@@ -261,9 +272,11 @@ mod tests {
                 accept_from: 0.5,
                 unsure_from: 0.25,
                 temperature: 0.05,
+                unknown_from: None,
             },
             learned: ["0123456789abcdef".to_string()].into(),
             lineage: Lineage::default(),
+            false_diverts: 0.01,
             model,
             classes,
         }
@@ -275,7 +288,7 @@ mod tests {
         let all: Vec<&[u8]> = all.iter().map(Vec::as_slice).collect();
         let student = student(&all);
         let out = tempfile::tempdir().unwrap();
-        let manifest = write(&student, &all, &[], "cold", out.path()).unwrap();
+        let manifest = write(&student, &all, &LabeledPictures::default(), "cold", out.path()).unwrap();
         let apart = manifest.files["float32"].max_probability_difference;
         assert!(apart > 0.0, "{apart}");
     }
@@ -302,8 +315,8 @@ mod tests {
         let student = student(&all);
         // 1,000 pictures, of which 30 are bad; float32 is always right.
         let truth: Vec<usize> = (0..1000).map(|i| usize::from(i % 33 == 0 && i < 990)).collect();
-        let held_out: Vec<HeldOut> =
-            truth.iter().enumerate().map(|(picture, &truth)| HeldOut { picture, truth }).collect();
+        let held_out: Vec<Labeled> =
+            truth.iter().enumerate().map(|(picture, &truth)| Labeled { picture, truth }).collect();
         let sure = |class: usize| if class == 0 { vec![2.0f32, 0.0] } else { vec![0.0, 2.0] };
         let float: Vec<Vec<f32>> = truth.iter().map(|&class| sure(class)).collect();
         let judge =

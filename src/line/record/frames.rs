@@ -7,7 +7,7 @@ use tokio::{sync::oneshot, task::spawn_blocking};
 
 use super::{QueuedVerdict, losses::RecordLosses};
 use crate::{
-    domain::{Raw, Verdict},
+    domain::{AuditDraw, Raw, Verdict},
     metrics::Metrics,
     picture::pixels,
     store::{Store, frame_key},
@@ -25,16 +25,16 @@ pub(super) fn kib(raw: &Raw) -> u32 {
     u32::try_from(bytes >> 10).unwrap_or(u32::MAX) + 1
 }
 
-/// Writes the batch's frames, each once, and names them in the verdicts; each with whom its id is told.
+/// Writes the batch's frames, each once, and names them in the verdicts; each with its draw and whom its id is told.
 pub(super) async fn keep_frames(
     batch: impl Iterator<Item = QueuedVerdict>,
     store: &Store,
     losses: &RecordLosses,
     metrics: &Metrics,
-) -> (Vec<Verdict>, Vec<oneshot::Sender<i64>>) {
+) -> (Vec<Verdict>, Vec<Option<AuditDraw>>, Vec<oneshot::Sender<i64>>) {
     let mut written = HashSet::new();
-    let (mut verdicts, mut told) = (Vec::new(), Vec::new());
-    for QueuedVerdict { mut verdict, frame, committed, .. } in batch {
+    let (mut verdicts, mut draws, mut told) = (Vec::new(), Vec::new(), Vec::new());
+    for QueuedVerdict { mut verdict, draw, frame, committed, .. } in batch {
         if let Some((raw, _room)) = frame {
             match keep_frame(raw, &verdict, store, &mut written).await {
                 Ok(key) => verdict.frame = Some(key),
@@ -46,9 +46,10 @@ pub(super) async fn keep_frames(
             }
         }
         verdicts.push(verdict);
+        draws.push(draw);
         told.push(committed);
     }
-    (verdicts, told)
+    (verdicts, draws, told)
 }
 
 async fn keep_frame(

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | here | the handle: what is queued, and what finds no place |
 //! | `sample` | whose pictures are kept |
+//! | `draw` | which items the audit draws |
 //! | `writer` | the task: batches, transactions, events |
 //! | `preface` | what the record says before a batch: clock, model, thresholds, faults |
 //! | `faults` | when a camera's judging degrades and recovers |
@@ -18,6 +19,7 @@
 //! recorded is itself recorded, as a gap, and the model with its thresholds stands in the record before the first verdict
 //! by it.
 
+mod draw;
 mod faults;
 mod frames;
 mod losses;
@@ -44,13 +46,14 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{
+    draw::AuditSampler,
     frames::kib,
     losses::RecordLosses,
-    sample::Quotas,
+    sample::{KeepReason, Quotas},
     writer::{write_events, write_verdicts},
 };
 use crate::{
-    domain::{Card, Raw, Source, Verdict},
+    domain::{AuditDraw, Card, Raw, Source, Verdict},
     metrics::Metrics,
     store::{AnchorSettings, Event, Store},
 };
@@ -72,6 +75,9 @@ pub struct RecordSettings {
     pub keep_novelty: f32,
     /// Most frames per hour of accepted items that are kept for each of the three reasons.
     pub keep_per_hour: u32,
+    /// Items that the audit draws a day, for people to answer about: what they say judges students and never trains. 0: none,
+    /// and no student takes over by itself.
+    pub audit_per_day: u32,
     /// Where the record's head is left outside this machine.
     pub anchor: AnchorSettings,
 }
@@ -85,6 +91,7 @@ impl Default for RecordSettings {
             keep_margin: 0.2,
             keep_novelty: 1.0,
             keep_per_hour: 600,
+            audit_per_day: 100,
             anchor: AnchorSettings::default(),
         }
     }
@@ -118,6 +125,8 @@ const EVENTS: usize = 256;
 struct QueuedVerdict {
     verdict: Verdict,
     card: Option<Arc<Card>>,
+    /// How it was drawn for the audit, if it was.
+    draw: Option<AuditDraw>,
     /// The picture to keep, with its place in memory.
     frame: Option<(Raw, OwnedSemaphorePermit)>,
     /// Is told the id that the store gave.
@@ -168,17 +177,19 @@ pub struct Recorder {
     memory: Arc<Semaphore>,
     settings: RecordSettings,
     quotas: Arc<Mutex<Quotas>>,
+    sampler: Arc<Mutex<AuditSampler>>,
     store: Store,
     losses: RecordLosses,
     metrics: Metrics,
 }
 
 impl Recorder {
-    /// Starts the task. After `stop` is cancelled it writes what waits and ends; await the handle before the store is
+    /// Starts the task; the audit draws at most the share `most_drawn` of the items. After `stop` is cancelled it writes what waits and ends; await the handle before the store is
     /// closed. Committed verdicts, with their ids, go to `recorded`.
     pub fn start(
         store: Store,
         settings: &RecordSettings,
+        most_drawn: f64,
         metrics: Metrics,
         recorded: broadcast::Sender<Arc<Verdict>>,
         stop: CancellationToken,
@@ -199,7 +210,8 @@ impl Recorder {
             }
         });
         let quotas = Arc::new(Mutex::new(Quotas::new(settings.keep_per_hour, Instant::now())));
-        (Self { queue, events, memory, settings: settings.clone(), quotas, store, losses, metrics }, task)
+        let sampler = Arc::new(Mutex::new(AuditSampler::new(settings.audit_per_day, most_drawn)));
+        (Self { queue, events, memory, settings: settings.clone(), quotas, sampler, store, losses, metrics }, task)
     }
 
     /// Queues an event for the record; it happened now, in the lot that is open now, unless it says another one. Never
@@ -222,8 +234,12 @@ impl Recorder {
     /// blocks.
     pub fn record(&self, verdict: Verdict, card: Option<Arc<Card>>, frame: Option<Raw>) -> RecordTicket {
         let lot = verdict.lot;
-        let keep = sample::reason_to_keep(&verdict, &self.settings, rand::random()).filter(|reason| {
-            frame.is_some() && self.quotas.lock().unwrap_or_else(PoisonError::into_inner).take(*reason, Instant::now())
+        let now = Instant::now();
+        let draw = self.sampler.lock().unwrap_or_else(PoisonError::into_inner).draw(&verdict, now, rand::random());
+        let wanted = sample::reason_to_keep(&verdict, &self.settings, rand::random());
+        let wanted = if draw.is_some() { Some(KeepReason::Audit) } else { wanted };
+        let keep = wanted.filter(|reason| {
+            frame.is_some() && self.quotas.lock().unwrap_or_else(PoisonError::into_inner).take(*reason, now)
         });
         let frame = frame.zip(keep).and_then(|(raw, reason)| {
             self.metrics.store.kept.with_label_values(&[reason.name()]).inc();
@@ -235,7 +251,7 @@ impl Recorder {
         });
         let reserved = if verdict.source == Source::Http { self.queue.max_capacity() / BELT_SHARE } else { 0 };
         let (committed, ticket) = oneshot::channel();
-        let queued = QueuedVerdict { verdict, card, frame, committed };
+        let queued = QueuedVerdict { verdict, card, draw, frame, committed };
         if self.queue.capacity() <= reserved {
             self.losses.verdict(lot, queued.frame.is_some());
         } else if let Err(full) = self.queue.try_send(queued) {
@@ -267,8 +283,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).await.unwrap();
         let stop = CancellationToken::new();
-        let (recorder, task) =
-            Recorder::start(store.clone(), &settings, Metrics::new().unwrap(), broadcast::channel(16).0, stop.clone());
+        let (recorder, task) = Recorder::start(
+            store.clone(),
+            &settings,
+            0.5,
+            Metrics::new().unwrap(),
+            broadcast::channel(16).0,
+            stop.clone(),
+        );
         (folder, store, recorder, task, stop)
     }
 
@@ -396,8 +418,13 @@ mod tests {
         let (_folder, store, recorder, task, stop) =
             recorder(RecordSettings { queue: 8, ..RecordSettings::default() }).await;
         let card = |accept_from| {
-            let thresholds =
-                Thresholds { accept: vec!["salmon".into()], accept_from, unsure_from: 0.2, temperature: 1.0 };
+            let thresholds = Thresholds {
+                accept: vec!["salmon".into()],
+                accept_from,
+                unsure_from: 0.2,
+                temperature: 1.0,
+                unknown_from: None,
+            };
             Arc::new(Card {
                 label: "test@0".into(),
                 sha256: String::new(),

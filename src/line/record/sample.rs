@@ -20,14 +20,16 @@ pub enum KeepReason {
     Doubtful,
     /// It lies away from what the student was trained on.
     Novel,
+    /// The audit drew it.
+    Audit,
     /// By chance: what is sure and known must be seen too, or nobody finds what the student is wrong about and sure of.
     Random,
 }
 
 impl KeepReason {
     /// Every reason.
-    pub const ALL: [KeepReason; 4] =
-        [KeepReason::TakenOff, KeepReason::Doubtful, KeepReason::Novel, KeepReason::Random];
+    pub const ALL: [KeepReason; 5] =
+        [KeepReason::TakenOff, KeepReason::Doubtful, KeepReason::Novel, KeepReason::Audit, KeepReason::Random];
 
     /// Snake-case name, as in metrics.
     pub fn name(self) -> &'static str {
@@ -35,6 +37,7 @@ impl KeepReason {
             KeepReason::TakenOff => "taken_off",
             KeepReason::Doubtful => "doubtful",
             KeepReason::Novel => "novel",
+            KeepReason::Audit => "audit",
             KeepReason::Random => "random",
         }
     }
@@ -67,12 +70,13 @@ impl Quotas {
         Self { per_hour, left: [per_hour; KeepReason::ALL.len()], at: now }
     }
 
-    /// Takes one place, if there is one; what was taken off the belt needs none.
+    /// Takes one place, if there is one; what was taken off the belt needs none, nor what the audit drew: it has a budget of
+    /// its own.
     pub fn take(&mut self, reason: KeepReason, now: Instant) -> bool {
         let new = now.saturating_duration_since(self.at).as_secs_f64() / 3600.0 * self.per_hour;
         self.left.iter_mut().for_each(|left| *left = (*left + new).min(self.per_hour));
         self.at = self.at.max(now);
-        if reason == KeepReason::TakenOff {
+        if matches!(reason, KeepReason::TakenOff | KeepReason::Audit) {
             return true;
         }
         let left = &mut self.left[reason as usize];

@@ -47,10 +47,10 @@ pub(super) async fn write_verdicts(
             continue;
         }
         let events = preface.events_before(&mut batch);
-        let (verdicts, told) = keep_frames(batch.drain(..), &store, &losses, &metrics).await;
+        let (verdicts, draws, told) = keep_frames(batch.drain(..), &store, &losses, &metrics).await;
         let commit = || async {
             let timer = metrics.store.commit_seconds.start_timer();
-            let outcome = store.insert_after(&events, &verdicts).await;
+            let outcome = store.insert_drawn(&events, &verdicts, &draws).await;
             timer.observe_duration();
             outcome
         };

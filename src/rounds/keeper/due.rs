@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use crate::rounds::{RoundFolder, RoundOutcome, RoundSettings};
+use crate::rounds::{RoundFolder, RoundOutcome, RoundPlan, RoundSettings, gate::PromotionGateRuling};
 
 /// How long no round has run: since the last one ended, or, before the first one, since the service started.
 pub(super) struct IdleTime {
@@ -31,6 +31,17 @@ impl IdleTime {
     pub(super) fn elapsed(&self) -> Duration {
         self.before + self.since.elapsed()
     }
+}
+
+/// Candidates that the store's answers have judged in `rounds`, whatever became of them. Rulings of older programs, which had
+/// no such count, are none.
+pub(super) fn tests_made(rounds: &[RoundFolder]) -> u32 {
+    let made = |round: &RoundFolder| {
+        let ruling: PromotionGateRuling = round.read("ruling.json")?;
+        let plan: RoundPlan = round.read("plan.json")?;
+        ruling.checks.iter().any(|check| check.name == "tests").then_some(plan.tests_before + 1)
+    };
+    rounds.iter().filter_map(made).max().unwrap_or(0)
 }
 
 /// What starts a round now, if anything does: `labels`, `schedule` or `drift`. Of `labels` items that are labeled,

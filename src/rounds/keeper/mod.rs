@@ -29,7 +29,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    due::IdleTime,
+    due::{IdleTime, tests_made},
     process::{ProcessState, RoundProcess},
 };
 use super::{
@@ -344,6 +344,7 @@ impl RoundKeeper {
             unlabeled: settings.unlabeled,
             memory: settings.memory,
             gate: settings.gate.clone(),
+            tests_before: tests_made(&RoundFolder::all(folder)?),
         };
         let folder = RoundFolder::begin(folder, &plan)?;
         tracing::info!(round = plan.number, trigger, labels = plan.labels, "a round begins");

@@ -104,10 +104,11 @@ fn incumbent(folder: &RoundFolder) -> Option<String> {
     Some(plan.incumbent.file_name()?.to_string_lossy().into_owned())
 }
 
-/// Makes the model folder `serving` the incumbent of the round's plan, and takes the ruling back.
+/// Makes the model folder `serving` the incumbent of the round's plan, and takes the ruling back; it counts as made.
 fn point_to(folder: &RoundFolder, serving: &Path) -> io::Result<()> {
     let plan = folder.read::<RoundPlan>("plan.json").ok_or_else(|| io::Error::other("its plan can't be read"))?;
-    folder.write("plan.json", &RoundPlan { incumbent: std::path::absolute(serving)?, ..plan })?;
+    let tests_before = plan.tests_before + 1;
+    folder.write("plan.json", &RoundPlan { incumbent: std::path::absolute(serving)?, tests_before, ..plan })?;
     match fs::remove_file(folder.path.join("ruling.json")) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
         _ => Ok(()),
@@ -176,12 +177,14 @@ mod tests {
             unlabeled: 10,
             memory: 1,
             gate: PromotionGateLimits::default(),
+            tests_before: 2,
         };
         let folder = RoundFolder::begin(store.path(), &plan).unwrap();
         assert_eq!((folder.version(), incumbent(&folder).as_deref()), ("round-0003-1a2b3c4d", Some("a")));
         folder.write("ruling.json", &1).unwrap();
         point_to(&folder, Path::new("/models/b")).unwrap();
         assert_eq!(incumbent(&folder).as_deref(), Some("b"));
+        assert_eq!(folder.read::<RoundPlan>("plan.json").unwrap().tests_before, 3, "the first ruling was a test too");
         assert!(!folder.path.join("ruling.json").exists());
         point_to(&folder, Path::new("/models/c")).unwrap(); // twice does no harm
         let again = RoundFolder::all(store.path()).unwrap().pop().unwrap();

@@ -4,6 +4,7 @@
 //! what was once said can always be read again; what a person says now is the newest label that was not withdrawn.
 
 pub(in crate::store) mod agreement;
+pub(in crate::store) mod audit;
 pub(in crate::store) mod counts;
 pub mod formats;
 pub(in crate::store) mod items;

@@ -140,6 +140,23 @@ pub fn choose(candidates: Vec<Arc<Verdict>>, said: &BTreeMap<i64, Vec<Label>>, a
     Queue { items, waiting: total }
 }
 
+/// `audit` and the others in turn, at most `limit`: neither waits for the other to end.
+fn interleave(audit: Vec<Verdict>, others: Queue, limit: usize) -> Queue {
+    let waiting = audit.len() + others.waiting;
+    let (mut audit, mut others) = (audit.into_iter(), others.items.into_iter());
+    let mut items = Vec::new();
+    while items.len() < limit {
+        let before = items.len();
+        items.extend(audit.next());
+        items.extend(others.next());
+        if items.len() == before {
+            break;
+        }
+    }
+    items.truncate(limit);
+    Queue { items, waiting }
+}
+
 /// What makes two items near-identical: one group, see [`Verdict::group`], or one frame.
 #[derive(Debug, PartialEq, Eq, Hash)]
 enum Scene {
@@ -175,9 +192,21 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`], [`StoreError::Row`].
     pub async fn queue(&self, ask: Ask) -> Result<Queue, StoreError> {
-        let candidates = self.candidates().await?;
-        let said = self.current_labels(candidates.first().map_or(i64::MAX, |v| v.id), i64::MAX).await?;
-        let choice = spawn_blocking(move || choose(candidates, &said, &ask)).await;
+        let mut candidates = self.candidates().await?;
+        let first = candidates.first().map_or(i64::MAX, |v| v.id);
+        let mut said = self.current_labels(first, i64::MAX).await?;
+        // What was drawn is asked about because it was drawn, not for what it would teach.
+        let (drawn, asked) = (self.drawn(first).await?, self.drawn_to_ask().await?);
+        candidates.retain(|v| !drawn.contains(&v.id));
+        for verdict in asked.iter().filter(|v| v.id < first) {
+            said.extend(self.current_labels(verdict.id, verdict.id).await?);
+        }
+        let choice = spawn_blocking(move || {
+            let labels = |v: &Verdict| said.get(&v.id).map_or(&[][..], Vec::as_slice);
+            let audit: Vec<Verdict> = asked.into_iter().filter(|v| open(v, labels(v), &ask)).collect();
+            interleave(audit, choose(candidates, &said, &ask), ask.limit)
+        })
+        .await;
         choice.map_err(|e| sqlx::Error::Io(std::io::Error::other(e)).into())
     }
 

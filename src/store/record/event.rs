@@ -339,9 +339,9 @@ pub enum Event {
     },
     /// A row beside the record was written: its newest entry of this kind holds it.
     RowHeld {
-        /// The table's name: `labels`, `audit`, `frames_gone` or `serving`.
+        /// The table's name: `labels`, `audit`, `frames_gone`, `serving` or `draws`.
         table: String,
-        /// What tells its rows apart: the id, or the picture's key.
+        /// What tells its rows apart: the id, the picture's key, or the verdict.
         row: String,
         /// SHA-256 of the row's columns as a JSON array.
         sha256: String,

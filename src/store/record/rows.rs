@@ -1,5 +1,5 @@
 //! Rows beside the verdicts that later proof rests on (what people said, who changed what, which pictures are gone, what is
-//! to serve): each
+//! to serve, which items were drawn for the audit): each
 //! is held by an entry with its hash, written in the transaction that writes the row.
 //!
 //! A row's hash is SHA-256 of `json_array(…)` over its columns in the order of [`HeldTable::columns`], as SQLite writes it.
@@ -26,10 +26,12 @@ pub(in crate::store) enum HeldTable {
     Audit,
     FramesGone,
     Serving,
+    Draws,
 }
 
 impl HeldTable {
-    pub(in crate::store) const ALL: [Self; 4] = [Self::Labels, Self::Audit, Self::FramesGone, Self::Serving];
+    pub(in crate::store) const ALL: [Self; 5] =
+        [Self::Labels, Self::Audit, Self::FramesGone, Self::Serving, Self::Draws];
 
     /// As in the database and in entries.
     pub(in crate::store) fn name(self) -> &'static str {
@@ -38,6 +40,7 @@ impl HeldTable {
             Self::Audit => "audit",
             Self::FramesGone => "frames_gone",
             Self::Serving => "serving",
+            Self::Draws => "draws",
         }
     }
 
@@ -46,6 +49,7 @@ impl HeldTable {
         match self {
             Self::Labels | Self::Audit | Self::Serving => "id",
             Self::FramesGone => "key",
+            Self::Draws => "verdict",
         }
     }
 
@@ -63,6 +67,7 @@ impl HeldTable {
             Self::Serving => {
                 "id, time, seen, change, at, who, why, before, version, model, thresholds, changes, history, root"
             }
+            Self::Draws => "verdict, at, chance, least",
         }
     }
 }
