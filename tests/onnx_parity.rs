@@ -237,7 +237,8 @@ fn a_graph_of_another_network_is_not_read_back() {
     assert!(refused(&network::small_wide(32), &graph).contains("the network wants"));
     assert!(refused(&network::efficientnet_lite0(32), &graph).contains("is missing"));
     assert!(refused(&network::small(32), &graph[..graph.len() / 2]).contains("no ONNX file of ours"));
-    let int8 = onnx::quantize(&network::small(32), &random_weights(&network::small(32), 1), CLASSES, &pictures(2, 32, 1));
+    let int8 =
+        onnx::quantize(&network::small(32), &random_weights(&network::small(32), 1), CLASSES, &pictures(2, 32, 1));
     assert!(refused(&network::small(32), &int8.unwrap()).contains("is missing"));
 }
 

@@ -127,7 +127,11 @@ fn learn(folder: &RoundFolder, plan: &RoundPlan, what: &str, words: &[String], a
     }
     let (words, why_not) = start::with_incumbent(words, &plan.incumbent);
     if let Some(why) = why_not {
-        println!("the round can't go on from {}: {why}; it begins with: {what} {}", plan.incumbent.display(), words.join(" "));
+        println!(
+            "the round can't go on from {}: {why}; it begins with: {what} {}",
+            plan.incumbent.display(),
+            words.join(" ")
+        );
     }
     let mut command = learner::command()?;
     command.arg(what).args(&words).arg("--data").arg(folder.path.join("train")).arg("--out").arg(out);

@@ -253,7 +253,8 @@ impl TrainingOptions {
         if let Some(unknown) = self.accept.iter().find(|class| !data.classes.contains(class)) {
             bail!("--accept names {unknown}; the classes are {}", data.classes.join(", "));
         }
-        let of_table = if data.accept.is_empty() { setup.from.as_ref().map(|from| &from.thresholds.accept) } else { None };
+        let of_table =
+            if data.accept.is_empty() { setup.from.as_ref().map(|from| &from.thresholds.accept) } else { None };
         let accept = if self.accept.is_empty() { of_table.unwrap_or(&data.accept) } else { &self.accept }.clone();
         ensure!(!accept.is_empty(), "say which classes may pass: --accept with some of {}", data.classes.join(", "));
         ensure!(accept.len() < data.classes.len(), "all classes are accepted: there would be nothing to reject");

@@ -153,7 +153,10 @@ pub fn run(
     let fold_of = data::folds(&setup.data.labels, &setup.data.groups, folds.unwrap_or(5), options.seed)
         .map_err(anyhow::Error::msg)?;
     let (first_training, first_validation) = data::split(&fold_of, 0);
-    ensure!(!first_validation.is_empty(), "label two items of one class at least: thresholds need one that is held out");
+    ensure!(
+        !first_validation.is_empty(),
+        "label two items of one class at least: thresholds need one that is held out"
+    );
     // Of several folds every labeled picture is held out once.
     options.adapt(&mut setup, if folds.is_some() { &[] } else { &first_training })?;
     let accept = options.accepted(&setup)?;

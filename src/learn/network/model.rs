@@ -254,8 +254,7 @@ impl Model {
     /// Makes μ and σ² of the BatchNorm `name` those of `x` `[n, c, h, w]`, with γ and β that keep γ/√(σ²+ε) and the shift.
     fn take_statistics(&mut self, name: &str, x: &Tensor) {
         let places = [0i64, 2, 3];
-        let (mean, variance) =
-            (x.mean_dim(places.as_slice(), false, None), x.var_dim(places.as_slice(), false, false));
+        let (mean, variance) = (x.mean_dim(places.as_slice(), false, None), x.var_dim(places.as_slice(), false, false));
         let part = |what: &str| &self.params[&format!("{name}.bn.{what}")];
         let factor = part("weight") / (part("running_var") + self.net.bn_eps).sqrt();
         let shift = part("bias") - part("running_mean") * &factor;

@@ -143,12 +143,12 @@ mod tests {
     fn told(method: &MethodPlan) -> [f64; 2] {
         let mut all = pictures(396, 4);
         all.extend(pictures(100, 100));
-        let labels: Vec<Option<usize>> = (0..600).map(|n| Some(usize::from((396..400).contains(&n) || n >= 500))).collect();
+        let labels: Vec<Option<usize>> =
+            (0..600).map(|n| Some(usize::from((396..400).contains(&n) || n >= 500))).collect();
         let training: Vec<usize> = (0..400).collect();
         let start = Model::random(&network::by_name("small", Some(SIDE)).unwrap(), 2, 8);
         let blocks = start.net.blocks.len();
-        let augmenter =
-            Augmenter { pictures: &all, side: SIDE, weak: WeakAugmentation::for_side(SIDE), seed: 4 };
+        let augmenter = Augmenter { pictures: &all, side: SIDE, weak: WeakAugmentation::for_side(SIDE), seed: 4 };
         let kinds = [View::Weak, View::Strong, View::Noisy];
         let views = ViewSource::cached(&start, blocks, &augmenter, (&kinds, 1), |_| true).unwrap().unwrap();
         let out = tempfile::tempdir().unwrap();
