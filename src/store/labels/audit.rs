@@ -105,7 +105,7 @@ mod tests {
             ..verdict(Action::Divert)
         };
         let verdicts: Vec<Verdict> = (0..8).map(kept).collect();
-        let draw = |at: usize| (at % 4 == 0).then_some(AuditDraw { chance: 0.3, least: 0.1 });
+        let draw = |at: usize| at.is_multiple_of(4).then_some(AuditDraw { chance: 0.3, least: 0.1 });
         let draws: Vec<_> = (0..8).map(draw).collect();
         store.insert_drawn(&[], &verdicts, &draws).await.unwrap();
         assert_eq!(store.drawn(0).await.unwrap(), HashSet::from([1, 5]));
