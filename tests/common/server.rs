@@ -147,6 +147,19 @@ fn planned() -> PlannedChallenge {
     PlannedChallenge { piece: "trout dummy".into(), class: Some("cod".into()), every: Duration::from_secs(3600) }
 }
 
+fn swapper(infer: &Infer, metrics: &Metrics, models: &Path) -> Swapper {
+    Swapper {
+        infer: infer.clone(),
+        metrics: metrics.clone(),
+        root: models.into(),
+        precision: None,
+        device: Device::Cpu,
+        threads: 2, // so that there are sessions side by side
+        max_batch: 2,
+        loading: Mutex::new(()),
+    }
+}
+
 /// Starts a service that bears with its clients only so far.
 pub async fn start_within(settings: ApiSettings, limits: ConnectionLimits) -> Server {
     let folder = tempfile::tempdir().unwrap();
@@ -164,16 +177,7 @@ pub async fn start_within(settings: ApiSettings, limits: ConnectionLimits) -> Se
     let (ready, is_ready) = watch::channel(true);
     let tokens_file = folder.path().join("tokens.toml"); // none yet
     let tokens = Tokens::open(&tokens_file).unwrap();
-    let swapper = Arc::new(Swapper {
-        infer: infer.clone(),
-        metrics: metrics.clone(),
-        root: models.clone(),
-        precision: None,
-        device: Device::Cpu,
-        threads: 2, // so that there are sessions side by side
-        max_batch: 2,
-        loading: Mutex::new(()),
-    });
+    let swapper = Arc::new(swapper(&infer, &metrics, &models));
     let registry = Registry { root: models.clone(), first: "one".into() };
     let rounds = keeper::RoundKeeperParts {
         settings: rounds::RoundSettings::default(),
