@@ -129,7 +129,7 @@ mod tests {
         let found = thresholds(&rows, &[0, 0, 1], &classes, &classes[..1], 1.0);
         assert_eq!((found.accept_from, found.unsure_from), (0.5, 0.25));
         let strict = thresholds(&[vec![0.8f32, 0.2], vec![0.7, 0.3]], &[0, 1], &classes, &classes[..1], 1.0);
-        assert_eq!(strict.accept_from, 0.55, "half-way between 0.8 and 0.3");
+        assert_eq!(strict.accept_from, 0.75, "half-way between 0.8 and 0.7");
     }
 
     #[test]
