@@ -183,7 +183,8 @@ mod tests {
         let student = method.fit(&context, "final", &pools).unwrap();
         [500..600, 400..500].map(|range| {
             let rows: Vec<usize> = range.collect();
-            let right = context.logits(&student, &rows).iter().zip(&rows);
+            let logits = context.logits(&student, &rows);
+            let right = logits.iter().zip(&rows);
             right.filter(|(row, i)| Some(argmax(row)) == labels[**i]).count() as f64 / 100.0
         })
     }
