@@ -7,6 +7,7 @@ pub mod classify;
 pub mod client;
 pub mod expert;
 pub mod forge;
+pub mod frames;
 pub mod kills;
 pub mod load;
 pub mod network_camera;

@@ -1,5 +1,6 @@
 //! `beltsight bench`: each measurement's arguments beside the plan made of them.
 
+mod frames;
 mod round;
 
 use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
@@ -44,6 +45,8 @@ pub enum BenchCommand {
     Recovery(RecoveryBenchArgs),
     /// Kills at random moments of work, archive, retention, restoring, migration: nothing acknowledged is lost.
     Kills(KillsBenchArgs),
+    /// Rounds on very many frames: time and memory of each.
+    Frames(frames::FramesBenchArgs),
 }
 
 /// Measures and prints what was found.
@@ -67,6 +70,7 @@ pub fn run(command: BenchCommand) -> Result<ExitCode> {
             BenchCommand::Forge(args) => args.run().await,
             BenchCommand::Recovery(args) => args.run().await,
             BenchCommand::Kills(args) => args.run().await,
+            BenchCommand::Frames(args) => bench::frames::run(args.plan()).await,
         }
     })?;
     Ok(ExitCode::SUCCESS)
