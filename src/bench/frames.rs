@@ -114,6 +114,7 @@ fn round_plan(plan: &FramesPlan, number: u32, store: &Path, model: &Path) -> Rou
         unlabeled: plan.frames,
         memory: settings.memory,
         gate: settings.gate,
+        tests_before: 0,
     }
 }
 
