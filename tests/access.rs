@@ -96,7 +96,8 @@ fn what_is_open_and_what_changes_things_is_decided_here_and_not_by_accident() {
     for Route { method, path, rule, .. } in TABLE.iter().filter(|r| r.method != "get" && r.rule.least.is_some()) {
         let reads = *path == "/v2/repository/index"; // POST by Triton's protocol
         // What comes as often as items is no change by a person; the first is recorded as verdicts.
-        let items = ["/classify", "/v2/models/{model}/infer", "/confirmations/{gate}"].contains(path);
+        let version = "/v2/models/{model}/versions/{version}/infer";
+        let items = ["/classify", "/v2/models/{model}/infer", version, "/confirmations/{gate}"].contains(path);
         assert!(reads || rule.least > Some(Role::Viewer), "a viewer may not {method} {path}");
         assert!(rule.changes != (reads || items), "{method} {path} is in the audit log");
     }

@@ -11,6 +11,7 @@ use utoipa::{
 };
 
 use super::{Api, error::Problem, http::access::COOKIE};
+use crate::store::QueueOrder; // of a query, whose schemas the handlers do not hand over
 
 /// What the document says about the API as a whole; the routes are added to it.
 #[derive(OpenApi)]
@@ -20,7 +21,7 @@ use super::{Api, error::Problem, http::access::COOKIE};
         description = "Conveyor-belt inspection. Every error is a problem document (RFC 9457). `/v2` speaks the Open \
                        Inference Protocol. Where access tokens are set, send one as `Authorization: Bearer …`, or log in."
     ),
-    components(schemas(Problem))
+    components(schemas(Problem, QueueOrder))
 )]
 struct Description;
 

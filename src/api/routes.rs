@@ -252,6 +252,11 @@ mod tests {
             }
         }
         assert_eq!(ids.len(), TABLE.len());
+        let text = whole.to_string();
+        for told in text.split("\"#/components/schemas/").skip(1) {
+            let name = told.split('"').next().unwrap_or_default();
+            assert!(whole["components"]["schemas"].get(name).is_some(), "{name} is nowhere");
+        }
         assert_eq!(whole["paths"]["/verdicts"]["get"]["security"], serde_json::json!([{"token": []}, {"session": []}]));
         assert!(whole["paths"]["/healthz"]["get"].get("security").is_none());
     }

@@ -51,7 +51,8 @@ impl AuditSampler {
 }
 
 fn is_favoured(verdict: &Verdict) -> bool {
-    verdict.decision.action != Action::Accept || verdict.novelty.is_some_and(|novelty| novelty > 1.0 || novelty.is_nan())
+    verdict.decision.action != Action::Accept
+        || verdict.novelty.is_some_and(|novelty| novelty > 1.0 || novelty.is_nan())
 }
 
 #[cfg(test)]

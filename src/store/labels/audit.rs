@@ -13,7 +13,7 @@ use crate::{
 
 /// Drawn items that wait for an answer and are asked about: the oldest of them.
 const ASKED: i64 = 200;
-/// Answers that judge a student: the newest.
+/// Drawn items that judge a student: the newest.
 const JUDGING: i64 = 5_000;
 
 /// What people say of a drawn item.
@@ -40,18 +40,20 @@ impl Store {
         Ok(ids.into_iter().collect())
     }
 
-    /// The oldest drawn items with a picture that fewer than two people have answered about, at most [`ASKED`].
+    /// The oldest of the newest [`JUDGING`] drawn items with a picture that fewer than two people have answered about, at most
+    /// [`ASKED`].
     ///
     /// # Errors
     /// [`StoreError::Database`], [`StoreError::Row`].
     pub(in crate::store) async fn drawn_to_ask(&self) -> Result<Vec<Verdict>, StoreError> {
         let query = format!(
-            "SELECT v.id, v.body FROM draws AS d CROSS JOIN verdicts AS v ON v.id = d.verdict WHERE v.frame IS NOT NULL{} \
-             AND (SELECT count(*) FROM current_labels AS c WHERE c.verdict = d.verdict) < 2 ORDER BY d.verdict LIMIT ?",
+            "SELECT v.id, v.body FROM draws AS d CROSS JOIN verdicts AS v ON v.id = d.verdict \
+             WHERE d.verdict > coalesce((SELECT verdict FROM draws WHERE verdict > 0 ORDER BY verdict DESC LIMIT 1 OFFSET ?), 0)
+             AND v.frame IS NOT NULL{} AND (SELECT count(*) FROM current_labels AS c WHERE c.verdict = d.verdict) < 2 ORDER BY d.verdict LIMIT ?",
             PICTURE_IS_THERE
         );
-        let rows: Vec<(i64, String)> =
-            sqlx::query_as(sqlx::AssertSqlSafe(query)).bind(ASKED).fetch_all(&self.database).await?;
+        let asked = sqlx::query_as(sqlx::AssertSqlSafe(query)).bind(JUDGING).bind(ASKED);
+        let rows: Vec<(i64, String)> = asked.fetch_all(&self.database).await?;
         rows.iter().map(|(id, body)| self.identity.verdict(*id, body)).collect()
     }
 
