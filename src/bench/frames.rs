@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::Write as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::Command,
     time::{Duration, Instant},
 };
@@ -16,7 +16,7 @@ use time::OffsetDateTime;
 
 use super::{machine, record::verdict};
 use crate::{
-    domain::{Picture, Region, Verdict, time::rfc3339_now},
+    domain::{AuditDraw, Picture, Region, Verdict},
     picture::pixels,
     rounds::{RoundFolder, RoundPlan, RoundSettings},
     store::{Store, frame_key},
@@ -25,8 +25,10 @@ use crate::{
 
 /// Verdicts in a transaction.
 const BATCH: usize = 256;
-/// Labeled items among the frames.
+/// Labeled items that train.
 const LABELED: usize = 80;
+/// Labeled items: as many again judge.
+const ANSWERED: usize = 2 * LABELED;
 /// Days over which the frames were taken.
 const DAYS: usize = 7;
 /// Where the item lies in its frame.
@@ -64,7 +66,7 @@ struct FramesReport {
     snapshot_s: f64,
     /// Highest resident memory of its processes together, pages of files included.
     resident_mib: u64,
-    /// Of these what is no page of a file.
+    /// The part of it that belongs to no file.
     anonymous_mib: u64,
     /// Bytes of the features that are kept for the next round.
     features_mib: u64,
@@ -80,12 +82,13 @@ struct FramesReport {
 pub async fn run(plan: FramesPlan) -> Result<()> {
     let folder = tempfile::tempdir_in(&plan.folder)?;
     let data = std::path::absolute(folder.path().join("data"))?;
-    let model = std::path::absolute(&plan.model)?;
     let store = Store::open(&data).await?;
-    fill(&store, &plan, &Manifest::read(&model)?.classes).await?;
+    fill(&store, &plan, &Manifest::read(&plan.model)?.classes).await?;
     store.close().await;
+    let settings = RoundSettings { train: plan.train.clone(), unlabeled: plan.frames, ..RoundSettings::default() };
     for number in 1..=plan.rounds {
-        let round = RoundFolder::begin(&data, &round_plan(&plan, number, &data, &model))?;
+        let (trigger, begun) = ("bench".into(), settings.plan(&data, &plan.model)?);
+        let round = RoundFolder::begin(&data, &RoundPlan { number, trigger, labels: LABELED, ..begun })?;
         let report = measured(&round, &plan)?;
         let line = serde_json::to_string(&report)?;
         println!("{line}");
@@ -96,29 +99,7 @@ pub async fn run(plan: FramesPlan) -> Result<()> {
     Ok(())
 }
 
-fn round_plan(plan: &FramesPlan, number: u32, store: &Path, model: &Path) -> RoundPlan {
-    let settings = RoundSettings::default();
-    RoundPlan {
-        number,
-        version: String::new(),
-        trigger: "bench".into(),
-        started: rfc3339_now(),
-        labels: LABELED,
-        store: store.into(),
-        incumbent: model.into(),
-        train: plan.train.clone(),
-        distill: Vec::new(),
-        base: None,
-        held_out: None,
-        held_out_share: settings.held_out_share,
-        unlabeled: plan.frames,
-        memory: settings.memory,
-        gate: settings.gate,
-        tests_before: 0,
-    }
-}
-
-/// Frames of seeded blocks, over some days; the first ones are labeled.
+/// Frames of seeded blocks, over some days; the first ones are labeled, and every second of these was drawn by the audit.
 async fn fill(store: &Store, plan: &FramesPlan, classes: &[String]) -> Result<()> {
     let mut random = ChaCha8Rng::seed_from_u64(plan.seed);
     let mut batch: Vec<Verdict> = Vec::new();
@@ -130,8 +111,11 @@ async fn fill(store: &Store, plan: &FramesPlan, classes: &[String]) -> Result<()
         store.put_frame(&key, jpeg.into()).await?;
         batch.push(Verdict { frame: Some(key), region: Some(ITEM), lot: None, ..verdict(n as i64, None) });
         if batch.len() == BATCH || n + 1 == plan.frames {
-            let ids = store.insert(&batch).await?;
-            labeled.extend(ids.into_iter().take(LABELED - LABELED.min(labeled.len())));
+            let drawn =
+                |number| (number < ANSWERED && number % 2 == 1).then_some(AuditDraw { chance: 1.0, least: 1.0 });
+            let draws: Vec<_> = (n + 1 - batch.len()..=n).map(drawn).collect();
+            let ids = store.insert_drawn(&[], &batch, &draws).await?;
+            labeled.extend(ids.into_iter().take(ANSWERED - ANSWERED.min(labeled.len())));
             batch.clear();
         }
     }
@@ -185,7 +169,7 @@ fn measured(round: &RoundFolder, plan: &FramesPlan) -> Result<FramesReport> {
     })
 }
 
-/// Resident memory of a process and all below it, in KiB: all, and what is no page of a file.
+/// Resident memory of a process and its children, in KiB: all of it, and the part that belongs to no file.
 fn memory_of(pid: u32) -> (u64, u64) {
     let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
     let status = read("status");

@@ -15,12 +15,15 @@ use time::OffsetDateTime;
 use super::{machine, record, stills};
 use crate::{
     belt::{BeltConfig, Change, Species},
-    domain::{Source, Verdict, draw_uid, time::rfc3339_now},
+    domain::{AuditDraw, Source, Verdict, draw_uid, time::rfc3339_now},
     picture::dataset,
     rounds::{RoundFolder, RoundPlan, RoundSettings, gate::PromotionGateRuling},
     store::{Store, frame_key},
     student::{evaluate::evaluate, scorecard::Scorecard},
 };
+
+/// Items that the audit drew, and that the expert answered: the round judges by them.
+const DRAWN: usize = 100;
 
 /// What is measured.
 #[derive(Clone, Debug)]
@@ -49,6 +52,8 @@ pub struct RoundFigures {
     seed: u64,
     train: Vec<String>,
     answers: usize,
+    /// Answers about items that the audit drew.
+    drawn: usize,
     unlabeled: usize,
     fresh: usize,
     changed: bool,
@@ -75,7 +80,7 @@ pub async fn measure(plan: &RoundBenchPlan) -> Result<RoundFigures> {
     let belt = belt(plan);
     let kind = if plan.changed { "changed" } else { "plain" };
     let [pool, fresh] = ["pool", "fresh"].map(|name| out.join(format!("{kind}-{}-{name}", plan.seed)));
-    for (folder, hour, items) in [(&pool, 1, plan.answers + plan.unlabeled), (&fresh, 10, plan.fresh)] {
+    for (folder, hour, items) in [(&pool, 1, plan.answers + DRAWN + plan.unlabeled), (&fresh, 10, plan.fresh)] {
         if !folder.join(dataset::PHOTOS).is_file() {
             stills::write_one(folder, &belt, Duration::from_secs(hour * 3600), items)?;
         }
@@ -83,9 +88,15 @@ pub async fn measure(plan: &RoundBenchPlan) -> Result<RoundFigures> {
     let folder = out.join(format!("store-{kind}-{}", plan.seed));
     let _ = fs::remove_dir_all(&folder); // an earlier try's
     fill(&folder, &pool, plan.answers).await?;
-    let settings = RoundSettings::default();
-    let train = plan.train.clone().unwrap_or(settings.train.clone());
-    let round = RoundFolder::begin(&folder, &round_plan(plan, &folder, &train, settings)?)?;
+    let mut settings = RoundSettings::default();
+    settings.train = plan.train.clone().unwrap_or(settings.train);
+    let begun = RoundPlan {
+        version: format!("round-{}", plan.seed),
+        trigger: "bench".into(),
+        labels: plan.answers,
+        ..settings.plan(&folder, &plan.model)?
+    };
+    let round = RoundFolder::begin(&folder, &begun)?;
 
     let began = Instant::now();
     let run = Command::new(std::env::current_exe()?).arg("round").arg(&round.path).output()?;
@@ -97,8 +108,9 @@ pub async fn measure(plan: &RoundBenchPlan) -> Result<RoundFigures> {
     let of = |figure: fn(&Scorecard) -> f64| [figure(&cards[0]), figure(&cards[1])];
     Ok(RoundFigures {
         seed: plan.seed,
-        train,
+        train: begun.train,
         answers: plan.answers,
+        drawn: DRAWN,
         unlabeled: plan.unlabeled,
         fresh: plan.fresh,
         changed: plan.changed,
@@ -119,7 +131,7 @@ fn belt(plan: &RoundBenchPlan) -> BeltConfig {
     BeltConfig { seed: plan.seed, change, ..BeltConfig::default() }
 }
 
-/// A store with the items of `pool`, of which the first are answered with their truth.
+/// A store with the items of `pool`, of which the first are answered with their truth, and those behind them by the audit.
 async fn fill(folder: &Path, pool: &Path, answers: usize) -> Result<()> {
     let store = Store::open(folder).await?;
     for (number, sample) in dataset::read(pool)?.samples.iter().enumerate() {
@@ -129,32 +141,12 @@ async fn fill(folder: &Path, pool: &Path, answers: usize) -> Result<()> {
         store.put_frame(&key, jpeg.into()).await?;
         let item = record::verdict(number as i64, None);
         let item = Verdict { uid: draw_uid(now), source: Source::Http, region: None, frame: Some(key), ..item };
-        let ids = store.insert(&[item]).await?;
-        if number < answers {
+        let draw = (answers..answers + DRAWN).contains(&number).then_some(AuditDraw { chance: 1.0, least: 1.0 });
+        let ids = store.insert_drawn(&[], &[item], &[draw]).await?;
+        if number < answers + DRAWN {
             store.add_label(ids[0], Some(&sample.class), "bench", now).await?;
         }
     }
     store.close().await;
     Ok(())
-}
-
-fn round_plan(plan: &RoundBenchPlan, store: &Path, train: &[String], settings: RoundSettings) -> Result<RoundPlan> {
-    Ok(RoundPlan {
-        number: 1,
-        version: format!("round-{}", plan.seed),
-        trigger: "bench".into(),
-        started: rfc3339_now(),
-        labels: plan.answers,
-        store: store.into(),
-        incumbent: std::path::absolute(&plan.model)?,
-        train: train.to_vec(),
-        distill: settings.distill,
-        base: None,
-        held_out: None,
-        held_out_share: settings.held_out_share,
-        unlabeled: settings.unlabeled,
-        memory: settings.memory,
-        gate: settings.gate,
-        tests_before: 0,
-    })
 }

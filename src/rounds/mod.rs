@@ -38,6 +38,7 @@ use std::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
+    domain::time::rfc3339_now,
     files,
     rounds::gate::{PromotionGateLimits, PromotionGateRuling},
 };
@@ -146,6 +147,33 @@ impl RoundSettings {
             return Err("rounds.train must name a method".into());
         }
         Ok(())
+    }
+
+    /// The plan of a first round on the store `store` by these settings, beside the student in `incumbent`; the paths become
+    /// absolute. Whoever begins it says what else is so: number, version, trigger, labels and tests.
+    ///
+    /// # Errors
+    /// The system's, where the working folder can't be told.
+    pub fn plan(&self, store: &Path, incumbent: &Path) -> io::Result<RoundPlan> {
+        let absolute = |path: &PathBuf| std::path::absolute(path);
+        Ok(RoundPlan {
+            number: 1,
+            version: String::new(),
+            trigger: String::new(),
+            started: rfc3339_now(),
+            labels: 0,
+            store: std::path::absolute(store)?,
+            incumbent: std::path::absolute(incumbent)?,
+            train: self.train.clone(),
+            distill: self.distill.clone(),
+            base: self.base.as_ref().map(absolute).transpose()?,
+            held_out: self.held_out.as_ref().map(absolute).transpose()?,
+            held_out_share: self.held_out_share,
+            unlabeled: self.unlabeled,
+            memory: self.memory,
+            gate: self.gate.clone(),
+            tests_before: 0,
+        })
     }
 }
 

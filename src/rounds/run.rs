@@ -257,25 +257,8 @@ mod tests {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(labeled(&root.path().join("store"), 30));
         drop(runtime);
-        let settings = RoundSettings::default();
-        let plan = RoundPlan {
-            number: 1,
-            version: "round-0001-1a2b3c4d".into(),
-            trigger: "labels".into(),
-            started: "2026-11-29T08:00:00Z".into(),
-            labels: 30,
-            store: root.path().join("store"),
-            incumbent: "/models/a".into(),
-            train: settings.train,
-            distill: Vec::new(),
-            base: None,
-            held_out: None,
-            held_out_share: 0.3,
-            unlabeled: 10,
-            memory: 1,
-            gate: settings.gate,
-            tests_before: 0,
-        };
+        let settings = RoundSettings { unlabeled: 10, ..RoundSettings::default() };
+        let plan = settings.plan(&root.path().join("store"), Path::new("/models/a")).unwrap();
         let folder = RoundFolder::begin(&plan.store, &plan).unwrap();
         freeze(&folder, &plan).unwrap();
         let listed = |name: &str| dataset::read(&folder.path.join(name)).unwrap();

@@ -117,17 +117,6 @@ pub fn promised(draws: &[Vec<Draw>], limit: f64, error: f64) -> usize {
     draws.iter().take_while(|draws| kept(draws)).count()
 }
 
-/// Draws without a loss, of weight 1, that exclude a mean of `null` of values of at most `most` at `error`.
-pub fn faultless(null: f64, most: f64, error: f64) -> usize {
-    let mut capital = Capital::new(null, most);
-    let mut draws = 0;
-    while !capital.excludes(error) && draws < 1_000_000 {
-        capital.bet(Draw { weight: 1.0, found: Some(0.0) });
-        draws += 1;
-    }
-    draws
-}
-
 #[cfg(test)]
 mod tests {
     use rand::{RngExt, SeedableRng};

@@ -284,13 +284,12 @@ pub(in crate::api) async fn version_infer(
 async fn score(api: Api, card: &Card, mut request: Request) -> Result<Response, ApiError> {
     let deadline = Instant::now() + api.0.settings.deadline;
     let permit = body::admit(&api, &mut request).await?;
-    let head =
-        match request.headers().get(JSON_LENGTH) {
-            None => None,
-            Some(told) => Some(told.to_str().ok().and_then(|told| told.parse().ok()).ok_or_else(|| {
-                ApiError::Malformed(format!("the header {JSON_LENGTH} is no number of bytes: {told:?}"))
-            })?),
-        };
+    let head = match request.headers().get(JSON_LENGTH) {
+        None => None,
+        Some(told) => Some(told.to_str().ok().and_then(|told| told.parse().ok()).ok_or_else(|| {
+            ApiError::Malformed(format!("the header {JSON_LENGTH} must be a number of bytes, not {told:?}"))
+        })?),
+    };
     let bytes = body::whole(&api, request).await?;
     let side = card.side as usize;
     let decoded = api.0.decoders.run(permit.clone(), move || {

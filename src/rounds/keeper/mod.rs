@@ -327,24 +327,13 @@ impl RoundKeeper {
     fn begin(&mut self, trigger: &str) -> io::Result<()> {
         let RoundKeeperParts { folder, settings, registry, swapper, .. } = &self.parts;
         let last = RoundFolder::all(folder)?.last().map_or(0, |round| round.number);
-        let absolute = |path: &PathBuf| std::path::absolute(path);
         let plan = RoundPlan {
             number: last + 1,
             version: format!("round-{:04}-{:08x}", last + 1, rand::random::<u32>()),
             trigger: trigger.into(),
-            started: rfc3339_now(),
             labels: self.labels,
-            store: absolute(folder)?,
-            incumbent: absolute(&registry.root.join(&swapper.infer.card().version))?,
-            train: settings.train.clone(),
-            distill: settings.distill.clone(),
-            base: settings.base.as_ref().map(absolute).transpose()?,
-            held_out: settings.held_out.as_ref().map(absolute).transpose()?,
-            held_out_share: settings.held_out_share,
-            unlabeled: settings.unlabeled,
-            memory: settings.memory,
-            gate: settings.gate.clone(),
             tests_before: tests_made(&RoundFolder::all(folder)?),
+            ..settings.plan(folder, &registry.root.join(&swapper.infer.card().version))?
         };
         let folder = RoundFolder::begin(folder, &plan)?;
         tracing::info!(round = plan.number, trigger, labels = plan.labels, "a round begins");

@@ -155,29 +155,16 @@ fn install(from: &Path, root: &Path, version: &str) -> io::Result<()> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::rounds::{RoundSettings, gate::PromotionGateLimits};
+    use crate::rounds::RoundSettings;
 
     #[test]
     fn a_round_that_is_examined_again_has_no_ruling_and_another_incumbent() {
         let store = tempfile::tempdir().unwrap();
-        let settings = RoundSettings::default();
         let plan = RoundPlan {
             number: 3,
             version: "round-0003-1a2b3c4d".into(),
-            trigger: "labels".into(),
-            started: "2026-11-29T08:00:00Z".into(),
-            labels: 40,
-            store: store.path().into(),
-            incumbent: "/models/a".into(),
-            train: settings.train,
-            distill: Vec::new(),
-            base: None,
-            held_out: None,
-            held_out_share: 0.3,
-            unlabeled: 10,
-            memory: 1,
-            gate: PromotionGateLimits::default(),
             tests_before: 2,
+            ..RoundSettings::default().plan(store.path(), Path::new("/models/a")).unwrap()
         };
         let folder = RoundFolder::begin(store.path(), &plan).unwrap();
         assert_eq!((folder.version(), incumbent(&folder).as_deref()), ("round-0003-1a2b3c4d", Some("a")));
